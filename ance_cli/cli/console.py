@@ -1,0 +1,186 @@
+"""What a person sees: progress, summaries and errors on stderr, one JSON object on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from ance_cli.errors import AnceError
+from ance_cli.formats.jsonl import Skipped
+from ance_cli.progress import Bar
+
+PLAIN_SECONDS = 30.0
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Rate(ProgressColumn):
+    """Units a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.1f} {task.fields['unit']}/s" if speed else "")
+
+
+class _RichBar:
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, amount: int = 1) -> None:
+        self._progress.advance(self._task, amount)
+
+    def describe(self, text: str) -> None:
+        self._progress.update(self._task, words=text)
+
+
+class _PlainBar:
+    """One line every half minute, for a stderr that is a file."""
+
+    def __init__(self, name: str, total: int, unit: str, done: int) -> None:
+        self._name, self._total, self._unit = name, total, unit
+        self._done = self._first = done
+        self._started = self._told = time.monotonic()
+        self._words = ""
+
+    def advance(self, amount: int = 1) -> None:
+        self._done += amount
+        now = time.monotonic()
+        if now - self._told >= PLAIN_SECONDS:
+            self._told = now
+            rate = (self._done - self._first) / (now - self._started)
+            left = (self._total - self._done) / rate if rate else 0.0
+            stderr.print(
+                f"{self._name}: {self._done:,} of {self._total:,} ({rate:,.1f} {self._unit}/s, "
+                f"{left:,.0f} s left) {self._words}".rstrip(),
+                markup=False,
+            )
+
+    def describe(self, text: str) -> None:
+        self._words = text
+
+
+class ConsoleReporter:
+    """Draws what stages report; with `quiet` only warnings are left."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            stderr.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        stderr.print(f"[yellow]warning:[/yellow] {_escape(text)}")
+
+    @contextmanager
+    def task(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
+        if self.quiet or not stderr.is_terminal:
+            bar = _PlainBar(name, total, unit, done)
+            if self.quiet:
+                bar.advance = lambda amount=1: None  # type: ignore[method-assign]
+            yield bar
+            return
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[words]}"),
+        ]
+        with Progress(*columns, console=stderr) as progress:
+            task = progress.add_task(name, total=total, completed=done, unit=unit, words="")
+            yield _RichBar(progress, task)
+
+
+def show_error(error: AnceError) -> None:
+    """What was found, and on its own line the next step."""
+    stderr.print(f"[bold red]error:[/bold red] {_escape(error.what)}")
+    if error.hint:
+        stderr.print(f"[bold]hint:[/bold] {_escape(error.hint)}")
+
+
+def show_skipped(skipped: Skipped | None) -> None:
+    """How many broken lines were passed over, and the first of them."""
+    if skipped and skipped.count:
+        stderr.print(f"[yellow]skipped {skipped.count} broken lines[/yellow]; the first:")
+        for reason in skipped.reasons[:5]:
+            stderr.print(f"  {reason}", markup=False)
+
+
+def show_summary(summary: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    """One JSON object on stdout, or a few lines on stderr."""
+    if as_json:
+        options = orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0
+        sys.stdout.buffer.write(orjson.dumps(summary, option=options) + b"\n")
+        sys.stdout.buffer.flush()
+        return
+    if quiet:
+        return
+    name, kind = summary.get("output", ""), summary.get("kind", "")
+    if summary.get("dry_run"):
+        stderr.print(f"would make {kind} {name}", markup=False)
+    elif summary.get("up_to_date"):
+        stderr.print(f"{name}: up to date", markup=False)
+        return
+    elif name:
+        stderr.print(f"[green]made[/green] {kind} {_escape(str(name))}")
+    hidden = {"output", "kind", "up_to_date", "fingerprint", "dry_run", "generations"}
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    for key, value in _flat({k: v for k, v in summary.items() if k not in hidden}):
+        table.add_row(Text(key, style="dim"), Text(value))
+    if table.row_count:
+        stderr.print(table)
+    if rows := summary.get("generations"):
+        show_rows(rows)
+
+
+def show_rows(rows: list[dict[str, Any]], console: Console = stderr) -> None:
+    """A table of records that share their keys."""
+    table = Table(box=None, padding=(0, 2, 0, 2))
+    for key in rows[0]:
+        table.add_column(key, justify="right" if key != "run" else "left")
+    for row in rows:
+        table.add_row(*(_shown(row.get(key, "")) for key in rows[0]))
+    console.print(table)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            if value and not any(isinstance(part, dict) for part in value.values()):
+                yield f"{prefix}{key}", "  ".join(f"{k} {_shown(v)}" for k, v in value.items())
+            else:
+                yield from _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", _shown(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4f}".rstrip("0").rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    return str(value)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

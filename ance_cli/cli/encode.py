@@ -1,0 +1,46 @@
+"""`ance encode`."""
+
+from __future__ import annotations
+
+import typer
+
+from ance_cli.cli.calls import COMMON, PINS, checkpoint_of, dataset_of, run_stage
+from ance_cli.cli.options import Flags, command
+from ance_cli.config import EncodeConfig
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @command(
+        app,
+        "encode",
+        f"ckpt data split corpus queries qrels skip_bad output side {PINS} output_dtype gpus dtype "
+        f"batch_tokens threads force {COMMON}",
+        configs="encode",
+        required="ckpt output",
+        panel="Stages",
+    )
+    def encode(flags: Flags) -> None:
+        """Encode a corpus (or queries) to memory-mapped vectors.
+
+        The work is cut into blocks: an interrupted call is continued by the same command, and only
+        the blocks that are missing are encoded.
+
+        Example: `ance encode --ckpt runs/warmup/latest --data data/medquad -o emb/`
+        """
+        from ance_cli.stages.encode import encode as stage
+
+        run_stage(
+            flags,
+            lambda reporter, skipped: stage(
+                checkpoint_of(flags),
+                dataset_of(flags),
+                flags.output,
+                flags.config(EncodeConfig),
+                force=flags.force,
+                dry_run=flags.dry_run,
+                skipped=skipped,
+                reporter=reporter,
+            ),
+        )

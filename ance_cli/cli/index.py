@@ -1,0 +1,46 @@
+"""`ance index`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from ance_cli.cli.calls import COMMON, run_stage
+from ance_cli.cli.options import Flags, command
+from ance_cli.config import IndexConfig
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @command(
+        app,
+        "index",
+        f"output factory train_rows seed threads force {COMMON}",
+        configs="index",
+        required="output",
+        arguments={"embeddings": (Path, ..., "Embeddings folder that `ance encode` made.")},
+        panel="Stages",
+    )
+    def index(flags: Flags) -> None:
+        """Build a FAISS index over embeddings, in the folder layout that pyserini opens.
+
+        Searching embeddings exactly needs no index: build one for serving, or to trade recall for
+        speed on a large corpus.
+
+        Example: `ance index emb/ -o index/ --factory HNSW32`
+        """
+        from ance_cli.stages.index import index as stage
+
+        run_stage(
+            flags,
+            lambda reporter, _: stage(
+                flags.embeddings,
+                flags.output,
+                flags.config(IndexConfig),
+                force=flags.force,
+                dry_run=flags.dry_run,
+                reporter=reporter,
+            ),
+        )

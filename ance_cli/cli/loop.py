@@ -1,0 +1,56 @@
+"""`ance loop`."""
+
+from __future__ import annotations
+
+import typer
+
+from ance_cli.cli.calls import COMMON, run_stage
+from ance_cli.cli.options import Flags, command
+from ance_cli.cli.refresh import REFRESHING
+from ance_cli.cli.train_segment import RECIPE
+from ance_cli.config import LoopConfig
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @command(
+        app,
+        "loop",
+        f"data split corpus queries qrels ckpt output refresh_every segments {RECIPE} {REFRESHING} "
+        f"log_every gpus train_gpus infer_gpus threads max_restarts {COMMON}",
+        configs="loop refresh train segment",
+        required="output",
+        defaults={"split": "train"},
+        panel="Loop",
+    )
+    def loop(flags: Flags) -> None:
+        """Refresh and train in turn: the whole of ANCE in one command.
+
+        Runs `ance refresh` and `ance train-segment` as a person would, and can be killed at any
+        instant: the same command continues.
+
+        Example: `ance loop --data data/medquad --ckpt runs/warmup/latest --refresh-every 300
+        --segments 3 -o runs/ance`
+        """
+        from ance_cli.stages.loop import loop as stage
+
+        def typed(names: str) -> dict[str, object]:
+            return {name: flags.typed[name] for name in names.split() if name in flags.typed}
+
+        starting = typed(f"data split corpus queries qrels ckpt {RECIPE}")
+        run_stage(
+            flags,
+            lambda reporter, _: stage(
+                flags.output,
+                flags.config(LoopConfig),
+                training=starting,
+                refreshing=typed(f"{REFRESHING} seed min_rel"),
+                segment=typed("log_every"),
+                quiet=flags.quiet,
+                train_gpus=flags.train_gpus or flags.gpus,
+                infer_gpus=flags.infer_gpus or flags.gpus,
+                dry_run=flags.dry_run,
+                reporter=reporter,
+            ),
+        )

@@ -1,0 +1,55 @@
+"""`ance mine`."""
+
+from __future__ import annotations
+
+import typer
+
+from ance_cli.cli.calls import COMMON, PINS, checkpoint_of, dataset_of, run_stage
+from ance_cli.cli.options import Flags, command
+from ance_cli.config import EncodeConfig, MineConfig
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @command(
+        app,
+        "mine",
+        "ckpt data split corpus queries qrels min_rel skip_bad embeddings index output candidates "
+        f"overlap_with with_text depth negatives mix sampler seed probes {PINS} gpus dtype "
+        f"batch_tokens threads force {COMMON}",
+        configs="mine encode",
+        required="ckpt output",
+        defaults={"split": "train"},
+        panel="Stages",
+    )
+    def mine(flags: Flags) -> None:
+        """Mine negatives with the model: the top of the whole corpus without the positives.
+
+        Searches embeddings exactly, or an index. Beside the negatives it writes the candidates they
+        were drawn from and an audit.
+
+        Example: `ance mine --ckpt runs/warmup/latest --data data/medquad --split train
+        --embeddings emb/ -o ann.jsonl`
+        """
+        from ance_cli.retrieval.dense import vector_source
+        from ance_cli.stages.mine import mine as stage
+
+        run_stage(
+            flags,
+            lambda reporter, skipped: stage(
+                checkpoint_of(flags),
+                dataset_of(flags),
+                vector_source(flags.embeddings, flags.index),
+                flags.output,
+                flags.config(MineConfig),
+                flags.config(EncodeConfig),
+                candidates_folder=flags.candidates,
+                earlier=flags.overlap_with,
+                with_text=flags.with_text,
+                force=flags.force,
+                dry_run=flags.dry_run,
+                skipped=skipped,
+                reporter=reporter,
+            ),
+        )

@@ -1,0 +1,270 @@
+"""Every flag, once: its type, its names, its help and its panel.
+
+A command names the flags that it takes (`@command(app, "mine", "data ckpt depth ...")`); its
+defaults come from `config.py`. So a flag means the same everywhere.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from ance_cli.config import (
+    Bm25Config,
+    EncodeConfig,
+    IndexConfig,
+    LoopConfig,
+    MineConfig,
+    RefreshConfig,
+    SearchConfig,
+    SegmentConfig,
+    TrainConfig,
+)
+
+Engine = StrEnum("Engine", ["lucene", "bm25s"])
+SearchEngine = StrEnum("SearchEngine", ["dense", "lucene", "bm25s"])
+Sampler = StrEnum("Sampler", ["uniform", "top"])
+Dtype = StrEnum("Dtype", ["auto", "fp32", "bf16", "fp16"])
+OutputDtype = StrEnum("OutputDtype", ["float16", "float32"])
+SideName = StrEnum("SideName", ["passage", "query"])
+Optimizer = StrEnum("Optimizer", ["adamw", "lamb"])
+Schedule = StrEnum("Schedule", ["linear", "constant"])
+SegmentationName = StrEnum("SegmentationName", ["first", "special"])
+Preset = StrEnum("Preset", {name: name for name in (
+    "warmup", "ance-passage", "ance-doc-firstp", "small")})  # fmt: skip
+
+T = TypeVar("T")
+
+DATA, METHOD, TRAINING, RUNTIME = "Data", "Method", "Training", "Runtime"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag: what it is called on the command line and what it says of itself."""
+
+    type: Any
+    help: str
+    panel: str
+    names: tuple[str, ...] = ()
+    metavar: str | None = None
+
+
+FLAGS: dict[str, Flag] = {
+    # data
+    "data": Flag(Path, "Dataset folder in the BEIR layout: corpus.jsonl, queries.jsonl, "
+                 "qrels/SPLIT.tsv (plain, .gz or .zst).", DATA, metavar="DIR"),
+    "split": Flag(str, "Which labels are read: qrels/SPLIT.tsv, and the queries they judge.", DATA,
+                  metavar="NAME"),
+    "corpus": Flag(Path, "Corpus file, instead of the one in --data.", DATA, metavar="FILE"),
+    "queries": Flag(Path, "Queries file (JSON lines, or id TAB text where the name ends in .tsv), "
+                    "instead of the one in --data.", DATA, metavar="FILE"),
+    "qrels": Flag(Path, "Labels file, instead of --data and --split.", DATA, metavar="FILE"),
+    "min_rel": Flag(int, "A label of at least this makes a positive.", DATA),
+    "skip_bad": Flag(bool, "Count and list broken input lines instead of stopping at the first.",
+                     DATA),
+    "ckpt": Flag(Path, "Checkpoint folder: Hugging Face, sentence-transformers, or RUN/latest.",
+                 DATA, metavar="DIR"),
+    "embeddings": Flag(Path, "Embeddings folder, searched exactly.", DATA, metavar="DIR"),
+    "index": Flag(Path, "FAISS index folder, searched as it was built.", DATA, metavar="DIR"),
+    "run": Flag(Path, "TREC run whose ranking replaces BM25's.", DATA, metavar="FILE"),
+    "output": Flag(Path, "What to make; - is stdout where the output is text.", DATA,
+                   names=("--output", "-o"), metavar="PATH"),
+    "candidates": Flag(Path, "Where the candidates go (default: beside the output).", DATA,
+                       metavar="DIR"),
+    "overlap_with": Flag(Path, "Earlier negatives file: the audit reports the overlap.", DATA,
+                         metavar="FILE"),
+    "with_text": Flag(bool, "Add the texts of queries and passages to each line, for people.",
+                      DATA),
+    # method
+    "engine": Flag(Engine, "lucene is the reference (pyserini), bm25s the fast one.", METHOD),
+    "k1": Flag(float, "BM25's k1.", METHOD),
+    "b": Flag(float, "BM25's b.", METHOD),
+    "depth": Flag(int, "Documents ranked for each query.", METHOD),
+    "negatives": Flag(int, "Negatives kept for each pair of query and positive.", METHOD),
+    "mix": Flag(str, "Shares of the sources, for instance bm25:0.5,random:0.5 or ann:0.9,"
+                "random:0.1.", METHOD),
+    "sampler": Flag(Sampler, "How negatives are drawn from the ranking: uniformly, or its top.",
+                    METHOD),
+    "seed": Flag(int, "Seed of every draw.", METHOD),
+    "probes": Flag(int, "Inverted lists that a query visits (IVF indexes).", METHOD),
+    "factory": Flag(str, "faiss factory string: Flat, HNSW32, IVF1024,Flat, OPQ16,IVF1024,PQ16.",
+                    METHOD),
+    "index_factory": Flag(str, "Search an index of this factory string instead of searching "
+                          "exactly.", METHOD),
+    "train_rows": Flag(int, "Rows, at most, from which a trained index learns.", METHOD),
+    "side": Flag(SideName, "Encode passages (the corpus) or queries.", METHOD),
+    "query_length": Flag(int, "Tokens of a query, special ones included.", METHOD),
+    "passage_length": Flag(int, "Tokens of a passage or segment, special ones included.", METHOD),
+    "separator": Flag(str, "What stands between title and text.", METHOD),
+    "segmentation": Flag(SegmentationName, "first = FirstP, special = MaxP: every segment has its "
+                         "own special tokens.", METHOD),
+    "max_segments": Flag(int, "Segments of a document, at most (MaxP).", METHOD),
+    "output_dtype": Flag(OutputDtype, "Number format of the stored vectors.", METHOD),
+    "measures": Flag(str, "Measures in ir_measures' grammar, separated by spaces.", METHOD),
+    "dev_split": Flag(str, "Labels that each refresh measures on.", METHOD, metavar="NAME"),
+    "dev_depth": Flag(int, "Documents ranked for each dev query.", METHOD),
+    "tag": Flag(str, "Last column of the run.", METHOD),
+    "per_query": Flag(Path, "Write every query's values to this TSV.", METHOD, metavar="FILE"),
+    # training
+    "preset": Flag(Preset, "A named recipe from config.py; other flags override it.", TRAINING),
+    "steps": Flag(int, "Optimizer steps that this call adds; 0 only prepares the run.", TRAINING),
+    "total_steps": Flag(int, "Horizon of the learning-rate schedule (default: the first call's "
+                        "--steps).", TRAINING),
+    "batch_size": Flag(int, "Queries for each device and micro-batch.", TRAINING),
+    "accumulation": Flag(int, "Micro-batches in an optimizer step.", TRAINING),
+    "negatives_per_positive": Flag(int, "Negatives that a pair brings to a step.", TRAINING),
+    "optimizer": Flag(Optimizer, "AdamW, or LAMB as the paper runs it.", TRAINING),
+    "lr": Flag(float, "Peak learning rate.", TRAINING),
+    "schedule": Flag(Schedule, "After the warm-up: linear decay to 0 at --total-steps, or "
+                     "constant.", TRAINING),
+    "warmup_steps": Flag(int, "Steps of linear warm-up.", TRAINING),
+    "weight_decay": Flag(float, "Weight decay (not of biases and norms).", TRAINING),
+    "max_grad_norm": Flag(float, "Gradient norm is clipped at this.", TRAINING),
+    "scale": Flag(float, "Scores are multiplied by this in the loss (20 for cosine).", TRAINING),
+    "dim": Flag(int, "Dimensions of a fresh head (default: the hidden size).", TRAINING),
+    "checkpoint_every": Flag(int, "Steps between checkpoints; 0 = only at the end.", TRAINING),
+    "state_minutes": Flag(float, "Minutes between resume states.", TRAINING),
+    "log_every": Flag(int, "Steps between lines of metrics.jsonl.", TRAINING),
+    "refresh_every": Flag(int, "Steps between refreshes.", TRAINING),
+    "segments": Flag(int, "Stretches of --refresh-every steps to train.", TRAINING),
+    # runtime
+    "gpus": Flag(str, "GPUs: 0-3, 0,2, all, or none for the CPU.", RUNTIME, metavar="LIST"),
+    "train_gpus": Flag(str, "GPUs of the trainer.", RUNTIME, metavar="LIST"),
+    "infer_gpus": Flag(str, "GPUs of the refreshes.", RUNTIME, metavar="LIST"),
+    "dtype": Flag(Dtype, "Number format of the computation; auto takes bf16 where it is native.",
+                  RUNTIME),
+    "batch_tokens": Flag(int, "Tokens in a batch of the encoder; 0 chooses by device.", RUNTIME),
+    "threads": Flag(int, "Threads of this process; 0 = every core.", RUNTIME),
+    "max_restarts": Flag(int, "How often a stage that died is started again.", RUNTIME),
+    "cache_dir": Flag(Path, "Folder for caches (default: the user's).", RUNTIME, metavar="DIR"),
+    "force": Flag(bool, "Make the output anew, whatever lies there.", RUNTIME,
+                  names=("--force", "-f")),
+    "dry_run": Flag(bool, "Say what would be made, and make nothing.", RUNTIME,
+                    names=("--dry-run", "-n")),
+    "quiet": Flag(bool, "No progress, no summary; only warnings and errors.", RUNTIME,
+                  names=("--quiet", "-q")),
+    "json": Flag(bool, "Print the summary as one JSON object on stdout.", RUNTIME),
+}  # fmt: skip
+
+_CONFIGS = {
+    "bm25": Bm25Config, "encode": EncodeConfig, "index": IndexConfig, "mine": MineConfig,
+    "search": SearchConfig, "train": TrainConfig, "segment": SegmentConfig,
+    "refresh": RefreshConfig, "loop": LoopConfig,
+}  # fmt: skip
+
+
+def default_of(name: str, configs: str) -> Any:
+    """The default of a flag: that of the first named config that has a field of its name."""
+    for key in configs.split():
+        for field in fields(_CONFIGS[key]):
+            if field.name == name and field.default is not MISSING:
+                return field.default
+    return {"gpus": "all", "threads": 0, "dtype": "auto"}.get(name)
+
+
+class Flags(Mapping[str, Any]):
+    """The flags of one call: values by attribute, and which of them the caller typed."""
+
+    def __init__(self, values: dict[str, Any], typed: set[str]) -> None:
+        self._values = {
+            name: value.value if isinstance(value, StrEnum) else value
+            for name, value in values.items()
+        }
+        self.typed = {name: self._values[name] for name in values if name in typed}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def config(self, kind: type[T]) -> T:
+        """A config dataclass filled with the flags of its fields' names."""
+        names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+        return kind(**{name: self._values[name] for name in names if name in self._values})
+
+
+def command(
+    app: typer.Typer,
+    name: str,
+    flags: str,
+    configs: str = "",
+    required: str = "",
+    arguments: Mapping[str, tuple[Any, Any, str]] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    panel: str | None = None,
+) -> Callable[[Callable[[Flags], None]], Callable[[Flags], None]]:
+    """Register a function of `Flags` as the command `name`.
+
+    `flags` names its flags, `configs` the configs that hold their defaults (the first that has a
+    field wins) and `defaults` the others, `required` those without which it cannot run, and `arguments` its positional
+    arguments: name -> (type, default, help).
+    """
+
+    def register(function: Callable[[Flags], None]) -> Callable[[Flags], None]:
+        parameters = [
+            inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        ]
+        for argument, (kind, default, text) in (arguments or {}).items():
+            info = typer.Argument(help=text, show_default=False, metavar=argument.upper())
+            parameters.append(_parameter(argument, kind, info, default))
+        for flag_name in flags.split():
+            flag = FLAGS[flag_name]
+            default = (defaults or {}).get(flag_name, default_of(flag_name, configs))
+            if flag.type is bool:
+                default = bool(default)
+            elif flag_name in required.split():
+                default = ...
+            names = flag.names or (f"--{flag_name.replace('_', '-')}",)
+            info = typer.Option(
+                *names, help=flag.help, rich_help_panel=flag.panel, metavar=flag.metavar,
+                show_default=default not in (None, ..., False),
+            )  # fmt: skip
+            kind = flag.type if default is not None else flag.type | None
+            parameters.append(_parameter(flag_name, kind, info, default))
+
+        def call(ctx: typer.Context, **values: Any) -> None:
+            typed = {
+                key for key in values
+                if getattr(ctx.get_parameter_source(key), "name", "") == "COMMANDLINE"
+            }  # fmt: skip
+            try:
+                function(Flags(values, typed))
+            except BrokenPipeError:  # `| head` has seen enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(0) from None
+
+        call.__doc__ = function.__doc__
+        call.__name__ = function.__name__
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        app.command(name, rich_help_panel=panel)(call)
+        return function
+
+    return register
+
+
+def _parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[kind, info],
+        default=inspect.Parameter.empty if default is ... else default,
+    )

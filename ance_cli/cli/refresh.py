@@ -1,0 +1,47 @@
+"""`ance refresh`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from ance_cli.cli.calls import COMMON, run_stage
+from ance_cli.cli.options import Flags, command
+
+REFRESHING = "dev_split depth negatives mix sampler dev_depth measures index_factory"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @command(
+        app,
+        "refresh",
+        f"{REFRESHING} split seed min_rel gpus threads force {COMMON}",
+        configs="refresh",
+        arguments={"run_folder": (Path, ..., "Run folder.")},
+        panel="Loop",
+    )
+    def refresh(flags: Flags) -> None:
+        """Make and publish new negatives from a run's newest checkpoint, unless they are there.
+
+        The first refresh fixes the method for the run; later ones need only the folder. This is
+        what a crontab line runs.
+
+        Example: `ance refresh runs/ance`
+        """
+        from ance_cli.stages.refresh import refresh as stage
+
+        names = f"{REFRESHING} split seed min_rel".split()
+        run_stage(
+            flags,
+            lambda reporter, _: stage(
+                flags.run_folder,
+                {name: value for name, value in flags.typed.items() if name in names},
+                gpus=flags.gpus,
+                force=flags.force,
+                dry_run=flags.dry_run,
+                reporter=reporter,
+            ),
+        )

@@ -1,0 +1,62 @@
+"""`ance train-segment`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from ance_cli.cli.calls import COMMON, dataset_of, run_stage
+from ance_cli.cli.options import Flags, command
+from ance_cli.config import SegmentConfig
+
+RECIPE = (
+    "preset total_steps batch_size accumulation negatives_per_positive optimizer lr schedule "
+    "warmup_steps weight_decay max_grad_norm dtype scale dim query_length passage_length separator "
+    "segmentation max_segments seed min_rel"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @command(
+        app,
+        "train-segment",
+        f"data split corpus queries qrels skip_bad ckpt output steps {RECIPE} checkpoint_every "
+        f"state_minutes log_every gpus threads force {COMMON}",
+        configs="train segment",
+        required="output",
+        arguments={"negatives": (Path | None, None, "Negatives file, or - for stdin.")},
+        defaults={"split": "train"},
+        panel="Stages",
+    )
+    def train_segment(flags: Flags) -> None:
+        """Train a run for some steps on one file of negatives.
+
+        The first call makes the run folder; later calls append segments to it and need only
+        negatives, steps and the folder. An interrupted segment is continued by the same command.
+
+        Example: `ance train-segment bm25.jsonl --data data/medquad --split train
+        --ckpt bert-base-uncased/ --steps 900 -o runs/warmup`
+        """
+        from ance_cli.stages.train_segment import train_segment as stage
+
+        located = {"data", "corpus", "queries", "qrels"} & set(flags.typed)
+        run_stage(
+            flags,
+            lambda reporter, skipped: stage(
+                flags.output,
+                flags.negatives,
+                flags.config(SegmentConfig),
+                dataset=dataset_of(flags) if located else None,
+                checkpoint=flags.ckpt,
+                preset=flags.preset,
+                given=flags.typed,
+                gpus=flags.gpus,
+                force=flags.force,
+                dry_run=flags.dry_run,
+                skipped=skipped,
+                reporter=reporter,
+            ),
+        )

@@ -1,0 +1,252 @@
+"""Every default and every preset, once. Imports nothing heavy, so that `--help` can show them.
+
+One frozen dataclass a stage. The field names are the flags' names; the docs of a flag stand in
+`cli/options.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from ance_cli.errors import UsageProblem
+
+SEED = 42
+MIN_REL = 1
+MEASURES = "RR@10 nDCG@10 R@100"
+
+
+def _check(condition: bool, what: str) -> None:
+    if not condition:
+        raise UsageProblem(what)
+
+
+@dataclass(frozen=True)
+class Bm25Config:
+    """BM25 and the negatives drawn from it. k1 and b are Anserini's defaults."""
+
+    engine: str = "lucene"
+    k1: float = 0.9
+    b: float = 0.4
+    depth: int = 100
+    negatives: int = 20
+    mix: str = "bm25"
+    sampler: str = "uniform"
+    seed: int = SEED
+    min_rel: int = MIN_REL
+
+    def __post_init__(self) -> None:
+        _check(self.depth > 0 and self.negatives > 0, "--depth and --negatives must be at least 1")
+        _check(self.k1 >= 0 and 0 <= self.b <= 1, "--k1 must not be negative, --b lies in 0..1")
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """Vectors of a corpus or of queries."""
+
+    side: str = "passage"
+    dtype: str = "auto"
+    output_dtype: str = "float16"
+    gpus: str = "all"
+    batch_tokens: int = 0
+    """Padded tokens in a batch; 0 = 4,096 on a CPU, 131,072 on a GPU."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch_tokens >= 0, "--batch-tokens must not be negative")
+
+    def tokens_for(self, device_type: str) -> int:
+        return self.batch_tokens or (4_096 if device_type == "cpu" else 131_072)
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """A FAISS index over embeddings."""
+
+    factory: str = "Flat"
+    train_rows: int = 262_144
+    seed: int = SEED
+
+    def __post_init__(self) -> None:
+        _check(self.train_rows > 0, "--train-rows must be at least 1")
+
+
+@dataclass(frozen=True)
+class MineConfig:
+    """ANN negatives. The paper draws one negative a positive, uniformly from the top 200; 20 are
+    kept for each pair, as in its released scripts, for the trainer to draw from."""
+
+    depth: int = 200
+    negatives: int = 20
+    mix: str = "ann"
+    sampler: str = "uniform"
+    seed: int = SEED
+    min_rel: int = MIN_REL
+    probes: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.depth > 0 and self.negatives > 0, "--depth and --negatives must be at least 1")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Retrieval to a run."""
+
+    engine: str = "dense"
+    depth: int = 100
+    k1: float = 0.9
+    b: float = 0.4
+    probes: int | None = None
+    tag: str = "ance"
+
+    def __post_init__(self) -> None:
+        _check(self.depth > 0, "--depth must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The identity of a training run: what a later segment must repeat (or leave out).
+
+    `batch_size` is queries per device and micro-batch; an optimizer step sees
+    `batch_size * accumulation` pairs. `total_steps` is the horizon of the learning-rate schedule,
+    0 = what the first call runs.
+    """
+
+    optimizer: str = "adamw"
+    lr: float = 2e-5
+    schedule: str = "linear"
+    warmup_steps: int = 0
+    total_steps: int = 0
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    batch_size: int = 32
+    accumulation: int = 1
+    negatives_per_positive: int = 1
+    dtype: str = "auto"
+    seed: int = SEED
+    min_rel: int = MIN_REL
+    # the start checkpoint's pins, overridden where not None
+    query_length: int | None = None
+    passage_length: int | None = None
+    separator: str | None = None
+    segmentation: str | None = None
+    max_segments: int | None = None
+    scale: float | None = None
+    dim: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulation", "negatives_per_positive"):
+            _check(getattr(self, name) >= 1, f"--{name.replace('_', '-')} must be at least 1")
+        for name in ("lr", "max_grad_norm"):
+            _check(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be greater than 0")
+        for name in ("warmup_steps", "total_steps", "weight_decay"):
+            _check(getattr(self, name) >= 0, f"--{name.replace('_', '-')} must not be negative")
+        _check(self.dtype != "fp16", "--dtype fp16: training runs in bf16 or fp32")
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of optimizer step `step` (from 0): linear warm-up, then linear decay to
+        zero at `total_steps`, or constant."""
+        factor = 1.0
+        if step < self.warmup_steps:
+            factor = (step + 1) / self.warmup_steps
+        elif self.schedule == "linear":
+            left = self.total_steps - self.warmup_steps
+            factor = max(0.0, (self.total_steps - step) / left) if left > 0 else 1.0
+        return self.lr * factor
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """How one call trains, beside the run's identity."""
+
+    steps: int = 1000
+    checkpoint_every: int = 0
+    """Steps between checkpoints; 0 = only at the end of the call."""
+    state_minutes: float = 10.0
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        _check(self.steps >= 0, "--steps must not be negative")
+        _check(self.log_every >= 1, "--log-every must be at least 1")
+
+
+@dataclass(frozen=True)
+class RefreshConfig:
+    """What a refresh of a run makes; fixed at its first refresh."""
+
+    split: str | None = None
+    dev_split: str | None = "dev"
+    depth: int = 200
+    negatives: int = 20
+    mix: str = "ann"
+    sampler: str = "uniform"
+    seed: int = SEED
+    min_rel: int = MIN_REL
+    dev_depth: int = 100
+    measures: str = MEASURES
+    encode_dtype: str = "auto"
+    index_factory: str | None = None
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """The cycle: refresh, train `refresh_every` steps, `segments` times, and a last refresh."""
+
+    refresh_every: int = 10_000
+    segments: int = 10
+    max_restarts: int = 3
+
+    def __post_init__(self) -> None:
+        _check(self.refresh_every >= 1, "--refresh-every must be at least 1")
+        _check(self.segments >= 1, "--segments must be at least 1")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The recipe of `ance demo`, tuned on its dev split (docs/reproduce.md)."""
+
+    steps: int = 60
+    segments: int = 2
+    batch_size: int = 32
+    lr: float = 2e-5
+    scale: float = 20.0
+    depth: int = 50
+    query_length: int = 32
+    passage_length: int = 96
+    seed: int = SEED
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # released scripts of the paper: BM25 warm-up of RoBERTa-base
+    "warmup": {
+        "optimizer": "lamb", "lr": 2e-4, "warmup_steps": 1000, "batch_size": 32,
+        "query_length": 64, "passage_length": 128,
+    },
+    # released scripts: ANCE on MARCO passage, 4 GPUs with 8 x 2 each
+    "ance-passage": {
+        "optimizer": "lamb", "lr": 1e-6, "warmup_steps": 5000, "batch_size": 8, "accumulation": 2,
+        "query_length": 64, "passage_length": 512,
+    },
+    # released scripts: ANCE on MARCO document, FirstP
+    "ance-doc-firstp": {
+        "optimizer": "lamb", "lr": 5e-6, "warmup_steps": 3000, "batch_size": 8, "accumulation": 2,
+        "query_length": 64, "passage_length": 512,
+    },
+    # runs of hundreds of steps on a small corpus (docs/reproduce.md): LAMB at the rates above
+    # would move each tensor by a millionth of its norm a step
+    "small": {
+        "optimizer": "adamw", "lr": 3e-5, "warmup_steps": 0, "batch_size": 32,
+        "query_length": 24, "passage_length": 96,
+    },
+}  # fmt: skip
+
+
+def train_config(preset: str | None, given: Mapping[str, Any]) -> TrainConfig:
+    """Defaults, then the preset, then what was given explicitly."""
+    if preset is not None and preset not in PRESETS:
+        raise UsageProblem(
+            f"--preset {preset!r} is not known", hint=f"the presets are {', '.join(PRESETS)}"
+        )
+    known = {field.name for field in fields(TrainConfig)}
+    chosen = {**(PRESETS[preset] if preset else {}), **given}
+    return replace(TrainConfig(), **{name: chosen[name] for name in chosen if name in known})

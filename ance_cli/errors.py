@@ -1,0 +1,111 @@
+"""Every failure that a person can act on, and the exit code that tells a script which kind it is.
+
+An `AnceError` says what was found and where, and `hint` names the next command or edit. Anything
+else that escapes a stage is a bug in ance and ends with a traceback and exit code 1.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_BUG = 1
+
+
+class AnceError(Exception):
+    """A failure with a remedy.
+
+    `what` is one sentence: what was found, where, and what was expected. `hint` is the next step.
+    """
+
+    exit_code = EXIT_BUG
+
+    def __init__(self, what: str, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+
+class UsageProblem(AnceError):
+    """The command line or the configuration asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class BadInput(AnceError):
+    """Data from outside is broken: `what` begins with `file:line:` where there is a line."""
+
+    exit_code = 3
+
+
+class Mismatch(AnceError):
+    """Artifacts do not belong together, or the output exists with other settings."""
+
+    exit_code = 4
+
+
+class MachineGaveOut(AnceError):
+    """Disk or memory ran out; what was finished is kept."""
+
+    exit_code = 5
+
+
+class Busy(AnceError):
+    """Somebody else is writing the output."""
+
+    exit_code = 6
+
+
+class Diverged(AnceError):
+    """Training produced a loss or a gradient that is not finite."""
+
+    exit_code = 7
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM arrived. Not an `Exception`, so that no handler swallows it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+        self.exit_code = 128 + signum
+
+
+_held: list[int] | None = None
+
+
+def _on_signal(signum: int, _frame: FrameType | None) -> None:
+    if _held is not None:
+        _held.append(signum)
+    else:
+        raise Stopped(signum)
+
+
+def install_signal_handlers() -> None:
+    """Turn SIGINT and SIGTERM into `Stopped`, raised where the program stands."""
+    signal.signal(signal.SIGINT, _on_signal)
+    signal.signal(signal.SIGTERM, _on_signal)
+
+
+@contextmanager
+def hold_signals() -> Iterator[list[int]]:
+    """Note signals instead of raising them, so that a training step is never cut in two.
+
+    Yields the list of signals noted so far; the caller looks at it between steps. A signal that
+    was noted is raised as `Stopped` when the block ends.
+    """
+    global _held
+    if threading.current_thread() is not threading.main_thread():
+        yield []
+        return
+    noted: list[int] = []
+    _held = noted
+    try:
+        yield noted
+    finally:
+        _held = None
+    if noted:
+        raise Stopped(noted[0])

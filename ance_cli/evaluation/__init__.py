@@ -1,0 +1,1 @@
+"""How good a run is: measures over judged queries, and whether two runs differ."""

@@ -1,0 +1,65 @@
+"""Is a difference between two runs more than luck? Paired tests and intervals, by scipy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+SAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Mean difference (second - first) and two-sided p-values."""
+
+    difference: float
+    p_randomisation: float
+    p_t: float
+
+
+def paired_test(first: Sequence[float], second: Sequence[float], seed: int = 42) -> PairedTest:
+    """Fisher's randomisation test (signs of the differences flipped, `SAMPLES` times) and t test.
+
+    Both p-values are 1 where the runs do not differ on any query.
+    """
+    difference = np.asarray(second, np.float64) - np.asarray(first, np.float64)
+    mean = float(difference.mean())
+    if not difference.any():
+        return PairedTest(0.0, 1.0, 1.0)
+
+    def statistic(values: np.ndarray, axis: int = -1) -> np.ndarray:
+        return values.mean(axis=axis)  # type: ignore[no-any-return]
+
+    found = stats.permutation_test(
+        (difference,),
+        statistic,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=SAMPLES,
+        batch=max(1, 10_000_000 // len(difference)),
+        rng=np.random.default_rng(seed),
+    )
+    p_t = float(stats.ttest_rel(second, first).pvalue) if len(difference) > 1 else 1.0
+    return PairedTest(mean, float(found.pvalue), p_t)
+
+
+def confidence_interval(
+    values: Sequence[float], seed: int = 42, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over queries."""
+    data = np.asarray(values, np.float64)
+    if len(data) < 2 or not np.ptp(data):
+        return float(data.mean()), float(data.mean())
+    found = stats.bootstrap(
+        (data,),
+        np.mean,
+        n_resamples=2000,
+        confidence_level=level,
+        method="percentile",
+        batch=max(1, 5_000_000 // len(data)),
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)

@@ -1,0 +1,162 @@
+"""A name on disk means a whole artifact: the only code that creates, replaces or removes one.
+
+Everything is first written under a partial name beside its final one (same file system), made
+durable, and then takes its name with one `rename`. A killed writer leaves either the old artifact
+or the new one under the name, and perhaps a partial one beside it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from ance_cli.errors import MachineGaveOut
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def partial_name(path: Path) -> Path:
+    """Where `path` is built before it takes its name."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file below `folder`, and their names, durable."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(root, name), "rb") as handle:
+                os.fsync(handle.fileno())
+        sync_folder(Path(root))
+
+
+def is_full_disk(error: OSError) -> bool:
+    """Whether `error` says that the file system has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk into an error that names the output and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        raise MachineGaveOut(
+            f"{path}: no room left on the disk; nothing was published under this name",
+            hint="free some space and repeat the command: what was finished is kept",
+        ) from error
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """Write `path` whole or not at all; on an error the old file stays and the new one is removed."""
+    partial = partial_name(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "wb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file whole or not at all."""
+    with new_file(path) as handle:
+        handle.write(data)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append one record to a ledger and make it durable before returning.
+
+    A record that an earlier kill cut short (no newline at the end) is removed first.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+") as handle:
+            size = handle.seek(0, os.SEEK_END)
+            if size:
+                handle.seek(size - 1)
+                if handle.read(1) != b"\n":
+                    handle.seek(0)
+                    handle.truncate(handle.read().rfind(b"\n") + 1)
+                    handle.seek(0, os.SEEK_END)
+            handle.write(line.rstrip(b"\n") + b"\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names in one step where the kernel and the file system can (Linux renameat2)."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    done = renameat2(
+        _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE
+    )
+    return bool(done == 0)
+
+
+def publish_folder(partial: Path, path: Path) -> None:
+    """Give the finished folder `partial` its name, replacing what `path` held before."""
+    with disk_errors(path):
+        sync_tree(partial)
+        if not path.exists():
+            os.rename(partial, path)
+        elif _exchange(partial, path):
+            remove(partial)
+        else:  # no exchange here: the old folder is gone for the moment between two renames
+            aside = path.with_name(f".{path.name}.replaced")
+            remove(aside)
+            os.rename(path, aside)
+            os.rename(partial, path)
+            remove(aside)
+        sync_folder(path.parent)
+
+
+def point(link: Path, target: Path) -> None:
+    """Make the symbolic link `link` name `target`, relative to the link's folder, in one step."""
+    partial = partial_name(link)
+    partial.unlink(missing_ok=True)
+    with disk_errors(link):
+        os.symlink(os.path.relpath(target, link.parent), partial)
+        os.replace(partial, link)
+        sync_folder(link.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if it is there.
+
+    A folder first loses its name, so that nobody ever sees it half removed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        doomed = path.with_name(f".{path.name.lstrip('.')}.removed")
+        if doomed != path:
+            shutil.rmtree(doomed, ignore_errors=True)
+            os.rename(path, doomed)
+        shutil.rmtree(doomed)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,70 @@
+"""Candidates: the ranked documents of each query, as arrays; what samplers and audits read.
+
+`rows.npy` int32 (queries x depth, positions of documents in corpus order, -1 where the list is
+shorter), `scores.npy` float32, `query_ids.txt`. `positive_scores.jsonl` holds each positive's exact
+score, one object a query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from ance_cli.errors import BadInput
+from ance_cli.formats import atomic
+from ance_cli.formats.embeddings import load_array, read_ids, write_ids
+from ance_cli.formats.jsonl import read_records
+
+ROWS = "rows.npy"
+SCORES = "scores.npy"
+QUERY_IDS = "query_ids.txt"
+POSITIVE_SCORES = "positive_scores.jsonl"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Ranked lists, best first.
+
+    `docs` (queries, depth) int32 document positions, -1 = none; `scores` (queries, depth) float32;
+    `positive_scores` query_id -> doc_id -> score, empty where the retriever gives none.
+    """
+
+    query_ids: list[str]
+    docs: npt.NDArray[np.int32]
+    scores: npt.NDArray[np.float32]
+    positive_scores: dict[str, dict[str, float]]
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Fill a partial folder; returns the manifest's `content`."""
+        with atomic.new_file(folder / ROWS) as handle:
+            np.save(handle, self.docs)
+        with atomic.new_file(folder / SCORES) as handle:
+            np.save(handle, self.scores)
+        write_ids(folder / QUERY_IDS, self.query_ids)
+        with atomic.new_file(folder / POSITIVE_SCORES) as handle:
+            for query_id, scores in self.positive_scores.items():
+                handle.write(orjson.dumps({"query_id": query_id, "scores": scores}) + b"\n")
+        return {"queries": len(self.query_ids), "depth": int(self.docs.shape[1])}
+
+
+def read_candidates(folder: Path) -> Candidates:
+    """The candidates that `Candidates.write` left."""
+    query_ids = read_ids(folder / QUERY_IDS)
+    docs = load_array(folder / ROWS, mapped=True)
+    scores = load_array(folder / SCORES, mapped=True)
+    if docs.shape != scores.shape or len(docs) != len(query_ids):
+        raise BadInput(
+            f"{folder}: {len(query_ids)} queries, rows {docs.shape}, scores {scores.shape}: "
+            "they disagree",
+            hint="mine again with --force",
+        )
+    positive_scores = {
+        record["query_id"]: record["scores"]
+        for _, record in read_records(folder / POSITIVE_SCORES)
+    }
+    return Candidates(query_ids, docs, scores, positive_scores)

@@ -1,0 +1,259 @@
+"""The dataset: a corpus, queries and relevance labels in the BEIR layout.
+
+`corpus.jsonl` holds `{"_id", "title", "text"}`, `queries.jsonl` `{"_id", "text"}`, `qrels/SPLIT.tsv`
+`query-id <tab> corpus-id <tab> score`; TREC's four columns are read as well. Each may be `.gz` or
+`.zst`. Everything is checked at the door: a duplicate id, a missing field or a label that names an
+unknown id is an error with its file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.formats.hashing import hash_file, hash_json
+from ance_cli.formats.jsonl import Skipped, read_lines, read_records, refuse
+
+_DOC_ID_FIELDS = ("_id", "doc_id", "docid", "id", "passage_id", "pid")
+_QUERY_ID_FIELDS = ("_id", "query_id", "qid", "id")
+
+Qrels = dict[str, dict[str, int]]
+"""query_id -> doc_id -> relevance, in the order of the file."""
+
+
+class Passage(NamedTuple):
+    """One record of the corpus."""
+
+    doc_id: str
+    title: str
+    text: str
+
+    def joined(self, separator: str) -> str:
+        """The text that an encoder or BM25 sees: title, separator, body."""
+        return f"{self.title}{separator}{self.text}" if self.title else self.text
+
+    def body_hash(self) -> int:
+        """64-bit hash of the body with white space folded; two passages with it are copies.
+
+        The title stays out of it: collections file one text under several titles. A passage
+        without a body is compared by its title.
+        """
+        body = " ".join((self.text or self.title).split())
+        return int(xxhash.xxh3_64_intdigest(body.encode()))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where the files of a dataset lie, and which split of the labels is meant."""
+
+    corpus: Path
+    queries: Path | None
+    qrels: Path | None
+    split: str | None = None
+
+    def fingerprint(self, *parts: str) -> str:
+        """Hash over the content of the named parts (`corpus`, `queries`, `qrels`)."""
+        return hash_json({part: hash_file(self.need(part)) for part in parts})
+
+    def need(self, part: str) -> Path:
+        """The path of a part, or a usage error that says which flag names it."""
+        path = getattr(self, part)
+        if path is None:
+            flags = {"queries": "--queries", "qrels": "--split or --qrels", "corpus": "--corpus"}
+            raise UsageProblem(f"this needs {part}", hint=f"name them with --data and {flags[part]}")
+        assert isinstance(path, Path)
+        return path
+
+
+def _existing(folder: Path, stem: str, suffix: str) -> Path | None:
+    for ending in ("", ".gz", ".zst"):
+        path = folder / f"{stem}{suffix}{ending}"
+        if path.exists():
+            return path
+    return None
+
+
+def locate(
+    data: Path | None,
+    split: str | None = None,
+    corpus: Path | None = None,
+    queries: Path | None = None,
+    qrels: Path | None = None,
+) -> Dataset:
+    """Find the files of a dataset folder; single files named by the caller take precedence."""
+    if data is not None:
+        if not data.is_dir():
+            raise BadInput(
+                f"{data}: no such dataset folder",
+                hint="--data names a folder with corpus.jsonl, queries.jsonl and qrels/",
+            )
+        corpus = corpus or _existing(data, "corpus", ".jsonl")
+        queries = queries or _existing(data, "queries", ".jsonl")
+        if qrels is None and split is not None:
+            qrels = _existing(data / "qrels", split, ".tsv")
+            if qrels is None:
+                found = sorted(path.name.split(".")[0] for path in (data / "qrels").glob("*.tsv*"))
+                raise BadInput(
+                    f"{data}/qrels/{split}.tsv: no such split",
+                    hint=f"the splits there are: {', '.join(found) or 'none'}",
+                )
+    if corpus is None:
+        where = f"{data}/corpus.jsonl: no such file" if data else "no corpus was named"
+        problem = BadInput if data else UsageProblem
+        raise problem(where, hint="name a dataset folder with --data, or a file with --corpus")
+    return Dataset(corpus=corpus, queries=queries, qrels=qrels, split=split)
+
+
+def _text_field(record: dict[str, object], names: tuple[str, ...], where: str, what: str) -> str:
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int) and not isinstance(value, bool) and "id" in name:
+            return str(value)
+        if value is not None:
+            raise BadInput(f"{where}: {name!r} should be a string, found {type(value).__name__}")
+    raise BadInput(
+        f"{where}: no {what} (looked for {', '.join(names)}); "
+        f"the record has {', '.join(record) or 'no fields'}",
+        hint='a record looks like {"_id": "d1", "title": "...", "text": "..."}',
+    )
+
+
+def _checked_id(value: str, where: str) -> str:
+    if not value or value != value.strip() or any(space in value for space in "\t\n\r "):
+        raise BadInput(
+            f"{where}: {value!r} cannot be an id: it is empty or holds white space",
+            hint="TREC files separate their columns by white space; rename the id",
+        )
+    return value
+
+
+def read_corpus(path: Path, skipped: Skipped | None = None) -> Iterator[Passage]:
+    """The passages in file order. Empty ones are passed on; an empty corpus is an error."""
+    seen: dict[str, int] = {}
+    for number, record in read_records(path, skipped):
+        where = f"{path}:{number}"
+        try:
+            doc_id = _checked_id(_text_field(record, _DOC_ID_FIELDS, where, "document id"), where)
+            text = _text_field(record, ("text", "contents", "body"), where, "text")
+            title = record.get("title") or ""
+            if not isinstance(title, str):
+                raise BadInput(f"{where}: 'title' should be a string")
+            if doc_id in seen:
+                raise BadInput(
+                    f"{where}: document id {doc_id!r} was used before, on line {seen[doc_id]}",
+                    hint="ids name one document each; --skip-bad keeps the first",
+                )
+        except BadInput as problem:
+            refuse(problem, skipped)
+            continue
+        seen[doc_id] = number
+        yield Passage(doc_id, title, text)
+    if not seen:
+        raise BadInput(
+            f"{path}: the corpus is empty", hint='expected lines like {"_id": "d1", "text": "..."}'
+        )
+
+
+def read_queries(path: Path, skipped: Skipped | None = None) -> dict[str, str]:
+    """query_id -> text, in file order: JSON lines, or `id <tab> text` where the name ends in .tsv."""
+    lines: dict[str, int] = {}
+    queries: dict[str, str] = {}
+    tab_separated = path.name.split(".")[-1] == "tsv" or ".tsv." in path.name
+
+    def records() -> Iterator[tuple[int, dict[str, object]]]:
+        if not tab_separated:
+            yield from read_records(path, skipped)
+            return
+        for number, line in read_lines(path):
+            columns = line.decode("utf-8", "replace").split("\t")
+            if len(columns) < 2:
+                problem = BadInput(f"{path}:{number}: expected `id <tab> text`, found one column")
+                refuse(problem, skipped)
+                continue
+            yield number, {"_id": columns[0], "text": columns[1]}
+
+    for number, record in records():
+        where = f"{path}:{number}"
+        try:
+            query_id = _checked_id(_text_field(record, _QUERY_ID_FIELDS, where, "query id"), where)
+            text = _text_field(record, ("text", "query", "contents"), where, "text")
+            if not text.strip():
+                raise BadInput(f"{where}: query {query_id!r} is empty")
+            if query_id in lines:
+                raise BadInput(
+                    f"{where}: query id {query_id!r} was used before, on line {lines[query_id]}"
+                )
+        except BadInput as problem:
+            refuse(problem, skipped)
+            continue
+        lines[query_id] = number
+        queries[query_id] = text
+    if not queries:
+        raise BadInput(f"{path}: there is no query in it")
+    return queries
+
+
+def read_qrels(
+    path: Path,
+    known_queries: Container[str] | None = None,
+    known_docs: Container[str] | None = None,
+    skipped: Skipped | None = None,
+) -> Qrels:
+    """Relevance labels; ids that the queries or the corpus do not know are errors."""
+    qrels: Qrels = {}
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        try:
+            columns = line.decode("utf-8").split()
+        except UnicodeDecodeError:
+            refuse(BadInput(f"{where}: not valid UTF-8"), skipped)
+            continue
+        if number == 1 and columns[0].lower().replace("_", "-") in ("query-id", "qid", "queryid"):
+            continue
+        try:
+            if len(columns) == 4:
+                query_id, _, doc_id, grade = columns
+            elif len(columns) == 3:
+                query_id, doc_id, grade = columns
+            else:
+                raise BadInput(
+                    f"{where}: expected 3 columns (query-id corpus-id score) or TREC's 4, "
+                    f"found {len(columns)}"
+                )
+            try:
+                relevance = int(grade)
+            except ValueError:
+                raise BadInput(f"{where}: the label should be a whole number, found {grade!r}")
+            if known_queries is not None and query_id not in known_queries:
+                raise BadInput(
+                    f"{where}: query {query_id!r} is not among the queries",
+                    hint="labels and queries should come from the same release of the collection",
+                )
+            if known_docs is not None and doc_id not in known_docs:
+                raise BadInput(
+                    f"{where}: document {doc_id!r} is not in the corpus",
+                    hint="labels and corpus should come from the same release of the collection",
+                )
+        except BadInput as problem:
+            refuse(problem, skipped)
+            continue
+        qrels.setdefault(query_id, {})[doc_id] = relevance
+    if not qrels:
+        raise BadInput(f"{path}: there is no label in it")
+    return qrels
+
+
+def positives_of(qrels: Qrels, min_relevance: int) -> dict[str, list[str]]:
+    """query_id -> its positives (relevance >= `min_relevance`), in file order, without empty ones."""
+    return {
+        query_id: positives
+        for query_id, judged in qrels.items()
+        if (positives := [doc for doc, grade in judged.items() if grade >= min_relevance])
+    }

@@ -1,0 +1,156 @@
+"""Reading and writing JSON lines and other text files that come from outside.
+
+One place decides how an input opens (`-` is stdin, `.gz` and `.zst` by name) and how a broken line
+is reported: `file:line: what was found`. With a `Skipped` collector broken lines are counted and
+listed instead of ending the command.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+import zstandard
+
+from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.formats import atomic
+
+STDIO = Path("-")
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass
+class Skipped:
+    """Broken lines that `--skip-bad` passed over: how many, and the first hundred of them."""
+
+    count: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    def note(self, problem: BadInput) -> None:
+        self.count += 1
+        if len(self.reasons) < 100:
+            self.reasons.append(problem.what)
+
+
+def refuse(problem: BadInput, skipped: Skipped | None) -> None:
+    """Raise the problem, or note it where broken lines are skipped."""
+    if skipped is None:
+        raise problem
+    skipped.note(problem)
+
+
+@contextmanager
+def open_input(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading bytes: stdin for `-`, decompressed for `.gz` and `.zst`."""
+    if path == STDIO:
+        yield sys.stdin.buffer
+        return
+    if path.is_dir():
+        raise BadInput(f"{path}: is a folder, expected a file")
+    try:
+        raw = open(path, "rb")
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file", hint="check the path") from None
+    except PermissionError:
+        raise BadInput(f"{path}: not readable by this user", hint="check its permissions") from None
+    with raw:
+        if path.suffix == ".gz":
+            with gzip.open(raw, "rb") as handle:
+                yield handle  # type: ignore[misc]
+        elif path.suffix == ".zst":
+            with zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+                yield io.BufferedReader(stream, 1 << 20)  # type: ignore[type-var]
+        else:
+            yield raw
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a text file with their numbers from 1, without blank ones and a leading BOM."""
+    number = 0
+    with open_input(path) as handle:
+        try:
+            for number, line in enumerate(handle, start=1):  # noqa: B007 (named in the error)
+                if number == 1 and line.startswith(_BOM):
+                    line = line[len(_BOM) :]
+                line = line.rstrip(b"\r\n")
+                if line:
+                    yield number, line
+        except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
+            raise BadInput(
+                f"{path}:{number + 1}: the compressed file is cut short or damaged ({error})",
+                hint="fetch or compress the file again",
+            ) from error
+
+
+def read_records(
+    path: Path, skipped: Skipped | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The JSON objects of a JSON-lines file, with their line numbers."""
+    for number, line in read_lines(path):
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            start = line[:60].decode("utf-8", "replace")
+            refuse(
+                BadInput(
+                    f"{path}:{number}: not valid JSON ({error}); the line begins {start!r}",
+                    hint=f"look at it with: sed -n {number}p {path}; "
+                    "--skip-bad counts and passes over such lines",
+                ),
+                skipped,
+            )
+            continue
+        if isinstance(record, dict):
+            yield number, record
+        else:
+            refuse(
+                BadInput(
+                    f"{path}:{number}: expected one JSON object a line, "
+                    f"found {type(record).__name__}",
+                    hint='each line is one record, for instance {"_id": "d1", "text": "..."}',
+                ),
+                skipped,
+            )
+
+
+@contextmanager
+def open_output(path: Path) -> Iterator[IO[bytes]]:
+    """Open a text file for writing, whole or not at all; `-` is stdout, `.gz`/`.zst` by name."""
+    if path == STDIO:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with atomic.new_file(path) as raw:
+        with compressed(raw, path) as handle:
+            yield handle
+
+
+@contextmanager
+def compressed(raw: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
+    """Wrap a handle so that it compresses as the name of `path` asks."""
+    if path.suffix == ".gz":
+        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as handle:
+            yield handle  # type: ignore[misc]
+    elif path.suffix == ".zst":
+        with zstandard.ZstdCompressor().stream_writer(raw, closefd=False) as stream:
+            yield stream  # type: ignore[misc]
+    else:
+        yield raw
+
+
+def refuse_stdio(path: Path, what: str) -> None:
+    """Refuse `-` where the artifact is a folder or needs random access."""
+    if path == STDIO:
+        raise UsageProblem(
+            f"{what} cannot go through a pipe: it is a folder of memory-mapped files",
+            hint="name a folder with -o DIR",
+        )
+
+

@@ -1,0 +1,277 @@
+"""Manifests: what made an artifact, and whether it is the one that is asked for now.
+
+A folder holds `manifest.json`, a file has the sidecar `NAME.manifest.json`. It is written last,
+after the content is durable. `shaped_by` holds only what shapes the content, with `auto` resolved,
+`inputs` the fingerprint of each input, and the artifact's own fingerprint is a hash over kind,
+versions, `shaped_by` and `inputs`. `ran_with` is for people and never compared.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from ance_cli import __version__
+from ance_cli.errors import BadInput, Mismatch
+from ance_cli.formats import atomic
+from ance_cli.formats.hashing import hash_file, hash_json
+from ance_cli.formats.jsonl import STDIO, compressed, open_output
+
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+FORMAT_VERSION = 1
+AUTO = "auto"
+
+ALGORITHM_VERSIONS = {
+    "embeddings": 1,
+    "index": 1,
+    "candidates": 1,
+    "negatives": 1,
+    "run": 1,
+    "generation": 1,
+    "bm25-index": 1,
+    "dataset": 1,
+}
+"""Raised when a stage computes something else from the same inputs, so that old outputs go stale."""
+
+_FOLDERS = {"embeddings", "index", "candidates", "generation", "bm25-index", "dataset"}
+
+
+def manifest_name(output: Path, kind: str) -> Path:
+    """Where the manifest of an artifact lies."""
+    return output / MANIFEST if kind in _FOLDERS else output.with_name(f"{output.name}.{MANIFEST}")
+
+
+def read_manifest(output: Path, kind: str) -> dict[str, Any]:
+    """The manifest of an existing artifact; `Mismatch` where it has none or is of another kind."""
+    path = manifest_name(output, kind)
+    if not output.exists():
+        raise BadInput(f"{output}: no such {kind}", hint=_MAKERS.get(kind))
+    try:
+        manifest = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise Mismatch(
+            f"{output}: has no {path.name}, so nothing says which model and data it came from",
+            hint=_MAKERS.get(kind),
+        ) from None
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"{path}: not valid JSON ({error})", hint=_MAKERS.get(kind)) from error
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
+        found = manifest.get("kind") if isinstance(manifest, dict) else None
+        raise Mismatch(f"{output}: is of kind {found!r}, expected {kind!r}", hint=_MAKERS.get(kind))
+    return manifest
+
+
+_MAKERS = {
+    "embeddings": "make it with: ance encode --ckpt CHECKPOINT --data DATASET -o DIR",
+    "index": "make it with: ance index EMBEDDINGS -o DIR",
+    "candidates": "make it with: ance mine",
+}
+
+
+@dataclass
+class Plan:
+    """One artifact to be made: its name, what shapes it and what it is made from."""
+
+    kind: str
+    output: Path
+    shaped_by: dict[str, Any]
+    inputs: dict[str, str]
+    ran_with: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "format_version": FORMAT_VERSION,
+            "algorithm_version": ALGORITHM_VERSIONS[self.kind],
+            "shaped_by": self.shaped_by,
+            "inputs": self.inputs,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        return hash_json(self.identity)
+
+    @property
+    def manifest(self) -> Path:
+        return manifest_name(self.output, self.kind)
+
+    @property
+    def partial(self) -> Path:
+        """The folder in which a folder artifact grows."""
+        return atomic.partial_name(self.output)
+
+    # ---------------------------------------------------------------- is it there already?
+
+    def published(self, force: bool = False) -> dict[str, Any] | None:
+        """The manifest of the output if it is up to date; None where it has to be made.
+
+        Raises `Mismatch`, naming the keys that differ, where the output exists with other settings,
+        was made by something else, or was changed since; `force` makes it anew instead.
+        """
+        if force or self.output == STDIO:
+            return None
+        self._finish_interrupted_file()
+        if not self.output.exists():
+            return None
+        if not self.manifest.exists():
+            if self.output.is_dir() and not any(self.output.iterdir()):
+                return None
+            raise Mismatch(
+                f"{self.output}: exists, and nothing says that ance made it",
+                hint="choose another name with -o, or replace it with --force",
+            )
+        found = read_manifest(self.output, self.kind)
+        if differing := self._differences(found):
+            raise Mismatch(
+                f"{self.output}: exists with other settings: {'; '.join(differing)}",
+                hint="choose another name with -o, or make it anew with --force",
+            )
+        for name, size in found["content"]["files"].items():
+            path = self.output / name if self.kind in _FOLDERS else self.output
+            if not path.exists() or path.stat().st_size != size:
+                raise Mismatch(
+                    f"{path}: was changed since ance made it",
+                    hint="choose another name with -o, or make it anew with --force",
+                )
+        return found
+
+    def _differences(self, found: dict[str, Any]) -> list[str]:
+        differing = []
+        for name in ("format_version", "algorithm_version"):
+            if found.get(name) != self.identity[name]:
+                differing.append(f"{name} {found.get(name)} -> {self.identity[name]}")
+        for part in ("shaped_by", "inputs"):
+            old, new = found.get(part, {}), self.identity[part]
+            for name in sorted({*old, *new}):
+                if old.get(name) != new.get(name) and new.get(name) != AUTO:
+                    differing.append(f"{name} {_short(old.get(name))} -> {_short(new.get(name))}")
+        return differing
+
+    # ---------------------------------------------------------------- folders
+
+    def open_partial(self, force: bool = False, abandon_other: bool = False) -> Path:
+        """The folder to build in: the one an interrupted call left, if it was making the same.
+
+        `abandon_other` starts anew where that call was making something else; otherwise that is a
+        `Mismatch`, since hours of work may lie in it.
+        """
+        folder = self.partial
+        if folder.exists() and (force or not (folder / PLAN).exists()):
+            atomic.remove(folder)
+        if folder.exists():
+            try:
+                other = orjson.loads((folder / PLAN).read_bytes())
+            except ValueError:
+                other = {}
+            if differing := self._differences(other):
+                if not abandon_other:
+                    raise Mismatch(
+                        f"{folder}: an unfinished {self.kind} with other settings lies here: "
+                        f"{'; '.join(differing)}",
+                        hint="finish it with its own settings, or drop it with --force",
+                    )
+                atomic.remove(folder)
+        with atomic.disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / PLAN).exists():
+            atomic.write_bytes(folder / PLAN, orjson.dumps(self.identity))
+        return folder
+
+    def publish_folder(self, content: dict[str, Any], stats: dict[str, Any]) -> dict[str, Any]:
+        """Give the partial folder its name, with the manifest inside; returns the manifest."""
+        folder = self.partial
+        (folder / PLAN).unlink(missing_ok=True)
+        files = {
+            path.relative_to(folder).as_posix(): path.stat().st_size
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != MANIFEST
+        }
+        manifest = self._manifest({**content, "files": files}, stats)
+        with atomic.disk_errors(self.output):
+            atomic.sync_tree(folder)
+            (folder / MANIFEST).write_bytes(_dump(manifest))
+        atomic.publish_folder(folder, self.output)
+        return manifest
+
+    # ---------------------------------------------------------------- files
+
+    @property
+    def _pending_manifest(self) -> Path:
+        return atomic.partial_name(self.manifest)
+
+    @contextmanager
+    def text_file(self, stats: dict[str, Any]) -> Iterator[IO[bytes]]:
+        """Write the output file through the handle that this yields (`-` is stdout).
+
+        When the block ends without an error the file takes its name, with a sidecar manifest that
+        holds `stats` as the block left them; on an error nothing is left. The manifest is durable
+        under a pending name before the content is renamed, so that a kill between the two renames
+        is rolled forward by the next call instead of leaving a file without a manifest.
+        """
+        if self.output == STDIO:
+            with open_output(self.output) as handle:
+                yield handle
+            return
+        written = self.partial
+        with atomic.disk_errors(self.output):
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(written, "wb") as raw:
+                    with compressed(raw, self.output) as handle:
+                        yield handle
+                    raw.flush()
+                    os.fsync(raw.fileno())
+                files = {self.output.name: written.stat().st_size}
+                content = {"files": files, "xxh3": hash_file(written)}
+                with open(self._pending_manifest, "wb") as raw:
+                    raw.write(_dump(self._manifest(content, stats)))
+                    raw.flush()
+                    os.fsync(raw.fileno())
+                os.replace(written, self.output)
+                os.replace(self._pending_manifest, self.manifest)
+            except BaseException:
+                written.unlink(missing_ok=True)
+                raise
+            atomic.sync_folder(self.output.parent)
+
+    def _finish_interrupted_file(self) -> None:
+        if self.kind in _FOLDERS or not self._pending_manifest.exists():
+            return
+        try:
+            pending = orjson.loads(self._pending_manifest.read_bytes())
+            whole = hash_file(self.output) == pending["content"]["xxh3"]
+        except (ValueError, KeyError, TypeError, BadInput):
+            whole = False
+        if whole:
+            os.replace(self._pending_manifest, self.manifest)
+        else:
+            self._pending_manifest.unlink(missing_ok=True)
+
+    def _manifest(self, content: dict[str, Any], stats: dict[str, Any]) -> dict[str, Any]:
+        return {
+            **self.identity,
+            "fingerprint": self.fingerprint,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "tool_version": __version__,
+            "ran_with": self.ran_with,
+            "content": content,
+            "stats": stats,
+        }
+
+
+def _dump(manifest: dict[str, Any]) -> bytes:
+    return orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _short(value: Any) -> str:
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 40 else text[:12] + "..." + text[-4:]

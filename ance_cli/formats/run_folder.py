@@ -1,0 +1,168 @@
+"""The names inside a run folder, and who is newest there.
+
+The layout is in `docs/formats.md`. Steps are read from what lies inside a folder, never from its
+name; the one thing that a trainer polls is the pointer `negatives.json`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ance_cli.errors import BadInput, Mismatch
+from ance_cli.formats import atomic
+from ance_cli.formats.manifest import AUTO
+
+RUN = "run.json"
+REFRESH = "refresh.json"
+POINTER = "negatives.json"
+_CHECKPOINT_FACTS = "ance.json"
+_STATE_FACTS = "state.json"
+
+
+class RunFolder:
+    """Paths and ledgers of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.states = path / "state"
+        self.generations = path / "generations"
+        self.inputs = path / "inputs"
+        self.latest = path / "latest"
+        self.best = path / "best"
+        self.metrics = path / "metrics.jsonl"
+        self.segments = path / "segments.jsonl"
+        self.switches = path / "switches.jsonl"
+
+    def lease(self, role: str) -> Path:
+        """The lease file of `supervisor`, `trainer` or `inferencer`."""
+        return self.path / "lease" / role
+
+    # ---------------------------------------------------------------- settings written once
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / RUN).exists()
+
+    def read(self, name: str = RUN) -> dict[str, Any]:
+        """`run.json` or `refresh.json`."""
+        path = self.path / name
+        try:
+            found = orjson.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise BadInput(
+                f"{path}: no such file: {self.path} is not a run folder",
+                hint="start a run with: ance loop --data DATASET --ckpt CHECKPOINT -o RUN",
+            ) from None
+        except orjson.JSONDecodeError as error:
+            raise BadInput(f"{path}: not valid JSON ({error})") from error
+        if not isinstance(found, dict):
+            raise BadInput(f"{path}: expected a JSON object")
+        return found
+
+    def write_once(self, name: str, value: dict[str, Any]) -> None:
+        """Write `run.json` or `refresh.json`."""
+        atomic.write_bytes(self.path / name, orjson.dumps(value, option=orjson.OPT_INDENT_2))
+
+    # ---------------------------------------------------------------- checkpoints and states
+
+    def checkpoint_at(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}"
+
+    def state_at(self, step: int) -> Path:
+        return self.states / f"step-{step:08d}"
+
+    def newest_checkpoint(self) -> tuple[int, Path] | None:
+        """(step, folder) of the newest whole checkpoint."""
+        return _newest(self.checkpoints, _CHECKPOINT_FACTS, "training_step")
+
+    def newest_state(self) -> tuple[int, Path] | None:
+        """(step, folder) of the newest whole resume state."""
+        return _newest(self.states, _STATE_FACTS, "step")
+
+    def prune_states(self, keep: int = 2) -> None:
+        """Remove all but the newest states."""
+        for _, path in _all_steps(self.states, _STATE_FACTS, "step")[:-keep]:
+            atomic.remove(path)
+
+    # ---------------------------------------------------------------- generations
+
+    def published(self) -> dict[str, Any] | None:
+        """The pointer: {generation, checkpoint_step, path}, or None before the first one."""
+        try:
+            found = orjson.loads((self.path / POINTER).read_bytes())
+        except FileNotFoundError:
+            return None
+        except orjson.JSONDecodeError as error:
+            raise BadInput(f"{self.path / POINTER}: not valid JSON ({error})") from error
+        return found if isinstance(found, dict) else None
+
+    def publish(self, generation: int, checkpoint_step: int, folder: Path) -> None:
+        """Point the trainer to a whole generation."""
+        value = {
+            "generation": generation,
+            "checkpoint_step": checkpoint_step,
+            "path": folder.relative_to(self.path).as_posix(),
+        }
+        atomic.write_bytes(self.path / POINTER, orjson.dumps(value))
+
+    def generation_at(self, number: int) -> Path:
+        return self.generations / f"{number:04d}"
+
+    # ---------------------------------------------------------------- ledgers
+
+    def event(self, who: str, what: str, **facts: Any) -> None:
+        """Append to `events.jsonl`: who did what when."""
+        record = {"time": now(), "who": who, "what": what, **facts}
+        atomic.append_line(self.path / "events.jsonl", orjson.dumps(record))
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_ledger(path: Path) -> list[dict[str, Any]]:
+    """The records of an append-only file; a last line that a kill cut short is not one."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    return [orjson.loads(line) for line in lines[:-1] if line]
+
+
+def cut_ledger(path: Path, last_step: int) -> None:
+    """Keep the records up to `last_step`."""
+    if path.exists():
+        kept = [record for record in read_ledger(path) if record["step"] <= last_step]
+        atomic.write_bytes(path, b"".join(orjson.dumps(record) + b"\n" for record in kept))
+
+
+def compare_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], hint: str) -> None:
+    """Raise `Mismatch` naming the keys in which `wanted` differs; `auto` agrees with anything."""
+    differing = [
+        f"{name} {found.get(name)!r} -> {value!r}"
+        for name, value in wanted.items()
+        if found.get(name) != value and value != AUTO
+    ]
+    if differing:
+        raise Mismatch(f"{path}: was made with other settings: {'; '.join(differing)}", hint=hint)
+
+
+def _all_steps(folder: Path, facts: str, key: str) -> list[tuple[int, Path]]:
+    found = []
+    for path in folder.glob("[!.]*"):
+        try:
+            found.append((int(orjson.loads((path / facts).read_bytes())[key]), path))
+        except (OSError, ValueError, KeyError):
+            continue  # not whole: nothing that was published lacks its facts
+    return sorted(found)
+
+
+def _newest(folder: Path, facts: str, key: str) -> tuple[int, Path] | None:
+    steps = _all_steps(folder, facts, key)
+    return steps[-1] if steps else None

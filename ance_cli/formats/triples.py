@@ -1,0 +1,104 @@
+"""Negatives as JSON lines, one line for each pair of a query and a positive.
+
+`{"query_id", "positive_id", "negative_ids": [...], "negative_scores": [...], "negative_ranks":
+[...], "positive_score", "sources": [...]}`: scores and ranks (from 1) are null where the source has
+none. Only `query_id`, `positive_id` and `negative_ids` are needed to train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import orjson
+
+from ance_cli.errors import BadInput
+from ance_cli.formats.jsonl import Skipped, read_records, refuse
+
+
+@dataclass(slots=True)
+class PairNegatives:
+    """One line: the negatives of one (query, positive) pair."""
+
+    query_id: str
+    positive_id: str
+    negative_ids: list[str]
+    negative_scores: list[float | None] = field(default_factory=list)
+    negative_ranks: list[int | None] = field(default_factory=list)
+    positive_score: float | None = None
+    sources: list[str] = field(default_factory=list)
+
+    def to_line(self, texts: dict[str, str] | None = None) -> bytes:
+        """The JSON line; `texts` (ids of queries and documents -> text) adds them for people."""
+        record = asdict(self)
+        if texts is not None:
+            record["query"] = texts[f"q:{self.query_id}"]
+            record["positive"] = texts[self.positive_id]
+            record["negatives"] = [texts[doc_id] for doc_id in self.negative_ids]
+        return orjson.dumps(record) + b"\n"
+
+
+def read_negatives(
+    path: Path,
+    known_queries: Container[str],
+    known_docs: Container[str],
+    positives: dict[str, list[str]] | None = None,
+    skipped: Skipped | None = None,
+) -> Iterator[PairNegatives]:
+    """The lines of a negatives file, checked against the dataset.
+
+    Refuses unknown ids, a pair that stands twice, a `positive_id` that the labels do not call a
+    positive of the query, and a negative that they do.
+    """
+    seen: dict[tuple[str, str], int] = {}
+    for number, record in read_records(path, skipped):
+        where = f"{path}:{number}"
+        try:
+            pair = _parse(record, where)
+            if pair.query_id not in known_queries:
+                raise BadInput(f"{where}: query {pair.query_id!r} is not among the queries")
+            for doc_id in (pair.positive_id, *pair.negative_ids):
+                if doc_id not in known_docs:
+                    raise BadInput(
+                        f"{where}: document {doc_id!r} is not in the corpus",
+                        hint="train on the dataset that the negatives were mined from",
+                    )
+            if positives is not None:
+                relevant = positives.get(pair.query_id, [])
+                if pair.positive_id not in relevant:
+                    raise BadInput(
+                        f"{where}: {pair.positive_id!r} is not a positive of query "
+                        f"{pair.query_id!r} in the labels",
+                        hint="name the split that the negatives were mined for with --split",
+                    )
+                if wrong := set(relevant).intersection(pair.negative_ids):
+                    raise BadInput(
+                        f"{where}: {sorted(wrong)[0]!r} is a positive of query {pair.query_id!r} "
+                        "and stands among its negatives",
+                        hint="mine again with `ance mine`, which removes every known positive",
+                    )
+            key = (pair.query_id, pair.positive_id)
+            if key in seen:
+                raise BadInput(f"{where}: this pair was on line {seen[key]} before")
+        except BadInput as problem:
+            refuse(problem, skipped)
+            continue
+        seen[key] = number
+        yield pair
+    if not seen:
+        raise BadInput(f"{path}: there are no negatives in it")
+
+
+def _parse(record: dict[str, object], where: str) -> PairNegatives:
+    query_id, positive_id = record.get("query_id"), record.get("positive_id")
+    negative_ids = record.get("negative_ids")
+    if not isinstance(query_id, str) or not isinstance(positive_id, str):
+        raise BadInput(
+            f"{where}: 'query_id' and 'positive_id' should be strings; "
+            f"the record has {', '.join(record) or 'no fields'}",
+            hint="make negatives with `ance bm25-negatives` or `ance mine`",
+        )
+    if not isinstance(negative_ids, list) or not all(isinstance(x, str) for x in negative_ids):
+        raise BadInput(f"{where}: 'negative_ids' should be a list of strings")
+    return PairNegatives(query_id, positive_id, negative_ids)

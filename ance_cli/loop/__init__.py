@@ -1,0 +1,1 @@
+"""The asynchronous cycle of training and refreshing, coupled only through the run folder."""

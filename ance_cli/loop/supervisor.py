@@ -1,0 +1,97 @@
+"""Runs the stage commands of the cycle as child processes, without torch.
+
+The supervisor decides from the run folder alone what comes next, so it can be killed at any instant
+and started again by the same command. Its children end with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ance_cli.errors import AnceError, Stopped
+from ance_cli.formats.run_folder import RunFolder
+from ance_cli.progress import Reporter
+
+_PR_SET_PDEATHSIG = 1
+_RETRIABLE = (1, 5)
+"""Exit codes after which a child is started again: a bug, and a machine that gave out. A child that
+died of a signal is as well; all other codes would come again."""
+
+
+class StageFailed(AnceError):
+    """A child ended with an error that starting it again cannot mend; `exit_code` is the child's."""
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def run_stage(
+    arguments: Sequence[str], max_restarts: int, run: RunFolder, reporter: Reporter
+) -> None:
+    """Run `ance ARGUMENTS` to its end, starting it again a bounded number of times, with backoff.
+
+    Raises `StageFailed` with the child's exit code; passes a signal that arrives here on to it.
+    """
+    for attempt in range(max_restarts + 1):
+        code = _run_once(arguments)
+        if code == 0:
+            return
+        run.event("supervisor", "stage failed", command=list(arguments), exit_code=code)
+        if not (code < 0 or code in _RETRIABLE) or attempt == max_restarts:
+            break
+        pause = 2**attempt
+        reporter.warn(f"`ance {arguments[0]}` ended with {_named(code)}; again in {pause} s")
+        time.sleep(pause)
+    failure = StageFailed(
+        f"`ance {' '.join(arguments)}` ended with {_named(code)}",
+        hint="its own message stands above; the same `ance loop` command continues from here",
+    )
+    failure.exit_code = code if code > 0 else 128 - code
+    raise failure
+
+
+def _named(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _run_once(arguments: Sequence[str]) -> int:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ance_cli", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=_die_with_parent,
+    )
+    try:
+        return child.wait()
+    except Stopped as stop:
+        child.send_signal(stop.signum)
+        child.wait()
+        raise
+
+
+def cycle(
+    run: RunFolder,
+    last_step: int,
+    refresh: Callable[[], None],
+    train: Callable[[Path], None],
+) -> None:
+    """Alternate refresh and training until the newest checkpoint stands at `last_step` and has a
+    generation of its own."""
+    while True:
+        newest = run.newest_checkpoint()
+        published = run.published()
+        step = newest[0] if newest else 0
+        if published is None or published["checkpoint_step"] < step:
+            refresh()
+        elif step >= last_step:
+            return
+        else:
+            train(run.path / published["path"])

@@ -1,0 +1,1 @@
+"""Encoders: from a checkpoint folder and texts to vectors."""

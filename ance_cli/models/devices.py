@@ -1,0 +1,90 @@
+"""Which devices a command uses, with which number format, on how many threads."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from ance_cli.errors import UsageProblem
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+
+
+def parse_gpus(text: str) -> list[int] | None:
+    """`0-3`, `0,2` or `none` (empty list); None for `all`: every GPU there is, the CPU where none."""
+    if text == "all":
+        return None
+    if text == "none":
+        return []
+    chosen: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if not match:
+            raise UsageProblem(
+                f"--gpus {text!r}: expected numbers such as 0-3 or 0,2, or `all`, or `none`"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageProblem(f"--gpus {text!r}: {first}-{last} counts backwards")
+        chosen.extend(range(first, last + 1))
+    if len(set(chosen)) != len(chosen):
+        raise UsageProblem(f"--gpus {text!r}: a device is named twice")
+    return chosen
+
+
+def choose_devices(gpus: str) -> list[torch.device]:
+    """The devices that `--gpus` names; the CPU where it names none or the machine has none."""
+    import torch
+
+    chosen = parse_gpus(gpus)
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if chosen is None:
+        chosen = list(range(there))
+    if missing := [gpu for gpu in chosen if gpu >= there]:
+        raise UsageProblem(
+            f"--gpus {gpus}: there is no GPU {missing[0]}: this machine has {there or 'none'}",
+            hint="use --gpus all for those that there are, or --gpus none for the CPU",
+        )
+    return [torch.device("cuda", gpu) for gpu in chosen] or [torch.device("cpu")]
+
+
+def choose_dtype(dtype: str, device: torch.device) -> str:
+    """Resolve `auto`: bf16 where the device multiplies it natively, fp16 on older GPUs, else fp32."""
+    import torch
+
+    if dtype != "auto":
+        return dtype
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    if torch.backends.cpu.get_cpu_capability() == "AVX512" and _cpu_has("avx512_bf16"):
+        return "bf16"
+    return "bf16" if _cpu_has("amx_bf16") else "fp32"
+
+
+def _cpu_has(flag: str) -> bool:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as handle:
+            return any(line.startswith("flags") and flag in line.split() for line in handle)
+    except OSError:
+        return False
+
+
+def torch_dtype(dtype: str) -> torch.dtype:
+    """The torch type of a resolved `--dtype`."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+
+
+def set_threads(threads: int) -> None:
+    """Bound the threads of this process (torch, faiss, tokenizers); 0 leaves every core to it.
+
+    Called before any of them is imported: they read these variables once.
+    """
+    if threads:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+            os.environ[name] = str(threads)

@@ -1,0 +1,280 @@
+"""The dual encoder: a transformer, a pooling and a small head, shared by queries and passages.
+
+The paper's BERT-Siamese (Sec. 2 and Sec. 4, "Implementation Details") is: last layer's [CLS] ->
+Linear -> LayerNorm, scored by dot product. Any sentence-transformers folder made of Transformer,
+Pooling, Dense, LayerNorm and Normalize loads as well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ance_cli.errors import BadInput
+from ance_cli.models.checkpoint import (
+    MODULES,
+    SENTENCE_BERT_CONFIG,
+    ST_CONFIG,
+    Checkpoint,
+    Pins,
+    write_pins,
+)
+from ance_cli.models.tokens import Tokenizer
+
+_WITHOUT_POOLER = ("bert", "roberta", "xlm-roberta", "electra", "camembert")
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "Identity": nn.Identity,
+    "Tanh": nn.Tanh,
+    "GELU": nn.GELU,
+    "ReLU": nn.ReLU,
+}
+
+
+class Normalize(nn.Module):
+    """Scale each vector to length one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.normalize(x, dim=-1)
+
+
+class Encoder(nn.Module):
+    """Backbone, pooling (`cls` or `mean`) and head; `dim` is the width of its vectors."""
+
+    def __init__(self, backbone: nn.Module, pooling: str, head: nn.Sequential, dim: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pooling = pooling
+        self.head = head
+        self.dim = dim
+
+    def forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) int64 token ids and mask -> (B, dim) float32 vectors.
+
+        Pooling and head run in float32 also where the backbone is autocast or held in bf16: they
+        cost nothing and the scores depend on them.
+        """
+        hidden = self.backbone(input_ids=token_ids, attention_mask=mask).last_hidden_state
+        with torch.autocast(hidden.device.type, enabled=False):
+            if self.pooling == "cls":
+                pooled = hidden[:, 0].float()
+            else:
+                weights = mask.unsqueeze(-1).float()  # (B, L, 1)
+                pooled = (hidden.float() * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+            vectors: Tensor = self.head(pooled)
+            return vectors
+
+
+def _load_backbone(checkpoint: Checkpoint) -> nn.Module:
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    config = AutoConfig.from_pretrained(checkpoint.backbone)
+    extra = {"add_pooling_layer": False} if config.model_type in _WITHOUT_POOLER else {}
+    try:
+        backbone, info = AutoModel.from_pretrained(
+            checkpoint.backbone,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **extra,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadInput(f"{checkpoint.shown}: the backbone does not load: {error}") from error
+    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise BadInput(
+            f"{checkpoint.shown}: {len(missing)} weights are not in the file, {missing[0]} among "
+            "them: they would keep random values",
+            hint="the checkpoint is of another architecture than its config.json says, or cut short",
+        )
+    return backbone  # type: ignore[no-any-return]
+
+
+def _load_weights(checkpoint: Checkpoint, folder: Path, module: nn.Module, prefix: str) -> None:
+    path = folder / "model.safetensors"
+    try:
+        found = load_file(path)
+    except Exception as error:  # safetensors raises its own, undocumented types
+        raise BadInput(f"{path}: not a whole safetensors file ({error})") from error
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
+        if f"{prefix}.{name}" not in found:
+            raise BadInput(f"{path}: has no {prefix}.{name}: the head would keep random values")
+        if found[f"{prefix}.{name}"].shape != tensor.shape:
+            raise BadInput(
+                f"{path}: {prefix}.{name} has shape {tuple(found[f'{prefix}.{name}'].shape)}, "
+                f"expected {tuple(tensor.shape)}"
+            )
+    module.load_state_dict({name: found[f"{prefix}.{name}"].float() for name in wanted})
+
+
+def _load_head(checkpoint: Checkpoint, hidden: int) -> tuple[str, nn.Sequential, int]:
+    pooling, dim = "", hidden
+    head: list[nn.Module] = []
+    for module in checkpoint.modules[1:]:
+        folder = checkpoint.path / module["path"]
+        config: dict[str, Any] = {}
+        if (folder / "config.json").exists():
+            config = orjson.loads((folder / "config.json").read_bytes())
+        if module["type"] == "Pooling":
+            pooling = _pooling_of(config, folder)
+        elif module["type"] == "Dense":
+            name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
+            if name not in _ACTIVATIONS:
+                raise BadInput(f"{folder}/config.json: cannot use the activation {name!r}")
+            linear = nn.Linear(config["in_features"], config["out_features"], config["bias"])
+            _load_weights(checkpoint, folder, linear, "linear")
+            head += [linear] if name == "Identity" else [linear, _ACTIVATIONS[name]()]
+            dim = int(config["out_features"])
+        elif module["type"] == "LayerNorm":
+            norm = nn.LayerNorm(config["dimension"])
+            _load_weights(checkpoint, folder, norm, "norm")
+            head.append(norm)
+        else:
+            head.append(Normalize())
+    if checkpoint.is_cosine and not any(isinstance(part, Normalize) for part in head):
+        head.append(Normalize())  # so that an inner-product index ranks by cosine
+    return pooling, nn.Sequential(*head), dim
+
+
+def _pooling_of(config: dict[str, Any], folder: Path) -> str:
+    modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on]
+    mode = config.get("pooling_mode") or (modes[0] if len(modes) == 1 else ",".join(modes))
+    known = {
+        "cls": "cls",
+        "mean": "mean",
+        "pooling_mode_cls_token": "cls",
+        "pooling_mode_mean_tokens": "mean",
+    }
+    if mode not in known:
+        raise BadInput(f"{folder}/config.json: cannot use the pooling {mode!r}, only cls and mean")
+    return known[mode]
+
+
+def load_encoder(checkpoint: Checkpoint) -> Encoder:
+    """The encoder of a checkpoint, float32, in evaluation mode, on the CPU.
+
+    Raises `BadInput` where the folder has no pooling and head: a raw language model does not yet
+    make vectors that mean anything.
+    """
+    if not checkpoint.has_head:
+        raise BadInput(
+            f"{checkpoint.shown}: has no pooling and head ({MODULES} is missing): "
+            "a plain encoder's vectors are not trained for retrieval",
+            hint="train it first: ance train-segment NEGATIVES --ckpt "
+            f"{checkpoint.shown} adds a fresh head",
+        )
+    backbone = _load_backbone(checkpoint)
+    hidden = int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    pooling, head, dim = _load_head(checkpoint, hidden)
+    return Encoder(backbone, pooling, head, dim).eval()
+
+
+def start_encoder(checkpoint: Checkpoint, dim: int | None, seed: int) -> tuple[Encoder, bool]:
+    """The encoder to train from, and whether its head is fresh.
+
+    A checkpoint without a head gets the paper's: [CLS] -> Linear(hidden, dim) -> LayerNorm(dim),
+    the linear map drawn from N(0, 0.02) by `seed`.
+    """
+    if checkpoint.has_head:
+        return load_encoder(checkpoint), False
+    backbone = _load_backbone(checkpoint)
+    hidden = int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    linear = nn.Linear(hidden, dim or hidden)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        linear.weight.normal_(0.0, 0.02, generator=generator)
+        linear.bias.zero_()
+    head = nn.Sequential(linear, nn.LayerNorm(dim or hidden))
+    return Encoder(backbone, "cls", head, dim or hidden).eval(), True
+
+
+def save_encoder(encoder: Encoder, tokenizer: Tokenizer, pins: Pins, folder: Path) -> None:
+    """Write a checkpoint (float32 safetensors) into `folder`, which is being built."""
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder.backbone.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
+    tokenizer.save(str(folder))
+    modules = [("", "Transformer")]
+
+    def add(kind: str, config: dict[str, Any], weights: dict[str, Tensor] | None = None) -> None:
+        name = f"{len(modules)}_{kind}"
+        (folder / name).mkdir(exist_ok=True)
+        _write_json(folder / name / "config.json", config)
+        if weights:
+            tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+            save_file(tensors, folder / name / "model.safetensors", metadata={"format": "pt"})
+        modules.append((name, kind))
+
+    pooled = int(encoder.backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    add(
+        "Pooling",
+        {
+            "word_embedding_dimension": pooled,
+            "pooling_mode_cls_token": encoder.pooling == "cls",
+            "pooling_mode_mean_tokens": encoder.pooling == "mean",
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    )
+    parts = list(encoder.head)
+    for place, part in enumerate(parts):
+        if isinstance(part, nn.Linear):
+            after = parts[place + 1] if place + 1 < len(parts) else None
+            activation = type(after) if type(after) in _ACTIVATIONS.values() else nn.Identity
+            config = {
+                "in_features": part.in_features,
+                "out_features": part.out_features,
+                "bias": part.bias is not None,
+                "activation_function": f"torch.nn.modules.{_torch_module(activation)}",
+            }
+            add("Dense", config, {f"linear.{k}": v for k, v in part.state_dict().items()})
+        elif isinstance(part, nn.LayerNorm):
+            config = {"dimension": part.normalized_shape[0]}
+            add("LayerNorm", config, {f"norm.{k}": v for k, v in part.state_dict().items()})
+        elif isinstance(part, Normalize):
+            add("Normalize", {})
+    _write_json(
+        folder / MODULES,
+        [
+            {
+                "idx": place,
+                "name": str(place),
+                "path": path,
+                "type": f"sentence_transformers.models.{kind}",
+            }
+            for place, (path, kind) in enumerate(modules)
+        ],
+    )
+    longest = max(pins.query_length, pins.passage_length)
+    _write_json(
+        folder / SENTENCE_BERT_CONFIG,
+        {"max_seq_length": longest, "do_lower_case": pins.lowercase},
+    )
+    _write_json(
+        folder / ST_CONFIG,
+        {
+            "__version__": {"sentence_transformers": "2.2.0"},
+            "prompts": {"query": pins.query_prefix, "document": pins.passage_prefix},
+            "default_prompt_name": None,
+            "similarity_fn_name": pins.similarity,
+        },
+    )
+    write_pins(folder, pins)
+
+
+def _torch_module(activation: type[nn.Module]) -> str:
+    home = "linear" if activation is nn.Identity else "activation"
+    return f"{home}.{activation.__name__}"
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))

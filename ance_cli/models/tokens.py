@@ -1,0 +1,107 @@
+"""From texts to token rows, by the tokenizer and the pins of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ance_cli.models.checkpoint import Checkpoint, Side
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Ragged rows of token ids.
+
+    `ids` (tokens,) int32; `offsets` (rows + 1,) int64; `row_counts` (texts,) int32: how many
+    adjacent rows each text has (1 for queries and FirstP, up to `max_segments` for MaxP).
+    """
+
+    ids: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    row_counts: npt.NDArray[np.int32]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(rows,) tokens of each row."""
+        return np.diff(self.offsets)
+
+    def row(self, index: int) -> npt.NDArray[np.int32]:
+        """The token ids of one row."""
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    def padded(
+        self, rows: Sequence[int] | npt.NDArray[np.int64], pad_id: int, multiple: int = 8
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Token ids and attention mask (rows, width), int64, of the chosen rows.
+
+        The width is the longest row's, rounded up to a multiple, so that few shapes occur.
+        """
+        lengths = self.lengths[rows]
+        width = -(-int(lengths.max()) // multiple) * multiple
+        token_ids = np.full((len(rows), width), pad_id, np.int64)
+        for place, index in enumerate(rows):
+            token_ids[place, : lengths[place]] = self.row(int(index))
+        return token_ids, (np.arange(width) < lengths[:, None]).astype(np.int64)
+
+
+def join_rows(parts: Sequence[TokenRows]) -> TokenRows:
+    """One `TokenRows` out of several, in order."""
+    lengths = np.concatenate([part.lengths for part in parts])
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return TokenRows(
+        np.concatenate([part.ids for part in parts]),
+        offsets,
+        np.concatenate([part.row_counts for part in parts]),
+    )
+
+
+class Tokenizer:
+    """Tokenises the queries or the passages of one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        from transformers import AutoTokenizer
+
+        self.pins = checkpoint.pins
+        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.backbone, use_fast=True)
+        self.pad_id = int(self._tokenizer.pad_token_id or 0)
+
+    def __call__(self, texts: Sequence[str], side: Side) -> TokenRows:
+        """Token rows of `texts`: cut to the side's length, or for MaxP passages to segments."""
+        pins = self.pins
+        prefix = pins.query_prefix if side == "query" else pins.passage_prefix
+        texts = [f"{prefix}{text}".strip() for text in texts]
+        if pins.lowercase:
+            texts = [text.lower() for text in texts]
+        segments = pins.segments if side == "passage" else 1
+        found = self._tokenizer(
+            texts,
+            truncation=True,
+            max_length=pins.query_length if side == "query" else pins.passage_length,
+            return_overflowing_tokens=segments > 1,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        rows = found["input_ids"]
+        counts = np.ones(len(texts), np.int32)
+        if segments > 1:
+            owner = np.asarray(found["overflow_to_sample_mapping"])
+            starts = np.searchsorted(owner, np.arange(len(texts)))
+            nth = np.arange(len(owner)) - starts[owner]  # which segment of its text a row is
+            rows = [row for row, segment in zip(rows, nth, strict=True) if segment < segments]
+            counts = np.minimum(np.bincount(owner, minlength=len(texts)), segments).astype(np.int32)
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        ids = np.fromiter((token for row in rows for token in row), np.int32, int(offsets[-1]))
+        return TokenRows(ids, offsets, counts)
+
+    def save(self, folder: str) -> None:
+        """Write the tokenizer's files into a checkpoint that is being built."""
+        self._tokenizer.save_pretrained(folder)

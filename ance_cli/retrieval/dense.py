@@ -1,0 +1,135 @@
+"""Dense retrieval: query texts in, ranked documents out, from embeddings or from an index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ance_cli.config import EncodeConfig
+from ance_cli.errors import BadInput, Mismatch, UsageProblem
+from ance_cli.formats.embeddings import Embeddings
+from ance_cli.formats.manifest import read_manifest
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.progress import Reporter
+
+
+@dataclass(frozen=True)
+class VectorSource:
+    """Where the passage vectors lie: an embeddings folder, searched exactly, or an index folder.
+
+    Knows only what the manifest says; the vectors are opened by `DenseRetriever`.
+    """
+
+    path: Path
+    kind: str
+
+    @property
+    def fingerprint(self) -> str:
+        return str(read_manifest(self.path, self.kind)["fingerprint"])
+
+    def check(self, checkpoint: Checkpoint, corpus_hash: str | None) -> None:
+        """Refuse vectors that another passage tower made, or that are of another corpus."""
+        inputs = read_manifest(self.path, self.kind)["inputs"]
+        if inputs.get("tower") != checkpoint.tower_hash("passage"):
+            raise Mismatch(
+                f"{self.path}: its vectors were made by another passage encoder than "
+                f"{checkpoint.shown} (tower {inputs.get('tower', '?')[:12]}, the checkpoint's is "
+                f"{checkpoint.tower_hash('passage')[:12]}): scores between the two mean nothing",
+                hint=f"encode again: ance encode --ckpt {checkpoint.shown} --data DATASET -o DIR, "
+                "with the --passage-length meant here",
+            )
+        if corpus_hash is not None and inputs.get("corpus") != corpus_hash:
+            raise Mismatch(
+                f"{self.path}: its vectors are of another corpus than the dataset's",
+                hint="encode the dataset's corpus: ance encode --data DATASET -o DIR",
+            )
+
+
+def vector_source(embeddings: Path | None, index: Path | None) -> VectorSource:
+    """The one of `--embeddings` and `--index` that was given."""
+    if (embeddings is None) == (index is None):
+        raise UsageProblem(
+            "name the passage vectors by exactly one of --embeddings DIR and --index DIR",
+            hint="make them with: ance encode --ckpt CHECKPOINT --data DATASET -o DIR",
+        )
+    if embeddings is not None:
+        return VectorSource(embeddings, "embeddings")
+    assert index is not None
+    return VectorSource(index, "index")
+
+
+class DenseRetriever:
+    """A checkpoint's query encoder over passage vectors that its passage encoder made."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, source: VectorSource, config: EncodeConfig, probes: int | None
+    ) -> None:
+        from ance_cli.models.devices import choose_devices, choose_dtype
+        from ance_cli.models.encoder import load_encoder
+        from ance_cli.models.inference import InferenceEngine
+        from ance_cli.models.tokens import Tokenizer
+
+        devices = choose_devices(config.gpus)
+        self.device = devices[0]
+        self.dtype = choose_dtype(config.dtype, self.device)
+        self.checkpoint = checkpoint
+        self.embeddings: Embeddings | None = None
+        if source.kind == "embeddings":
+            self.embeddings = Embeddings(source.path)
+            self.doc_ids = self.embeddings.ids
+        else:
+            from ance_cli.retrieval.faiss_index import FaissIndex
+
+            self._index = FaissIndex(source.path)
+            self._index.set_probes(probes)
+            self.doc_ids = self._index.ids
+        self._tokenizer = Tokenizer(checkpoint)
+        self._engine = InferenceEngine(
+            load_encoder(checkpoint),
+            self._tokenizer.pad_id,
+            devices,
+            self.dtype,
+            config.tokens_for(self.device.type),
+        )
+
+    def encode_queries(self, texts: Sequence[str], reporter: Reporter) -> npt.NDArray[np.float32]:
+        """(nq, d) float32 query vectors."""
+        rows = self._tokenizer(texts, "query")
+        with reporter.task("encoding queries", rows.num_rows, "query") as bar:
+            vectors = self._engine.encode(rows, bar.advance)
+        if not np.isfinite(vectors).all():
+            raise BadInput(
+                f"{self.checkpoint.shown}: its query vectors are not finite",
+                hint="the checkpoint is damaged or training diverged; use an earlier one",
+            )
+        return vectors
+
+    def search(
+        self, xq: npt.NDArray[np.float32], depth: int, reporter: Reporter
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """(nq, depth) scores and document positions in corpus order, best first, -1 = none.
+
+        MaxP searches `depth * segments` rows, which hold at least `depth` documents, and pools.
+        """
+        from ance_cli.retrieval.exact import exact_top_k, in_order, pool_to_documents
+
+        if self.embeddings is not None:
+            segments = self.embeddings.max_segments
+            doc_of_row = self.embeddings.doc_of_row()
+            with reporter.task("searching", self.embeddings.num_rows, "row") as bar:
+                D, I = exact_top_k(  # noqa: E741
+                    xq, self.embeddings, depth * segments, self.device, bar.advance
+                )
+        else:
+            segments = self._index.max_segments
+            doc_of_row = self._index.doc_of_row
+            with reporter.task("searching", len(xq), "query") as bar:
+                D, I = in_order(*self._index.search(xq, depth * segments))  # noqa: E741
+                bar.advance(len(xq))
+        if segments > 1:
+            return pool_to_documents(D, I, doc_of_row, depth)
+        return D, I.astype(np.int32)

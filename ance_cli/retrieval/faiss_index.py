@@ -1,0 +1,136 @@
+"""FAISS indexes in pyserini's folder layout: the file `index` and `docid`, one id a row.
+
+Any factory string builds one; those that need training learn from a bounded, seeded sample of the
+embeddings. A MaxP document's rows are named `ID#0`, `ID#1`, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.formats.embeddings import Embeddings, read_ids
+from ance_cli.formats.manifest import read_manifest
+
+INDEX = "index"
+DOC_IDS = "docid"
+SEGMENT_MARK = "#"
+
+
+def new_index(dim: int, factory: str) -> Any:
+    """An empty inner-product index; `UsageProblem` where faiss does not know the string."""
+    try:
+        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UsageProblem(
+            f"--factory {factory!r} is not a faiss factory string for {dim} dimensions ({reason})",
+            hint="for instance Flat, IVF1024,Flat, HNSW32, OPQ16,IVF1024,PQ16; "
+            "PQ needs a divisor of the dimension",
+        ) from error
+
+
+def build_index(
+    embeddings: Embeddings,
+    factory: str,
+    train_rows: int,
+    seed: int,
+    on_rows: Callable[[int], None] | None = None,
+) -> Any:
+    """Train (if the factory string needs it) and fill an index over all rows."""
+    index = new_index(embeddings.dim, factory)
+    if not index.is_trained:
+        count = min(train_rows, embeddings.num_rows)
+        generator = np.random.Generator(np.random.Philox(key=seed))
+        chosen = np.sort(generator.choice(embeddings.num_rows, count, replace=False))
+        sample = np.ascontiguousarray(embeddings.vectors[chosen], np.float32)
+        try:
+            index.train(sample)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise BadInput(
+                f"{embeddings.folder}: {count} rows are too few to train {factory!r} ({reason})",
+                hint="use --factory Flat, or fewer centroids",
+            ) from error
+    for _, xb in embeddings.blocks():
+        index.add(np.ascontiguousarray(xb, np.float32))
+        if on_rows:
+            on_rows(len(xb))
+    return index
+
+
+def row_names(embeddings: Embeddings) -> list[str]:
+    """One name a row: the document's id, or `ID#segment` where documents have several rows."""
+    counts = np.diff(embeddings.doc_offsets)
+    if embeddings.max_segments == 1:
+        return list(embeddings.ids)
+    return [
+        f"{doc_id}{SEGMENT_MARK}{segment}"
+        for doc_id, count in zip(embeddings.ids, counts, strict=True)
+        for segment in range(count)
+    ]
+
+
+class FaissIndex:
+    """A published index, opened by mmap where its type can be."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder, "index")
+        path = folder / INDEX
+        try:
+            self.index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError:
+            try:
+                self.index = faiss.read_index(str(path))
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise BadInput(
+                    f"{path}: not a whole FAISS index ({reason})",
+                    hint="build it again with: ance index --force",
+                ) from error
+        names = read_ids(folder / DOC_IDS)
+        if len(names) != self.index.ntotal:
+            raise BadInput(
+                f"{folder / DOC_IDS}: {len(names)} ids for {self.index.ntotal} vectors: "
+                "rows and ids disagree",
+                hint="build it again with: ance index --force",
+            )
+        self.max_segments = int(self.manifest["stats"]["max_segments"])
+        if self.max_segments > 1:
+            names = [name.rpartition(SEGMENT_MARK)[0] for name in names]
+        self.ids = list(dict.fromkeys(names))
+        position = {doc_id: place for place, doc_id in enumerate(self.ids)}
+        self.doc_of_row = np.fromiter((position[name] for name in names), np.int32, len(names))
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def tower(self) -> str:
+        """Hash of the tower that made the vectors."""
+        return str(self.manifest["inputs"]["tower"])
+
+    def set_probes(self, probes: int | None) -> None:
+        """How many inverted lists a query visits (`nprobe`), where the index has any."""
+        if probes is not None:
+            try:
+                faiss.ParameterSpace().set_index_parameter(self.index, "nprobe", probes)
+            except RuntimeError as error:
+                raise UsageProblem(
+                    f"--probes does not apply to {self.folder}: it has no inverted lists"
+                ) from error
+
+    def search(
+        self, xq: npt.NDArray[np.float32], k: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """(nq, k) scores and row positions, best first, -1 where there is nothing."""
+        D, I = self.index.search(np.ascontiguousarray(xq), k)  # noqa: E741
+        return D, I

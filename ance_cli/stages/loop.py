@@ -1,0 +1,121 @@
+"""`ance loop`: refresh and train in turn, each as the stage command that a person would type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ance_cli.config import LoopConfig
+from ance_cli.errors import UsageProblem
+from ance_cli.formats import lease
+from ance_cli.formats.manifest import read_manifest
+from ance_cli.formats.run_folder import RunFolder
+from ance_cli.loop.supervisor import cycle, run_stage
+from ance_cli.progress import Reporter, Silent
+from ance_cli.stages.summary import Summary
+
+NEGATIVES = "negatives.jsonl"
+
+
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """`{"refresh_every": 5}` -> `["--refresh-every", "5"]`; None is left out."""
+    return [
+        part
+        for name, value in values.items()
+        if value is not None
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+
+
+def loop(
+    output: Path,
+    config: LoopConfig = LoopConfig(),
+    training: Mapping[str, Any] | None = None,
+    refreshing: Mapping[str, Any] | None = None,
+    segment: Mapping[str, Any] | None = None,
+    train_gpus: str = "all",
+    infer_gpus: str = "all",
+    quiet: bool = False,
+    dry_run: bool = False,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Run `config.segments` segments of `config.refresh_every` steps, with a refresh before each
+    and one after the last.
+
+    `training` holds the flags of `train-segment` that make the run (data, checkpoint, recipe),
+    `segment` those of each of its calls, `refreshing` those of `refresh`; only what the caller set.
+    The same call continues an interrupted loop.
+    """
+    run = RunFolder(output)
+    last_step = config.segments * config.refresh_every
+    training, refreshing, segment = training or {}, refreshing or {}, segment or {}
+    if not run.exists and not {"data", "ckpt"} <= set(training):
+        raise UsageProblem(
+            f"{output} is a new run: it needs --data and --ckpt",
+            hint="ance loop --data DATASET --split train --ckpt CHECKPOINT -o RUN",
+        )
+    tone = ["--quiet"] if quiet else []
+    prepare = ["train-segment", "-o", str(output), "--steps", "0", "--quiet",
+               *as_flags({"total_steps": last_step, **training})]  # fmt: skip
+    if dry_run:
+        return {"output": str(output), "kind": "run", "dry_run": True, "last_step": last_step,
+                "first_command": " ".join(["ance", *prepare])}  # fmt: skip
+
+    def child(*arguments: str) -> None:
+        run_stage([*arguments, *tone], config.max_restarts, run, reporter)
+
+    def refresh() -> None:
+        reporter.say(f"refresh from checkpoint step {_step(run)}")
+        child("refresh", str(output), *as_flags({**refreshing, "gpus": infer_gpus}))
+
+    def train(generation: Path) -> None:
+        step = _step(run)
+        left = config.refresh_every - step % config.refresh_every
+        reporter.say(f"training steps {step + 1} to {step + left} on generation {generation.name}")
+        flags = as_flags({**segment, "steps": left, "gpus": train_gpus})
+        child("train-segment", str(generation / NEGATIVES), "-o", str(output), *flags)
+
+    with lease.hold(run.lease("supervisor"), f"the loop of {output}"):
+        before = _finished(run, last_step)
+        run_stage(prepare, config.max_restarts, run, reporter)
+        if not before:
+            run.event("supervisor", "loop started", last_step=last_step)
+        cycle(run, last_step, refresh, train)
+        if not before:
+            run.event("supervisor", "loop finished", step=last_step)
+    return {
+        "output": str(output),
+        "kind": "run",
+        "up_to_date": before,
+        "step": _step(run),
+        "generations": generation_table(run),
+    }
+
+
+def _step(run: RunFolder) -> int:
+    newest = run.newest_checkpoint()
+    return newest[0] if newest else 0
+
+
+def _finished(run: RunFolder, last_step: int) -> bool:
+    published = run.published() if run.exists else None
+    return bool(published) and published["checkpoint_step"] >= last_step  # type: ignore[index]
+
+
+def generation_table(run: RunFolder) -> list[dict[str, Any]]:
+    """One row a generation: number, checkpoint step, dev measures, seconds."""
+    rows = []
+    for path in sorted(run.generations.glob("[0-9]*")):
+        stats = read_manifest(path, "generation")["stats"]
+        rows.append(
+            {
+                "generation": int(path.name),
+                "checkpoint_step": stats["checkpoint_step"],
+                "seconds": stats["seconds"]["all"],
+                **stats["dev"],
+            }
+        )
+    return rows
+
+

@@ -1,0 +1,106 @@
+"""What `bm25-negatives` and `mine` have in common: from candidates to the negatives file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ance_cli.formats import atomic
+from ance_cli.formats.candidates import Candidates
+from ance_cli.formats.dataset import Dataset, read_corpus, read_queries
+from ance_cli.formats.jsonl import STDIO, Skipped, read_records
+from ance_cli.formats.manifest import Plan
+from ance_cli.negatives.audit import Audit
+from ance_cli.negatives.filtering import Copies
+from ance_cli.negatives.selection import select_negatives
+from ance_cli.progress import Reporter
+from ance_cli.stages.summary import Summary
+
+
+def beside(output: Path, ending: str) -> Path:
+    """The name of a companion of a negatives file: `ann.jsonl` -> `ann` + ending."""
+    stem = output.name
+    for suffix in (".gz", ".zst", ".jsonl"):
+        stem = stem.removesuffix(suffix)
+    return output.with_name(stem + ending)
+
+
+def read_earlier(path: Path | None) -> dict[tuple[str, str], set[str]] | None:
+    """The negatives of an earlier file, to measure the overlap with."""
+    if path is None:
+        return None
+    return {
+        (str(record.get("query_id")), str(record.get("positive_id"))): set(
+            record.get("negative_ids", ())
+        )
+        for _, record in read_records(path)
+    }
+
+
+def write_negatives(
+    plan: Plan,
+    candidates: Candidates,
+    positives: dict[str, list[str]],
+    copies: Copies,
+    source: str,
+    shares: dict[str, float],
+    checkpoint_step: int,
+    earlier: Path | None,
+    texts: dict[str, str] | None,
+    extra_stats: dict[str, Any],
+    reporter: Reporter,
+) -> Summary:
+    """Select, write and audit; the plan's `shaped_by` names sampler, count and seed."""
+    audit = Audit(wanted=plan.shaped_by["negatives"], earlier=read_earlier(earlier))
+    stats: dict[str, Any] = {}
+    with plan.text_file(stats) as handle:
+        for pair in select_negatives(
+            candidates,
+            positives,
+            copies,
+            source,
+            shares,
+            plan.shaped_by["sampler"],
+            plan.shaped_by["negatives"],
+            plan.shaped_by["seed"],
+            checkpoint_step,
+            audit,
+        ):
+            handle.write(pair.to_line(texts))
+        stats |= {"checkpoint_step": checkpoint_step, **extra_stats, "audit": audit.summary()}
+        if plan.output != STDIO:
+            atomic.write_bytes(
+                beside(plan.output, ".audit.json"),
+                orjson.dumps(stats["audit"], option=orjson.OPT_INDENT_2),
+            )
+    if audit.short_pairs:
+        reporter.warn(
+            f"{audit.short_pairs} of {audit.pairs} pairs have fewer than {audit.wanted} negatives "
+            f"({audit.missing} missing in all): their candidate lists were too short"
+        )
+    return {
+        "output": str(plan.output),
+        "kind": plan.kind,
+        "up_to_date": False,
+        "fingerprint": plan.fingerprint,
+        **stats,
+    }
+
+
+def all_texts(dataset: Dataset, skipped: Skipped | None) -> dict[str, str]:
+    """Texts of every query (`q:ID`) and document (`ID`), for `--with-text`."""
+    texts = {passage.doc_id: passage.joined(" ") for passage in read_corpus(dataset.corpus, skipped)}
+    for query_id, text in read_queries(dataset.need("queries"), skipped).items():
+        texts[f"q:{query_id}"] = text
+    return texts
+
+
+def warn_of_depth(depth: int, num_docs: int, reporter: Reporter) -> None:
+    """Warn where the candidates are a large part of the corpus: then they are hardly hard."""
+    if depth * 10 > num_docs:
+        reporter.warn(
+            f"--depth {depth} is over a tenth of the {num_docs} documents: "
+            "most of these negatives are not hard ones"
+        )

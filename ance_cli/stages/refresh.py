@@ -1,0 +1,257 @@
+"""`ance refresh`: one refresh of a run, from its newest checkpoint to published negatives.
+
+This is what the loop's inferencer runs, and what a crontab line runs: encode, (index), mine,
+measure on dev, publish. It calls the same stages that a person would chain by hand, so it makes the
+same artifacts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ance_cli.config import (
+    EncodeConfig,
+    IndexConfig,
+    MineConfig,
+    RefreshConfig,
+    SearchConfig,
+)
+from ance_cli.errors import BadInput
+from ance_cli.formats import atomic, lease
+from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.manifest import Plan, read_manifest
+from ance_cli.formats.run_folder import REFRESH, RunFolder, compare_settings
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.progress import Reporter, Silent
+from ance_cli.retrieval.dense import VectorSource
+from ance_cli.stages.encode import encode
+from ance_cli.stages.evaluate import evaluate_runs
+from ance_cli.stages.index import index
+from ance_cli.stages.mine import mine
+from ance_cli.stages.search import queries_of_split, search
+from ance_cli.stages.summary import Summary, summary_of
+
+EMBEDDINGS, INDEX, NEGATIVES = "embeddings", "index", "negatives.jsonl"
+_DEV = "dev.json"
+
+
+def refresh(
+    output: Path,
+    given: Mapping[str, Any] | None = None,
+    gpus: str = "all",
+    force: bool = False,
+    dry_run: bool = False,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Make and publish a generation from the run's newest checkpoint.
+
+    `given` holds the `RefreshConfig` fields that the caller set; the first refresh fixes them for
+    the run, later ones may leave them out. Up to date where the published generation is of the
+    newest checkpoint already. A half-made generation of the same checkpoint is continued, one of an
+    older checkpoint abandoned.
+    """
+    run = RunFolder(output)
+    facts = run.read()
+    config = _settings(run, dict(given or {}), force, write=not dry_run)
+    newest = run.newest_checkpoint()
+    if newest is None:
+        raise BadInput(f"{run.checkpoints}: there is no whole checkpoint in the run")
+    step, folder = newest
+    published = run.published()
+    if published and published["checkpoint_step"] == step:
+        generation = run.path / published["path"]
+        if generation.exists() and not force:
+            manifest = read_manifest(generation, "generation")
+            return summary_of(manifest, generation, up_to_date=True)
+    number = int(published["generation"]) + 1 if published else 1
+    if dry_run:
+        return {"output": str(run.generation_at(number)), "kind": "generation", "dry_run": True,
+                "checkpoint_step": step, **asdict(config)}  # fmt: skip
+
+    with lease.hold(run.lease("inferencer"), f"a generation of {output}"):
+        dataset = _dataset(facts["data"], config.split)
+        checkpoint = Checkpoint(folder)
+        plan = Plan(
+            "generation",
+            run.generation_at(number),
+            {**asdict(config), "checkpoint_step": step},
+            {
+                "query_tower": checkpoint.tower_hash("query"),
+                "passage_tower": checkpoint.tower_hash("passage"),
+                "dataset": dataset.fingerprint("corpus", "queries", "qrels"),
+            },
+            {"gpus": gpus, "checkpoint": str(folder)},
+        )
+        if plan.output.exists():  # whole, but a kill came before the pointer was moved
+            manifest = read_manifest(plan.output, "generation")
+            if manifest["fingerprint"] != plan.fingerprint:
+                atomic.remove(plan.output)
+                manifest = None
+        else:
+            manifest = None
+        if manifest is None:
+            run.event("inferencer", "refresh started", generation=number, checkpoint_step=step)
+            manifest = _make(run, plan, checkpoint, dataset, config, gpus, published, reporter)
+        run.publish(number, step, plan.output)
+        _point_to_best(run, config.measures)
+        run.event("inferencer", "generation published", generation=number, checkpoint_step=step)
+        return summary_of(manifest, plan.output, up_to_date=False)
+
+
+def _settings(run: RunFolder, given: dict[str, Any], force: bool, write: bool) -> RefreshConfig:
+    path = run.path / REFRESH
+    if path.exists() and not force:
+        found = run.read(REFRESH)
+        compare_settings(
+            path, found, given, "leave them out, or fix others for the run with --force"
+        )
+        return RefreshConfig(**found)
+    before = run.read(REFRESH) if path.exists() else {}
+    config = replace(RefreshConfig(**before), **given)
+    if write:
+        run.write_once(REFRESH, asdict(config))
+    return config
+
+
+def _dataset(paths: dict[str, str], split: str | None) -> Dataset:
+    """The run's dataset with the labels of another split of it, where one is named."""
+    qrels = Path(paths["qrels"])
+    if split is not None and split != paths["split"]:
+        qrels = _labels_beside(qrels, split)
+    return Dataset(Path(paths["corpus"]), Path(paths["queries"]), qrels, split or paths["split"])
+
+
+def _labels_beside(qrels: Path, split: str) -> Path:
+    name = qrels.name.split(".", 1)
+    path = qrels.with_name(f"{split}.{name[1]}")
+    if not path.exists():
+        raise BadInput(
+            f"{path}: no such split", hint="name another with --dev-split, or none with --no-dev"
+        )
+    return path
+
+
+def _make(
+    run: RunFolder,
+    plan: Plan,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    config: RefreshConfig,
+    gpus: str,
+    published: dict[str, Any] | None,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Fill the generation's folder stage by stage and publish it whole."""
+    folder = plan.open_partial(abandon_other=True)
+    encode_config = EncodeConfig(dtype=config.encode_dtype, gpus=gpus)
+    seconds: dict[str, float] = {}
+    clock = _Clock(seconds)
+
+    with clock("encode"):
+        encode(checkpoint, dataset, folder / EMBEDDINGS, encode_config, reporter=reporter)
+    source = VectorSource(folder / EMBEDDINGS, "embeddings")
+    if config.index_factory:
+        with clock("index"):
+            index(folder / EMBEDDINGS, folder / INDEX, IndexConfig(config.index_factory),
+                  reporter=reporter)  # fmt: skip
+        source = VectorSource(folder / INDEX, "index")
+    earlier = run.path / published["path"] / NEGATIVES if published else None
+    with clock("mine"):
+        mined = mine(
+            checkpoint,
+            dataset,
+            source,
+            folder / NEGATIVES,
+            MineConfig(
+                depth=config.depth,
+                negatives=config.negatives,
+                mix=config.mix,
+                sampler=config.sampler,
+                seed=config.seed,
+                min_rel=config.min_rel,
+            ),
+            encode_config,
+            candidates_folder=folder / "candidates",
+            earlier=earlier if earlier and earlier.exists() else None,
+            reporter=reporter,
+        )
+    measures = {}
+    if config.dev_split:
+        with clock("measure"):
+            measures = _measure(checkpoint, dataset, source, folder, config, encode_config, reporter)
+    stats = {
+        "checkpoint_step": plan.shaped_by["checkpoint_step"],
+        "seconds": {**seconds, "all": round(sum(seconds.values()), 2)},
+        "dev": measures,
+        "audit": mined["audit"],
+    }
+    return plan.publish_folder({}, stats)
+
+
+class _Clock:
+    """Seconds of each named stage."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+
+    def __call__(self, name: str) -> _Clock:
+        self._name, self._started = name, time.monotonic()
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc: object) -> None:
+        self.seconds[self._name] = round(time.monotonic() - self._started, 2)
+
+
+def _measure(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    source: VectorSource,
+    folder: Path,
+    config: RefreshConfig,
+    encode_config: EncodeConfig,
+    reporter: Reporter,
+) -> dict[str, float]:
+    """Dev measures from the generation's own vectors, kept in `dev.json` beside the run."""
+    assert config.dev_split is not None
+    qrels = _labels_beside(dataset.need("qrels"), config.dev_split)
+    dev = replace(dataset, qrels=qrels, split=config.dev_split)
+    run_file = folder / "dev.trec"
+    search(
+        queries_of_split(dev),
+        run_file,
+        dataset.corpus,
+        checkpoint,
+        source,
+        SearchConfig(depth=config.dev_depth),
+        encode_config,
+        reporter=reporter,
+    )
+    found = evaluate_runs([run_file], qrels, config.measures)["runs"][0]["measures"]
+    atomic.write_bytes(folder / _DEV, orjson.dumps(found, option=orjson.OPT_INDENT_2))
+    means = {name: round(value["mean"], 4) for name, value in found.items()}
+    reporter.say(
+        f"{config.dev_split}: " + "  ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+    )
+    return means
+
+
+def _point_to_best(run: RunFolder, measures: str) -> None:
+    """`best` names the checkpoint of the generation with the highest first dev measure."""
+    scored = []
+    for path in sorted(run.generations.glob("[0-9]*")):
+        stats = read_manifest(path, "generation")["stats"]
+        if values := list(stats["dev"].values()):
+            scored.append((values[0], -stats["checkpoint_step"]))
+    if scored:
+        folder = run.checkpoint_at(-max(scored)[1])
+        if folder.exists():
+            atomic.point(run.best, folder)

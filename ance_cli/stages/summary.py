@@ -1,0 +1,24 @@
+"""What a stage returns: the output's name, whether there was work to do, and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+Summary = dict[str, Any]
+
+
+def summary_of(manifest: dict[str, Any], output: Path, up_to_date: bool) -> Summary:
+    """The summary of an artifact from its manifest."""
+    return {
+        "output": str(output),
+        "kind": manifest["kind"],
+        "up_to_date": up_to_date,
+        "fingerprint": manifest["fingerprint"],
+        **manifest["stats"],
+    }
+
+
+def planned(kind: str, output: Path, shaped_by: dict[str, Any]) -> Summary:
+    """The summary of a dry run: what would be made."""
+    return {"output": str(output), "kind": kind, "up_to_date": False, "dry_run": True, **shaped_by}

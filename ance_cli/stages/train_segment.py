@@ -1,0 +1,465 @@
+"""`ance train-segment`: train a run on one file of negatives, and append that to what it did before.
+
+The run folder holds the identity of the run (data, start, optimizer, schedule), so that a later
+segment needs only its negatives and its number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ance_cli import __version__
+from ance_cli.config import SegmentConfig, TrainConfig, train_config
+from ance_cli.errors import BadInput, Mismatch, UsageProblem
+from ance_cli.formats import atomic, lease
+from ance_cli.formats.dataset import (
+    Dataset,
+    positives_of,
+    read_corpus,
+    read_qrels,
+    read_queries,
+)
+from ance_cli.formats.hashing import hash_file
+from ance_cli.formats.jsonl import STDIO, Skipped, open_input
+from ance_cli.formats.manifest import manifest_name
+from ance_cli.formats.run_folder import (
+    RUN,
+    RunFolder,
+    compare_settings,
+    cut_ledger,
+    now,
+    read_ledger,
+)
+from ance_cli.formats.triples import read_negatives
+from ance_cli.models.checkpoint import Checkpoint, Pins
+from ance_cli.progress import Reporter, Silent
+from ance_cli.stages.summary import Summary
+
+if TYPE_CHECKING:
+    from ance_cli.models.encoder import Encoder
+    from ance_cli.models.tokens import TokenRows, Tokenizer
+    from ance_cli.training.trainer import Trainer
+
+_TOKENIZE_CHUNK = 8192
+_PIN_FIELDS = (
+    "query_length", "passage_length", "separator", "segmentation", "max_segments", "scale",
+)  # fmt: skip
+_SAME_RUN = "repeat the run's own settings (or leave them out), or start another run with -o"
+
+
+@dataclass(frozen=True)
+class SegmentInput:
+    """A negatives file and what is known of where it came from."""
+
+    path: Path
+    fingerprint: str
+    checkpoint_step: int
+    generation: int | None
+
+
+def train_segment(
+    output: Path,
+    negatives: Path | None,
+    segment: SegmentConfig = SegmentConfig(),
+    dataset: Dataset | None = None,
+    checkpoint: Path | None = None,
+    preset: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    gpus: str = "all",
+    force: bool = False,
+    dry_run: bool = False,
+    skipped: Skipped | None = None,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Train the run in `output` for `segment.steps` steps on `negatives`.
+
+    A new run needs `dataset` (with a split) and `checkpoint`; `given` holds the `TrainConfig`
+    fields that the caller set. On an existing run they may be left out, and may not differ. With
+    0 steps the run is only prepared: its first checkpoint is written. An interrupted segment is
+    continued from its newest state; a finished one is up to date.
+    """
+    run = RunFolder(output)
+    if run.exists:
+        identity, config = _continue(run, dataset, checkpoint, preset, given or {})
+        dataset = dataset or _dataset_of(run)
+    else:
+        if dataset is None or checkpoint is None:
+            raise UsageProblem(
+                f"{output} is a new run: it needs --data with --split, and --ckpt",
+                hint="ance train-segment NEGATIVES --data DATASET --split train --ckpt CHECKPOINT "
+                "--steps N -o RUN",
+            )
+        config = train_config(preset, given or {})
+        if not config.total_steps:
+            if not segment.steps:
+                raise UsageProblem("--steps 0 needs --total-steps: the horizon of the schedule")
+            config = replace(config, total_steps=segment.steps)
+        identity = _identity(dataset, Checkpoint(checkpoint), config)
+    if negatives is None and segment.steps:
+        raise UsageProblem("name the negatives to train on, or - for stdin")
+    if negatives is not None and negatives != STDIO and not negatives.exists():
+        raise BadInput(f"{negatives}: no such file", hint="make it with ance bm25-negatives or mine")
+    if dry_run:
+        return {"output": str(output), "kind": "run", "dry_run": True, "steps": segment.steps,
+                **identity}  # fmt: skip
+
+    with lease.hold(run.lease("trainer"), str(output)):
+        if not run.exists:
+            assert checkpoint is not None
+            _start(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
+        if not segment.steps:
+            return _summary(run, up_to_date=True)
+        assert negatives is not None
+        source = _segment_input(run, _spooled(run, negatives))
+        record = _open_segment(run, source, segment.steps, config, force)
+        if record is None:
+            return _summary(run, up_to_date=True)
+        trainer, first = _make_trainer(run, dataset, config, segment, record, source, gpus, skipped,
+                                       reporter)  # fmt: skip
+        trainer.run(reporter, first)
+        run.event("trainer", "segment finished", step=trainer.step, negatives=str(source.path))
+        return _summary(run, up_to_date=False)
+
+
+# -------------------------------------------------------------------- the run's identity
+
+
+def _identity(dataset: Dataset, checkpoint: Checkpoint, config: TrainConfig) -> dict[str, Any]:
+    return {
+        "dataset": dataset.fingerprint("corpus", "queries", "qrels"),
+        "start": [checkpoint.tower_hash("query"), checkpoint.tower_hash("passage")],
+        **asdict(config),
+    }
+
+
+def _continue(
+    run: RunFolder,
+    dataset: Dataset | None,
+    checkpoint: Path | None,
+    preset: str | None,
+    given: Mapping[str, Any],
+) -> tuple[dict[str, Any], TrainConfig]:
+    """The existing run's identity, with everything that was given compared to it."""
+    identity = run.read()["identity"]
+    known = {field.name for field in fields(TrainConfig)}
+    config = TrainConfig(**{name: value for name, value in identity.items() if name in known})
+    wanted = {name: value for name, value in given.items() if name in known}
+    if preset is not None:
+        asked = asdict(train_config(preset, given))
+        wanted |= {name: value for name, value in asked.items() if name != "total_steps"}
+    if dataset is not None:
+        wanted["dataset"] = dataset.fingerprint("corpus", "queries", "qrels")
+    if checkpoint is not None:
+        start = Checkpoint(checkpoint)
+        wanted["start"] = [start.tower_hash("query"), start.tower_hash("passage")]
+    compare_settings(run.path / RUN, identity, wanted, _SAME_RUN)
+    return identity, config
+
+
+def _dataset_of(run: RunFolder) -> Dataset:
+    paths = run.read()["data"]
+    return Dataset(
+        Path(paths["corpus"]), Path(paths["queries"]), Path(paths["qrels"]), paths["split"]
+    )
+
+
+def _start(
+    run: RunFolder,
+    dataset: Dataset,
+    checkpoint: Checkpoint,
+    config: TrainConfig,
+    identity: dict[str, Any],
+    reporter: Reporter,
+) -> None:
+    """Make the run folder: its first checkpoint, then `run.json`, by which it exists."""
+    if run.path.exists() and any(path.name != "lease" for path in run.path.iterdir()):
+        if not run.checkpoints.exists():
+            raise Mismatch(
+                f"{run.path}: exists and is not a run folder", hint="choose another name with -o"
+            )
+    from ance_cli.models.encoder import start_encoder
+    from ance_cli.models.tokens import Tokenizer
+
+    changes = {name: getattr(config, name) for name in _PIN_FIELDS}
+    pinned = checkpoint.with_pins(**changes, training_step=0)
+    encoder, fresh = start_encoder(pinned, config.dim, config.seed)
+    if fresh:
+        reporter.say(
+            f"{checkpoint.shown} has no retrieval head: a fresh one is added "
+            f"([CLS] -> Linear -> LayerNorm, {encoder.dim} dimensions)"
+        )
+    elif config.dim not in (None, encoder.dim):
+        raise UsageProblem(
+            f"--dim {config.dim}: {checkpoint.shown} has a head of {encoder.dim} dimensions"
+        )
+    with atomic.disk_errors(run.path):
+        for folder in (run.checkpoints, run.states, run.generations):
+            folder.mkdir(parents=True, exist_ok=True)
+    _publish_checkpoint(run, encoder, Tokenizer(pinned), pinned.pins)
+    run.write_once(
+        RUN,
+        {
+            "identity": identity,
+            "data": {
+                "corpus": str(dataset.corpus.resolve()),
+                "queries": str(dataset.need("queries").resolve()),
+                "qrels": str(dataset.need("qrels").resolve()),
+                "split": dataset.split,
+            },
+            "start_checkpoint": str(checkpoint.path),
+            "fresh_head": fresh,
+            "created": now(),
+            "tool_version": __version__,
+        },
+    )
+    run.event("trainer", "run created", start=str(checkpoint.path))
+
+
+def _publish_checkpoint(run: RunFolder, encoder: Encoder, tokenizer: Tokenizer, pins: Pins) -> None:
+    """A whole checkpoint under its step's name, and `latest` pointing to it."""
+    from ance_cli.models.encoder import save_encoder
+
+    folder = run.checkpoint_at(pins.training_step)
+    if not folder.exists():
+        partial = atomic.partial_name(folder)
+        atomic.remove(partial)
+        with atomic.disk_errors(folder):
+            save_encoder(encoder, tokenizer, pins, partial)
+        atomic.publish_folder(partial, folder)
+    atomic.point(run.latest, folder)
+
+
+# -------------------------------------------------------------------- the segment
+
+
+def _spooled(run: RunFolder, negatives: Path) -> Path:
+    """The negatives as a file; what comes through stdin is kept in the run folder first."""
+    if negatives != STDIO:
+        return negatives
+    spool = run.inputs / "stdin.jsonl"
+    with open_input(STDIO) as stdin, atomic.new_file(spool) as handle:
+        while chunk := stdin.read(1 << 20):
+            handle.write(chunk)
+    kept = run.inputs / f"{hash_file(spool)}.jsonl"
+    spool.replace(kept)
+    return kept
+
+
+def _segment_input(run: RunFolder, path: Path) -> SegmentInput:
+    """What the negatives' manifest says, where there is one and it is about this very file."""
+    content = hash_file(path)
+    generation = None
+    published = run.published()
+    if published and (run.path / published["path"]).resolve() == path.parent.resolve():
+        generation = int(published["generation"])
+    try:
+        manifest = orjson.loads(manifest_name(path, "negatives").read_bytes())
+        if manifest["content"]["xxh3"] == content:
+            step = int(manifest["stats"]["checkpoint_step"])
+            return SegmentInput(path, manifest["fingerprint"], step, generation)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # a file from a pipe or an editor: known by its content
+    return SegmentInput(path, content, 0, generation)
+
+
+def _open_segment(
+    run: RunFolder, source: SegmentInput, steps: int, config: TrainConfig, force: bool
+) -> dict[str, Any] | None:
+    """The segment's record in `segments.jsonl`, new or to be continued; None where it is done."""
+    newest = run.newest_checkpoint()
+    done_step = newest[0] if newest else 0
+    segments = read_ledger(run.segments)
+    for record in segments:
+        same = record["input"] == source.fingerprint and record["steps"] == steps
+        if same and record["start_step"] + steps <= done_step:
+            return None
+    if segments and not force:
+        last = segments[-1]
+        if last["start_step"] + last["steps"] > done_step:
+            if last["input"] == source.fingerprint and last["steps"] == steps:
+                return last
+            raise Mismatch(
+                f"{run.path}: a segment of {last['steps']} steps on {last['negatives']} is "
+                f"unfinished (it began at step {last['start_step']})",
+                hint="repeat its command to finish it, or begin this one from the newest state "
+                "with --force",
+            )
+    state = run.newest_state()
+    start = state[0] if state else 0
+    if config.schedule == "linear" and start + steps > config.total_steps:
+        raise Mismatch(
+            f"{run.path}: steps {start + 1} to {start + steps} go beyond the schedule's horizon "
+            f"of {config.total_steps} steps, where the learning rate is 0",
+            hint=f"start another run: --ckpt {run.latest} -o RUN2, or plan ahead with "
+            "--total-steps in the first call",
+        )
+    record = {
+        "segment": len(segments) + 1,
+        "start_step": start,
+        "steps": steps,
+        "input": source.fingerprint,
+        "negatives": str(source.path),
+        "generation": source.generation,
+        "checkpoint_step": source.checkpoint_step,
+        "started": now(),
+    }
+    atomic.append_line(run.segments, orjson.dumps(record))
+    return record
+
+
+def _make_trainer(
+    run: RunFolder,
+    dataset: Dataset,
+    config: TrainConfig,
+    segment: SegmentConfig,
+    record: dict[str, Any],
+    source: SegmentInput,
+    gpus: str,
+    skipped: Skipped | None,
+    reporter: Reporter,
+) -> tuple[Trainer, int]:
+    """The trainer, standing at the newest state, and the segment's first step."""
+    from ance_cli.models.devices import choose_devices, choose_dtype
+    from ance_cli.models.encoder import load_encoder
+    from ance_cli.models.tokens import Tokenizer
+    from ance_cli.training.data import PairStream, StreamPosition
+    from ance_cli.training.optim import make_optimizer
+    from ance_cli.training.state import load_state, save_state
+    from ance_cli.training.trainer import Trainer
+
+    devices = choose_devices(gpus)
+    if len(devices) > 1:
+        if gpus != "all":
+            raise UsageProblem(
+                f"--gpus {gpus}: training uses one device so far", hint=f"use --gpus {devices[0].index}"
+            )
+        reporter.warn(f"training uses one device so far: {devices[0]} of {len(devices)}")
+    device = devices[0]
+    dtype = choose_dtype(config.dtype, device)
+    if dtype == "fp16":
+        dtype = "fp32"
+
+    stream = _stream(dataset, config, source, skipped)
+    if stream.num_skipped:
+        reporter.warn(
+            f"{stream.num_skipped} of {len(stream.pairs)} pairs have too few negatives "
+            "and are skipped"
+        )
+    newest = run.newest_checkpoint()
+    if newest is None:
+        raise BadInput(f"{run.checkpoints}: there is no whole checkpoint in the run")
+    start = Checkpoint(newest[1])
+    tokenizer = Tokenizer(start)
+    encoder = load_encoder(start).to(device)
+    optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
+    step, at = 0, StreamPosition()
+    if state := run.newest_state():
+        step, at = load_state(state[1], encoder, optimizer)
+    cut_ledger(run.metrics, step)
+    if source.generation is not None and step == record["start_step"]:
+        switch = {"step": step, "generation": source.generation}
+        if switch not in read_ledger(run.switches):
+            atomic.append_line(run.switches, orjson.dumps(switch))
+
+    def keep_state(trainer: Trainer) -> None:
+        folder = run.state_at(trainer.step)
+        save_state(folder, trainer.encoder, trainer.optimizer, trainer.step, trainer.at)
+        run.prune_states()
+
+    def keep_checkpoint(trainer: Trainer) -> None:
+        pins = replace(start.pins, training_step=trainer.step)
+        _publish_checkpoint(run, trainer.encoder, tokenizer, pins)
+
+    def log(record: dict[str, Any]) -> None:
+        atomic.append_line(run.metrics, orjson.dumps(record))
+
+    queries = read_queries(dataset.need("queries"), skipped)
+    trainer = Trainer(
+        encoder=encoder,
+        optimizer=optimizer,
+        stream=stream,
+        queries=tokenizer([queries[name] for name in stream.query_ids], "query"),
+        passages=_passage_rows(dataset, tokenizer, stream.doc_ids, skipped, reporter),
+        pad_id=tokenizer.pad_id,
+        config=config,
+        segment=segment,
+        scale=start.pins.scale,
+        dtype=dtype,
+        device=device,
+        step=step,
+        at=at,
+        last_step=record["start_step"] + record["steps"],
+        save_state=keep_state,
+        save_checkpoint=keep_checkpoint,
+        log=log,
+        facts={
+            "segment": record["segment"],
+            "generation": record["generation"],
+            "negatives_step": record["checkpoint_step"],
+        },
+    )
+    return trainer, int(record["start_step"])
+
+
+def _stream(
+    dataset: Dataset, config: TrainConfig, source: SegmentInput, skipped: Skipped | None
+) -> Any:
+    from ance_cli.training.data import PairStream
+
+    queries = read_queries(dataset.need("queries"), skipped)
+    corpus_order = {
+        passage.doc_id: place for place, passage in enumerate(read_corpus(dataset.corpus, skipped))
+    }
+    qrels = read_qrels(dataset.need("qrels"), queries, corpus_order, skipped)
+    positives = positives_of(qrels, config.min_rel)
+    pairs = [(query_id, doc_id) for query_id, docs in positives.items() for doc_id in docs]
+    negatives = read_negatives(source.path, queries, corpus_order, positives, skipped)
+    return PairStream(
+        pairs, negatives, corpus_order, config.seed, source.checkpoint_step,
+        config.negatives_per_positive,
+    )  # fmt: skip
+
+
+def _passage_rows(
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    doc_ids: list[str],
+    skipped: Skipped | None,
+    reporter: Reporter,
+) -> TokenRows:
+    """Token rows of the documents that occur, in corpus order, tokenised chunk by chunk."""
+    from ance_cli.models.tokens import join_rows
+
+    wanted = set(doc_ids)
+    separator = tokenizer.pins.separator
+    texts: Iterator[str] = (
+        passage.joined(separator)
+        for passage in read_corpus(dataset.corpus, skipped)
+        if passage.doc_id in wanted
+    )
+    parts = []
+    with reporter.task("tokenising", len(doc_ids), "passage") as bar:
+        while chunk := list(islice(texts, _TOKENIZE_CHUNK)):
+            parts.append(tokenizer(chunk, "passage"))
+            bar.advance(len(chunk))
+    return join_rows(parts)
+
+
+def _summary(run: RunFolder, up_to_date: bool) -> Summary:
+    newest = run.newest_checkpoint()
+    metrics = read_ledger(run.metrics)
+    last = metrics[-1] if metrics else {}
+    return {
+        "output": str(run.path),
+        "kind": "run",
+        "up_to_date": up_to_date,
+        "step": newest[0] if newest else 0,
+        "checkpoint": str(run.latest),
+        **{name: last[name] for name in ("loss", "steps_per_s", "tokens_per_s") if name in last},
+    }

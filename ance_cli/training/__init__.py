@@ -1,0 +1,1 @@
+"""Training an encoder on (query, positive, negatives), resumable at any step."""

@@ -1,0 +1,77 @@
+"""Optimizers: AdamW from torch, and LAMB as the paper's released code runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_NO_DECAY = ("bias", "LayerNorm.weight", "norm.weight", "layer_norm.weight")
+
+
+class Lamb(torch.optim.Optimizer):
+    """LAMB (You et al., 2020), with the choices of the ANCE release: no bias correction, weight
+    decay added to the update, weight norm clamped to [0, 10].
+
+    p <- p - lr * r * u, with u = m / (sqrt(v) + eps) + decay * p and the trust ratio
+    r = min(|p|, 10) / |u|, or 1 where either norm is 0.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        loss = closure() if closure else None
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["exp_avg"] = torch.zeros_like(p)
+                    state["exp_avg_sq"] = torch.zeros_like(p)
+                m: Tensor = state["exp_avg"].lerp_(p.grad, 1 - beta1)
+                v: Tensor = state["exp_avg_sq"].mul_(beta2).addcmul_(
+                    p.grad, p.grad, value=1 - beta2
+                )
+                update = m / (v.sqrt() + group["eps"])
+                if group["weight_decay"]:
+                    update.add_(p, alpha=group["weight_decay"])
+                weight_norm = p.norm().clamp(0, 10)
+                update_norm = update.norm()
+                ratio = torch.where(
+                    (weight_norm > 0) & (update_norm > 0), weight_norm / update_norm, 1.0
+                )
+                p.sub_(group["lr"] * ratio * update)
+        return loss
+
+
+def make_optimizer(
+    model: nn.Module, name: str, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """`adamw` or `lamb`; biases and norms are not decayed."""
+    named = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {
+            "params": [p for key, p in named if not key.endswith(_NO_DECAY)],
+            "weight_decay": weight_decay,
+        },
+        {"params": [p for key, p in named if key.endswith(_NO_DECAY)], "weight_decay": 0.0},
+    ]
+    if name == "lamb":
+        return Lamb(groups, lr=lr)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)

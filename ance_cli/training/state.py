@@ -1,0 +1,69 @@
+"""The full state of a training run on disk: weights, optimizer, step and stream position.
+
+Tensors go to safetensors and the rest to JSON, so that a state is never unpickled. The learning
+rate is a function of the step, and dropout is seeded by (seed, step), so neither needs storing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from safetensors.torch import load_file, save_file
+
+from ance_cli.errors import BadInput
+from ance_cli.formats import atomic
+from ance_cli.models.encoder import Encoder
+from ance_cli.training.data import StreamPosition
+
+_WEIGHTS = "weights.safetensors"
+_OPTIMIZER = "optimizer.safetensors"
+_FACTS = "state.json"
+
+
+def save_state(
+    folder: Path,
+    encoder: Encoder,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    stream: StreamPosition,
+) -> None:
+    """Publish a state folder whole."""
+    partial = atomic.partial_name(folder)
+    atomic.remove(partial)
+    with atomic.disk_errors(folder):
+        partial.mkdir(parents=True)
+        weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
+        save_file(weights, partial / _WEIGHTS)
+        tensors = {
+            f"{index}/{name}": value.contiguous()
+            for index, slots in optimizer.state_dict()["state"].items()
+            for name, value in slots.items()
+        }
+        save_file(tensors, partial / _OPTIMIZER)
+        facts = {"step": step, "epoch": stream.epoch, "position": stream.position}
+        (partial / _FACTS).write_bytes(orjson.dumps(facts))
+    atomic.publish_folder(partial, folder)
+
+
+def load_state(
+    folder: Path, encoder: Encoder, optimizer: torch.optim.Optimizer
+) -> tuple[int, StreamPosition]:
+    """Put a state's tensors into the encoder and the optimizer; returns the step and the stream."""
+    try:
+        encoder.load_state_dict(load_file(folder / _WEIGHTS))
+        slots: dict[int, dict[str, Any]] = {}
+        for key, value in load_file(folder / _OPTIMIZER).items():
+            index, name = key.split("/", 1)
+            slots.setdefault(int(index), {})[name] = value
+        facts = orjson.loads((folder / _FACTS).read_bytes())
+    except Exception as error:  # safetensors and torch raise many types for a damaged file
+        raise BadInput(
+            f"{folder}: this resume state does not load ({error})",
+            hint="remove the folder to go on from the state before it",
+        ) from error
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    return int(facts["step"]), StreamPosition(int(facts["epoch"]), int(facts["position"]))
