@@ -1,3 +1,3 @@
-"""ance: trains dense retrievers with negatives mined by the model being trained (ANCE, ICLR 2021)."""
+"""ance: dense retrievers trained with negatives that they mine themselves (ANCE, ICLR 2021)."""
 
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from ance_cli.errors import UsageProblem
 
@@ -45,7 +45,7 @@ class Bm25Config:
 class EncodeConfig:
     """Vectors of a corpus or of queries."""
 
-    side: str = "passage"
+    side: Literal["query", "passage"] = "passage"
     dtype: str = "auto"
     output_dtype: str = "float16"
     gpus: str = "all"
@@ -175,7 +175,7 @@ class RefreshConfig:
     """What a refresh of a run makes; fixed at its first refresh."""
 
     split: str | None = None
-    dev_split: str | None = "dev"
+    dev_split: str = "dev"
     depth: int = 200
     negatives: int = 20
     mix: str = "ann"

@@ -7,7 +7,7 @@ who passes nothing gets silence.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -27,14 +27,8 @@ class Reporter(Protocol):
 
     def warn(self, text: str) -> None: ...
 
-    def task(self, name: str, total: int, unit: str, done: int = 0) -> _BarContext:
+    def task(self, name: str, total: int, unit: str, done: int = 0) -> AbstractContextManager[Bar]:
         """Open a progress bar over `total` units, `done` of which an earlier call finished."""
-
-
-class _BarContext(Protocol):
-    def __enter__(self) -> Bar: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class _SilentBar:

@@ -154,8 +154,9 @@ def show_summary(summary: dict[str, Any], as_json: bool, quiet: bool) -> None:
 def show_rows(rows: list[dict[str, Any]], console: Console = stderr) -> None:
     """A table of records that share their keys."""
     table = Table(box=None, padding=(0, 2, 0, 2))
-    for key in rows[0]:
-        table.add_column(key, justify="right" if key != "run" else "left")
+    for key, value in rows[0].items():
+        number = isinstance(value, int | float)
+        table.add_column(key, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_shown(row.get(key, "")) for key in rows[0]))
     console.print(table)

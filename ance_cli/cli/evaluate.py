@@ -61,13 +61,20 @@ def _show(found: Summary, reporter: Any) -> None:
                 f"{row['run']}: {missing} of {found['queries']} judged queries have no results; "
                 "they count as 0"
             )
+    measures = found["runs"][0]["measures"]
     shown = []
-    for row in found["runs"]:
-        line = {"run": row["run"]}
-        for measure, value in row["measures"].items():
-            text = f"{value['mean']:.4f} [{value['low']:.3f}, {value['high']:.3f}]"
-            if "difference" in value:
-                text += f" {value['difference']:+.4f} p={value['p_randomisation']:.4f}"
-            line[measure] = text
-        shown.append(line)
+    for measure in measures:
+        for row in found["runs"]:
+            value = row["measures"][measure]
+            line = {
+                "measure": measure,
+                "run": row["run"],
+                "mean": f"{value['mean']:.4f}",
+                "95 % interval": f"{value['low']:.4f} to {value['high']:.4f}",
+            }
+            if len(found["runs"]) > 1:
+                tested = "difference" in value
+                line["difference"] = f"{value['difference']:+.4f}" if tested else ""
+                line["p"] = f"{value['p_randomisation']:.4f}" if tested else ""
+            shown.append(line)
     show_rows(shown, Console(highlight=False, soft_wrap=True))

@@ -38,8 +38,7 @@ SideName = StrEnum("SideName", ["passage", "query"])
 Optimizer = StrEnum("Optimizer", ["adamw", "lamb"])
 Schedule = StrEnum("Schedule", ["linear", "constant"])
 SegmentationName = StrEnum("SegmentationName", ["first", "special"])
-Preset = StrEnum("Preset", {name: name for name in (
-    "warmup", "ance-passage", "ance-doc-firstp", "small")})  # fmt: skip
+Preset = StrEnum("Preset", ["warmup", "ance-passage", "ance-doc-firstp", "small"])
 
 T = TypeVar("T")
 
@@ -109,7 +108,7 @@ FLAGS: dict[str, Flag] = {
     "max_segments": Flag(int, "Segments of a document, at most (MaxP).", METHOD),
     "output_dtype": Flag(OutputDtype, "Number format of the stored vectors.", METHOD),
     "measures": Flag(str, "Measures in ir_measures' grammar, separated by spaces.", METHOD),
-    "dev_split": Flag(str, "Labels that each refresh measures on.", METHOD, metavar="NAME"),
+    "dev_split": Flag(str, "Labels that a refresh measures on, or none.", METHOD, metavar="NAME"),
     "dev_depth": Flag(int, "Documents ranked for each dev query.", METHOD),
     "tag": Flag(str, "Last column of the run.", METHOD),
     "per_query": Flag(Path, "Write every query's values to this TSV.", METHOD, metavar="FILE"),
@@ -159,6 +158,21 @@ _CONFIGS = {
     "search": SearchConfig, "train": TrainConfig, "segment": SegmentConfig,
     "refresh": RefreshConfig, "loop": LoopConfig,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What a command takes, for the generated reference."""
+
+    help: str
+    arguments: list[tuple[str, str, bool]]
+    """(name, help, required)"""
+    flags: list[tuple[str, Flag, Any]]
+    """(names, flag, default), the default `...` where the flag is required"""
+
+
+COMMANDS: dict[str, Registered] = {}
+"""Every command, in the order of registration."""
 
 
 def default_of(name: str, configs: str) -> Any:
@@ -214,17 +228,20 @@ def command(
     """Register a function of `Flags` as the command `name`.
 
     `flags` names its flags, `configs` the configs that hold their defaults (the first that has a
-    field wins) and `defaults` the others, `required` those without which it cannot run, and `arguments` its positional
-    arguments: name -> (type, default, help).
+    field wins), `defaults` overrides them, `required` names those without which it cannot run, and
+    `arguments` holds its positional arguments: name -> (type, default, help).
     """
 
     def register(function: Callable[[Flags], None]) -> Callable[[Flags], None]:
+        record = Registered(inspect.cleandoc(function.__doc__ or ""), [], [])
+        COMMANDS[name] = record
         parameters = [
             inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         ]
         for argument, (kind, default, text) in (arguments or {}).items():
             info = typer.Argument(help=text, show_default=False, metavar=argument.upper())
             parameters.append(_parameter(argument, kind, info, default))
+            record.arguments.append((argument, text, default is ...))
         for flag_name in flags.split():
             flag = FLAGS[flag_name]
             default = (defaults or {}).get(flag_name, default_of(flag_name, configs))
@@ -237,6 +254,7 @@ def command(
                 *names, help=flag.help, rich_help_panel=flag.panel, metavar=flag.metavar,
                 show_default=default not in (None, ..., False),
             )  # fmt: skip
+            record.flags.append((", ".join(f"`{part}`" for part in names), flag, default))
             kind = flag.type if default is not None else flag.type | None
             parameters.append(_parameter(flag_name, kind, info, default))
 

@@ -71,9 +71,7 @@ def _search(flags: Flags, reporter: Any, skipped: Any) -> Summary:
     checkpoint = source = None
     if config.engine == "dense":
         if flags.ckpt is None:
-            raise UsageProblem(
-                "dense search needs --ckpt", hint="or use --engine lucene for BM25"
-            )
+            raise UsageProblem("dense search needs --ckpt", hint="or use --engine lucene for BM25")
         checkpoint = checkpoint_of(flags)
         source = vector_source(flags.embeddings, flags.index)
     elif dataset is None:

@@ -50,7 +50,7 @@ def parse_measures(text: str) -> list[ir_measures.measures.Measure]:
     for name in names:
         try:
             measure = ir_measures.parse_measure(name)
-            supported = ir_measures.DefaultPipeline.supports(measure)
+            supported = ir_measures.DefaultPipeline.supports(measure)  # type: ignore[no-untyped-call]
         except (NameError, ValueError, SyntaxError, KeyError) as error:
             raise UsageProblem(
                 f"--measures: cannot read {name!r} ({error})", hint=_MEASURES_HINT
@@ -84,4 +84,3 @@ def evaluate(run: Run, qrels: Qrels, measures: str) -> Evaluation:
         if metric.query_id in qrels:
             per_query[str(metric.measure)][metric.query_id] = float(metric.value)
     return Evaluation(per_query, [query_id for query_id in qrels if query_id not in run])
-

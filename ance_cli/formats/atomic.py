@@ -66,7 +66,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write `path` whole or not at all; on an error the old file stays and the new one is removed."""
+    """Write `path` whole or not at all; on an error the old file stays, the new one goes."""
     partial = partial_name(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -64,7 +64,6 @@ def read_candidates(folder: Path) -> Candidates:
             hint="mine again with --force",
         )
     positive_scores = {
-        record["query_id"]: record["scores"]
-        for _, record in read_records(folder / POSITIVE_SCORES)
+        record["query_id"]: record["scores"] for _, record in read_records(folder / POSITIVE_SCORES)
     }
     return Candidates(query_ids, docs, scores, positive_scores)

@@ -1,6 +1,6 @@
 """The dataset: a corpus, queries and relevance labels in the BEIR layout.
 
-`corpus.jsonl` holds `{"_id", "title", "text"}`, `queries.jsonl` `{"_id", "text"}`, `qrels/SPLIT.tsv`
+`corpus.jsonl` holds `{"_id", "title", "text"}`, `queries.jsonl` `{"_id", "text"}`, `qrels/*.tsv`
 `query-id <tab> corpus-id <tab> score`; TREC's four columns are read as well. Each may be `.gz` or
 `.zst`. Everything is checked at the door: a duplicate id, a missing field or a label that names an
 unknown id is an error with its file and line.
@@ -65,7 +65,9 @@ class Dataset:
         path = getattr(self, part)
         if path is None:
             flags = {"queries": "--queries", "qrels": "--split or --qrels", "corpus": "--corpus"}
-            raise UsageProblem(f"this needs {part}", hint=f"name them with --data and {flags[part]}")
+            raise UsageProblem(
+                f"this needs {part}", hint=f"name them with --data and {flags[part]}"
+            )
         assert isinstance(path, Path)
         return path
 
@@ -162,7 +164,7 @@ def read_corpus(path: Path, skipped: Skipped | None = None) -> Iterator[Passage]
 
 
 def read_queries(path: Path, skipped: Skipped | None = None) -> dict[str, str]:
-    """query_id -> text, in file order: JSON lines, or `id <tab> text` where the name ends in .tsv."""
+    """query_id -> text, in file order: JSON lines, or `id <tab> text` in a .tsv file."""
     lines: dict[str, int] = {}
     queries: dict[str, str] = {}
     tab_separated = path.name.split(".")[-1] == "tsv" or ".tsv." in path.name
@@ -230,7 +232,9 @@ def read_qrels(
             try:
                 relevance = int(grade)
             except ValueError:
-                raise BadInput(f"{where}: the label should be a whole number, found {grade!r}")
+                raise BadInput(
+                    f"{where}: the label should be a whole number, found {grade!r}"
+                ) from None
             if known_queries is not None and query_id not in known_queries:
                 raise BadInput(
                     f"{where}: query {query_id!r} is not among the queries",
@@ -251,7 +255,7 @@ def read_qrels(
 
 
 def positives_of(qrels: Qrels, min_relevance: int) -> dict[str, list[str]]:
-    """query_id -> its positives (relevance >= `min_relevance`), in file order, without empty ones."""
+    """query_id -> its positives (relevance >= `min_relevance`), for queries that have any."""
     return {
         query_id: positives
         for query_id, judged in qrels.items()

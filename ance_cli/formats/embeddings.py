@@ -129,12 +129,12 @@ class EmbeddingsWriter:
         with atomic.disk_errors(self.folder):
             with open(self.folder / VECTORS, "r+b") as handle:
                 handle.seek(_HEADER_BYTES + first_row * self.dim * self.dtype.itemsize)
-                handle.write(memoryview(data).cast("B"))
+                handle.write(data.data)
                 handle.flush()
                 os.fsync(handle.fileno())
             self._counts[docs.start : docs.stop] = row_counts
             self._counts.flush()
-            self._done[block] = (len(data), xxhash.xxh3_64_intdigest(data))
+            self._done[block] = (len(data), xxhash.xxh3_64_intdigest(data.data))
             self._done.flush()
 
     def finish(self, ids: Sequence[str]) -> dict[str, Any]:
@@ -232,7 +232,7 @@ class Embeddings:
             stop = min(start + content["block_docs"], self.num_docs)
             first, last = int(self.doc_offsets[start]), int(self.doc_offsets[stop])
             data = np.ascontiguousarray(self.vectors[first:last])
-            if f"{xxhash.xxh3_64_intdigest(data):016x}" != expected:
+            if f"{xxhash.xxh3_64_intdigest(data.data):016x}" != expected:
                 raise BadInput(
                     f"{self.folder / VECTORS}: block {block} (rows {first} to {last}) is damaged: "
                     "its hash is not the one in the manifest",

@@ -66,7 +66,7 @@ def open_input(path: Path) -> Iterator[IO[bytes]]:
                 yield handle  # type: ignore[misc]
         elif path.suffix == ".zst":
             with zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-                yield io.BufferedReader(stream, 1 << 20)  # type: ignore[type-var]
+                yield io.BufferedReader(stream, 1 << 20)
         else:
             yield raw
 
@@ -76,7 +76,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     with open_input(path) as handle:
         try:
-            for number, line in enumerate(handle, start=1):  # noqa: B007 (named in the error)
+            for number, line in enumerate(handle, start=1):
                 if number == 1 and line.startswith(_BOM):
                     line = line[len(_BOM) :]
                 line = line.rstrip(b"\r\n")
@@ -127,9 +127,8 @@ def open_output(path: Path) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    with atomic.new_file(path) as raw:
-        with compressed(raw, path) as handle:
-            yield handle
+    with atomic.new_file(path) as raw, compressed(raw, path) as handle:
+        yield handle
 
 
 @contextmanager
@@ -140,7 +139,7 @@ def compressed(raw: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
             yield handle  # type: ignore[misc]
     elif path.suffix == ".zst":
         with zstandard.ZstdCompressor().stream_writer(raw, closefd=False) as stream:
-            yield stream  # type: ignore[misc]
+            yield stream
     else:
         yield raw
 
@@ -152,5 +151,3 @@ def refuse_stdio(path: Path, what: str) -> None:
             f"{what} cannot go through a pipe: it is a folder of memory-mapped files",
             hint="name a folder with -o DIR",
         )
-
-

@@ -39,7 +39,7 @@ ALGORITHM_VERSIONS = {
     "bm25-index": 1,
     "dataset": 1,
 }
-"""Raised when a stage computes something else from the same inputs, so that old outputs go stale."""
+"""Raised when a stage computes something else from the same inputs: old outputs go stale."""
 
 _FOLDERS = {"embeddings", "index", "candidates", "generation", "bm25-index", "dataset"}
 

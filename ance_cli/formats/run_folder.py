@@ -6,6 +6,8 @@ name; the one thing that a trainer polls is the pointer `negatives.json`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ REFRESH = "refresh.json"
 POINTER = "negatives.json"
 _CHECKPOINT_FACTS = "ance.json"
 _STATE_FACTS = "state.json"
+_PARTS = {"lease", "inputs", "checkpoints", "state", "generations", "latest", ".latest.partial",
+          ".run.json.partial"}  # fmt: skip
+"""What a run folder can hold before `run.json` is written."""
 
 
 class RunFolder:
@@ -46,7 +51,31 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
+        """Whether the run was made: `run.json` is written last."""
         return (self.path / RUN).exists()
+
+    @contextmanager
+    def being_made(self) -> Iterator[None]:
+        """Leave nothing under the run's name where the block fails before the run exists.
+
+        Refuses a folder that holds something else than a run.
+        """
+        if not self.exists and self.path.exists():
+            strangers = {path.name for path in self.path.iterdir()} - _PARTS
+            if strangers:
+                raise Mismatch(
+                    f"{self.path}: exists and is not a run folder (it holds {min(strangers)})",
+                    hint="choose another name with -o",
+                )
+        try:
+            yield
+        except BaseException:
+            if not self.exists and self.path.exists():
+                for name in _PARTS:
+                    atomic.remove(self.path / name)
+                if not any(self.path.iterdir()):
+                    self.path.rmdir()
+            raise
 
     def read(self, name: str = RUN) -> dict[str, Any]:
         """`run.json` or `refresh.json`."""

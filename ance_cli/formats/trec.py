@@ -22,12 +22,12 @@ Run = dict[str, dict[str, float]]
 
 def in_trec_order(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     """(doc_id, score) as trec_eval ranks them: 32-bit score, then doc_id, both descending."""
-    return sorted(
-        scores.items(), key=lambda hit: (float(np.float32(hit[1])), hit[0]), reverse=True
-    )
+    return sorted(scores.items(), key=lambda hit: (float(np.float32(hit[1])), hit[0]), reverse=True)
 
 
-def write_hits(handle: IO[bytes], query_id: str, hits: Iterable[tuple[str, float]], tag: str) -> None:
+def write_hits(
+    handle: IO[bytes], query_id: str, hits: Iterable[tuple[str, float]], tag: str
+) -> None:
     """Append one query's hits, ranked as trec_eval does."""
     lines = [
         f"{query_id} Q0 {doc_id} {rank} {score:.6f} {tag}\n"

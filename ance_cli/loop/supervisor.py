@@ -25,7 +25,7 @@ died of a signal is as well; all other codes would come again."""
 
 
 class StageFailed(AnceError):
-    """A child ended with an error that starting it again cannot mend; `exit_code` is the child's."""
+    """A child ended with an error that a restart cannot mend; `exit_code` is the child's."""
 
 
 def _die_with_parent() -> None:
@@ -44,7 +44,8 @@ def run_stage(
         code = _run_once(arguments)
         if code == 0:
             return
-        run.event("supervisor", "stage failed", command=list(arguments), exit_code=code)
+        if run.exists:
+            run.event("supervisor", "stage failed", command=list(arguments), exit_code=code)
         if not (code < 0 or code in _RETRIABLE) or attempt == max_restarts:
             break
         pause = 2**attempt

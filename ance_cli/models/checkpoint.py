@@ -103,7 +103,7 @@ class Checkpoint:
             if kind not in ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize"):
                 raise BadInput(
                     f"{self.shown / MODULES}: cannot use a {kind} module",
-                    hint="the modules known here: Transformer, Pooling, Dense, LayerNorm, Normalize",
+                    hint="known here: Transformer, Pooling, Dense, LayerNorm, Normalize",
                 )
             folder = self.path / entry["path"]
             if kind != "Normalize" and not (folder / "config.json").exists():
@@ -163,9 +163,9 @@ class Checkpoint:
             return Pins(**{name: value for name, value in found.items() if name in names})
         pins = Pins()
         if self.has_head:
-            config = self.path / self.modules[0]["path"] / SENTENCE_BERT_CONFIG
+            config = self.backbone / SENTENCE_BERT_CONFIG
             known = _read_json(config) if config.exists() else {}
-            length = known.get("max_seq_length") or self.max_positions
+            length = known.get("max_seq_length") or self._tokenizer_length
             pins = replace(
                 pins,
                 query_length=min(pins.query_length, length),
@@ -177,11 +177,20 @@ class Checkpoint:
         return pins
 
     @property
+    def _tokenizer_length(self) -> int:
+        """Where sentence-transformers 6 and later keeps its `max_seq_length`."""
+        config = self.backbone / "tokenizer_config.json"
+        length = _read_json(config).get("model_max_length") if config.exists() else None
+        return min(int(length or self.max_positions), self.max_positions)
+
+    @property
     def max_positions(self) -> int:
         """The longest sequence that the backbone takes, in tokens."""
         config = _read_json(self.backbone / "config.json")
         positions = int(config.get("max_position_embeddings", 512))
-        return positions - 2 if config.get("model_type") in ("roberta", "xlm-roberta") else positions
+        return (
+            positions - 2 if config.get("model_type") in ("roberta", "xlm-roberta") else positions
+        )
 
     def with_pins(self, **changes: Any) -> Checkpoint:
         """The same checkpoint with some pins overridden (None leaves a pin as it is)."""

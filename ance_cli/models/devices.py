@@ -15,7 +15,7 @@ DTYPES = ("auto", "fp32", "bf16", "fp16")
 
 
 def parse_gpus(text: str) -> list[int] | None:
-    """`0-3`, `0,2` or `none` (empty list); None for `all`: every GPU there is, the CPU where none."""
+    """`0-3`, `0,2` or `none` (empty list); None for `all`: whatever GPUs there are."""
     if text == "all":
         return None
     if text == "none":
@@ -53,7 +53,7 @@ def choose_devices(gpus: str) -> list[torch.device]:
 
 
 def choose_dtype(dtype: str, device: torch.device) -> str:
-    """Resolve `auto`: bf16 where the device multiplies it natively, fp16 on older GPUs, else fp32."""
+    """Resolve `auto`: bf16 where it is native, fp16 on older GPUs, else fp32."""
     import torch
 
     if dtype != "auto":

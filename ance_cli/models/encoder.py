@@ -74,8 +74,8 @@ def _load_backbone(checkpoint: Checkpoint) -> nn.Module:
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     config = AutoConfig.from_pretrained(checkpoint.backbone)
     extra = {"add_pooling_layer": False} if config.model_type in _WITHOUT_POOLER else {}
     try:
@@ -94,7 +94,7 @@ def _load_backbone(checkpoint: Checkpoint) -> nn.Module:
         raise BadInput(
             f"{checkpoint.shown}: {len(missing)} weights are not in the file, {missing[0]} among "
             "them: they would keep random values",
-            hint="the checkpoint is of another architecture than its config.json says, or cut short",
+            hint="the checkpoint is not what its config.json says, or cut short",
         )
     return backbone  # type: ignore[no-any-return]
 
@@ -229,7 +229,8 @@ def save_encoder(encoder: Encoder, tokenizer: Tokenizer, pins: Pins, folder: Pat
     for place, part in enumerate(parts):
         if isinstance(part, nn.Linear):
             after = parts[place + 1] if place + 1 < len(parts) else None
-            activation = type(after) if type(after) in _ACTIVATIONS.values() else nn.Identity
+            known = after is not None and type(after) in _ACTIVATIONS.values()
+            activation = type(after) if known and after is not None else nn.Identity
             config = {
                 "in_features": part.in_features,
                 "out_features": part.out_features,

@@ -104,7 +104,6 @@ class InferenceEngine:
                 ) from error
             torch.cuda.empty_cache()
             halves = itertools.chain.from_iterable(
-                self._encode_batch(replica, device, rows, half)
-                for half in np.array_split(batch, 2)
+                self._encode_batch(replica, device, rows, half) for half in np.array_split(batch, 2)
             )
             return np.stack(list(halves))

@@ -1,1 +1,1 @@
-"""Which documents a model trains against: samplers and filters over candidate lists, and the audit."""
+"""Which documents a model trains against: samplers and filters over candidates, and the audit."""

@@ -52,9 +52,7 @@ def select_negatives(
             pair.positive_score = positive_scores.get(positive_id)
 
             def rng(name: str, pair: PairNegatives = pair):  # type: ignore[no-untyped-def]
-                return keyed_generator(
-                    seed, checkpoint_step, pair.query_id, pair.positive_id, name
-                )
+                return keyed_generator(seed, checkpoint_step, pair.query_id, pair.positive_id, name)
 
             wanted = split_by_shares(count, shares, rng("mix"))
             kept = draw(len(ranks), wanted.get(source, 0), sampler, rng(source))

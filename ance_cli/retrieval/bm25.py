@@ -48,7 +48,11 @@ def _java_of(home: Path) -> int:
     """The major version of a Java runtime, 0 where it does not run."""
     try:
         shown = subprocess.run(
-            [home / "bin" / "java", "-version"], capture_output=True, text=True, timeout=20, check=True
+            [home / "bin" / "java", "-version"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
         ).stderr
     except (OSError, subprocess.SubprocessError):
         return 0
@@ -148,7 +152,9 @@ def open_lucene(
 ) -> LuceneBm25:
     """BM25 through Lucene; the index is built once for each corpus and kept in the cache folder."""
     digest = hash_file(corpus)
-    plan = Plan("bm25-index", cache_dir() / "bm25" / digest, {"engine": "lucene"}, {"corpus": digest})
+    plan = Plan(
+        "bm25-index", cache_dir() / "bm25" / digest, {"engine": "lucene"}, {"corpus": digest}
+    )
     if plan.published() is None:
         with lease.hold(lease.lease_name(plan.output), f"the BM25 index of {corpus}"):
             folder = plan.open_partial(force=True)

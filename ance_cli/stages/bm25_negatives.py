@@ -64,7 +64,9 @@ def bm25_negatives(
     if run:
         candidates = _from_run(run, list(positives), copies, config.depth, skipped)
     else:
-        candidates = _from_bm25(dataset, queries, list(positives), config, threads, skipped, reporter)
+        candidates = _from_bm25(
+            dataset, queries, list(positives), config, threads, skipped, reporter
+        )
 
     def write() -> Summary:
         texts = all_texts(dataset, skipped) if with_text else None

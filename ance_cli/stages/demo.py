@@ -61,9 +61,7 @@ def demo(
     runs: dict[str, Path] = {}
 
     reporter.say("1. BM25: negatives for the warm-up, and the baseline")
-    bm25_negatives(
-        train, output / "bm25.jsonl", Bm25Config(depth=config.depth), reporter=reporter
-    )
+    bm25_negatives(train, output / "bm25.jsonl", Bm25Config(depth=config.depth), reporter=reporter)
     runs["BM25"] = output / "test.bm25.trec"
     search(queries, runs["BM25"], test.corpus, config=SearchConfig("lucene", depth=config.depth),
            reporter=reporter)  # fmt: skip
@@ -169,7 +167,7 @@ def _report(output: Path, run: RunFolder, runs: dict[str, Path], qrels: Path) ->
     verdict = (
         f"{_MEASURE} on test went from {rows[names.index('warm-up')][_MEASURE]:.3f} after the "
         f"warm-up to {rows[-1][_MEASURE]:.3f} with ANCE "
-        f"({against['difference']:+.3f}, paired randomisation p = {against['p_randomisation']:.4f}): "
+        f"({against['difference']:+.3f}, randomisation test p = {against['p_randomisation']:.4f}): "
     )
     verdict += (
         "ANCE helped." if better and sure

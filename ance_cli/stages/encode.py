@@ -55,7 +55,7 @@ def _plan(
     config: EncodeConfig,
     skipped: Skipped | None,
 ) -> Plan:
-    side = "query" if config.side == "query" else "passage"
+    side = config.side
     inputs = {"tower": checkpoint.tower_hash(side)}
     if side == "passage":
         inputs["corpus"] = hash_file(dataset.corpus)

@@ -41,9 +41,7 @@ def evaluate_runs(
                 "mean": evaluation.mean(measure), "low": low, "high": high,
             }  # fmt: skip
             if evaluation is not first:
-                test = paired_test(
-                    list(first.per_query[measure].values()), list(values.values())
-                )
+                test = paired_test(list(first.per_query[measure].values()), list(values.values()))
                 row["measures"][measure] |= {
                     "difference": test.difference,
                     "p_randomisation": test.p_randomisation,

@@ -76,7 +76,7 @@ def loop(
         flags = as_flags({**segment, "steps": left, "gpus": train_gpus})
         child("train-segment", str(generation / NEGATIVES), "-o", str(output), *flags)
 
-    with lease.hold(run.lease("supervisor"), f"the loop of {output}"):
+    with run.being_made(), lease.hold(run.lease("supervisor"), f"the loop of {output}"):
         before = _finished(run, last_step)
         run_stage(prepare, config.max_restarts, run, reporter)
         if not before:
@@ -117,5 +117,3 @@ def generation_table(run: RunFolder) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-

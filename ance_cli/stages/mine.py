@@ -106,7 +106,17 @@ def mine(
         texts = all_texts(dataset, skipped) if with_text else None
         stats: dict[str, Any] = {"search_seconds": round(time.monotonic() - started, 2)}
         return write_negatives(
-            plan, candidates, positives, copies, "ann", shares, step, earlier, texts, stats, reporter
+            plan,
+            candidates,
+            positives,
+            copies,
+            "ann",
+            shares,
+            step,
+            earlier,
+            texts,
+            stats,
+            reporter,
         )
 
     if output == STDIO:

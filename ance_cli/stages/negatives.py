@@ -91,7 +91,9 @@ def write_negatives(
 
 def all_texts(dataset: Dataset, skipped: Skipped | None) -> dict[str, str]:
     """Texts of every query (`q:ID`) and document (`ID`), for `--with-text`."""
-    texts = {passage.doc_id: passage.joined(" ") for passage in read_corpus(dataset.corpus, skipped)}
+    texts = {
+        passage.doc_id: passage.joined(" ") for passage in read_corpus(dataset.corpus, skipped)
+    }
     for query_id, text in read_queries(dataset.need("queries"), skipped).items():
         texts[f"q:{query_id}"] = text
     return texts

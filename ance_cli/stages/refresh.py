@@ -28,6 +28,7 @@ from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.manifest import Plan, read_manifest
 from ance_cli.formats.run_folder import REFRESH, RunFolder, compare_settings
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.negatives.sampling import RANDOM, parse_mix
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.stages.encode import encode
@@ -38,6 +39,7 @@ from ance_cli.stages.search import queries_of_split, search
 from ance_cli.stages.summary import Summary, summary_of
 
 EMBEDDINGS, INDEX, NEGATIVES = "embeddings", "index", "negatives.jsonl"
+NO_DEV = "none"
 _DEV = "dev.json"
 
 
@@ -58,7 +60,7 @@ def refresh(
     """
     run = RunFolder(output)
     facts = run.read()
-    config = _settings(run, dict(given or {}), force, write=not dry_run)
+    config = _settings(run, dict(given or {}), force, reporter, write=not dry_run)
     newest = run.newest_checkpoint()
     if newest is None:
         raise BadInput(f"{run.checkpoints}: there is no whole checkpoint in the run")
@@ -88,23 +90,25 @@ def refresh(
             },
             {"gpus": gpus, "checkpoint": str(folder)},
         )
+        made: dict[str, Any] | None = None
         if plan.output.exists():  # whole, but a kill came before the pointer was moved
-            manifest = read_manifest(plan.output, "generation")
-            if manifest["fingerprint"] != plan.fingerprint:
+            made = read_manifest(plan.output, "generation")
+            if made["fingerprint"] != plan.fingerprint:
                 atomic.remove(plan.output)
-                manifest = None
-        else:
-            manifest = None
-        if manifest is None:
+                made = None
+        if made is None:
             run.event("inferencer", "refresh started", generation=number, checkpoint_step=step)
-            manifest = _make(run, plan, checkpoint, dataset, config, gpus, published, reporter)
+            made = _make(run, plan, checkpoint, dataset, config, gpus, published, reporter)
         run.publish(number, step, plan.output)
         _point_to_best(run, config.measures)
         run.event("inferencer", "generation published", generation=number, checkpoint_step=step)
-        return summary_of(manifest, plan.output, up_to_date=False)
+        return summary_of(made, plan.output, up_to_date=False)
 
 
-def _settings(run: RunFolder, given: dict[str, Any], force: bool, write: bool) -> RefreshConfig:
+def _settings(
+    run: RunFolder, given: dict[str, Any], force: bool, reporter: Reporter, write: bool
+) -> RefreshConfig:
+    """The run's refresh settings, fixed by the first call; the dev labels are checked then."""
     path = run.path / REFRESH
     if path.exists() and not force:
         found = run.read(REFRESH)
@@ -114,6 +118,15 @@ def _settings(run: RunFolder, given: dict[str, Any], force: bool, write: bool) -
         return RefreshConfig(**found)
     before = run.read(REFRESH) if path.exists() else {}
     config = replace(RefreshConfig(**before), **given)
+    parse_mix(config.mix, ("ann", RANDOM))
+    if config.dev_split != NO_DEV:
+        try:
+            _labels_beside(Path(run.read()["data"]["qrels"]), config.dev_split)
+        except BadInput:
+            if "dev_split" in given:
+                raise
+            reporter.warn("the dataset has no dev split: nothing will be measured at a refresh")
+            config = replace(config, dev_split=NO_DEV)
     if write:
         run.write_once(REFRESH, asdict(config))
     return config
@@ -131,9 +144,7 @@ def _labels_beside(qrels: Path, split: str) -> Path:
     name = qrels.name.split(".", 1)
     path = qrels.with_name(f"{split}.{name[1]}")
     if not path.exists():
-        raise BadInput(
-            f"{path}: no such split", hint="name another with --dev-split, or none with --no-dev"
-        )
+        raise BadInput(f"{path}: no such split", hint=f"name another, or --dev-split {NO_DEV}")
     return path
 
 
@@ -182,9 +193,11 @@ def _make(
             reporter=reporter,
         )
     measures = {}
-    if config.dev_split:
+    if config.dev_split != NO_DEV:
         with clock("measure"):
-            measures = _measure(checkpoint, dataset, source, folder, config, encode_config, reporter)
+            measures = _measure(
+                checkpoint, dataset, source, folder, config, encode_config, reporter
+            )
     stats = {
         "checkpoint_step": plan.shaped_by["checkpoint_step"],
         "seconds": {**seconds, "all": round(sum(seconds.values()), 2)},
@@ -221,7 +234,6 @@ def _measure(
     reporter: Reporter,
 ) -> dict[str, float]:
     """Dev measures from the generation's own vectors, kept in `dev.json` beside the run."""
-    assert config.dev_split is not None
     qrels = _labels_beside(dataset.need("qrels"), config.dev_split)
     dev = replace(dataset, qrels=qrels, split=config.dev_split)
     run_file = folder / "dev.trec"

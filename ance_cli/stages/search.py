@@ -163,6 +163,4 @@ def queries_from_stdin() -> dict[str, str]:
 
 def passages_of(corpus: Path, doc_ids: set[str]) -> dict[str, Passage]:
     """The passages with these ids, to show beside a hit."""
-    return {
-        passage.doc_id: passage for passage in read_corpus(corpus) if passage.doc_id in doc_ids
-    }
+    return {passage.doc_id: passage for passage in read_corpus(corpus) if passage.doc_id in doc_ids}

@@ -1,4 +1,4 @@
-"""`ance train-segment`: train a run on one file of negatives, and append that to what it did before.
+"""`ance train-segment`: train a run on one file of negatives, as the next part of what it did.
 
 The run folder holds the identity of the run (data, start, optimizer, schedule), so that a later
 segment needs only its negatives and its number of steps.
@@ -43,7 +43,8 @@ from ance_cli.stages.summary import Summary
 
 if TYPE_CHECKING:
     from ance_cli.models.encoder import Encoder
-    from ance_cli.models.tokens import TokenRows, Tokenizer
+    from ance_cli.models.tokens import Tokenizer, TokenRows
+    from ance_cli.training.data import PairStream
     from ance_cli.training.trainer import Trainer
 
 _TOKENIZE_CHUNK = 8192
@@ -104,25 +105,32 @@ def train_segment(
     if negatives is None and segment.steps:
         raise UsageProblem("name the negatives to train on, or - for stdin")
     if negatives is not None and negatives != STDIO and not negatives.exists():
-        raise BadInput(f"{negatives}: no such file", hint="make it with ance bm25-negatives or mine")
+        raise BadInput(
+            f"{negatives}: no such file", hint="make it with ance bm25-negatives or mine"
+        )
     if dry_run:
         return {"output": str(output), "kind": "run", "dry_run": True, "steps": segment.steps,
                 **identity}  # fmt: skip
 
-    with lease.hold(run.lease("trainer"), str(output)):
+    with run.being_made(), lease.hold(run.lease("trainer"), str(output)):
+        source = stream = None
+        if segment.steps:
+            assert negatives is not None
+            source = _segment_input(run, _spooled(run, negatives))
+            record, done = _find_segment(run, source, segment.steps, force)
+            if done:
+                return _summary(run, up_to_date=True)
+            stream = _stream(dataset, config, source, skipped)
         if not run.exists:
             assert checkpoint is not None
             _start(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
-        if not segment.steps:
+        if source is None or stream is None:
             return _summary(run, up_to_date=True)
-        assert negatives is not None
-        source = _segment_input(run, _spooled(run, negatives))
-        record = _open_segment(run, source, segment.steps, config, force)
-        if record is None:
-            return _summary(run, up_to_date=True)
-        trainer, first = _make_trainer(run, dataset, config, segment, record, source, gpus, skipped,
-                                       reporter)  # fmt: skip
-        trainer.run(reporter, first)
+        record = record or _new_segment(run, source, segment.steps, config)
+        trainer = _make_trainer(
+            run, dataset, config, segment, record, source, stream, gpus, skipped, reporter
+        )
+        trainer.run(reporter, int(record["start_step"]))
         run.event("trainer", "segment finished", step=trainer.step, negatives=str(source.path))
         return _summary(run, up_to_date=False)
 
@@ -178,11 +186,6 @@ def _start(
     reporter: Reporter,
 ) -> None:
     """Make the run folder: its first checkpoint, then `run.json`, by which it exists."""
-    if run.path.exists() and any(path.name != "lease" for path in run.path.iterdir()):
-        if not run.checkpoints.exists():
-            raise Mismatch(
-                f"{run.path}: exists and is not a run folder", hint="choose another name with -o"
-            )
     from ance_cli.models.encoder import start_encoder
     from ance_cli.models.tokens import Tokenizer
 
@@ -268,28 +271,39 @@ def _segment_input(run: RunFolder, path: Path) -> SegmentInput:
     return SegmentInput(path, content, 0, generation)
 
 
-def _open_segment(
-    run: RunFolder, source: SegmentInput, steps: int, config: TrainConfig, force: bool
-) -> dict[str, Any] | None:
-    """The segment's record in `segments.jsonl`, new or to be continued; None where it is done."""
+def _find_segment(
+    run: RunFolder, source: SegmentInput, steps: int, force: bool
+) -> tuple[dict[str, Any] | None, bool]:
+    """The record of this very segment in `segments.jsonl` and whether it is done; None if new.
+
+    Raises `Mismatch` where another segment is unfinished; `force` abandons that one.
+    """
     newest = run.newest_checkpoint()
     done_step = newest[0] if newest else 0
     segments = read_ledger(run.segments)
     for record in segments:
         same = record["input"] == source.fingerprint and record["steps"] == steps
         if same and record["start_step"] + steps <= done_step:
-            return None
-    if segments and not force:
-        last = segments[-1]
-        if last["start_step"] + last["steps"] > done_step:
-            if last["input"] == source.fingerprint and last["steps"] == steps:
-                return last
-            raise Mismatch(
-                f"{run.path}: a segment of {last['steps']} steps on {last['negatives']} is "
-                f"unfinished (it began at step {last['start_step']})",
-                hint="repeat its command to finish it, or begin this one from the newest state "
-                "with --force",
-            )
+            return record, True
+    if not segments or force:
+        return None, False
+    last = segments[-1]
+    if last["start_step"] + last["steps"] <= done_step:
+        return None, False
+    if last["input"] == source.fingerprint and last["steps"] == steps:
+        return last, False
+    raise Mismatch(
+        f"{run.path}: a segment of {last['steps']} steps on {last['negatives']} is unfinished "
+        f"(it began at step {last['start_step']})",
+        hint="repeat its command to finish it, or begin this one from the newest state with "
+        "--force",
+    )
+
+
+def _new_segment(
+    run: RunFolder, source: SegmentInput, steps: int, config: TrainConfig
+) -> dict[str, Any]:
+    """Append a segment that begins at the newest state to `segments.jsonl`."""
     state = run.newest_state()
     start = state[0] if state else 0
     if config.schedule == "linear" and start + steps > config.total_steps:
@@ -300,7 +314,7 @@ def _open_segment(
             "--total-steps in the first call",
         )
     record = {
-        "segment": len(segments) + 1,
+        "segment": len(read_ledger(run.segments)) + 1,
         "start_step": start,
         "steps": steps,
         "input": source.fingerprint,
@@ -320,15 +334,16 @@ def _make_trainer(
     segment: SegmentConfig,
     record: dict[str, Any],
     source: SegmentInput,
+    stream: PairStream,
     gpus: str,
     skipped: Skipped | None,
     reporter: Reporter,
-) -> tuple[Trainer, int]:
-    """The trainer, standing at the newest state, and the segment's first step."""
+) -> Trainer:
+    """The trainer, standing at the newest state."""
     from ance_cli.models.devices import choose_devices, choose_dtype
     from ance_cli.models.encoder import load_encoder
     from ance_cli.models.tokens import Tokenizer
-    from ance_cli.training.data import PairStream, StreamPosition
+    from ance_cli.training.data import StreamPosition
     from ance_cli.training.optim import make_optimizer
     from ance_cli.training.state import load_state, save_state
     from ance_cli.training.trainer import Trainer
@@ -337,7 +352,8 @@ def _make_trainer(
     if len(devices) > 1:
         if gpus != "all":
             raise UsageProblem(
-                f"--gpus {gpus}: training uses one device so far", hint=f"use --gpus {devices[0].index}"
+                f"--gpus {gpus}: training uses one device so far",
+                hint=f"use --gpus {devices[0].index}",
             )
         reporter.warn(f"training uses one device so far: {devices[0]} of {len(devices)}")
     device = devices[0]
@@ -345,7 +361,6 @@ def _make_trainer(
     if dtype == "fp16":
         dtype = "fp32"
 
-    stream = _stream(dataset, config, source, skipped)
     if stream.num_skipped:
         reporter.warn(
             f"{stream.num_skipped} of {len(stream.pairs)} pairs have too few negatives "
@@ -380,7 +395,7 @@ def _make_trainer(
         atomic.append_line(run.metrics, orjson.dumps(record))
 
     queries = read_queries(dataset.need("queries"), skipped)
-    trainer = Trainer(
+    return Trainer(
         encoder=encoder,
         optimizer=optimizer,
         stream=stream,
@@ -404,12 +419,11 @@ def _make_trainer(
             "negatives_step": record["checkpoint_step"],
         },
     )
-    return trainer, int(record["start_step"])
 
 
 def _stream(
     dataset: Dataset, config: TrainConfig, source: SegmentInput, skipped: Skipped | None
-) -> Any:
+) -> PairStream:
     from ance_cli.training.data import PairStream
 
     queries = read_queries(dataset.need("queries"), skipped)

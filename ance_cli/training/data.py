@@ -114,9 +114,7 @@ class PairStream:
             names = [positive_id, *self.picks(pair, epoch)]
             members.append([self._doc_number[name] for name in names])
         docs, places = np.unique(np.asarray(members, np.int64), return_inverse=True)
-        batch = Batch(
-            np.asarray(queries, np.int64), docs, places.reshape(len(members), -1), epoch
-        )
+        batch = Batch(np.asarray(queries, np.int64), docs, places.reshape(len(members), -1), epoch)
         return batch, StreamPosition(epoch, position)
 
 

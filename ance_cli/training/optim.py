@@ -45,8 +45,8 @@ class Lamb(torch.optim.Optimizer):
                     state["exp_avg"] = torch.zeros_like(p)
                     state["exp_avg_sq"] = torch.zeros_like(p)
                 m: Tensor = state["exp_avg"].lerp_(p.grad, 1 - beta1)
-                v: Tensor = state["exp_avg_sq"].mul_(beta2).addcmul_(
-                    p.grad, p.grad, value=1 - beta2
+                v: Tensor = (
+                    state["exp_avg_sq"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
                 )
                 update = m / (v.sqrt() + group["eps"])
                 if group["weight_decay"]:

@@ -1,0 +1,40 @@
+# What a developer types. `just` alone lists the recipes.
+
+list:
+    @just --list --unsorted
+
+# the whole cycle on text that every Python carries
+demo:
+    pip install -e '.[demo]'
+    ance demo
+
+# the tests, as in the README
+test *arguments:
+    pip install -e '.[test]'
+    pytest {{arguments}}
+
+# what must hold before a commit: lint, types, docs, tests
+check: lint types docs-check
+    pytest
+
+# style and likely mistakes
+lint:
+    ruff check .
+    ruff format --check .
+
+# static types
+types:
+    mypy
+
+# write the generated command-line reference
+docs:
+    python -m ance_cli.cli.reference > docs/cli.md
+
+# the generated reference is the program's
+docs-check:
+    python -m ance_cli.cli.reference | diff - docs/cli.md
+
+# benchmarks print tables and assert nothing
+bench:
+    python tests/benchmarks/encode.py
+    python tests/benchmarks/startup.py

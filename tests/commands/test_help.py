@@ -1,0 +1,41 @@
+"""Help, reference and flags hold together."""
+
+from pathlib import Path
+
+import pytest
+
+from ance_cli.cli.options import COMMANDS, FLAGS
+from ance_cli.cli.reference import reference
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_issue_list_of_commands_is_there():
+    assert {"demo", "bm25-negatives", "encode", "index", "mine", "train-segment", "search", "eval",
+            "refresh", "loop"} <= set(COMMANDS)  # fmt: skip
+
+
+def test_the_generated_reference_is_the_programs():
+    assert (ROOT / "docs" / "cli.md").read_text() == reference()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example_and_stands_in_the_docs(name):
+    command = COMMANDS[name]
+    assert "Example: `" in command.help and "ance " in command.help
+    assert all(flag.help for _, flag, _ in command.flags)
+    assert all(text for _, text, _ in command.arguments)
+    pages = "".join(path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+    assert f"ance {name}" in pages.replace(reference(), "")
+
+
+def test_every_flag_is_used():
+    used = [flag for command in COMMANDS.values() for _, flag, _ in command.flags]
+    assert [name for name, flag in FLAGS.items() if flag not in used] == []
+
+
+def test_help_and_version(ance):
+    assert "Usage" in ance("--help").stdout
+    assert "--depth" in ance("mine", "--help").stdout
+    assert ance("--version").stdout.startswith("ance 0.")
+    assert "Usage" in ance("encode", "-h").stdout

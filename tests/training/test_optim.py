@@ -1,0 +1,69 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ance_cli.config import TrainConfig
+from ance_cli.training.optim import Lamb, make_optimizer
+
+
+def lamb_twin(weights, gradients, lr, decay, beta1=0.9, beta2=0.999, eps=1e-6):
+    """LAMB without bias correction, one scalar at a time."""
+    m, v = [0.0] * len(weights), [0.0] * len(weights)
+    weights = list(weights)
+    for gradient in gradients:
+        update = []
+        for place, g in enumerate(gradient):
+            m[place] = beta1 * m[place] + (1 - beta1) * g
+            v[place] = beta2 * v[place] + (1 - beta2) * g * g
+            update.append(m[place] / (math.sqrt(v[place]) + eps) + decay * weights[place])
+        norm = min(math.sqrt(sum(w * w for w in weights)), 10.0)
+        size = math.sqrt(sum(u * u for u in update))
+        ratio = norm / size if norm > 0 and size > 0 else 1.0
+        weights = [w - lr * ratio * u for w, u in zip(weights, update, strict=True)]
+    return weights
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])  # the second has a weight norm beyond the clamp
+def test_lamb_against_a_scalar_twin(scale):
+    rng = np.random.default_rng(1)
+    start = rng.normal(size=6) * scale
+    gradients = rng.normal(size=(5, 6))
+    p = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+    optimizer = Lamb([{"params": [p]}], lr=0.03, weight_decay=0.1)
+    for gradient in gradients:
+        p.grad = torch.tensor(gradient)
+        optimizer.step()
+    expected = lamb_twin(start, gradients, 0.03, 0.1)
+    np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-12)
+
+
+def test_lamb_moves_a_zero_tensor():
+    p = nn.Parameter(torch.zeros(3))
+    optimizer = Lamb([{"params": [p]}], lr=0.1)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert (p < 0).all()
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_biases_and_norms_are_not_decayed(name):
+    model = nn.ModuleDict({"dense": nn.Linear(2, 2), "LayerNorm": nn.LayerNorm(2)})
+    groups = make_optimizer(model, name, 1e-3, 0.5).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+    assert [len(group["params"]) for group in groups] == [1, 3]
+
+
+def test_learning_rate_warms_up_and_decays_to_zero():
+    config = TrainConfig(lr=1.0, warmup_steps=4, total_steps=10)
+    rates = [config.learning_rate(step) for step in range(11)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0 and rates[9] == pytest.approx(1 / 6) and rates[10] == 0.0
+    assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
+
+
+def test_constant_schedule():
+    config = TrainConfig(lr=1.0, warmup_steps=2, total_steps=10, schedule="constant")
+    assert [config.learning_rate(step) for step in (0, 1, 2, 50)] == [0.5, 1.0, 1.0, 1.0]

@@ -1,0 +1,119 @@
+"""The trainer without a run folder: what it computes, and that going on is not stopping."""
+
+import pytest
+import torch
+
+from ance_cli.config import SegmentConfig, TrainConfig
+from ance_cli.errors import Diverged
+from ance_cli.formats.triples import PairNegatives
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.encoder import load_encoder
+from ance_cli.models.tokens import Tokenizer
+from ance_cli.progress import Silent
+from ance_cli.training.data import PairStream, StreamPosition
+from ance_cli.training.optim import make_optimizer
+from ance_cli.training.state import load_state, save_state
+from ance_cli.training.trainer import Trainer
+
+PAIRS = [(f"q{n}", f"d{n}") for n in range(8)]
+TEXTS = {name: f"river word{n} bread" for n, name in enumerate([f"d{n}" for n in range(16)])}
+
+
+def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segmentation="first"):
+    """A trainer on eight pairs; `losses` receives each step's logged loss."""
+    length = 6 if segmentation == "first" else 4  # three words are two segments
+    start = Checkpoint(checkpoint).with_pins(segmentation=segmentation, passage_length=length)
+    tokenizer = Tokenizer(start)
+    encoder = load_encoder(start)
+    negatives = [PairNegatives(q, d, [f"d{8 + n}", f"d{(n + 3) % 8 + 8}"])
+                 for n, (q, d) in enumerate(PAIRS)]  # fmt: skip
+    order = {name: n for n, name in enumerate(TEXTS)}
+    stream = PairStream(PAIRS, negatives, order, config.seed, 0, config.negatives_per_positive)
+    optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
+    step, at = load_state(state, encoder, optimizer) if state else (0, StreamPosition())
+    queries = [f"river word{query_id[1:]}" for query_id in stream.query_ids]
+    return Trainer(
+        encoder=encoder,
+        optimizer=optimizer,
+        stream=stream,
+        queries=tokenizer(queries, "query"),
+        passages=tokenizer([TEXTS[name] for name in stream.doc_ids], "passage"),
+        pad_id=tokenizer.pad_id,
+        config=config,
+        segment=SegmentConfig(steps=last_step, log_every=1),
+        scale=0.1,
+        dtype="fp32",
+        device=torch.device("cpu"),
+        step=step,
+        at=at,
+        last_step=last_step,
+        save_state=lambda t: save_state(
+            tmp_path / f"s{t.step}", t.encoder, t.optimizer, t.step, t.at
+        ),
+        save_checkpoint=lambda t: None,
+        log=lambda record: losses.append((record["step"], record["loss"], record["lr"]))
+        if losses is not None else None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_stopping_and_going_on_gives_the_same_losses_and_weights(checkpoint, tmp_path, optimizer):
+    """Dropout is on, the schedule decays, and the cut lies inside an epoch."""
+    config = TrainConfig(
+        optimizer=optimizer, lr=1e-2, batch_size=3, accumulation=2, total_steps=9, warmup_steps=2
+    )
+    whole, parts = [], []
+    trainer = make(checkpoint, tmp_path / "w", config, 9, losses=whole)
+    trainer.run(Silent(), 0)
+    make(checkpoint, tmp_path, config, 4, losses=parts).run(Silent(), 0)
+    torch.manual_seed(999)  # whatever happened in between
+    resumed = make(checkpoint, tmp_path, config, 9, state=tmp_path / "s4", losses=parts)
+    resumed.run(Silent(), 0)
+    assert parts == whole
+    for a, b in zip(trainer.encoder.parameters(), resumed.encoder.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_it_learns(checkpoint, tmp_path):
+    losses = []
+    config = TrainConfig(lr=5e-3, batch_size=8, total_steps=30)
+    make(checkpoint, tmp_path, config, 30, losses=losses).run(Silent(), 0)
+    assert losses[-1][1] < 0.5 * losses[0][1]
+
+
+def test_accumulation_is_a_larger_batch(checkpoint, tmp_path):
+    """Without dropout, two micro-batches of four give the loss and gradient of one of eight."""
+    found = []
+    for batch_size, accumulation in ((8, 1), (4, 2)):
+        config = TrainConfig(
+            lr=1e-3, batch_size=batch_size, accumulation=accumulation, total_steps=2
+        )
+        trainer = make(checkpoint, tmp_path / str(batch_size), config, 1)
+        for module in trainer.encoder.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        trainer.encoder.backbone.config.attention_probs_dropout_prob = 0.0
+        trainer.log = found.append
+        trainer.run(Silent(), 0)
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-5)
+    assert found[0]["grad_norm"] == pytest.approx(found[1]["grad_norm"], rel=1e-3)
+
+
+def test_documents_of_several_segments_train(checkpoint, tmp_path):
+    losses = []
+    config = TrainConfig(lr=5e-3, batch_size=8, total_steps=40)
+    trainer = make(checkpoint, tmp_path, config, 40, losses=losses, segmentation="special")
+    assert trainer.passages.row_counts.max() > 1
+    trainer.run(Silent(), 0)
+    assert losses[-1][1] < 0.7 * losses[0][1]
+
+
+def test_divergence_is_refused_before_anything_is_kept(checkpoint, tmp_path):
+    config = TrainConfig(lr=1e-3, batch_size=8, total_steps=5)
+    trainer = make(checkpoint, tmp_path, config, 5)
+    with torch.no_grad():
+        trainer.encoder.head[0].weight[0, 0] = float("nan")
+    with pytest.raises(Diverged, match="step 1: loss nan") as problem:
+        trainer.run(Silent(), 0)
+    assert problem.value.exit_code == 7
+    assert not list(tmp_path.glob("s*"))

@@ -1,0 +1,150 @@
+"""The small world that the tests live in: a dataset, a backbone, and the real program."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOPICS = ["river", "violin", "granite", "engine", "orchid", "comet", "bread", "falcon"]
+FILLER = ["the", "of", "a", "is", "and", "with", "old", "new", "small", "large", "found", "made"]
+NUM_DOCS = 64
+
+
+def data_root(variable: str) -> Path:
+    """The folder that an environment variable names; the test is skipped, saying so, where not."""
+    root = os.environ.get(variable)
+    if not root:
+        pytest.skip(f"{variable} is not set")
+    return Path(root)
+
+
+def write_jsonl(path: Path, records: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def make_dataset(folder: Path, copies: bool = True) -> Path:
+    """64 documents on 8 topics; 24 train queries, 8 dev ones, two positives each.
+
+    With `copies`, document d63 has the text of d0, which is a positive of q0.
+    """
+    rng = random.Random(7)
+    docs = []
+    for number in range(NUM_DOCS):
+        topic = TOPICS[number % len(TOPICS)]
+        words = [topic, f"word{number}", *rng.choices(FILLER, k=rng.randint(5, 25)), topic]
+        docs.append({"_id": f"d{number}", "title": f"{topic} {number}", "text": " ".join(words)})
+    if copies:
+        docs[-1]["text"] = docs[0]["text"]
+    write_jsonl(folder / "corpus.jsonl", docs)
+    queries, qrels = [], {"train": [], "dev": []}
+    for number in range(32):
+        topic = TOPICS[number % len(TOPICS)]
+        queries.append({"_id": f"q{number}", "text": f"{topic} word{number}"})
+        split = "train" if number < 24 else "dev"
+        qrels[split] += [(f"q{number}", f"d{number}", 1), (f"q{number}", f"d{number + 8}", 1)]
+        qrels[split].append((f"q{number}", f"d{(number + 3) % NUM_DOCS}", 0))
+    write_jsonl(folder / "queries.jsonl", queries)
+    (folder / "qrels").mkdir(exist_ok=True)
+    for split, rows in qrels.items():
+        lines = ["query-id\tcorpus-id\tscore", *("\t".join(map(str, row)) for row in rows)]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def make_backbone(folder: Path) -> Path:
+    """A plain Hugging Face BERT of two layers with random weights and a word-level tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TOPICS, *FILLER]
+    words += [f"word{number}" for number in range(NUM_DOCS)] + [str(n) for n in range(NUM_DOCS)]
+    vocabulary = {word: place for place, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        hidden_dropout_prob=0.1,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+class Ance:
+    """The real program, run in a scratch folder; on a surprise it shows all that was printed."""
+
+    def __init__(self, cwd: Path) -> None:
+        self.cwd = cwd
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        return {**os.environ, "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", **extra}
+
+    def start(self, *arguments: object, **options) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ance_cli", *map(str, arguments)],
+            cwd=self.cwd,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    def __call__(self, *arguments: object, code: int = 0, stdin: str | None = None, **env: str):
+        found = subprocess.run(
+            [sys.executable, "-m", "ance_cli", *map(str, arguments)],
+            cwd=self.cwd,
+            env=self.environment(**env),
+            input=stdin if stdin is not None else "",
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        shown = (
+            f"in {self.cwd}: ance {' '.join(map(str, arguments))}\nexit code {found.returncode}, "
+            f"expected {code}\n--- stdout\n{found.stdout}\n--- stderr\n{found.stderr}"
+        )
+        assert found.returncode == code, shown
+        if code in (2, 3, 4, 5, 6, 7):
+            assert "Traceback" not in found.stderr, shown
+        return found
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes, to compare two artifacts."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def jsonl(path: Path) -> list[dict]:
+    """The records of a JSON-lines file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
