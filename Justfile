@@ -1,5 +1,7 @@
 # What a developer types. `just` alone lists the recipes.
 
+set positional-arguments
+
 list:
     @just --list --unsorted
 
@@ -11,7 +13,7 @@ demo:
 # the tests, as in the README
 test *arguments:
     pip install -e '.[test]'
-    pytest {{arguments}}
+    pytest "$@"
 
 # what must hold before a commit: lint, types, docs, tests
 check: lint types docs-check

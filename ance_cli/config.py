@@ -209,7 +209,6 @@ class DemoConfig:
     segments: int = 2
     batch_size: int = 32
     lr: float = 2e-5
-    scale: float = 20.0
     depth: int = 50
     query_length: int = 32
     passage_length: int = 96
@@ -220,17 +219,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     # released scripts of the paper: BM25 warm-up of RoBERTa-base
     "warmup": {
         "optimizer": "lamb", "lr": 2e-4, "warmup_steps": 1000, "batch_size": 32,
-        "query_length": 64, "passage_length": 128,
+        "weight_decay": 0.0, "query_length": 64, "passage_length": 128,
     },
     # released scripts: ANCE on MARCO passage, 4 GPUs with 8 x 2 each
     "ance-passage": {
         "optimizer": "lamb", "lr": 1e-6, "warmup_steps": 5000, "batch_size": 8, "accumulation": 2,
-        "query_length": 64, "passage_length": 512,
+        "weight_decay": 0.0, "query_length": 64, "passage_length": 512,
     },
     # released scripts: ANCE on MARCO document, FirstP
     "ance-doc-firstp": {
         "optimizer": "lamb", "lr": 5e-6, "warmup_steps": 3000, "batch_size": 8, "accumulation": 2,
-        "query_length": 64, "passage_length": 512,
+        "weight_decay": 0.0, "query_length": 64, "passage_length": 512,
     },
     # runs of hundreds of steps on a small corpus (docs/reproduce.md): LAMB at the rates above
     # would move each tensor by a millionth of its norm a step

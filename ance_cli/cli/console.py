@@ -120,7 +120,7 @@ def show_skipped(skipped: Skipped | None) -> None:
     """How many broken lines were passed over, and the first of them."""
     if skipped and skipped.count:
         stderr.print(f"[yellow]skipped {skipped.count} broken lines[/yellow]; the first:")
-        for reason in skipped.reasons[:5]:
+        for reason in list(skipped.reasons)[:5]:
             stderr.print(f"  {reason}", markup=False)
 
 

@@ -19,7 +19,13 @@ from ance_cli.cli import (
     search,
     train_segment,
 )
-from ance_cli.errors import AnceError, MachineGaveOut, Stopped, install_signal_handlers
+from ance_cli.errors import (
+    AnceError,
+    MachineGaveOut,
+    Stopped,
+    UsageProblem,
+    install_signal_handlers,
+)
 
 app = typer.Typer(
     name="ance",
@@ -73,6 +79,14 @@ def _run() -> int:
     except Stopped as stop:
         stderr.print("stopped; what is finished is kept: the same command continues")
         return stop.exit_code
+    except PermissionError as error:
+        show_error(
+            UsageProblem(
+                f"{error.filename}: this user may not write or read there",
+                hint="check the permissions, or choose another place with -o or --cache-dir",
+            )
+        )
+        return UsageProblem.exit_code
     except MemoryError:
         problem = MachineGaveOut(
             "memory ran out", hint="close other programs, or lower --batch-size or --batch-tokens"

@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from ance_cli.config import (
+    PRESETS,
     Bm25Config,
     EncodeConfig,
     IndexConfig,
@@ -38,7 +39,7 @@ SideName = StrEnum("SideName", ["passage", "query"])
 Optimizer = StrEnum("Optimizer", ["adamw", "lamb"])
 Schedule = StrEnum("Schedule", ["linear", "constant"])
 SegmentationName = StrEnum("SegmentationName", ["first", "special"])
-Preset = StrEnum("Preset", ["warmup", "ance-passage", "ance-doc-firstp", "small"])
+Preset = StrEnum("Preset", list(PRESETS))  # type: ignore[misc]
 
 T = TypeVar("T")
 
@@ -140,6 +141,7 @@ FLAGS: dict[str, Flag] = {
     "infer_gpus": Flag(str, "GPUs of the refreshes.", RUNTIME, metavar="LIST"),
     "dtype": Flag(Dtype, "Number format of the computation; auto takes bf16 where it is native.",
                   RUNTIME),
+    "encode_dtype": Flag(Dtype, "Number format of the encoder in refreshes.", RUNTIME),
     "batch_tokens": Flag(int, "Tokens in a batch of the encoder; 0 chooses by device.", RUNTIME),
     "threads": Flag(int, "Threads of this process; 0 = every core.", RUNTIME),
     "max_restarts": Flag(int, "How often a stage that died is started again.", RUNTIME),

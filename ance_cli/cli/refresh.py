@@ -9,7 +9,7 @@ import typer
 from ance_cli.cli.calls import COMMON, run_stage
 from ance_cli.cli.options import Flags, command
 
-REFRESHING = "dev_split depth negatives mix sampler dev_depth measures index_factory"
+REFRESHING = "dev_split depth negatives mix sampler dev_depth measures index_factory encode_dtype"
 
 
 def register(app: typer.Typer) -> None:

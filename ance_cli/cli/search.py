@@ -79,16 +79,18 @@ def _search(flags: Flags, reporter: Any, skipped: Any) -> Summary:
     corpus = dataset.corpus if dataset else None
     encode_config = flags.config(EncodeConfig)
 
-    if flags.output is None and sys.stdout.isatty() and not flags.json:
+    if flags.output is None and flags.json:
+        raise UsageProblem("--json and the run both want stdout", hint="write the run with -o FILE")
+    if flags.output is None and sys.stdout.isatty():
         if source is not None and checkpoint is not None:
             from ance_cli.formats.hashing import hash_file
 
             source.check(checkpoint, hash_file(corpus) if corpus else None)
-        found = hits(queries, corpus, checkpoint, source, config, encode_config, flags.threads,
+        ranked = hits(queries, corpus, checkpoint, source, config, encode_config, flags.threads,
                      skipped, reporter)  # fmt: skip
-        _show_hits(queries, found, corpus)
+        _show_hits(queries, ranked, corpus)
         return {}
-    return stage(
+    found = stage(
         queries,
         flags.output or STDIO,
         corpus,
@@ -102,6 +104,7 @@ def _search(flags: Flags, reporter: Any, skipped: Any) -> Summary:
         skipped=skipped,
         reporter=reporter,
     )
+    return {} if flags.output is None else found
 
 
 def _show_hits(queries: dict[str, str], found: Any, corpus: Path | None) -> None:

@@ -45,9 +45,15 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(root))
 
 
-def is_full_disk(error: OSError) -> bool:
-    """Whether `error` says that the file system has no room left."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+def is_full_disk(error: Exception) -> bool:
+    """Whether `error` says that the file system has no room left.
+
+    safetensors, faiss and Lucene raise types of their own with the system's words in them.
+    """
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError):
+        return error.errno in full
+    return any(os.strerror(code) in str(error) for code in full)
 
 
 @contextmanager
@@ -55,7 +61,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk into an error that names the output and how to go on."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
         if not is_full_disk(error):
             raise
         raise MachineGaveOut(

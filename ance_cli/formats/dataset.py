@@ -245,6 +245,11 @@ def read_qrels(
                     f"{where}: document {doc_id!r} is not in the corpus",
                     hint="labels and corpus should come from the same release of the collection",
                 )
+            if qrels.get(query_id, {}).get(doc_id, relevance) != relevance:
+                raise BadInput(
+                    f"{where}: {doc_id!r} has two labels for query {query_id!r}: "
+                    f"{qrels[query_id][doc_id]} before, {relevance} here"
+                )
         except BadInput as problem:
             refuse(problem, skipped)
             continue

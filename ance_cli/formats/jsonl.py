@@ -28,15 +28,16 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass
 class Skipped:
-    """Broken lines that `--skip-bad` passed over: how many, and the first hundred of them."""
+    """Broken lines that `--skip-bad` passed over, each once however often a file is read."""
 
-    count: int = 0
-    reasons: list[str] = field(default_factory=list)
+    reasons: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return len(self.reasons)
 
     def note(self, problem: BadInput) -> None:
-        self.count += 1
-        if len(self.reasons) < 100:
-            self.reasons.append(problem.what)
+        self.reasons[problem.what] = None
 
 
 def refuse(problem: BadInput, skipped: Skipped | None) -> None:

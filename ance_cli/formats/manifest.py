@@ -193,7 +193,7 @@ class Plan:
         files = {
             path.relative_to(folder).as_posix(): path.stat().st_size
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != MANIFEST
+            if path.is_file() and path != folder / MANIFEST
         }
         manifest = self._manifest({**content, "files": files}, stats)
         with atomic.disk_errors(self.output):

@@ -16,6 +16,8 @@ import orjson
 
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic
+from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.lease import hold
 from ance_cli.formats.manifest import AUTO
 
 RUN = "run.json"
@@ -55,10 +57,11 @@ class RunFolder:
         return (self.path / RUN).exists()
 
     @contextmanager
-    def being_made(self) -> Iterator[None]:
-        """Leave nothing under the run's name where the block fails before the run exists.
+    def held(self, role: str) -> Iterator[None]:
+        """Hold the run's lease for a role that may make the run.
 
-        Refuses a folder that holds something else than a run.
+        Where the block fails before the run exists, nothing is left under its name. Refuses a
+        folder that holds something else than a run.
         """
         if not self.exists and self.path.exists():
             strangers = {path.name for path in self.path.iterdir()} - _PARTS
@@ -67,6 +70,11 @@ class RunFolder:
                     f"{self.path}: exists and is not a run folder (it holds {min(strangers)})",
                     hint="choose another name with -o",
                 )
+        with hold(self.lease(role), f"the run {self.path}"), self._removed_unless_made():
+            yield
+
+    @contextmanager
+    def _removed_unless_made(self) -> Iterator[None]:
         try:
             yield
         except BaseException:
@@ -92,6 +100,20 @@ class RunFolder:
         if not isinstance(found, dict):
             raise BadInput(f"{path}: expected a JSON object")
         return found
+
+    def dataset(self) -> Dataset:
+        """The run's dataset; `Mismatch` where its files are not those that the run began with."""
+        facts = self.read()
+        paths = {part: Path(facts["data"][part]) for part in ("corpus", "queries", "qrels")}
+        dataset = Dataset(**paths, split=facts["data"]["split"])
+        if dataset.fingerprint(*paths) != facts["identity"]["dataset"]:
+            raise Mismatch(
+                f"{self.path}: its data has changed since the run began: "
+                f"{', '.join(map(str, paths.values()))}",
+                hint="bring the old files back, or start another run: "
+                f"--data DATASET --ckpt {self.latest} -o RUN2",
+            )
+        return dataset
 
     def write_once(self, name: str, value: dict[str, Any]) -> None:
         """Write `run.json` or `refresh.json`."""

@@ -68,6 +68,7 @@ def _run_once(arguments: Sequence[str]) -> int:
         [sys.executable, "-m", "ance_cli", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C reaches the child through us, once
         preexec_fn=_die_with_parent,
     )
     try:

@@ -219,7 +219,8 @@ class Checkpoint:
                 if path.suffix in (".safetensors", ".json", ".txt", ".model"):
                     files[f"{name}/{path.name}"] = hash_file(path)
         modules = [module["type"] for module in self.modules]
-        return hash_json({"modules": modules, "files": files, "pins": self.pins.shaping(side)})
+        pins = {"cosine": self.is_cosine, **self.pins.shaping(side)}
+        return hash_json({"modules": modules, "files": files, "pins": pins})
 
 
 def write_pins(folder: Path, pins: Pins) -> None:

@@ -1,6 +1,6 @@
 """The dual encoder: a transformer, a pooling and a small head, shared by queries and passages.
 
-The paper's BERT-Siamese (Sec. 2 and Sec. 4, "Implementation Details") is: last layer's [CLS] ->
+The paper's BERT-Siamese (ICLR Eq. 2, configured in the appendix) is: last layer's [CLS] ->
 Linear -> LayerNorm, scored by dot product. Any sentence-transformers folder made of Transformer,
 Pooling, Dense, LayerNorm and Normalize loads as well.
 """

@@ -32,7 +32,7 @@ def draw(num_candidates: int, count: int, sampler: str, rng: np.random.Generator
     """Which of `num_candidates` ranked candidates to keep: `count` places, ascending by rank.
 
     `uniform` gives each candidate the same chance, without repeats (the paper: one negative drawn
-    uniformly from the ANN top 200, Sec. 4); `top` keeps the best-ranked. Fewer candidates than
+    uniformly from the ANN top 200, ICLR Sec. 5); `top` keeps the best-ranked. Fewer candidates than
     `count` are all kept.
     """
     if num_candidates <= count or sampler == "top":

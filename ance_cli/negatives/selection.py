@@ -31,9 +31,10 @@ def select_negatives(
 ) -> Iterator[PairNegatives]:
     """The negatives of every (query, positive) pair of the candidates' queries.
 
-    D- is the candidate list without D+ (paper Eq. 6: ANN_f(q, C) \\ D+) and without copies of D+;
-    `shares` says how many of the `count` come from it (under the name `source`) and how many
-    uniformly from the corpus (`random`). A list that is too short is left short, and counted.
+    D- is the candidate list without D+ (ANN_f(q, C) \\ D+, ICLR Sec. 4, arXiv Eq. 10) and without
+    copies of D+; `shares` says how many of the `count` come from it (under the name `source`) and
+    how many uniformly from the corpus (`random`). A list that is too short is left short, and
+    counted.
     """
     doc_ids = copies.doc_ids
     for row, query_id in enumerate(candidates.query_ids):

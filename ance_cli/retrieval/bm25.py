@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.errors import MachineGaveOut, UsageProblem
+from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Passage, read_corpus
 from ance_cli.formats.hashing import cache_dir, hash_file
@@ -158,16 +158,8 @@ def open_lucene(
     if plan.published() is None:
         with lease.hold(lease.lease_name(plan.output), f"the BM25 index of {corpus}"):
             folder = plan.open_partial(force=True)
-            try:
+            with atomic.disk_errors(folder):
                 _index_with_lucene(folder / "lucene", read_corpus(corpus, skipped), threads)
-            except Exception as error:
-                atomic.remove(folder)
-                if "No space left" in str(error):
-                    raise MachineGaveOut(
-                        f"{folder}: no room left on the disk for Lucene's index",
-                        hint="free some space, or put the cache elsewhere with --cache-dir",
-                    ) from error
-                raise
             plan.publish_folder({}, {})
     doc_ids = [passage.doc_id for passage in read_corpus(corpus, skipped)]
     return LuceneBm25(plan.output / "lucene", doc_ids, k1, b, threads)

@@ -92,7 +92,7 @@ def pool_to_documents(
     doc_of_row: npt.NDArray[np.int32],
     depth: int,
 ) -> tuple[Scores, npt.NDArray[np.int32]]:
-    """MaxP: a document's score is the maximum over its rows (paper Sec. 4); keep `depth` documents.
+    """MaxP: a document's score is the maximum over its rows (ICLR Sec. 5). Keep `depth` of them.
 
     Rows arrive best first, so a document's first row is its best.
     """

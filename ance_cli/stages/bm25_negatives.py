@@ -1,4 +1,4 @@
-"""`ance bm25-negatives`: negatives from BM25's ranking, for the warm-up (paper Sec. 4)."""
+"""`ance bm25-negatives`: negatives from BM25's ranking, for the warm-up (ICLR Sec. 5)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from ance_cli.config import (
     SegmentConfig,
 )
 from ance_cli.errors import UsageProblem
-from ance_cli.formats.dataset import locate
+from ance_cli.formats.dataset import Dataset, locate
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter, Silent
@@ -35,6 +35,7 @@ from ance_cli.stages.train_segment import train_segment
 
 _MEASURE = "RR@10"
 _MEASURES = "RR@10 nDCG@10 R@10 R@100"
+_DEPTH = 100
 
 
 def demo(
@@ -57,14 +58,13 @@ def demo(
         f"{made['test']} test queries"
     )
     train, test = locate(data, "train"), locate(data, "test")
-    queries = queries_of_split(test)
     runs: dict[str, Path] = {}
 
     reporter.say("1. BM25: negatives for the warm-up, and the baseline")
     bm25_negatives(train, output / "bm25.jsonl", Bm25Config(depth=config.depth), reporter=reporter)
     runs["BM25"] = output / "test.bm25.trec"
-    search(queries, runs["BM25"], test.corpus, config=SearchConfig("lucene", depth=config.depth),
-           reporter=reporter)  # fmt: skip
+    search(queries_of_split(test), runs["BM25"], test.corpus,
+           config=SearchConfig("lucene", depth=_DEPTH), reporter=reporter)  # fmt: skip
 
     reporter.say("2. the start: a general encoder, untrained on this")
     recipe = {
@@ -72,7 +72,6 @@ def demo(
         "query_length": config.query_length,
         "passage_length": config.passage_length,
         "lr": config.lr,
-        "scale": config.scale,
         "seed": config.seed,
     }
     warmup = RunFolder(output / "warmup")
@@ -80,7 +79,7 @@ def demo(
         query_length=config.query_length, passage_length=config.passage_length
     )
     if pinned.has_head:
-        runs["start"] = _test(pinned, output / "start.emb", test, queries, gpus, config, reporter)
+        runs["start"] = _test("start", pinned, output / "start.emb", test, gpus, output, reporter)
 
     reporter.say(f"3. warm-up: {config.steps} steps on BM25 negatives")
     train_segment(
@@ -102,11 +101,11 @@ def demo(
 
     reporter.say("5. measures on test")
     for number in range(1, config.segments + 2):
-        step = (number - 1) * config.steps
-        name = "warm-up" if number == 1 else f"ANCE, generation {number - 1}"
+        reached = Checkpoint(run.checkpoint_at((number - 1) * config.steps))
         vectors = run.generation_at(number) / EMBEDDINGS
+        name = "warm-up" if number == 1 else f"ANCE, generation {number - 1}"
         runs[name] = _test(
-            Checkpoint(run.checkpoint_at(step)), vectors, test, queries, gpus, config, reporter
+            f"generation-{number - 1}", reached, vectors, test, gpus, output, reporter
         )
     return _report(output, run, runs, test.need("qrels"))
 
@@ -124,24 +123,23 @@ def packaged_encoder() -> Path:
 
 
 def _test(
+    name: str,
     checkpoint: Checkpoint,
     vectors: Path,
-    test: Any,
-    queries: dict[str, str],
+    test: Dataset,
     gpus: str,
-    config: DemoConfig,
+    output: Path,
     reporter: Reporter,
 ) -> Path:
-    encode_config = EncodeConfig(gpus=gpus)
+    """The test run of a checkpoint, from vectors that are there or are made now."""
+    config = EncodeConfig(gpus=gpus)
     if not vectors.exists():
-        encode(checkpoint, test, vectors, encode_config, reporter=reporter)
+        encode(checkpoint, test, vectors, config, reporter=reporter)
+    run = output / f"test.{name}.trec"
     source = VectorSource(vectors, "embeddings")
-    folder = vectors.parent if vectors.name != EMBEDDINGS else vectors.parent.parent.parent
-    name = vectors.stem if vectors.name != EMBEDDINGS else f"generation-{vectors.parent.name}"
-    run = folder / f"test.{name}.trec"
     search(
-        queries, run, test.corpus, checkpoint, source, SearchConfig(depth=100), encode_config,
-        reporter=reporter,
+        queries_of_split(test), run, test.corpus, checkpoint, source, SearchConfig(depth=_DEPTH),
+        config, reporter=reporter,
     )  # fmt: skip
     return run
 

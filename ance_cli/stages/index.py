@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from ance_cli.config import IndexConfig
-from ance_cli.errors import MachineGaveOut
 from ance_cli.formats import lease
+from ance_cli.formats.atomic import disk_errors
 from ance_cli.formats.embeddings import Embeddings, write_ids
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import Plan, read_manifest
@@ -39,6 +38,8 @@ def index(
     if dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
+    import faiss
+
     from ance_cli.retrieval.faiss_index import DOC_IDS, INDEX, build_index, new_index, row_names
 
     started = time.monotonic()
@@ -50,7 +51,8 @@ def index(
             built = build_index(
                 vectors, config.factory, config.train_rows, config.seed, bar.advance
             )
-        _write(built, folder / INDEX)
+        with disk_errors(output):
+            faiss.write_index(built, str(folder / INDEX))
         write_ids(folder / DOC_IDS, row_names(vectors))
         stats = {
             "rows": vectors.num_rows,
@@ -61,15 +63,3 @@ def index(
         }
         manifest = plan.publish_folder({"rows": vectors.num_rows, "dim": vectors.dim}, stats)
     return summary_of(manifest, output, up_to_date=False)
-
-
-def _write(built: Any, path: Path) -> None:
-    import faiss
-
-    try:
-        faiss.write_index(built, str(path))
-    except RuntimeError as error:  # faiss has no type of its own for a failed write
-        raise MachineGaveOut(
-            f"{path}: the index could not be written ({str(error).strip().splitlines()[-1]})",
-            hint="free some space and repeat the command",
-        ) from error

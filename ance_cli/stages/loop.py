@@ -8,7 +8,6 @@ from typing import Any
 
 from ance_cli.config import LoopConfig
 from ance_cli.errors import UsageProblem
-from ance_cli.formats import lease
 from ance_cli.formats.manifest import read_manifest
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop.supervisor import cycle, run_stage
@@ -76,7 +75,7 @@ def loop(
         flags = as_flags({**segment, "steps": left, "gpus": train_gpus})
         child("train-segment", str(generation / NEGATIVES), "-o", str(output), *flags)
 
-    with run.being_made(), lease.hold(run.lease("supervisor"), f"the loop of {output}"):
+    with run.held("supervisor"):
         before = _finished(run, last_step)
         run_stage(prepare, config.max_restarts, run, reporter)
         if not before:

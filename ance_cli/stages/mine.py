@@ -1,7 +1,7 @@
 """`ance mine`: negatives that the model itself ranks high, from the whole corpus.
 
-D- = ANN_f(q, C) \\ D+ (paper Eq. 6): encode the queries, search the embeddings exactly or an index,
-remove every known positive and every copy of one, draw.
+D- = ANN_f(q, C) \\ D+ (ICLR Sec. 4, arXiv Eq. 10): encode the queries, search the embeddings
+exactly or an index, remove every known positive and every copy of one, draw.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def mine(
             "queries": hash_file(dataset.need("queries")),
             "qrels": hash_file(dataset.need("qrels")),
         },
-        {"checkpoint": str(checkpoint.path), "vectors": str(source.path.resolve())},
+        {"checkpoint": str(checkpoint.path)},
     )
     plan = Plan(
         "negatives",
@@ -153,7 +153,8 @@ def _candidates(
         known = positive_scores(xq, list(queries), positives, retriever.embeddings)
     candidates = Candidates(list(queries), docs, scores, known)
     if folder is not None:
-        partial = plan.open_partial(force=True)  # a search is one piece: nothing to continue
-        content = candidates.write(partial)
-        plan.publish_folder(content, {"dtype": retriever.dtype})
+        with lease.hold(lease.lease_name(folder), str(folder)):
+            partial = plan.open_partial(force=True)  # a search is one piece: nothing to continue
+            content = candidates.write(partial)
+            plan.publish_folder(content, {"dtype": retriever.dtype})
     return candidates

@@ -59,7 +59,7 @@ def refresh(
     older checkpoint abandoned.
     """
     run = RunFolder(output)
-    facts = run.read()
+    dataset = run.dataset()
     config = _settings(run, dict(given or {}), force, reporter, write=not dry_run)
     newest = run.newest_checkpoint()
     if newest is None:
@@ -77,7 +77,7 @@ def refresh(
                 "checkpoint_step": step, **asdict(config)}  # fmt: skip
 
     with lease.hold(run.lease("inferencer"), f"a generation of {output}"):
-        dataset = _dataset(facts["data"], config.split)
+        dataset = _of_split(dataset, config.split)
         checkpoint = Checkpoint(folder)
         plan = Plan(
             "generation",
@@ -132,20 +132,22 @@ def _settings(
     return config
 
 
-def _dataset(paths: dict[str, str], split: str | None) -> Dataset:
-    """The run's dataset with the labels of another split of it, where one is named."""
-    qrels = Path(paths["qrels"])
-    if split is not None and split != paths["split"]:
-        qrels = _labels_beside(qrels, split)
-    return Dataset(Path(paths["corpus"]), Path(paths["queries"]), qrels, split or paths["split"])
+def _of_split(dataset: Dataset, split: str | None) -> Dataset:
+    """The dataset with the labels of another split of it, where one is named."""
+    if split is None or split == dataset.split:
+        return dataset
+    return replace(dataset, qrels=_labels_beside(dataset.need("qrels"), split), split=split)
 
 
 def _labels_beside(qrels: Path, split: str) -> Path:
-    name = qrels.name.split(".", 1)
-    path = qrels.with_name(f"{split}.{name[1]}")
-    if not path.exists():
-        raise BadInput(f"{path}: no such split", hint=f"name another, or --dev-split {NO_DEV}")
-    return path
+    for ending in (".tsv", ".tsv.gz", ".tsv.zst", ".txt"):
+        path = qrels.with_name(f"{split}{ending}")
+        if path.exists():
+            return path
+    raise BadInput(
+        f"{qrels.with_name(f'{split}.tsv')}: no such split",
+        hint=f"name another, or --dev-split {NO_DEV}",
+    )
 
 
 def _make(

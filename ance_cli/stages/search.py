@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -46,13 +46,14 @@ def search(
     `corpus`.
     """
     inputs = {"queries": hash_lines(f"{name}\t{text}" for name, text in queries.items())}
-    shaped_by = asdict(config)
+    shaped_by: dict[str, Any] = {"engine": config.engine, "depth": config.depth, "tag": config.tag}
     if checkpoint is not None and source is not None:
         source.check(checkpoint, hash_file(corpus) if corpus else None)
         inputs |= {"vectors": source.fingerprint, "query_tower": checkpoint.tower_hash("query")}
-        shaped_by["dtype"] = encode_config.dtype
+        shaped_by |= {"dtype": encode_config.dtype, "probes": config.probes}
     elif corpus is not None:
         inputs["corpus"] = hash_file(corpus)
+        shaped_by |= {"k1": config.k1, "b": config.b}
     plan = Plan("run", output, shaped_by, inputs)
     if manifest := plan.published(force):
         return summary_of(manifest, output, up_to_date=True)

@@ -17,7 +17,7 @@ import orjson
 from ance_cli import __version__
 from ance_cli.config import SegmentConfig, TrainConfig, train_config
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
-from ance_cli.formats import atomic, lease
+from ance_cli.formats import atomic
 from ance_cli.formats.dataset import (
     Dataset,
     positives_of,
@@ -88,7 +88,7 @@ def train_segment(
     run = RunFolder(output)
     if run.exists:
         identity, config = _continue(run, dataset, checkpoint, preset, given or {})
-        dataset = dataset or _dataset_of(run)
+        dataset = run.dataset()
     else:
         if dataset is None or checkpoint is None:
             raise UsageProblem(
@@ -112,7 +112,7 @@ def train_segment(
         return {"output": str(output), "kind": "run", "dry_run": True, "steps": segment.steps,
                 **identity}  # fmt: skip
 
-    with run.being_made(), lease.hold(run.lease("trainer"), str(output)):
+    with run.held("trainer"):
         source = stream = None
         if segment.steps:
             assert negatives is not None
@@ -168,13 +168,6 @@ def _continue(
         wanted["start"] = [start.tower_hash("query"), start.tower_hash("passage")]
     compare_settings(run.path / RUN, identity, wanted, _SAME_RUN)
     return identity, config
-
-
-def _dataset_of(run: RunFolder) -> Dataset:
-    paths = run.read()["data"]
-    return Dataset(
-        Path(paths["corpus"]), Path(paths["queries"]), Path(paths["qrels"]), paths["split"]
-    )
 
 
 def _start(

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def nll(scores: Tensor) -> Tensor:
-    """Negative log likelihood of the positive against its negatives (paper Sec. 2, DPR's Eq. 2).
+    """Negative log likelihood of the positive against its negatives (arXiv Eq. 5).
 
     `scores` (B, 1 + n), the positive first: mean over B of
     -log(exp(s+) / (exp(s+) + sum_j exp(s-_j))).

@@ -53,6 +53,8 @@ class Trainer:
 
         A signal is obeyed after the step in hand, with the state saved.
         """
+        if self.step == self.last_step:  # a kill came between the last state and its checkpoint
+            self.save_checkpoint(self)
         total = self.last_step - first_step
         saved = time.monotonic()
         since, tokens, losses = time.monotonic(), 0, []

@@ -120,7 +120,7 @@ def test_skip_bad_counts_and_goes_on(ance, dataset):
         ("tokenizer.json", "the checkpoint has no tokenizer"),
         ("2_Dense/model.safetensors", "the weights of the head's Dense are missing"),
         ("model.safetensors", "there are no weights in safetensors format"),
-        ("config.json", "not a checkpoint folder"),
+        ("config.json", "the checkpoint's Transformer module is missing"),
     ],
 )
 def test_a_checkpoint_that_is_not_whole(ance, dataset, checkpoint, missing, words):

@@ -3,6 +3,9 @@
 import errno
 import os
 import pickle
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -131,6 +134,36 @@ def test_an_interrupted_writer_goes_on_and_ends_with_the_same_bytes(tmp_path):
     for name in (VECTORS, IDS, DOC_OFFSETS):
         assert (tmp_path / "part" / name).read_bytes() == (whole / name).read_bytes()
     assert content["block_xxh3"] == Embeddings(whole).manifest["content"]["block_xxh3"]
+
+
+KILLED_IN_BLOCK_1 = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from ance_cli.formats.embeddings import EmbeddingsWriter
+vectors, row_counts = np.load(sys.argv[2]), np.load(sys.argv[3])
+writer = EmbeddingsWriter(Path(sys.argv[1]), 8, vectors.shape[1], "float32", 3)
+writer.write_block(0, vectors[:4], row_counts[:3])
+os.fsync = lambda handle: os.kill(os.getpid(), 9)
+writer.write_block(1, vectors[4:10], row_counts[3:6])
+"""
+
+
+def test_a_writer_killed_inside_a_block_goes_on_with_that_block(tmp_path):
+    vectors = vectors_of(ROW_COUNTS)
+    np.save(tmp_path / "vectors.npy", vectors)
+    np.save(tmp_path / "row_counts.npy", ROW_COUNTS)
+    (tmp_path / "part").mkdir()
+    arguments = [tmp_path / name for name in ("part", "vectors.npy", "row_counts.npy")]
+    found = subprocess.run(
+        [sys.executable, "-c", KILLED_IN_BLOCK_1, *arguments], capture_output=True, timeout=60
+    )
+    assert found.returncode == -signal.SIGKILL, found.stderr.decode()
+    again = writer(tmp_path / "part")
+    assert again.num_done == 1
+    write_blocks(again, [1, 2], vectors)
+    again.finish(ids_of(ROW_COUNTS))
+    assert np.array_equal(np.load(tmp_path / "part" / VECTORS), vectors)
 
 
 def test_a_block_that_did_not_become_durable_is_not_done(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from ance_cli.config import TrainConfig
 from ance_cli.training.optim import Lamb, make_optimizer
 
 
-def lamb_twin(weights, gradients, lr, decay, beta1=0.9, beta2=0.999, eps=1e-6):
+def lamb_twin(weights, gradients, lr, decay, beta1=0.9, beta2=0.999, eps=1e-8):
     """LAMB without bias correction, one scalar at a time."""
     m, v = [0.0] * len(weights), [0.0] * len(weights)
     weights = list(weights)

@@ -1,0 +1,129 @@
+"""What the audit says, recounted by hand."""
+
+import random
+
+import pytest
+
+from ance_cli.formats.triples import PairNegatives
+from ance_cli.negatives.audit import Audit
+
+
+def quantile(values, share):
+    """Linear interpolation between the two nearest of the sorted values."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def quantiles(values):
+    shares = {"p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
+    return {name: pytest.approx(quantile(values, s), abs=6e-5) for name, s in shares.items()}
+
+
+def random_pairs(wanted=6, count=120):
+    rng = random.Random(11)
+    pairs = []
+    for n in range(count):
+        scored = rng.randint(0, wanted)
+        drawn = rng.randint(0, wanted - scored)
+        ids = [f"d{doc}" for doc in rng.sample(range(100), scored + drawn)]
+        scores = [rng.uniform(-3, 3) for _ in range(scored)] + [None] * drawn
+        sources = ["ann"] * scored + ["random"] * drawn
+        positive = rng.choice([None, rng.uniform(-3, 3), rng.uniform(0, 5)])
+        pairs.append(
+            PairNegatives(f"q{n // 2}", f"p{n}", ids, scores, [None] * len(ids), positive, sources)
+        )
+    return pairs
+
+
+def audited(pairs, wanted=6, earlier=None):
+    audit = Audit(wanted, earlier)
+    for pair in pairs:
+        audit.add(pair)
+    return audit.summary()
+
+
+def test_the_figures_are_those_of_a_recount():
+    pairs = random_pairs()
+    found = audited(pairs)
+    lengths = [len(pair.negative_ids) for pair in pairs]
+    scores = [[s for s in pair.negative_scores if s is not None] for pair in pairs]
+    both = [
+        (pair.positive_score, max(own))
+        for pair, own in zip(pairs, scores, strict=True)
+        if own and pair.positive_score is not None
+    ]
+    assert found == {
+        "pairs": 120,
+        "negatives": sum(lengths),
+        "by_source": {
+            "ann": sum(map(len, scores)),
+            "random": sum(lengths) - sum(map(len, scores)),
+        },
+        "removed_from_candidates": {},
+        "pairs_short_of_negatives": sum(length < 6 for length in lengths),
+        "pairs_without_negatives": lengths.count(0),
+        "negatives_missing": sum(6 - length for length in lengths),
+        "negative_scores": quantiles([score for own in scores for score in own]),
+        "positive_scores": quantiles(
+            [pair.positive_score for pair in pairs if pair.positive_score is not None]
+        ),
+        "margin_to_best_negative": quantiles([positive - best for positive, best in both]),
+        "share_of_positives_below_a_negative": pytest.approx(
+            sum(best > positive for positive, best in both) / len(both), abs=6e-5
+        ),
+    }
+    assert 0 < found["share_of_positives_below_a_negative"] < 1
+    assert 0 < found["pairs_without_negatives"] < found["pairs_short_of_negatives"] < 120
+
+
+def test_a_positive_as_good_as_its_best_negative_is_not_below_it():
+    pair = PairNegatives("q", "p", ["d1", "d2"], [0.5, 0.25], [1, 2], 0.5, ["ann", "ann"])
+    assert audited([pair])["share_of_positives_below_a_negative"] == 0.0
+
+
+def test_removals_are_added_up_over_the_queries():
+    audit = Audit(5)
+    audit.add_query(2, 1)
+    audit.add_query(0, 3)
+    assert audit.summary()["removed_from_candidates"] == {
+        "positives": 2,
+        "copies_of_positives": 4,
+    }
+
+
+def test_without_scores_there_are_no_figures_of_scores():
+    pair = PairNegatives("q", "p", ["d1"], [None], [None], None, ["random"])
+    found = audited([pair], wanted=1)
+    for name in (
+        "negative_scores",
+        "positive_scores",
+        "margin_to_best_negative",
+        "share_of_positives_below_a_negative",
+    ):
+        assert found[name] is None
+    assert found["pairs_short_of_negatives"] == found["negatives_missing"] == 0
+
+
+def test_the_overlap_is_the_mean_share_that_was_there_before():
+    pairs = [
+        PairNegatives("q1", "p1", ["a", "b", "c", "d"]),
+        PairNegatives("q1", "p2", ["a", "b"]),
+        PairNegatives("q2", "p1", ["a", "b", "c"]),
+        PairNegatives("q3", "p1", []),
+    ]
+    earlier = {
+        ("q1", "p1"): {"d", "x", "a", "y"},
+        ("q1", "p2"): {"a", "b", "z"},
+        ("q3", "p1"): {"a"},
+        ("q9", "p9"): {"a"},
+    }
+    found = audited(pairs, earlier=earlier)
+    assert found["overlap_with_earlier"] == pytest.approx((0.5 + 1 + 0) / 3, abs=6e-5)
+
+
+def test_an_overlap_is_told_only_where_there_is_something_earlier():
+    assert "overlap_with_earlier" not in audited(random_pairs())
+    assert audited([], earlier={})["overlap_with_earlier"] == 0.0

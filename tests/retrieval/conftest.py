@@ -1,0 +1,35 @@
+"""Published embeddings of any vectors, in small blocks."""
+
+from itertools import count
+
+import numpy as np
+import pytest
+
+from ance_cli.formats.embeddings import Embeddings, EmbeddingsWriter
+from ance_cli.formats.manifest import Plan
+
+
+@pytest.fixture
+def embed(tmp_path):
+    """`embed(vectors, row_counts, block_docs, dtype, ids)`: published embeddings."""
+    numbers = count()
+
+    def made(vectors, row_counts=None, block_docs=7, dtype="float32", ids=None):
+        row_counts = np.ones(len(vectors), int) if row_counts is None else np.asarray(row_counts)
+        row_counts = row_counts.astype(np.int32)
+        assert row_counts.sum() == len(vectors)
+        plan = Plan(
+            "embeddings", tmp_path / f"emb{next(numbers)}", {}, {"tower": "t", "corpus": "c"}
+        )
+        folder = plan.open_partial()
+        writer = EmbeddingsWriter(folder, len(row_counts), vectors.shape[1], dtype, block_docs)
+        offsets = np.concatenate([[0], np.cumsum(row_counts)])
+        for block in range(writer.num_blocks):
+            docs = writer.docs_of(block)
+            rows = slice(offsets[docs.start], offsets[docs.stop])
+            writer.write_block(block, vectors[rows], row_counts[docs.start : docs.stop])
+        content = writer.finish(ids or [f"d{place}" for place in range(len(row_counts))])
+        plan.publish_folder(content, {})
+        return Embeddings(plan.output)
+
+    return made

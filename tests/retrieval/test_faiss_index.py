@@ -1,0 +1,207 @@
+"""FAISS indexes in pyserini's layout, built from any factory string."""
+
+import os
+import re
+import shutil
+
+import faiss
+import numpy as np
+import pytest
+
+from ance_cli.config import IndexConfig
+from ance_cli.errors import BadInput, Mismatch, UsageProblem
+from ance_cli.formats.embeddings import write_ids
+from ance_cli.retrieval.exact import exact_top_k, in_order
+from ance_cli.retrieval.faiss_index import FaissIndex, build_index, new_index, row_names
+from ance_cli.stages.index import index
+
+DIM = 8
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture
+def vectors(embed):
+    return embed(normal(400, DIM), block_docs=150)
+
+
+@pytest.fixture
+def publish(tmp_path):
+    def made(embeddings, factory="Flat", **config):
+        folder = tmp_path / "index"
+        index(embeddings.folder, folder, IndexConfig(factory=factory, **config))
+        return FaissIndex(folder)
+
+    return made
+
+
+# ---------------------------------------------------------------- searching
+
+
+def test_flat_finds_what_the_exact_search_finds(vectors, publish):
+    xq = normal(20, DIM, seed=1)
+    D, positions = in_order(*publish(vectors).search(xq, 30))
+    D_exact, exact = exact_top_k(xq, vectors, 30)
+    assert np.array_equal(positions, exact)
+    assert np.allclose(D, D_exact, atol=1e-5)
+
+
+def test_an_inverted_file_that_visits_every_list_is_exact(vectors, publish):
+    built = publish(vectors, "IVF5,Flat")
+    xq = normal(20, DIM, seed=1)
+    exact = exact_top_k(xq, vectors, 30)[1]
+    few = built.search(xq, 30)[1]
+    assert not np.array_equal(few, exact), "one list of five cannot hold all"
+    built.set_probes(5)
+    assert np.array_equal(in_order(*built.search(xq, 30))[1], exact)
+
+
+def test_a_graph_finds_most(vectors, publish):
+    xq = normal(20, DIM, seed=1)
+    found = publish(vectors, "HNSW32").search(xq, 10)[1]
+    exact = exact_top_k(xq, vectors, 10)[1]
+    shared = [len({*a} & {*b}) for a, b in zip(found.tolist(), exact.tolist(), strict=True)]
+    assert np.mean(shared) > 9
+
+
+def test_more_places_than_rows_stay_empty(embed, publish):
+    found = publish(embed(normal(5, DIM))).search(normal(2, DIM, seed=1), 8)[1]
+    assert sorted(found[0, :5].tolist()) == [0, 1, 2, 3, 4]
+    assert (found[:, 5:] == -1).all()
+
+
+def test_probes_of_an_index_without_lists_are_refused(vectors, publish):
+    built = publish(vectors)
+    built.set_probes(None)
+    with pytest.raises(UsageProblem) as caught:
+        built.set_probes(3)
+    assert caught.value.what == (
+        f"--probes does not apply to {built.folder}: it has no inverted lists"
+    )
+
+
+# ---------------------------------------------------------------- building
+
+
+@pytest.mark.parametrize("factory", ["Nonsense", "", "IVF4", "PQ3", "PQ0", "IVF99999999999,Flat"])
+def test_a_string_that_faiss_does_not_know_is_refused(factory):
+    with pytest.raises(UsageProblem) as caught:
+        new_index(DIM, factory)
+    assert caught.value.what.startswith(
+        f"--factory {factory!r} is not a faiss factory string for 8 dimensions ("
+    )
+    assert "\n" not in caught.value.what
+    assert caught.value.hint.startswith("for instance Flat, IVF1024,Flat, HNSW32")
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("factory", ["IVF100,Flat", "PQ4", "OPQ4,IVF4,PQ4"])
+def test_too_few_rows_to_train_are_refused(embed, factory):
+    embeddings = embed(normal(20, DIM))
+    with pytest.raises(BadInput) as caught:
+        build_index(embeddings, factory, 1000, 1)
+    assert caught.value.what.startswith(
+        f"{embeddings.folder}: 20 rows are too few to train {factory!r} ("
+    )
+    assert "\n" not in caught.value.what
+    assert caught.value.hint == "use --factory Flat, or fewer centroids"
+
+
+@pytest.mark.xfail(
+    strict=True, raises=RuntimeError, reason="errors of index.add are not turned into one of ance"
+)
+@pytest.mark.parametrize("factory", ["IDMap,Flat", "NSG32"])
+def test_an_index_that_cannot_be_filled_is_refused(embed, factory):
+    with pytest.raises((UsageProblem, BadInput), match=re.escape(factory)):
+        build_index(embed(normal(20, DIM)), factory, 1000, 1)
+
+
+def test_the_training_sample_is_bounded_and_seeded(vectors):
+    def built(train_rows, seed):
+        return bytes(faiss.serialize_index(build_index(vectors, "IVF4,Flat", train_rows, seed)))
+
+    assert built(200, 1) == built(200, 1)
+    assert built(200, 1) != built(200, 2)
+    assert built(400, 1) == built(100_000, 1), "no more rows than there are"
+    with pytest.raises(BadInput, match=": 3 rows are too few to train 'IVF4,Flat'"):
+        built(3, 1)
+
+
+def test_progress_hears_of_every_row_once(vectors):
+    heard = []
+    build_index(vectors, "Flat", 1, 1, heard.append)
+    assert heard == [150, 150, 100]
+
+
+# ---------------------------------------------------------------- names of rows
+
+
+def test_an_index_folder_is_laid_out_as_pyserini_reads_it(vectors, publish):
+    folder = publish(vectors).folder
+    opened = faiss.read_index(str(folder / "index"))
+    names = (folder / "docid").read_text().splitlines()
+    assert opened.ntotal == len(names) == 400
+    assert opened.metric_type == faiss.METRIC_INNER_PRODUCT
+    assert names == vectors.ids
+    assert sorted(path.name for path in folder.iterdir()) == ["docid", "index", "manifest.json"]
+
+
+def test_rows_of_a_document_are_numbered(embed, publish):
+    ids = ["a", "b#1", "c#", "#d"]
+    embeddings = embed(normal(8, DIM), [1, 3, 2, 2], ids=ids)
+    names = ["a#0", "b#1#0", "b#1#1", "b#1#2", "c##0", "c##1", "#d#0", "#d#1"]
+    assert row_names(embeddings) == names
+    built = publish(embeddings)
+    assert (built.folder / "docid").read_text().splitlines() == names
+    assert built.max_segments == 3
+    assert built.ids == ids
+    assert built.doc_of_row.tolist() == embeddings.doc_of_row().tolist()
+
+
+def test_the_only_row_of_a_document_has_its_name(embed, publish):
+    embeddings = embed(normal(3, DIM), ids=["a#0", "b", "c#1"])
+    built = publish(embeddings)
+    assert built.ids == ["a#0", "b", "c#1"]
+    assert built.doc_of_row.tolist() == [0, 1, 2]
+
+
+def test_an_index_tells_where_its_vectors_are_from(vectors, publish):
+    built = publish(vectors)
+    assert built.tower == vectors.tower == "t"
+    assert built.manifest["inputs"]["embeddings"] == vectors.fingerprint
+    assert built.fingerprint == built.manifest["fingerprint"]
+
+
+# ---------------------------------------------------------------- refusing
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat", "HNSW8"])
+@pytest.mark.parametrize("left", [0, 50, 0.9])
+def test_an_index_cut_short_is_refused(vectors, publish, factory, left):
+    folder = publish(vectors, factory).folder
+    path = folder / "index"
+    os.truncate(path, left if isinstance(left, int) else int(left * path.stat().st_size))
+    with pytest.raises(BadInput) as caught:
+        FaissIndex(folder)
+    assert caught.value.what.startswith(f"{path}: not a whole FAISS index (")
+    assert caught.value.hint == "build it again with: ance index --force"
+
+
+def test_names_that_disagree_with_the_rows_are_refused(vectors, publish):
+    folder = publish(vectors).folder
+    write_ids(folder / "docid", vectors.ids[:-1])
+    with pytest.raises(BadInput) as caught:
+        FaissIndex(folder)
+    assert caught.value.what == (f"{folder}/docid: 399 ids for 400 vectors: rows and ids disagree")
+
+
+def test_an_index_without_a_manifest_is_refused(vectors, publish):
+    folder = publish(vectors).folder
+    (folder / "manifest.json").unlink()
+    with pytest.raises(Mismatch, match=r"index: has no manifest\.json"):
+        FaissIndex(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(BadInput, match="index: no such index"):
+        FaissIndex(folder)
