@@ -70,9 +70,12 @@ def test_a_failure_in_the_middle_keeps_the_old_file(tmp_path, failure):
 
 def test_a_write_that_finds_no_room_leaves_nothing_under_the_name(tmp_path):
     path = tmp_path / "file"
-    with pytest.raises(MachineGaveOut) as caught, full_disk(1000):
-        with atomic.new_file(path) as handle:
-            handle.write(bytes(100_000))
+    with (
+        pytest.raises(MachineGaveOut) as caught,
+        full_disk(1000),
+        atomic.new_file(path) as handle,
+    ):
+        handle.write(bytes(100_000))
     assert names(tmp_path) == []
     assert caught.value.exit_code == 5
     assert caught.value.what == (

@@ -26,8 +26,8 @@ def random_pairs(wanted=6, count=120):
     rng = random.Random(11)
     pairs = []
     for n in range(count):
-        scored = rng.randint(0, wanted)
-        drawn = rng.randint(0, wanted - scored)
+        scored = rng.randint(0, wanted) if n % 10 else 0
+        drawn = rng.randint(0, wanted - scored) if n % 10 else 0
         ids = [f"d{doc}" for doc in rng.sample(range(100), scored + drawn)]
         scores = [rng.uniform(-3, 3) for _ in range(scored)] + [None] * drawn
         sources = ["ann"] * scored + ["random"] * drawn
