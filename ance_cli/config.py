@@ -171,21 +171,20 @@ class SegmentConfig:
 
 
 @dataclass(frozen=True)
-class RefreshConfig:
+class RefreshConfig(MineConfig):
     """What a refresh of a run makes; fixed at its first refresh."""
 
     split: str | None = None
     dev_split: str = "dev"
-    depth: int = 200
-    negatives: int = 20
-    mix: str = "ann"
-    sampler: str = "uniform"
-    seed: int = SEED
-    min_rel: int = MIN_REL
     dev_depth: int = 100
     measures: str = MEASURES
     encode_dtype: str = "auto"
     index_factory: str | None = None
+
+    @property
+    def mining(self) -> MineConfig:
+        """The part of it that mining needs."""
+        return MineConfig(**{field.name: getattr(self, field.name) for field in fields(MineConfig)})
 
 
 @dataclass(frozen=True)

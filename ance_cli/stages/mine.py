@@ -13,22 +13,15 @@ from typing import Any
 from ance_cli.config import EncodeConfig, MineConfig
 from ance_cli.formats import lease
 from ance_cli.formats.candidates import Candidates, read_candidates
-from ance_cli.formats.dataset import (
-    Dataset,
-    positives_of,
-    read_corpus,
-    read_qrels,
-    read_queries,
-)
+from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import STDIO, Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.negatives.filtering import Copies
 from ance_cli.negatives.sampling import RANDOM, parse_mix
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import DenseRetriever, VectorSource
-from ance_cli.stages.negatives import all_texts, beside, warn_of_depth, write_negatives
+from ance_cli.stages.negatives import Sides, all_texts, beside, read_sides, write_negatives
 from ance_cli.stages.summary import Summary, planned, summary_of
 
 
@@ -90,33 +83,17 @@ def mine(
     if dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
-    queries = read_queries(dataset.need("queries"), skipped)
-    copies = Copies(read_corpus(dataset.corpus, skipped))
-    qrels = read_qrels(dataset.need("qrels"), queries, copies.position, skipped)
-    positives = positives_of(qrels, config.min_rel)
-    warn_of_depth(config.depth, len(copies.doc_ids), reporter)
-
     def work() -> Summary:
+        sides = read_sides(dataset, config.min_rel, config.depth, skipped, reporter)
         started = time.monotonic()
         candidates = _candidates(
-            searched, folder, checkpoint, source, config, encode_config,
-            {name: queries[name] for name in positives}, positives, force, reporter,
-        )  # fmt: skip
+            searched, folder, checkpoint, source, config, encode_config, sides, force, reporter
+        )
         plan.shaped_by["dtype"] = searched.shaped_by["dtype"]
         texts = all_texts(dataset, skipped) if with_text else None
         stats: dict[str, Any] = {"search_seconds": round(time.monotonic() - started, 2)}
         return write_negatives(
-            plan,
-            candidates,
-            positives,
-            copies,
-            "ann",
-            shares,
-            step,
-            earlier,
-            texts,
-            stats,
-            reporter,
+            plan, candidates, sides, "ann", shares, step, earlier, texts, stats, reporter
         )
 
     if output == STDIO:
@@ -132,8 +109,7 @@ def _candidates(
     source: VectorSource,
     config: MineConfig,
     encode_config: EncodeConfig,
-    queries: dict[str, str],
-    positives: dict[str, list[str]],
+    sides: Sides,
     force: bool,
     reporter: Reporter,
 ) -> Candidates:
@@ -146,12 +122,12 @@ def _candidates(
         return read_candidates(folder)
     retriever = DenseRetriever(checkpoint, source, encode_config, config.probes)
     plan.shaped_by["dtype"] = retriever.dtype
-    xq = retriever.encode_queries(list(queries.values()), reporter)
+    xq = retriever.encode_queries(list(sides.queries.values()), reporter)
     scores, docs = retriever.search(xq, config.depth, reporter)
     known = {}
     if retriever.embeddings is not None:
-        known = positive_scores(xq, list(queries), positives, retriever.embeddings)
-    candidates = Candidates(list(queries), docs, scores, known)
+        known = positive_scores(xq, list(sides.queries), sides.positives, retriever.embeddings)
+    candidates = Candidates(list(sides.queries), docs, scores, known)
     if folder is not None:
         with lease.hold(lease.lease_name(folder), str(folder)):
             partial = plan.open_partial(force=True)  # a search is one piece: nothing to continue

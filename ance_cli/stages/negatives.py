@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ import orjson
 
 from ance_cli.formats import atomic
 from ance_cli.formats.candidates import Candidates
-from ance_cli.formats.dataset import Dataset, read_corpus, read_queries
+from ance_cli.formats.dataset import (
+    Dataset,
+    positives_of,
+    read_corpus,
+    read_qrels,
+    read_queries,
+)
 from ance_cli.formats.jsonl import STDIO, Skipped, read_records
 from ance_cli.formats.manifest import Plan
 from ance_cli.negatives.audit import Audit
@@ -39,11 +46,39 @@ def read_earlier(path: Path | None) -> dict[tuple[str, str], set[str]] | None:
     }
 
 
+@dataclass(frozen=True)
+class Sides:
+    """What negatives are drawn for and from."""
+
+    queries: dict[str, str]
+    """query_id -> text, of the queries that have a positive"""
+    positives: dict[str, list[str]]
+    copies: Copies
+
+
+def read_sides(
+    dataset: Dataset, min_rel: int, depth: int, skipped: Skipped | None, reporter: Reporter
+) -> Sides:
+    """Queries, labels and corpus, checked against each other.
+
+    Warns where `depth` candidates are a large part of the corpus: then they are hardly hard.
+    """
+    queries = read_queries(dataset.need("queries"), skipped)
+    copies = Copies(read_corpus(dataset.corpus, skipped))
+    qrels = read_qrels(dataset.need("qrels"), queries, copies.position, skipped)
+    positives = positives_of(qrels, min_rel)
+    if depth * 10 > len(copies.doc_ids):
+        reporter.warn(
+            f"--depth {depth} is over a tenth of the {len(copies.doc_ids)} documents: "
+            "most of these negatives are not hard ones"
+        )
+    return Sides({name: queries[name] for name in positives}, positives, copies)
+
+
 def write_negatives(
     plan: Plan,
     candidates: Candidates,
-    positives: dict[str, list[str]],
-    copies: Copies,
+    sides: Sides,
     source: str,
     shares: dict[str, float],
     checkpoint_step: int,
@@ -58,8 +93,8 @@ def write_negatives(
     with plan.text_file(stats) as handle:
         for pair in select_negatives(
             candidates,
-            positives,
-            copies,
+            sides.positives,
+            sides.copies,
             source,
             shares,
             plan.shaped_by["sampler"],
@@ -97,12 +132,3 @@ def all_texts(dataset: Dataset, skipped: Skipped | None) -> dict[str, str]:
     for query_id, text in read_queries(dataset.need("queries"), skipped).items():
         texts[f"q:{query_id}"] = text
     return texts
-
-
-def warn_of_depth(depth: int, num_docs: int, reporter: Reporter) -> None:
-    """Warn where the candidates are a large part of the corpus: then they are hardly hard."""
-    if depth * 10 > num_docs:
-        reporter.warn(
-            f"--depth {depth} is over a tenth of the {num_docs} documents: "
-            "most of these negatives are not hard ones"
-        )

@@ -18,7 +18,6 @@ import orjson
 from ance_cli.config import (
     EncodeConfig,
     IndexConfig,
-    MineConfig,
     RefreshConfig,
     SearchConfig,
 )
@@ -181,14 +180,7 @@ def _make(
             dataset,
             source,
             folder / NEGATIVES,
-            MineConfig(
-                depth=config.depth,
-                negatives=config.negatives,
-                mix=config.mix,
-                sampler=config.sampler,
-                seed=config.seed,
-                min_rel=config.min_rel,
-            ),
+            config.mining,
             encode_config,
             candidates_folder=folder / "candidates",
             earlier=earlier if earlier and earlier.exists() else None,

@@ -7,14 +7,13 @@ segment needs only its negatives and its number of steps.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ance_cli import __version__
 from ance_cli.config import SegmentConfig, TrainConfig, train_config
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats import atomic
@@ -29,29 +28,28 @@ from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import STDIO, Skipped, open_input
 from ance_cli.formats.manifest import manifest_name
 from ance_cli.formats.run_folder import (
-    RUN,
     RunFolder,
-    compare_settings,
     cut_ledger,
     now,
     read_ledger,
 )
 from ance_cli.formats.triples import read_negatives
-from ance_cli.models.checkpoint import Checkpoint, Pins
+from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter, Silent
+from ance_cli.stages.new_run import (
+    continue_run,
+    identity_of,
+    publish_checkpoint,
+    start_run,
+)
 from ance_cli.stages.summary import Summary
 
 if TYPE_CHECKING:
-    from ance_cli.models.encoder import Encoder
     from ance_cli.models.tokens import Tokenizer, TokenRows
     from ance_cli.training.data import PairStream
     from ance_cli.training.trainer import Trainer
 
 _TOKENIZE_CHUNK = 8192
-_PIN_FIELDS = (
-    "query_length", "passage_length", "separator", "segmentation", "max_segments", "scale",
-)  # fmt: skip
-_SAME_RUN = "repeat the run's own settings (or leave them out), or start another run with -o"
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def train_segment(
     """
     run = RunFolder(output)
     if run.exists:
-        identity, config = _continue(run, dataset, checkpoint, preset, given or {})
+        identity, config = continue_run(run, dataset, checkpoint, preset, given or {})
         dataset = run.dataset()
     else:
         if dataset is None or checkpoint is None:
@@ -101,7 +99,7 @@ def train_segment(
             if not segment.steps:
                 raise UsageProblem("--steps 0 needs --total-steps: the horizon of the schedule")
             config = replace(config, total_steps=segment.steps)
-        identity = _identity(dataset, Checkpoint(checkpoint), config)
+        identity = identity_of(dataset, Checkpoint(checkpoint), config)
     if negatives is None and segment.steps:
         raise UsageProblem("name the negatives to train on, or - for stdin")
     if negatives is not None and negatives != STDIO and not negatives.exists():
@@ -123,7 +121,7 @@ def train_segment(
             stream = _stream(dataset, config, source, skipped)
         if not run.exists:
             assert checkpoint is not None
-            _start(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
+            start_run(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
         if source is None or stream is None:
             return _summary(run, up_to_date=True)
         record = record or _new_segment(run, source, segment.steps, config)
@@ -133,105 +131,6 @@ def train_segment(
         trainer.run(reporter, int(record["start_step"]))
         run.event("trainer", "segment finished", step=trainer.step, negatives=str(source.path))
         return _summary(run, up_to_date=False)
-
-
-# -------------------------------------------------------------------- the run's identity
-
-
-def _identity(dataset: Dataset, checkpoint: Checkpoint, config: TrainConfig) -> dict[str, Any]:
-    return {
-        "dataset": dataset.fingerprint("corpus", "queries", "qrels"),
-        "start": [checkpoint.tower_hash("query"), checkpoint.tower_hash("passage")],
-        **asdict(config),
-    }
-
-
-def _continue(
-    run: RunFolder,
-    dataset: Dataset | None,
-    checkpoint: Path | None,
-    preset: str | None,
-    given: Mapping[str, Any],
-) -> tuple[dict[str, Any], TrainConfig]:
-    """The existing run's identity, with everything that was given compared to it."""
-    identity = run.read()["identity"]
-    known = {field.name for field in fields(TrainConfig)}
-    config = TrainConfig(**{name: value for name, value in identity.items() if name in known})
-    wanted = {name: value for name, value in given.items() if name in known}
-    if preset is not None:
-        asked = asdict(train_config(preset, given))
-        wanted |= {name: value for name, value in asked.items() if name != "total_steps"}
-    if dataset is not None:
-        wanted["dataset"] = dataset.fingerprint("corpus", "queries", "qrels")
-    if checkpoint is not None:
-        start = Checkpoint(checkpoint)
-        wanted["start"] = [start.tower_hash("query"), start.tower_hash("passage")]
-    compare_settings(run.path / RUN, identity, wanted, _SAME_RUN)
-    return identity, config
-
-
-def _start(
-    run: RunFolder,
-    dataset: Dataset,
-    checkpoint: Checkpoint,
-    config: TrainConfig,
-    identity: dict[str, Any],
-    reporter: Reporter,
-) -> None:
-    """Make the run folder: its first checkpoint, then `run.json`, by which it exists."""
-    from ance_cli.models.encoder import start_encoder
-    from ance_cli.models.tokens import Tokenizer
-
-    changes = {name: getattr(config, name) for name in _PIN_FIELDS}
-    pinned = checkpoint.with_pins(**changes, training_step=0)
-    encoder, fresh = start_encoder(pinned, config.dim, config.seed)
-    if fresh:
-        reporter.say(
-            f"{checkpoint.shown} has no retrieval head: a fresh one is added "
-            f"([CLS] -> Linear -> LayerNorm, {encoder.dim} dimensions)"
-        )
-    elif config.dim not in (None, encoder.dim):
-        raise UsageProblem(
-            f"--dim {config.dim}: {checkpoint.shown} has a head of {encoder.dim} dimensions"
-        )
-    with atomic.disk_errors(run.path):
-        for folder in (run.checkpoints, run.states, run.generations):
-            folder.mkdir(parents=True, exist_ok=True)
-    _publish_checkpoint(run, encoder, Tokenizer(pinned), pinned.pins)
-    run.write_once(
-        RUN,
-        {
-            "identity": identity,
-            "data": {
-                "corpus": str(dataset.corpus.resolve()),
-                "queries": str(dataset.need("queries").resolve()),
-                "qrels": str(dataset.need("qrels").resolve()),
-                "split": dataset.split,
-            },
-            "start_checkpoint": str(checkpoint.path),
-            "fresh_head": fresh,
-            "created": now(),
-            "tool_version": __version__,
-        },
-    )
-    run.event("trainer", "run created", start=str(checkpoint.path))
-
-
-def _publish_checkpoint(run: RunFolder, encoder: Encoder, tokenizer: Tokenizer, pins: Pins) -> None:
-    """A whole checkpoint under its step's name, and `latest` pointing to it."""
-    from ance_cli.models.encoder import save_encoder
-
-    folder = run.checkpoint_at(pins.training_step)
-    if not folder.exists():
-        partial = atomic.partial_name(folder)
-        atomic.remove(partial)
-        with atomic.disk_errors(folder):
-            save_encoder(encoder, tokenizer, pins, partial)
-        atomic.publish_folder(partial, folder)
-    atomic.point(run.latest, folder)
-
-
-# -------------------------------------------------------------------- the segment
 
 
 def _spooled(run: RunFolder, negatives: Path) -> Path:
@@ -382,7 +281,7 @@ def _make_trainer(
 
     def keep_checkpoint(trainer: Trainer) -> None:
         pins = replace(start.pins, training_step=trainer.step)
-        _publish_checkpoint(run, trainer.encoder, tokenizer, pins)
+        publish_checkpoint(run, trainer.encoder, tokenizer, pins)
 
     def log(record: dict[str, Any]) -> None:
         atomic.append_line(run.metrics, orjson.dumps(record))

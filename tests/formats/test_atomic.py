@@ -111,6 +111,15 @@ def test_another_disk_error_is_not_called_a_full_disk(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_libraries_with_errors_of_their_own_are_understood(tmp_path, code):
+    with pytest.raises(MachineGaveOut), atomic.new_file(tmp_path / "file"):
+        raise RuntimeError(f"SafetensorError: I/O error: {os.strerror(code)} (os error {code})")
+    with pytest.raises(RuntimeError, match="something else"), atomic.new_file(tmp_path / "file"):
+        raise RuntimeError("something else")
+    assert names(tmp_path) == []
+
+
 def test_a_killed_writer_leaves_the_old_file_and_the_next_one_replaces_it(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")

@@ -204,7 +204,7 @@ def test_a_broken_passage_is_named(tmp_path, line, reason):
     assert caught.value.what == f"{path}:2: {reason}"
     skipped = Skipped()
     assert [passage.doc_id for passage in read_corpus(path, skipped)] == ["d1", "d3"]
-    assert skipped.reasons == [f"{path}:2: {reason}"]
+    assert list(skipped.reasons) == [f"{path}:2: {reason}"]
 
 
 @pytest.mark.parametrize(("lines", "collector"), [([], None), (["{}", "[]"], Skipped())])
@@ -268,7 +268,7 @@ def test_a_broken_query_is_named(tmp_path, line, reason):
     assert caught.value.what == f"{path}:2: {reason}"
     skipped = Skipped()
     assert read_queries(path, skipped) == {"q1": "one"}
-    assert skipped.reasons == [f"{path}:2: {reason}"]
+    assert list(skipped.reasons) == [f"{path}:2: {reason}"]
 
 
 def test_a_query_line_with_one_column_is_named(tmp_path):
@@ -315,6 +315,7 @@ def test_labels_in_trecs_four_columns(tmp_path):
         ("q9\td1\t1", "query 'q9' is not among the queries"),
         ("q1\td9\t1", "document 'd9' is not in the corpus"),
         ("q1\tcaf\udce9\t1", "not valid UTF-8"),
+        ("q1\td2\t0", "'d2' has two labels for query 'q1': 1 before, 0 here"),
     ],
 )
 def test_a_broken_label_is_named(tmp_path, line, reason):
@@ -325,7 +326,12 @@ def test_a_broken_label_is_named(tmp_path, line, reason):
     assert caught.value.what == f"{path}:2: {reason}"
     skipped = Skipped()
     assert read_qrels(path, {"q1"}, {"d1", "d2"}, skipped) == {"q1": {"d2": 1}}
-    assert skipped.reasons == [f"{path}:2: {reason}"]
+    assert list(skipped.reasons) == [f"{path}:2: {reason}"]
+
+
+def test_a_label_may_be_repeated(tmp_path):
+    path = written(tmp_path / "dev.tsv", "q1\td1\t1", "q2\td1\t0", "q1\td1\t1")
+    assert read_qrels(path) == {"q1": {"d1": 1}, "q2": {"d1": 0}}
 
 
 def test_labels_of_unknown_ids_pass_where_nothing_is_known(tmp_path):

@@ -285,6 +285,15 @@ def test_offsets_that_disagree_with_the_ids_are_refused(tmp_path):
     assert refused(folder).what.endswith("rows and ids disagree")
 
 
+def test_ids_and_offsets_that_agree_with_each_other_alone_are_refused(tmp_path):
+    folder = publish(tmp_path / "emb")
+    write_ids(folder / IDS, ids_of(ROW_COUNTS)[:-1])
+    np.save(folder / DOC_OFFSETS, np.delete(np.load(folder / DOC_OFFSETS), 3))
+    assert refused(folder).what == (
+        f"{folder}/ids.txt: 7 ids for 8 documents: rows and ids disagree"
+    )
+
+
 @pytest.mark.parametrize("ends", [(0, 13), (1, 14)])
 def test_offsets_that_do_not_cover_the_rows_are_refused(tmp_path, ends):
     folder = publish(tmp_path / "emb")

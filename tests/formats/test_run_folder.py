@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from ance_cli.errors import BadInput, Mismatch
+from ance_cli.errors import BadInput, Busy, Mismatch
+from ance_cli.formats import atomic
+from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.run_folder import RunFolder, compare_settings, cut_ledger, read_ledger
 
 
@@ -146,6 +148,99 @@ def test_other_settings_are_named(tmp_path):
         f"{tmp_path}: was made with other settings: lr 1e-05 -> 2e-05; new None -> 'x'"
     )
     assert caught.value.hint == "a hint"
+
+
+# ---------------------------------------------------------------- making a run
+
+
+def test_a_run_that_was_made_is_kept_whatever_comes_after(run):
+    with run.held("trainer"):
+        run.write_once("run.json", {})
+    with pytest.raises(RuntimeError), run.held("trainer"):
+        checkpoint(run, "step-00000001", 1)
+        raise RuntimeError
+    assert run.exists
+    assert run.newest_checkpoint()[0] == 1
+    assert not run.lease("trainer").exists()
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_a_run_that_was_not_made_leaves_nothing(run, failure):
+    with pytest.raises(failure), run.held("trainer"):
+        state(run, 0)
+        checkpoint(run, "step-00000000", 0)
+        atomic.point(run.latest, run.checkpoint_at(0))
+        raise failure
+    assert not run.path.exists()
+
+
+def test_what_a_kill_left_of_a_run_can_be_taken_up(run):
+    checkpoint(run, "step-00000000", 0)
+    (run.path / "lease").mkdir()
+    with run.held("trainer"):
+        run.write_once("run.json", {})
+    assert run.newest_checkpoint()[0] == 0
+
+
+def test_a_folder_of_something_else_is_refused(run):
+    checkpoint(run, "step-00000000", 0)
+    (run.path / "thesis.tex").write_text("years of work")
+    with pytest.raises(Mismatch) as caught, run.held("trainer"):
+        pytest.fail("held")
+    assert caught.value.what == (
+        f"{run.path}: exists and is not a run folder (it holds thesis.tex)"
+    )
+    assert caught.value.hint == "choose another name with -o"
+    assert run.newest_checkpoint()[0] == 0
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="a folder named as a part of a run is removed"
+)
+def test_folders_of_somebody_else_survive_a_run_that_was_not_made(run):
+    (run.path / "checkpoints").mkdir(parents=True)
+    (run.path / "checkpoints" / "my-model.bin").write_text("weeks of training")
+    with pytest.raises((RuntimeError, Mismatch)), run.held("trainer"):
+        raise RuntimeError
+    assert (run.path / "checkpoints" / "my-model.bin").exists()
+
+
+def test_two_roles_hold_a_run_at_once_and_one_role_only_once(run):
+    with run.held("supervisor"), run.held("trainer"):
+        run.write_once("run.json", {})
+        with pytest.raises(Busy) as caught, run.held("trainer"):
+            pytest.fail("two trainers at once")
+    assert caught.value.what.startswith(f"the run {run.path} is being written by process ")
+
+
+def begun(run, folder):
+    """A run over a small dataset; returns the paths of the dataset's parts."""
+    folder.mkdir()
+    paths = {part: folder / part for part in ("corpus", "queries", "qrels")}
+    for part, path in paths.items():
+        path.write_text(f"{part} as the run began\n")
+    run.path.mkdir()
+    data = {**{part: str(path) for part, path in paths.items()}, "split": "train"}
+    fingerprint = Dataset(**paths).fingerprint(*paths)
+    run.write_once("run.json", {"data": data, "identity": {"dataset": fingerprint}})
+    return paths
+
+
+def test_a_run_knows_its_dataset(run, tmp_path):
+    paths = begun(run, tmp_path / "data")
+    assert run.dataset() == Dataset(**paths, split="train")
+
+
+@pytest.mark.parametrize("part", ["corpus", "queries", "qrels"])
+def test_a_run_refuses_data_that_has_changed(run, tmp_path, part):
+    paths = begun(run, tmp_path / "data")
+    paths[part].write_text("something else\n")
+    with pytest.raises(Mismatch) as caught:
+        run.dataset()
+    assert caught.value.what == (
+        f"{run.path}: its data has changed since the run began: "
+        f"{paths['corpus']}, {paths['queries']}, {paths['qrels']}"
+    )
 
 
 # ---------------------------------------------------------------- ledgers

@@ -98,7 +98,7 @@ def test_a_broken_line_is_named(tmp_path, line, reason):
     assert caught.value.what == f"{path}:2: {reason}"
     skipped = Skipped()
     assert read_run(path, skipped) == {"q1": {"d1": 0.5}, "q2": {"d1": 0.5}}
-    assert skipped.reasons == [f"{path}:2: {reason}"]
+    assert list(skipped.reasons) == [f"{path}:2: {reason}"]
 
 
 def test_a_run_without_a_hit_is_refused(tmp_path):

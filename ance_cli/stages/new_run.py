@@ -1,0 +1,124 @@
+"""Making a run folder, continuing one, and publishing its checkpoints.
+
+`run.json` holds the run's identity: data, start, recipe. It is written once and last, so a run
+either exists with its first checkpoint or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ance_cli import __version__
+from ance_cli.config import TrainConfig, train_config
+from ance_cli.errors import UsageProblem
+from ance_cli.formats import atomic
+from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.run_folder import RUN, RunFolder, compare_settings, now
+from ance_cli.models.checkpoint import Checkpoint, Pins
+from ance_cli.progress import Reporter
+
+if TYPE_CHECKING:
+    from ance_cli.models.encoder import Encoder
+    from ance_cli.models.tokens import Tokenizer
+
+_PIN_FIELDS = (
+    "query_length", "passage_length", "separator", "segmentation", "max_segments", "scale",
+)  # fmt: skip
+_SAME_RUN = "repeat the run's own settings (or leave them out), or start another run with -o"
+
+
+def identity_of(dataset: Dataset, checkpoint: Checkpoint, config: TrainConfig) -> dict[str, Any]:
+    """What two calls of one run must agree on: data and start by content, and the recipe."""
+    return {
+        "dataset": dataset.fingerprint("corpus", "queries", "qrels"),
+        "start": [checkpoint.tower_hash("query"), checkpoint.tower_hash("passage")],
+        **asdict(config),
+    }
+
+
+def continue_run(
+    run: RunFolder,
+    dataset: Dataset | None,
+    checkpoint: Path | None,
+    preset: str | None,
+    given: Mapping[str, Any],
+) -> tuple[dict[str, Any], TrainConfig]:
+    """The existing run's identity, with everything that was given compared to it."""
+    identity = run.read()["identity"]
+    known = {field.name for field in fields(TrainConfig)}
+    config = TrainConfig(**{name: value for name, value in identity.items() if name in known})
+    wanted = {name: value for name, value in given.items() if name in known}
+    if preset is not None:
+        asked = asdict(train_config(preset, given))
+        wanted |= {name: value for name, value in asked.items() if name != "total_steps"}
+    if dataset is not None:
+        wanted["dataset"] = dataset.fingerprint("corpus", "queries", "qrels")
+    if checkpoint is not None:
+        start = Checkpoint(checkpoint)
+        wanted["start"] = [start.tower_hash("query"), start.tower_hash("passage")]
+    compare_settings(run.path / RUN, identity, wanted, _SAME_RUN)
+    return identity, config
+
+
+def start_run(
+    run: RunFolder,
+    dataset: Dataset,
+    checkpoint: Checkpoint,
+    config: TrainConfig,
+    identity: dict[str, Any],
+    reporter: Reporter,
+) -> None:
+    """Make the run folder: its first checkpoint, then `run.json`, by which it exists."""
+    from ance_cli.models.encoder import start_encoder
+    from ance_cli.models.tokens import Tokenizer
+
+    changes = {name: getattr(config, name) for name in _PIN_FIELDS}
+    pinned = checkpoint.with_pins(**changes, training_step=0)
+    encoder, fresh = start_encoder(pinned, config.dim, config.seed)
+    if fresh:
+        reporter.say(
+            f"{checkpoint.shown} has no retrieval head: a fresh one is added "
+            f"([CLS] -> Linear -> LayerNorm, {encoder.dim} dimensions)"
+        )
+    elif config.dim not in (None, encoder.dim):
+        raise UsageProblem(
+            f"--dim {config.dim}: {checkpoint.shown} has a head of {encoder.dim} dimensions"
+        )
+    with atomic.disk_errors(run.path):
+        for folder in (run.checkpoints, run.states, run.generations):
+            folder.mkdir(parents=True, exist_ok=True)
+    publish_checkpoint(run, encoder, Tokenizer(pinned), pinned.pins)
+    run.write_once(
+        RUN,
+        {
+            "identity": identity,
+            "data": {
+                "corpus": str(dataset.corpus.resolve()),
+                "queries": str(dataset.need("queries").resolve()),
+                "qrels": str(dataset.need("qrels").resolve()),
+                "split": dataset.split,
+            },
+            "start_checkpoint": str(checkpoint.path),
+            "fresh_head": fresh,
+            "created": now(),
+            "tool_version": __version__,
+        },
+    )
+    run.event("trainer", "run created", start=str(checkpoint.path))
+
+
+def publish_checkpoint(run: RunFolder, encoder: Encoder, tokenizer: Tokenizer, pins: Pins) -> None:
+    """A whole checkpoint under its step's name, and `latest` pointing to it."""
+    from ance_cli.models.encoder import save_encoder
+
+    folder = run.checkpoint_at(pins.training_step)
+    if not folder.exists():
+        partial = atomic.partial_name(folder)
+        atomic.remove(partial)
+        with atomic.disk_errors(folder):
+            save_encoder(encoder, tokenizer, pins, partial)
+        atomic.publish_folder(partial, folder)
+    atomic.point(run.latest, folder)
