@@ -86,6 +86,7 @@ class MineConfig:
 
     def __post_init__(self) -> None:
         _check(self.depth > 0 and self.negatives > 0, "--depth and --negatives must be at least 1")
+        _check(self.probes is None or self.probes > 0, "--probes must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         _check(self.depth > 0, "--depth must be at least 1")
+        _check(self.probes is None or self.probes > 0, "--probes must be at least 1")
 
 
 @dataclass(frozen=True)

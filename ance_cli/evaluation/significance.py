@@ -23,12 +23,12 @@ class PairedTest:
 def paired_test(first: Sequence[float], second: Sequence[float], seed: int = 42) -> PairedTest:
     """Fisher's randomisation test (signs of the differences flipped, `SAMPLES` times) and t test.
 
-    Both p-values are 1 where the runs do not differ on any query.
+    Both p-values are 1 where the runs do not differ on any query, and for a single query.
     """
     difference = np.asarray(second, np.float64) - np.asarray(first, np.float64)
     mean = float(difference.mean())
-    if not difference.any():
-        return PairedTest(0.0, 1.0, 1.0)
+    if not difference.any() or len(difference) < 2:
+        return PairedTest(mean, 1.0, 1.0)
 
     def statistic(values: np.ndarray, axis: int = -1) -> np.ndarray:
         return values.mean(axis=axis)  # type: ignore[no-any-return]
@@ -42,7 +42,7 @@ def paired_test(first: Sequence[float], second: Sequence[float], seed: int = 42)
         batch=max(1, 10_000_000 // len(difference)),
         rng=np.random.default_rng(seed),
     )
-    p_t = float(stats.ttest_rel(second, first).pvalue) if len(difference) > 1 else 1.0
+    p_t = float(stats.ttest_rel(second, first).pvalue)
     return PairedTest(mean, float(found.pvalue), p_t)
 
 

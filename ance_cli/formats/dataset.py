@@ -128,7 +128,7 @@ def _text_field(record: dict[str, object], names: tuple[str, ...], where: str, w
 
 
 def _checked_id(value: str, where: str) -> str:
-    if not value or value != value.strip() or any(space in value for space in "\t\n\r "):
+    if value.split() != [value]:
         raise BadInput(
             f"{where}: {value!r} cannot be an id: it is empty or holds white space",
             hint="TREC files separate their columns by white space; rename the id",
@@ -174,7 +174,11 @@ def read_queries(path: Path, skipped: Skipped | None = None) -> dict[str, str]:
             yield from read_records(path, skipped)
             return
         for number, line in read_lines(path):
-            columns = line.decode("utf-8", "replace").split("\t")
+            try:
+                columns = line.decode("utf-8").split("\t")
+            except UnicodeDecodeError:
+                refuse(BadInput(f"{path}:{number}: not valid UTF-8"), skipped)
+                continue
             if len(columns) < 2:
                 problem = BadInput(f"{path}:{number}: expected `id <tab> text`, found one column")
                 refuse(problem, skipped)
@@ -260,9 +264,19 @@ def read_qrels(
 
 
 def positives_of(qrels: Qrels, min_relevance: int) -> dict[str, list[str]]:
-    """query_id -> its positives (relevance >= `min_relevance`), for queries that have any."""
-    return {
+    """query_id -> its positives (relevance >= `min_relevance`), for queries that have any.
+
+    Raises `BadInput` where no query has one.
+    """
+    found = {
         query_id: positives
         for query_id, judged in qrels.items()
         if (positives := [doc for doc, grade in judged.items() if grade >= min_relevance])
     }
+    if not found:
+        highest = max(grade for judged in qrels.values() for grade in judged.values())
+        raise BadInput(
+            f"no label is at least {min_relevance}: there is no positive",
+            hint=f"the highest label is {highest}; lower --min-rel",
+        )
+    return found

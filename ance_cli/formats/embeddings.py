@@ -25,6 +25,9 @@ VECTORS = "embeddings.npy"
 IDS = "ids.txt"
 DOC_OFFSETS = "doc_offsets.npy"
 DONE = "done.npy"
+ROW_COUNTS = "row_counts.npy"
+UNFINISHED_ONLY = (DONE, ROW_COUNTS)
+"""What a folder holds only until it is published."""
 
 BLOCK_DOCS = 16_384
 """Documents in a block: the unit of resuming, of hashing and of memory."""
@@ -95,11 +98,10 @@ class EmbeddingsWriter:
                 with atomic.new_file(done_path) as handle:
                     np.save(handle, fresh)
         self._done = np.load(done_path, mmap_mode="r+", allow_pickle=False)
-        self._counts_path = folder / "row_counts.npy"
-        if not self._counts_path.exists():
-            with atomic.new_file(self._counts_path) as handle:
+        if not (folder / ROW_COUNTS).exists():
+            with atomic.new_file(folder / ROW_COUNTS) as handle:
                 np.save(handle, np.zeros(num_docs, np.int32))
-        self._counts = np.load(self._counts_path, mmap_mode="r+", allow_pickle=False)
+        self._counts = np.load(folder / ROW_COUNTS, mmap_mode="r+", allow_pickle=False)
 
     def is_done(self, block: int) -> bool:
         """Whether the block's vectors are durable."""
@@ -125,6 +127,12 @@ class EmbeddingsWriter:
             raise ValueError("blocks are written in order")
         first_row = int(before.sum())
         data = np.ascontiguousarray(vectors, self.dtype)
+        if not np.isfinite(data).all():
+            raise BadInput(
+                f"block {block}: a vector is not finite, or has a component beyond the range of "
+                f"{self.dtype.name}",
+                hint="store the vectors with --output-dtype float32",
+            )
         docs = self.docs_of(block)
         with atomic.disk_errors(self.folder):
             with open(self.folder / VECTORS, "r+b") as handle:
@@ -161,9 +169,6 @@ class EmbeddingsWriter:
             "block_docs": self.block_docs,
             "block_xxh3": [f"{value:016x}" for value in self._done["xxh3"].tolist()],
         }
-        del self._done, self._counts
-        (self.folder / DONE).unlink()
-        self._counts_path.unlink()
         return content
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,33 @@ def refuse(problem: BadInput, skipped: Skipped | None) -> None:
     skipped.note(problem)
 
 
+class _ZstReader(io.RawIOBase):
+    """Decompresses zstd, and unlike the library's own reader notices a file that is cut short."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            rest = self._frame.unused_data if self._frame.eof else b""
+            data = rest or self._raw.read(1 << 17)
+            if not data:
+                if not self._frame.eof:
+                    raise EOFError("it ends within a frame")
+                return 0
+            if self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._ready = self._frame.decompress(data)
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+
 @contextmanager
 def open_input(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for reading bytes: stdin for `-`, decompressed for `.gz` and `.zst`."""
@@ -66,8 +94,7 @@ def open_input(path: Path) -> Iterator[IO[bytes]]:
             with gzip.open(raw, "rb") as handle:
                 yield handle  # type: ignore[misc]
         elif path.suffix == ".zst":
-            with zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-                yield io.BufferedReader(stream, 1 << 20)
+            yield io.BufferedReader(_ZstReader(raw), 1 << 20)
         else:
             yield raw
 
@@ -81,9 +108,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if number == 1 and line.startswith(_BOM):
                     line = line[len(_BOM) :]
                 line = line.rstrip(b"\r\n")
-                if line:
+                if line.strip():
                     yield number, line
-        except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
             raise BadInput(
                 f"{path}:{number + 1}: the compressed file is cut short or damaged ({error})",
                 hint="fetch or compress the file again",

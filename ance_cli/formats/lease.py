@@ -95,8 +95,9 @@ def hold(path: Path, what: str) -> Iterator[None]:
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": " ".join(["ance", *sys.argv[1:]]),
         }
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, orjson.dumps(holder), 0)
+        with disk_errors(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, orjson.dumps(holder), 0)
 
         def beat() -> None:
             while not stop.wait(HEARTBEAT_SECONDS):

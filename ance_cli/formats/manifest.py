@@ -9,7 +9,7 @@ versions, `shaped_by` and `inputs`. `ran_with` is for people and never compared.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -56,7 +56,7 @@ def read_manifest(output: Path, kind: str) -> dict[str, Any]:
         raise BadInput(f"{output}: no such {kind}", hint=_MAKERS.get(kind))
     try:
         manifest = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise Mismatch(
             f"{output}: has no {path.name}, so nothing says which model and data it came from",
             hint=_MAKERS.get(kind),
@@ -122,6 +122,11 @@ class Plan:
         self._finish_interrupted_file()
         if not self.output.exists():
             return None
+        if self.kind not in _FOLDERS and self.output.is_dir():
+            raise Mismatch(
+                f"{self.output}: is a folder, and the {self.kind} is a file",
+                hint="name a file with -o",
+            )
         if not self.manifest.exists():
             if self.output.is_dir() and not any(self.output.iterdir()):
                 return None
@@ -186,20 +191,28 @@ class Plan:
             atomic.write_bytes(folder / PLAN, orjson.dumps(self.identity))
         return folder
 
-    def publish_folder(self, content: dict[str, Any], stats: dict[str, Any]) -> dict[str, Any]:
-        """Give the partial folder its name, with the manifest inside; returns the manifest."""
+    def publish_folder(
+        self, content: dict[str, Any], stats: dict[str, Any], unfinished_only: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Give the partial folder its name, with the manifest inside; returns the manifest.
+
+        `unfinished_only` names files that serve to continue the work; like the plan they go only
+        once the folder has its name, so that a full disk here costs none of it.
+        """
         folder = self.partial
-        (folder / PLAN).unlink(missing_ok=True)
+        dropped = {folder / name for name in (PLAN, MANIFEST, *unfinished_only)}
         files = {
             path.relative_to(folder).as_posix(): path.stat().st_size
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and path != folder / MANIFEST
+            if path.is_file() and path not in dropped
         }
         manifest = self._manifest({**content, "files": files}, stats)
         with atomic.disk_errors(self.output):
             atomic.sync_tree(folder)
             (folder / MANIFEST).write_bytes(_dump(manifest))
         atomic.publish_folder(folder, self.output)
+        for name in (PLAN, *unfinished_only):
+            (self.output / name).unlink(missing_ok=True)
         return manifest
 
     # ---------------------------------------------------------------- files

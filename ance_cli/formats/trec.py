@@ -44,7 +44,10 @@ def read_run(path: Path, skipped: Skipped | None = None) -> Run:
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
-            columns = line.decode("utf-8", "replace").split()
+            try:
+                columns = line.decode("utf-8").split()
+            except UnicodeDecodeError:
+                raise BadInput(f"{where}: not valid UTF-8") from None
             if len(columns) != 6:
                 raise BadInput(
                     f"{where}: expected TREC's 6 columns (query_id Q0 doc_id rank score tag), "

@@ -193,6 +193,8 @@ class FastBm25:
         self, queries: Sequence[str], depth: int, on_queries: Callable[[int], None] | None = None
     ) -> Ranked:
         """The top `depth` documents of each query text; documents without a query term are none."""
+        if not queries:
+            return np.zeros((0, depth), np.int32), np.zeros((0, depth), np.float32)
         kept = min(depth, self._num_docs)
         docs, scores = self._index.retrieve(
             self._tokenize(queries), k=kept, show_progress=False, n_threads=self._threads

@@ -1,8 +1,10 @@
 """Exact top-k over memory-mapped embeddings, block by block, in bounded memory.
 
-Every function ranks by inner product and breaks ties by position, ascending, so that results do
-not depend on block sizes. Shapes: xq (nq, d) float32 queries, D (nq, k) float32 scores,
-I (nq, k) int64 positions, -1 where there is nothing.
+Every function ranks by inner product and orders ties by position, ascending; which of several rows
+that tie at the cut are kept is the matrix library's choice.
+
+Shapes: xq (nq, d) float32 queries, D (nq, k) float32 scores, I (nq, k) int64 positions, -1 where
+there is nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def _block_top_k(
     import torch
 
     with torch.inference_mode():
-        vectors = torch.from_numpy(np.ascontiguousarray(xb)).to(device).float()
+        vectors = torch.from_numpy(np.array(xb)).to(device).float()
         scores = torch.from_numpy(xq).to(device) @ vectors.T
         top = torch.topk(scores, k, dim=1)
         return top.values.cpu().numpy(), top.indices.cpu().numpy()
@@ -62,6 +64,8 @@ def exact_top_k(
     the rest is -1.
     """
     nq = len(xq)
+    if not nq:
+        return np.zeros((0, k), np.float32), np.zeros((0, k), np.int64)
     D = np.full((nq, 0), -np.inf, np.float32)
     I = np.full((nq, 0), -1, np.int64)  # noqa: E741
     for first, xb in embeddings.blocks():

@@ -59,7 +59,14 @@ def build_index(
                 hint="use --factory Flat, or fewer centroids",
             ) from error
     for _, xb in embeddings.blocks():
-        index.add(np.ascontiguousarray(xb, np.float32))
+        try:
+            index.add(np.ascontiguousarray(xb, np.float32))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UsageProblem(
+                f"--factory {factory!r} takes no rows here ({reason})",
+                hint="for instance Flat, HNSW32, IVF1024,Flat",
+            ) from error
         if on_rows:
             on_rows(len(xb))
     return index

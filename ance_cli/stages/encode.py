@@ -13,7 +13,7 @@ from ance_cli.config import EncodeConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset, read_corpus, read_qrels, read_queries
-from ance_cli.formats.embeddings import BLOCK_DOCS, EmbeddingsWriter
+from ance_cli.formats.embeddings import BLOCK_DOCS, UNFINISHED_ONLY, EmbeddingsWriter
 from ance_cli.formats.hashing import hash_file, hash_lines
 from ance_cli.formats.jsonl import Skipped, refuse_stdio
 from ance_cli.formats.manifest import Plan
@@ -150,7 +150,9 @@ def _encode(
         "rows_per_s": round(rows_encoded / seconds, 1),
         "dtype": dtype,
     }
-    return summary_of(plan.publish_folder(content, stats), plan.output, up_to_date=False)
+    return summary_of(
+        plan.publish_folder(content, stats, UNFINISHED_ONLY), plan.output, up_to_date=False
+    )
 
 
 class _DocProgress:

@@ -15,6 +15,7 @@ from ance_cli.formats.embeddings import (
     DOC_OFFSETS,
     DONE,
     IDS,
+    UNFINISHED_ONLY,
     VECTORS,
     Embeddings,
     EmbeddingsWriter,
@@ -60,7 +61,7 @@ def publish(output, row_counts=ROW_COUNTS, dtype="float32"):
     plan = plan_at(output)
     open_writer = writer(plan.open_partial(), row_counts, dtype)
     write_blocks(open_writer, range(open_writer.num_blocks), vectors_of(row_counts), row_counts)
-    plan.publish_folder(open_writer.finish(ids_of(row_counts)), {})
+    plan.publish_folder(open_writer.finish(ids_of(row_counts)), {}, UNFINISHED_ONLY)
     return output
 
 
@@ -225,6 +226,14 @@ def test_finishing_early_is_a_mistake_of_the_caller(tmp_path):
     write_blocks(open_writer, [2], vectors_of(ROW_COUNTS))
     with pytest.raises(ValueError, match="not every block is done"):
         open_writer.finish(ids_of(ROW_COUNTS)[:-1])
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_vectors_that_do_not_fit_their_type_are_refused(tmp_path):
+    vectors = vectors_of(ROW_COUNTS)
+    vectors[2, 1] = 70_000
+    with pytest.raises((BadInput, ValueError)):
+        write_blocks(writer(tmp_path, dtype="float16"), [0], vectors)
 
 
 # ---------------------------------------------------------------- reading

@@ -136,9 +136,6 @@ def test_the_holder_shows_that_it_is_alive(path, monkeypatch):
         assert time.time() - path.stat().st_mtime < lease.STALE_SECONDS
 
 
-@pytest.mark.xfail(
-    strict=True, raises=OSError, reason="hold() writes the holder's name outside disk_errors"
-)
 def test_a_full_disk_is_told_as_one(path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))

@@ -63,7 +63,6 @@ def test_what_is_not_whole_is_not_a_checkpoint(run):
     assert run.newest_checkpoint() == (100, whole)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="int(None) is a TypeError")
 @pytest.mark.parametrize("facts", ['{"training_step": null}', "[]"])
 def test_facts_of_another_shape_are_not_whole_either(run, facts):
     whole = checkpoint(run, "step-00000100", 100)
@@ -194,9 +193,6 @@ def test_a_folder_of_something_else_is_refused(run):
     assert run.newest_checkpoint()[0] == 0
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a folder named as a part of a run is removed"
-)
 def test_folders_of_somebody_else_survive_a_run_that_was_not_made(run):
     (run.path / "checkpoints").mkdir(parents=True)
     (run.path / "checkpoints" / "my-model.bin").write_text("weeks of training")

@@ -109,9 +109,6 @@ def test_too_few_rows_to_train_are_refused(embed, factory):
     assert caught.value.hint == "use --factory Flat, or fewer centroids"
 
 
-@pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="errors of index.add are not turned into one of ance"
-)
 @pytest.mark.parametrize("factory", ["IDMap,Flat", "NSG32"])
 def test_an_index_that_cannot_be_filled_is_refused(embed, factory):
     with pytest.raises((UsageProblem, BadInput), match=re.escape(factory)):
