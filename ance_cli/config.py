@@ -124,6 +124,8 @@ class TrainConfig:
     batch_size: int = 32
     accumulation: int = 1
     negatives_per_positive: int = 1
+    dropout: float | None = None
+    """Dropout everywhere in the backbone; None = what the checkpoint's config says."""
     dtype: str = "auto"
     seed: int = SEED
     min_rel: int = MIN_REL
@@ -143,6 +145,7 @@ class TrainConfig:
             _check(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be greater than 0")
         for name in ("warmup_steps", "total_steps", "weight_decay"):
             _check(getattr(self, name) >= 0, f"--{name.replace('_', '-')} must not be negative")
+        _check(self.dropout is None or 0 <= self.dropout < 1, "--dropout lies in 0..1")
         _check(self.dtype != "fp16", "--dtype fp16: training runs in bf16 or fp32")
 
     def learning_rate(self, step: int) -> float:

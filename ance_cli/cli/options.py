@@ -127,6 +127,9 @@ FLAGS: dict[str, Flag] = {
                      "constant.", TRAINING),
     "warmup_steps": Flag(int, "Steps of linear warm-up.", TRAINING),
     "weight_decay": Flag(float, "Weight decay (not of biases and norms).", TRAINING),
+    "dropout": Flag(
+        float, "Dropout in training (default: the checkpoint's); 0 for short runs.", TRAINING
+    ),
     "max_grad_norm": Flag(float, "Gradient norm is clipped at this.", TRAINING),
     "scale": Flag(float, "Scores are multiplied by this in the loss (20 for cosine).", TRAINING),
     "dim": Flag(int, "Dimensions of a fresh head (default: the hidden size).", TRAINING),

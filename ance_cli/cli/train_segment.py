@@ -12,8 +12,8 @@ from ance_cli.config import SegmentConfig
 
 RECIPE = (
     "preset total_steps batch_size accumulation negatives_per_positive optimizer lr schedule "
-    "warmup_steps weight_decay max_grad_norm dtype scale dim query_length passage_length separator "
-    "segmentation max_segments seed min_rel"
+    "warmup_steps weight_decay max_grad_norm dropout dtype scale dim query_length passage_length "
+    "separator segmentation max_segments seed min_rel"
 )
 
 

@@ -198,6 +198,19 @@ def start_encoder(checkpoint: Checkpoint, dim: int | None, seed: int) -> tuple[E
     return Encoder(backbone, "cls", head, dim or hidden).eval(), True
 
 
+def set_dropout(encoder: Encoder, probability: float) -> None:
+    """Set every dropout of the backbone, modules and plain attributes alike.
+
+    The checkpoint's config keeps its own value: this is of a training run, not of the model.
+    """
+    for module in encoder.backbone.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, probability)
+
+
 def save_encoder(encoder: Encoder, tokenizer: Tokenizer, pins: Pins, folder: Path) -> None:
     """Write a checkpoint (float32 safetensors) into `folder`, which is being built."""
     folder.mkdir(parents=True, exist_ok=True)

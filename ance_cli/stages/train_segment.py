@@ -233,7 +233,7 @@ def _make_trainer(
 ) -> Trainer:
     """The trainer, standing at the newest state."""
     from ance_cli.models.devices import choose_devices, choose_dtype
-    from ance_cli.models.encoder import load_encoder
+    from ance_cli.models.encoder import load_encoder, set_dropout
     from ance_cli.models.tokens import Tokenizer
     from ance_cli.training.data import StreamPosition
     from ance_cli.training.optim import make_optimizer
@@ -264,6 +264,8 @@ def _make_trainer(
     start = Checkpoint(newest[1])
     tokenizer = Tokenizer(start)
     encoder = load_encoder(start).to(device)
+    if config.dropout is not None:
+        set_dropout(encoder, config.dropout)
     optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
     step, at = 0, StreamPosition()
     if state := run.newest_state():

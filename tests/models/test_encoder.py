@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.encoder import load_encoder, save_encoder, start_encoder
+from ance_cli.models.encoder import load_encoder, save_encoder, set_dropout, start_encoder
 from ance_cli.models.inference import InferenceEngine
 from ance_cli.models.tokens import Tokenizer
 
@@ -116,3 +116,18 @@ def test_several_devices_share_the_batches(checkpoint):
     three = InferenceEngine(load_encoder(loaded), tokenizer.pad_id, [cpu] * 3, "fp32", 64)
     np.testing.assert_array_equal(one.encode(rows), three.encode(rows, seen.append))
     assert sum(seen) == rows.num_rows
+
+
+def test_dropout_is_of_the_run_and_not_of_the_checkpoint(tmp_path, checkpoint):
+    loaded = Checkpoint(checkpoint)
+    encoder = load_encoder(loaded)
+    token_ids, mask = Tokenizer(loaded)(TEXTS, "passage").padded(range(5), 0)
+    inputs = torch.from_numpy(token_ids), torch.from_numpy(mask)
+    with torch.no_grad():
+        still = encoder(*inputs)
+        encoder.train()
+        assert not torch.allclose(encoder(*inputs), still)
+        set_dropout(encoder, 0.0)
+        torch.testing.assert_close(encoder(*inputs), still)
+    save_encoder(encoder, Tokenizer(loaded), loaded.pins, tmp_path / "saved")
+    assert Checkpoint(tmp_path / "saved").tower_hash("query") == loaded.tower_hash("query")

@@ -7,7 +7,7 @@ from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged
 from ance_cli.formats.triples import PairNegatives
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.encoder import load_encoder
+from ance_cli.models.encoder import load_encoder, set_dropout
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Silent
 from ance_cli.training.data import PairStream, StreamPosition
@@ -89,10 +89,7 @@ def test_accumulation_is_a_larger_batch(checkpoint, tmp_path):
             lr=1e-3, batch_size=batch_size, accumulation=accumulation, total_steps=2
         )
         trainer = make(checkpoint, tmp_path / str(batch_size), config, 1)
-        for module in trainer.encoder.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        trainer.encoder.backbone.config.attention_probs_dropout_prob = 0.0
+        set_dropout(trainer.encoder, 0.0)
         trainer.log = found.append
         trainer.run(Silent(), 0)
     assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-5)
