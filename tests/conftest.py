@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# two workers share two cores: one thread each, for this process and for the programs it starts
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 from tests.world import Ance, data_root, make_backbone, make_dataset
 
 

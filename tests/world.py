@@ -103,7 +103,7 @@ class Ance:
         self.cwd = cwd
 
     def environment(self, **extra: str) -> dict[str, str]:
-        return {**os.environ, "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", **extra}
+        return {**os.environ, **extra}
 
     def start(self, *arguments: object, **options) -> subprocess.Popen:
         return subprocess.Popen(

@@ -2,11 +2,19 @@
 
 import json
 
+import pytest
+
 from ance_cli.config import DemoConfig
 from ance_cli.progress import Silent
 from ance_cli.stages import docstrings
 from ance_cli.stages.demo import demo
 from tests.world import jsonl
+
+
+@pytest.fixture(autouse=True)
+def _standard_library_only(monkeypatch):
+    monkeypatch.setattr(docstrings, "PACKAGES", {"rich": "rich"})
+    monkeypatch.setattr(docstrings, "MAX_PASSAGES", 600)
 
 
 def test_the_dataset_keeps_apart_what_must_be_apart(tmp_path):
@@ -59,10 +67,8 @@ def test_docstrings_that_make_no_pair():
     assert make("m.f", "m", given_away) is None
 
 
-def test_the_demo_from_end_to_end(tmp_path, checkpoint, monkeypatch):
+def test_the_demo_from_end_to_end(tmp_path, checkpoint):
     """Two steps a segment teach nothing; every artifact and row is there, and again at once."""
-    monkeypatch.setattr(docstrings, "MAX_PASSAGES", 600)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     config = DemoConfig(
         steps=2, segments=1, batch_size=4, depth=10, query_length=12, passage_length=24
     )
