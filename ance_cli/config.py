@@ -103,6 +103,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         _check(self.depth > 0, "--depth must be at least 1")
         _check(self.probes is None or self.probes > 0, "--probes must be at least 1")
+        _check(self.tag.split() == [self.tag], "--tag is one word: it is a column of the run")
 
 
 @dataclass(frozen=True)
@@ -179,12 +180,15 @@ class SegmentConfig:
 class RefreshConfig(MineConfig):
     """What a refresh of a run makes; fixed at its first refresh."""
 
-    split: str | None = None
     dev_split: str = "dev"
     dev_depth: int = 100
     measures: str = MEASURES
     encode_dtype: str = "auto"
     index_factory: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.dev_depth > 0, "--dev-depth must be at least 1")
 
     @property
     def mining(self) -> MineConfig:

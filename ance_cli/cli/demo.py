@@ -33,7 +33,9 @@ def register(app: typer.Typer) -> None:
         from ance_cli.stages.demo import demo as stage
 
         def run(reporter: Any, _: Any) -> Summary:
-            found = stage(flags.output, flags.ckpt, gpus=flags.gpus, reporter=reporter)
+            found = stage(
+                flags.output, flags.ckpt, gpus=flags.gpus, quiet=flags.quiet, reporter=reporter
+            )
             if flags.json:
                 return found
             _show(found)

@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
                 flags.output,
                 flags.config(LoopConfig),
                 training=starting,
-                refreshing=typed(f"{REFRESHING} seed min_rel"),
+                refreshing=typed(REFRESHING),
                 segment=typed("log_every"),
                 quiet=flags.quiet,
                 train_gpus=flags.train_gpus or flags.gpus,

@@ -60,6 +60,12 @@ for module in (
     module.register(app)
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch has a type for its GPUs and only words for the CPU."""
+    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+    return named or "can't allocate memory" in str(error)
+
+
 def run() -> None:
     """Run the command line and leave with its exit code."""
     install_signal_handlers()
@@ -87,7 +93,9 @@ def _run() -> int:
             )
         )
         return UsageProblem.exit_code
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
         problem = MachineGaveOut(
             "memory ran out", hint="close other programs, or lower --batch-size or --batch-tokens"
         )

@@ -9,7 +9,9 @@ import typer
 from ance_cli.cli.calls import COMMON, run_stage
 from ance_cli.cli.options import Flags, command
 
-REFRESHING = "dev_split depth negatives mix sampler dev_depth measures index_factory encode_dtype"
+REFRESHING = (
+    "dev_split depth negatives mix sampler dev_depth measures index_factory probes encode_dtype"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -18,7 +20,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "refresh",
-        f"{REFRESHING} split seed min_rel gpus threads force {COMMON}",
+        f"{REFRESHING} gpus threads force {COMMON}",
         configs="refresh",
         arguments={"run_folder": (Path, ..., "Run folder.")},
         panel="Loop",
@@ -33,7 +35,7 @@ def register(app: typer.Typer) -> None:
         """
         from ance_cli.stages.refresh import refresh as stage
 
-        names = f"{REFRESHING} split seed min_rel".split()
+        names = REFRESHING.split()
         run_stage(
             flags,
             lambda reporter, _: stage(

@@ -13,7 +13,7 @@ from ance_cli.cli.options import FLAGS, Flag, Flags, SearchEngine, command
 from ance_cli.config import EncodeConfig, SearchConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import Dataset
-from ance_cli.formats.jsonl import STDIO
+from ance_cli.formats.jsonl import STDIO, Skipped
 from ance_cli.stages.summary import Summary
 
 FLAGS["search_engine"] = Flag(
@@ -81,14 +81,14 @@ def _search(flags: Flags, reporter: Any, skipped: Any) -> Summary:
 
     if flags.output is None and flags.json:
         raise UsageProblem("--json and the run both want stdout", hint="write the run with -o FILE")
-    if flags.output is None and sys.stdout.isatty():
+    if flags.output is None and sys.stdout.isatty() and not flags.dry_run:
         if source is not None and checkpoint is not None:
             from ance_cli.formats.hashing import hash_file
 
             source.check(checkpoint, hash_file(corpus) if corpus else None)
         ranked = hits(queries, corpus, checkpoint, source, config, encode_config, flags.threads,
                      skipped, reporter)  # fmt: skip
-        _show_hits(queries, ranked, corpus)
+        _show_hits(queries, ranked, corpus, skipped)
         return {}
     found = stage(
         queries,
@@ -107,7 +107,9 @@ def _search(flags: Flags, reporter: Any, skipped: Any) -> Summary:
     return {} if flags.output is None else found
 
 
-def _show_hits(queries: dict[str, str], found: Any, corpus: Path | None) -> None:
+def _show_hits(
+    queries: dict[str, str], found: Any, corpus: Path | None, skipped: Skipped | None
+) -> None:
     """Readable hits on stdout: rank, score, id, title and the beginning of the text."""
     from rich.console import Console
     from rich.text import Text
@@ -115,7 +117,7 @@ def _show_hits(queries: dict[str, str], found: Any, corpus: Path | None) -> None
     from ance_cli.stages.search import passages_of
 
     wanted = {doc_id for listed in found.values() for doc_id, _ in listed}
-    passages = passages_of(corpus, wanted) if corpus else {}
+    passages = passages_of(corpus, wanted, skipped) if corpus else {}
     console = Console(highlight=False)
     for query_id, listed in found.items():
         console.print(Text(queries[query_id], style="bold"))

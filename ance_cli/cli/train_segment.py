@@ -9,6 +9,7 @@ import typer
 from ance_cli.cli.calls import COMMON, dataset_of, run_stage
 from ance_cli.cli.options import Flags, command
 from ance_cli.config import SegmentConfig
+from ance_cli.errors import UsageProblem
 
 RECIPE = (
     "preset total_steps batch_size accumulation negatives_per_positive optimizer lr schedule "
@@ -43,6 +44,8 @@ def register(app: typer.Typer) -> None:
         from ance_cli.stages.train_segment import train_segment as stage
 
         located = {"data", "corpus", "queries", "qrels"} & set(flags.typed)
+        if "split" in flags.typed and not located:
+            raise UsageProblem("--split goes with --data: a run keeps the split it began with")
         run_stage(
             flags,
             lambda reporter, skipped: stage(

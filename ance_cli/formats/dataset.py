@@ -127,7 +127,7 @@ def _text_field(record: dict[str, object], names: tuple[str, ...], where: str, w
     )
 
 
-def _checked_id(value: str, where: str) -> str:
+def checked_id(value: str, where: str) -> str:
     if value.split() != [value]:
         raise BadInput(
             f"{where}: {value!r} cannot be an id: it is empty or holds white space",
@@ -142,7 +142,7 @@ def read_corpus(path: Path, skipped: Skipped | None = None) -> Iterator[Passage]
     for number, record in read_records(path, skipped):
         where = f"{path}:{number}"
         try:
-            doc_id = _checked_id(_text_field(record, _DOC_ID_FIELDS, where, "document id"), where)
+            doc_id = checked_id(_text_field(record, _DOC_ID_FIELDS, where, "document id"), where)
             text = _text_field(record, ("text", "contents", "body"), where, "text")
             title = record.get("title") or ""
             if not isinstance(title, str):
@@ -188,7 +188,7 @@ def read_queries(path: Path, skipped: Skipped | None = None) -> dict[str, str]:
     for number, record in records():
         where = f"{path}:{number}"
         try:
-            query_id = _checked_id(_text_field(record, _QUERY_ID_FIELDS, where, "query id"), where)
+            query_id = checked_id(_text_field(record, _QUERY_ID_FIELDS, where, "query id"), where)
             text = _text_field(record, ("text", "query", "contents"), where, "text")
             if not text.strip():
                 raise BadInput(f"{where}: query {query_id!r} is empty")

@@ -23,6 +23,9 @@ from ance_cli.formats.manifest import AUTO
 RUN = "run.json"
 REFRESH = "refresh.json"
 POINTER = "negatives.json"
+NEGATIVES = "negatives.jsonl"
+"""The negatives inside a generation's folder."""
+
 _CHECKPOINT_FACTS = "ance.json"
 _STATE_FACTS = "state.json"
 _PARTS = {"lease", "inputs", "checkpoints", "state", "generations", "latest", ".latest.partial",
@@ -73,20 +76,20 @@ class RunFolder:
                     f"{self.path}: exists and is not a run folder (it holds {min(strangers)})",
                     hint="choose another name with -o",
                 )
-        with hold(self.lease(role), f"the run {self.path}"), self._removed_unless_made():
-            yield
-
-    @contextmanager
-    def _removed_unless_made(self) -> Iterator[None]:
         try:
-            yield
-        except BaseException:
-            if not self.exists and self.path.exists():
-                for name in _PARTS:
-                    atomic.remove(self.path / name)
-                if not any(self.path.iterdir()):
-                    self.path.rmdir()
-            raise
+            with hold(self.lease(role), f"the run {self.path}"):
+                try:
+                    yield
+                except BaseException:
+                    if not self.exists:
+                        for name in _PARTS - {"lease"}:
+                            atomic.remove(self.path / name)
+                    raise
+        finally:
+            if not self.exists:  # the folders go unless somebody else's lease lies there
+                for folder in (self.path / "lease", self.path):
+                    if folder.is_dir() and not any(folder.iterdir()):
+                        folder.rmdir()
 
     def read(self, name: str = RUN) -> dict[str, Any]:
         """`run.json` or `refresh.json`."""
@@ -154,6 +157,13 @@ class RunFolder:
         except orjson.JSONDecodeError as error:
             raise BadInput(f"{self.path / POINTER}: not valid JSON ({error})") from error
         return found if isinstance(found, dict) else None
+
+    def unfinished_segment(self) -> dict[str, Any] | None:
+        """The record of the last segment in `segments.jsonl` if it was not finished."""
+        records = read_ledger(self.segments)
+        finished = {record["finished"] for record in records if "finished" in record}
+        begun = [record for record in records if "segment" in record]
+        return begun[-1] if begun and begun[-1]["segment"] not in finished else None
 
     def publish(self, generation: int, checkpoint_step: int, folder: Path) -> None:
         """Point the trainer to a whole generation."""

@@ -17,6 +17,14 @@ from ance_cli.errors import BadInput
 from ance_cli.formats.jsonl import Skipped, read_records, refuse
 
 
+@dataclass(frozen=True)
+class Texts:
+    """What people read beside the ids: query_id -> text, and doc_id -> title and text."""
+
+    queries: dict[str, str]
+    passages: dict[str, str]
+
+
 @dataclass(slots=True)
 class PairNegatives:
     """One line: the negatives of one (query, positive) pair."""
@@ -29,13 +37,13 @@ class PairNegatives:
     positive_score: float | None = None
     sources: list[str] = field(default_factory=list)
 
-    def to_line(self, texts: dict[str, str] | None = None) -> bytes:
-        """The JSON line; `texts` (ids of queries and documents -> text) adds them for people."""
+    def to_line(self, texts: Texts | None = None) -> bytes:
+        """The JSON line; `texts` adds those of its queries and documents, for people."""
         record = asdict(self)
         if texts is not None:
-            record["query"] = texts[f"q:{self.query_id}"]
-            record["positive"] = texts[self.positive_id]
-            record["negatives"] = [texts[doc_id] for doc_id in self.negative_ids]
+            record["query"] = texts.queries[self.query_id]
+            record["positive"] = texts.passages[self.positive_id]
+            record["negatives"] = [texts.passages[doc_id] for doc_id in self.negative_ids]
         return orjson.dumps(record) + b"\n"
 
 

@@ -1,1 +1,1 @@
-"""The asynchronous cycle of training and refreshing, coupled only through the run folder."""
+"""The cycle of training and refreshing, coupled only through the run folder."""

@@ -12,10 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from ance_cli.errors import AnceError, Stopped
-from ance_cli.formats.run_folder import RunFolder
+from ance_cli.formats.run_folder import NEGATIVES, RunFolder
 from ance_cli.progress import Reporter
 
 _PR_SET_PDEATHSIG = 1
@@ -28,9 +29,14 @@ class StageFailed(AnceError):
     """A child ended with an error that a restart cannot mend; `exit_code` is the child's."""
 
 
+@cache
+def _libc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
 def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if libc := _libc():
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def run_stage(
@@ -64,6 +70,7 @@ def _named(code: int) -> str:
 
 
 def _run_once(arguments: Sequence[str]) -> int:
+    _libc()  # looked up here: nothing may be imported or locked between fork and exec
     child = subprocess.Popen(
         [sys.executable, "-m", "ance_cli", *arguments],
         stdin=subprocess.DEVNULL,
@@ -82,18 +89,35 @@ def _run_once(arguments: Sequence[str]) -> int:
 def cycle(
     run: RunFolder,
     last_step: int,
+    segment_steps: int,
     refresh: Callable[[], None],
-    train: Callable[[Path], None],
+    train: Callable[[Path, int], None],
 ) -> None:
     """Alternate refresh and training until the newest checkpoint stands at `last_step` and has a
-    generation of its own."""
+    generation of its own. An unfinished segment is finished first, on its own negatives.
+
+    `train` takes the negatives and the number of steps. Raises `StageFailed` where a stage ended
+    well and nothing moved.
+    """
+    before = None
     while True:
         newest = run.newest_checkpoint()
         published = run.published()
+        unfinished = run.unfinished_segment()
         step = newest[0] if newest else 0
-        if published is None or published["checkpoint_step"] < step:
+        standing = (step, published, unfinished)
+        if standing == before:
+            raise StageFailed(
+                f"{run.path}: a stage ended without an error, and the run still stands at step "
+                f"{step}",
+                hint=f"look at the end of {run.path / 'events.jsonl'}",
+            )
+        before = standing
+        if unfinished:
+            train(Path(unfinished["negatives"]), int(unfinished["steps"]))
+        elif published is None or published["checkpoint_step"] < step:
             refresh()
         elif step >= last_step:
             return
         else:
-            train(run.path / published["path"])
+            train(run.path / published["path"] / NEGATIVES, segment_steps - step % segment_steps)

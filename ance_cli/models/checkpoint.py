@@ -27,6 +27,9 @@ Side = Literal["query", "passage"]
 Similarity = Literal["dot", "cosine"]
 Segmentation = Literal["first", "special"]
 
+_PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
+"""Model types that count positions from 2."""
+
 COSINE_SCALE = 20.0
 """Cosines lie in [-1, 1]; a softmax over them learns nothing without a scale of about this."""
 
@@ -99,6 +102,8 @@ class Checkpoint:
             return [{"path": "", "type": "Transformer"}]
         modules = []
         for entry in _read_json(self.path / MODULES):
+            if not isinstance(entry, dict) or not {"type", "path"} <= set(entry):
+                raise BadInput(f"{self.shown / MODULES}: expected objects with 'type' and 'path'")
             kind = str(entry["type"]).rsplit(".", 1)[-1]
             if kind not in ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize"):
                 raise BadInput(
@@ -161,20 +166,26 @@ class Checkpoint:
             found = _read_json(self.path / PINS)
             names = {field.name for field in fields(Pins)}
             return Pins(**{name: value for name, value in found.items() if name in names})
-        pins = Pins()
+        length = self.max_positions
+        known: dict[str, Any] = {}
+        prompts: dict[str, str] = {}
         if self.has_head:
             config = self.backbone / SENTENCE_BERT_CONFIG
             known = _read_json(config) if config.exists() else {}
-            length = known.get("max_seq_length") or self._tokenizer_length
-            pins = replace(
-                pins,
-                query_length=min(pins.query_length, length),
-                passage_length=min(pins.passage_length, length),
-                lowercase=bool(known.get("do_lower_case", False)),
-            )
-            if self.is_cosine:
-                pins = replace(pins, similarity="cosine", scale=COSINE_SCALE)
-        return pins
+            length = min(known.get("max_seq_length") or self._tokenizer_length, length)
+            if (self.path / ST_CONFIG).exists():
+                prompts = _read_json(self.path / ST_CONFIG).get("prompts") or {}
+        cosine = self.has_head and self.is_cosine
+        plain = Pins()
+        return Pins(
+            query_length=min(plain.query_length, length),
+            passage_length=min(plain.passage_length, length),
+            query_prefix=prompts.get("query") or "",
+            passage_prefix=prompts.get("document") or prompts.get("passage") or "",
+            lowercase=bool(known.get("do_lower_case", False)),
+            similarity="cosine" if cosine else "dot",
+            scale=COSINE_SCALE if cosine else 1.0,
+        )
 
     @property
     def _tokenizer_length(self) -> int:
@@ -188,9 +199,15 @@ class Checkpoint:
         """The longest sequence that the backbone takes, in tokens."""
         config = _read_json(self.backbone / "config.json")
         positions = int(config.get("max_position_embeddings", 512))
-        return (
-            positions - 2 if config.get("model_type") in ("roberta", "xlm-roberta") else positions
-        )
+        return positions - 2 if config.get("model_type") in _PADDED_POSITIONS else positions
+
+    @property
+    def dim(self) -> int:
+        """The width of the vectors."""
+        dense = [module["path"] for module in self.modules if module["type"] == "Dense"]
+        if dense:
+            return int(_read_json(self.path / dense[-1] / "config.json")["out_features"])
+        return int(_read_json(self.backbone / "config.json")["hidden_size"])
 
     def with_pins(self, **changes: Any) -> Checkpoint:
         """The same checkpoint with some pins overridden (None leaves a pin as it is)."""

@@ -76,19 +76,23 @@ def _load_backbone(checkpoint: Checkpoint) -> nn.Module:
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    config = AutoConfig.from_pretrained(checkpoint.backbone)
-    extra = {"add_pooling_layer": False} if config.model_type in _WITHOUT_POOLER else {}
     try:
+        config = AutoConfig.from_pretrained(checkpoint.backbone, trust_remote_code=False)
+        extra = {"add_pooling_layer": False} if config.model_type in _WITHOUT_POOLER else {}
         backbone, info = AutoModel.from_pretrained(
             checkpoint.backbone,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
             **extra,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BadInput(f"{checkpoint.shown}: the backbone does not load: {error}") from error
+    except Exception as error:  # transformers and safetensors raise many types for broken files
+        raise BadInput(
+            f"{checkpoint.shown}: the backbone does not load ({error})",
+            hint="copy the whole folder again",
+        ) from error
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if missing:
         raise BadInput(

@@ -7,7 +7,6 @@ tokens rather than of rows. Several devices share the batches of a block, one th
 from __future__ import annotations
 
 import copy
-import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -96,14 +95,15 @@ class InferenceEngine:
                 )
                 found: npt.NDArray[np.float32] = vectors.cpu().numpy()
                 return found
-        except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                raise MachineGaveOut(
-                    f"{device}: one sequence of {token_ids.shape[1]} tokens does not fit in memory",
-                    hint="free the device, or shorten the texts with --passage-length",
-                ) from error
-            torch.cuda.empty_cache()
-            halves = itertools.chain.from_iterable(
-                self._encode_batch(replica, device, rows, half) for half in np.array_split(batch, 2)
+        except torch.OutOfMemoryError:
+            pass  # gone on with below, where nothing holds on to the failed batch
+        if len(batch) == 1:
+            raise MachineGaveOut(
+                f"{device}: one sequence of {token_ids.shape[1]} tokens does not fit in memory",
+                hint="free the device, or shorten the texts with --passage-length",
             )
-            return np.stack(list(halves))
+        torch.cuda.empty_cache()
+        halves = [
+            self._encode_batch(replica, device, rows, half) for half in np.array_split(batch, 2)
+        ]
+        return np.concatenate(halves)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint, Side
 
 
@@ -27,6 +29,11 @@ class TokenRows:
     def num_rows(self) -> int:
         return len(self.offsets) - 1
 
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """(texts,) the first row of each text."""
+        return np.cumsum(self.row_counts, dtype=np.int64) - self.row_counts
+
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """(rows,) tokens of each row."""
@@ -43,7 +50,8 @@ class TokenRows:
 
         The width is the longest row's, rounded up to a multiple, so that few shapes occur.
         """
-        lengths = self.lengths[rows]
+        chosen = np.asarray(rows)
+        lengths = self.offsets[chosen + 1] - self.offsets[chosen]
         width = -(-int(lengths.max()) // multiple) * multiple
         token_ids = np.full((len(rows), width), pad_id, np.int64)
         for place, index in enumerate(rows):
@@ -70,7 +78,15 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         self.pins = checkpoint.pins
-        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.backbone, use_fast=True)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                checkpoint.backbone, use_fast=True, trust_remote_code=False
+            )
+        except Exception as error:  # transformers raises many types for broken files
+            raise BadInput(
+                f"{checkpoint.shown}: the tokenizer does not load ({error})",
+                hint="copy the whole folder again",
+            ) from error
         self.pad_id = int(self._tokenizer.pad_token_id or 0)
 
     def __call__(self, texts: Sequence[str], side: Side) -> TokenRows:

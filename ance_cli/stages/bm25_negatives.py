@@ -77,7 +77,7 @@ def _from_bm25(
 ) -> Candidates:
     from ance_cli.retrieval.bm25 import open_bm25
 
-    reporter.say(f"indexing {dataset.corpus} with {config.engine}")
+    reporter.say(f"BM25 ({config.engine}) over {dataset.corpus}")
     bm25 = open_bm25(config.engine, dataset.corpus, config.k1, config.b, threads, skipped)
     with reporter.task("BM25", len(sides.queries), "query") as bar:
         docs, scores = bm25.search(list(sides.queries.values()), config.depth, bar.advance)

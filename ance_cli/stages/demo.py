@@ -43,12 +43,13 @@ def demo(
     checkpoint: Path | None = None,
     config: DemoConfig = DemoConfig(),
     gpus: str = "all",
+    quiet: bool = False,
     reporter: Reporter = Silent(),
 ) -> Summary:
     """BM25 negatives, warm-up, `config.segments` refreshes and segments, measures on test.
 
-    Returns the test rows of BM25, the start, the warm-up and each ANCE checkpoint, each tested
-    against the one before it, and whether ANCE helped.
+    Returns the test rows of BM25, the start, the warm-up and each ANCE checkpoint, and whether the
+    last is better than the warm-up by a paired test. `quiet` keeps the loop's stages from talking.
     """
     start = checkpoint or packaged_encoder()
     data = output / "data"
@@ -96,6 +97,7 @@ def demo(
         refreshing={"depth": config.depth},
         train_gpus=gpus,
         infer_gpus=gpus,
+        quiet=quiet,
         reporter=reporter,
     )
 

@@ -13,21 +13,19 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import orjson
 import xxhash
 
-from ance_cli.errors import BadInput
+from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.manifest import Plan
 from ance_cli.progress import Reporter
 from ance_cli.stages.summary import Summary, summary_of
 
-PACKAGES = {"numpy": "numpy", "torch": "torch", "scipy": "scipy", "rich": "rich", "typer": "typer",
-            "faiss": "faiss-gpu", "transformers": "transformers"}  # fmt: skip
-"""Package -> distribution whose version shapes the dataset."""
+PACKAGES = ("numpy", "torch", "scipy", "rich", "typer", "faiss", "transformers")
 
 MAX_PASSAGES = 4000
 _SKIPPED_FOLDERS = ("site-packages", "test", "tests", "testing", "idlelib", "lib2to3")
@@ -47,13 +45,17 @@ class Pair:
 def docstring_dataset(output: Path, reporter: Reporter) -> Summary:
     """Write the dataset folder (BEIR layout, splits train, dev and test)."""
     versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package, distribution in PACKAGES.items():
-        try:
-            versions[package] = version(distribution)
-        except PackageNotFoundError:
-            continue
+    for package in PACKAGES:
+        for distribution in packages_distributions().get(package, ()):
+            versions[distribution] = version(distribution)
     plan = Plan("dataset", output, {"max_passages": MAX_PASSAGES, **versions}, {})
-    if manifest := plan.published():
+    try:
+        manifest = plan.published()
+    except Mismatch as problem:
+        raise Mismatch(
+            problem.what, hint=f"remove {output.parent}, or name another folder with -o"
+        ) from problem
+    if manifest:
         return summary_of(manifest, output, up_to_date=True)
     with lease.hold(lease.lease_name(output), str(output)):
         pairs = _distinct(_read_all(reporter))

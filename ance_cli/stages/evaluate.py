@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import read_qrels
-from ance_cli.formats.jsonl import Skipped, open_output
+from ance_cli.formats.jsonl import STDIO, Skipped, open_output
 from ance_cli.formats.trec import read_run
 from ance_cli.stages.summary import Summary
 
@@ -25,6 +26,10 @@ def evaluate_runs(
     from ance_cli.evaluation.significance import confidence_interval, paired_test
 
     parse_measures(measures)
+    if len(set(runs)) < len(runs):
+        raise UsageProblem("a run is named twice")
+    if per_query == STDIO:
+        raise UsageProblem("--per-query is a table of its own", hint="name a file for it")
     labels = read_qrels(qrels, skipped=skipped)
     evaluations = {str(path): evaluate(read_run(path, skipped), labels, measures) for path in runs}
     first = next(iter(evaluations.values()))

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ance_cli.config import LoopConfig
+from ance_cli.config import LoopConfig, RefreshConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.manifest import read_manifest
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop.supervisor import cycle, run_stage
+from ance_cli.models.devices import parse_gpus
 from ance_cli.progress import Reporter, Silent
 from ance_cli.stages.summary import Summary
-
-NEGATIVES = "negatives.jsonl"
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:
@@ -54,6 +53,7 @@ def loop(
             f"{output} is a new run: it needs --data and --ckpt",
             hint="ance loop --data DATASET --split train --ckpt CHECKPOINT -o RUN",
         )
+    _check(training, refreshing, last_step, train_gpus, infer_gpus)
     tone = ["--quiet"] if quiet else []
     prepare = ["train-segment", "-o", str(output), "--steps", "0", "--quiet",
                *as_flags({"total_steps": last_step, **training})]  # fmt: skip
@@ -68,19 +68,17 @@ def loop(
         reporter.say(f"refresh from checkpoint step {_step(run)}")
         child("refresh", str(output), *as_flags({**refreshing, "gpus": infer_gpus}))
 
-    def train(generation: Path) -> None:
-        step = _step(run)
-        left = config.refresh_every - step % config.refresh_every
-        reporter.say(f"training steps {step + 1} to {step + left} on generation {generation.name}")
-        flags = as_flags({**segment, "steps": left, "gpus": train_gpus})
-        child("train-segment", str(generation / NEGATIVES), "-o", str(output), *flags)
+    def train(negatives: Path, steps: int) -> None:
+        reporter.say(f"training {steps} steps from step {_step(run)} on {negatives}")
+        flags = as_flags({**segment, "steps": steps, "gpus": train_gpus})
+        child("train-segment", str(negatives), "-o", str(output), *flags)
 
     with run.held("supervisor"):
         before = _finished(run, last_step)
         run_stage(prepare, config.max_restarts, run, reporter)
         if not before:
             run.event("supervisor", "loop started", last_step=last_step)
-        cycle(run, last_step, refresh, train)
+        cycle(run, last_step, config.refresh_every, refresh, train)
         if not before:
             run.event("supervisor", "loop finished", step=last_step)
     return {
@@ -90,6 +88,33 @@ def loop(
         "step": _step(run),
         "generations": generation_table(run),
     }
+
+
+def _check(
+    training: Mapping[str, Any],
+    refreshing: Mapping[str, Any],
+    last_step: int,
+    train_gpus: str,
+    infer_gpus: str,
+) -> None:
+    """Refuse now what a stage would refuse hours later."""
+    parse_gpus(infer_gpus)
+    if len(parse_gpus(train_gpus) or ()) > 1:
+        raise UsageProblem(
+            f"--train-gpus {train_gpus}: training uses one device so far",
+            hint="name one; --infer-gpus takes several",
+        )
+    if training.get("total_steps", last_step) < last_step:
+        raise UsageProblem(
+            f"--total-steps {training['total_steps']} is less than the {last_step} steps of "
+            "--segments times --refresh-every"
+        )
+    kept = refreshing.get("negatives", RefreshConfig.negatives)
+    if training.get("negatives_per_positive", 1) > kept:
+        raise UsageProblem(
+            f"--negatives-per-positive {training['negatives_per_positive']} is more than the "
+            f"{kept} that --negatives keeps for a pair"
+        )
 
 
 def _step(run: RunFolder) -> int:

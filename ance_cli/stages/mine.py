@@ -53,7 +53,12 @@ def mine(
     searched = Plan(
         "candidates",
         folder or output,
-        {"depth": config.depth, "dtype": encode_config.dtype, "probes": config.probes},
+        {
+            "depth": config.depth,
+            "dtype": encode_config.dtype,
+            "probes": config.probes,
+            "min_rel": config.min_rel,
+        },
         {
             "vectors": source.fingerprint,
             "query_tower": checkpoint.tower_hash("query"),
@@ -71,7 +76,6 @@ def mine(
             "mix": config.mix,
             "sampler": config.sampler,
             "seed": config.seed,
-            "min_rel": config.min_rel,
             "with_text": with_text,
             "checkpoint_step": step,
         },

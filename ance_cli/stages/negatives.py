@@ -19,6 +19,7 @@ from ance_cli.formats.dataset import (
 )
 from ance_cli.formats.jsonl import STDIO, Skipped, read_records
 from ance_cli.formats.manifest import Plan
+from ance_cli.formats.triples import Texts
 from ance_cli.negatives.audit import Audit
 from ance_cli.negatives.filtering import Copies
 from ance_cli.negatives.selection import select_negatives
@@ -83,7 +84,7 @@ def write_negatives(
     shares: dict[str, float],
     checkpoint_step: int,
     earlier: Path | None,
-    texts: dict[str, str] | None,
+    texts: Texts | None,
     extra_stats: dict[str, Any],
     reporter: Reporter,
 ) -> Summary:
@@ -105,11 +106,11 @@ def write_negatives(
         ):
             handle.write(pair.to_line(texts))
         stats |= {"checkpoint_step": checkpoint_step, **extra_stats, "audit": audit.summary()}
-        if plan.output != STDIO:
-            atomic.write_bytes(
-                beside(plan.output, ".audit.json"),
-                orjson.dumps(stats["audit"], option=orjson.OPT_INDENT_2),
-            )
+    if plan.output != STDIO:
+        atomic.write_bytes(
+            beside(plan.output, ".audit.json"),
+            orjson.dumps(stats["audit"], option=orjson.OPT_INDENT_2),
+        )
     if audit.short_pairs:
         reporter.warn(
             f"{audit.short_pairs} of {audit.pairs} pairs have fewer than {audit.wanted} negatives "
@@ -124,11 +125,10 @@ def write_negatives(
     }
 
 
-def all_texts(dataset: Dataset, skipped: Skipped | None) -> dict[str, str]:
-    """Texts of every query (`q:ID`) and document (`ID`), for `--with-text`."""
-    texts = {
-        passage.doc_id: passage.joined(" ") for passage in read_corpus(dataset.corpus, skipped)
-    }
-    for query_id, text in read_queries(dataset.need("queries"), skipped).items():
-        texts[f"q:{query_id}"] = text
-    return texts
+def all_texts(dataset: Dataset, skipped: Skipped | None) -> Texts:
+    """Texts of every query and document, for `--with-text`; they are held in memory."""
+    passages = read_corpus(dataset.corpus, skipped)
+    return Texts(
+        read_queries(dataset.need("queries"), skipped),
+        {passage.doc_id: passage.joined(" ") for passage in passages},
+    )

@@ -87,6 +87,7 @@ def start_run(
         raise UsageProblem(
             f"--dim {config.dim}: {checkpoint.shown} has a head of {encoder.dim} dimensions"
         )
+    atomic.remove(run.checkpoint_at(0))  # left by a call that was killed before the run existed
     with atomic.disk_errors(run.path):
         for folder in (run.checkpoints, run.states, run.generations):
             folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from ance_cli.errors import BadInput
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.manifest import Plan, read_manifest
-from ance_cli.formats.run_folder import REFRESH, RunFolder, compare_settings
+from ance_cli.formats.run_folder import NEGATIVES, REFRESH, RunFolder, compare_settings
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.negatives.sampling import RANDOM, parse_mix
 from ance_cli.progress import Reporter, Silent
@@ -37,7 +37,7 @@ from ance_cli.stages.mine import mine
 from ance_cli.stages.search import queries_of_split, search
 from ance_cli.stages.summary import Summary, summary_of
 
-EMBEDDINGS, INDEX, NEGATIVES = "embeddings", "index", "negatives.jsonl"
+EMBEDDINGS, INDEX = "embeddings", "index"
 NO_DEV = "none"
 _DEV = "dev.json"
 
@@ -59,24 +59,17 @@ def refresh(
     """
     run = RunFolder(output)
     dataset = run.dataset()
-    config = _settings(run, dict(given or {}), force, reporter, write=not dry_run)
-    newest = run.newest_checkpoint()
-    if newest is None:
-        raise BadInput(f"{run.checkpoints}: there is no whole checkpoint in the run")
-    step, folder = newest
-    published = run.published()
-    if published and published["checkpoint_step"] == step:
-        generation = run.path / published["path"]
-        if generation.exists() and not force:
-            manifest = read_manifest(generation, "generation")
-            return summary_of(manifest, generation, up_to_date=True)
-    number = int(published["generation"]) + 1 if published else 1
+    config = _settings(run, dataset, dict(given or {}), force, reporter, write=not dry_run)
+    step, folder, published = _standing(run)
+    if not force and (done := _generation_of(run, published, step)):
+        return summary_of(read_manifest(done, "generation"), done, up_to_date=True)
     if dry_run:
-        return {"output": str(run.generation_at(number)), "kind": "generation", "dry_run": True,
+        return {"output": str(run.path), "kind": "generation", "dry_run": True,
                 "checkpoint_step": step, **asdict(config)}  # fmt: skip
 
     with lease.hold(run.lease("inferencer"), f"a generation of {output}"):
-        dataset = _of_split(dataset, config.split)
+        step, folder, published = _standing(run)  # as it is now that nobody else can publish
+        number = int(published["generation"]) + 1 if published else 1
         checkpoint = Checkpoint(folder)
         plan = Plan(
             "generation",
@@ -97,45 +90,76 @@ def refresh(
                 made = None
         if made is None:
             run.event("inferencer", "refresh started", generation=number, checkpoint_step=step)
-            made = _make(run, plan, checkpoint, dataset, config, gpus, published, reporter)
+            made = _make(run, plan, checkpoint, dataset, config, gpus, force, published, reporter)
+        _point_to_best(run, config)
         run.publish(number, step, plan.output)
-        _point_to_best(run, config.measures)
         run.event("inferencer", "generation published", generation=number, checkpoint_step=step)
         return summary_of(made, plan.output, up_to_date=False)
 
 
+def _standing(run: RunFolder) -> tuple[int, Path, dict[str, Any] | None]:
+    """Step and folder of the newest checkpoint, and the published generation."""
+    newest = run.newest_checkpoint()
+    if newest is None:
+        raise BadInput(f"{run.checkpoints}: there is no whole checkpoint in the run")
+    return *newest, run.published()
+
+
+def _generation_of(run: RunFolder, published: dict[str, Any] | None, step: int) -> Path | None:
+    """The published generation's folder, if it is of this checkpoint."""
+    if not published or published["checkpoint_step"] != step:
+        return None
+    folder = run.path / str(published["path"])
+    return folder if folder.exists() else None
+
+
 def _settings(
-    run: RunFolder, given: dict[str, Any], force: bool, reporter: Reporter, write: bool
+    run: RunFolder,
+    dataset: Dataset,
+    given: dict[str, Any],
+    force: bool,
+    reporter: Reporter,
+    write: bool,
 ) -> RefreshConfig:
-    """The run's refresh settings, fixed by the first call; the dev labels are checked then."""
+    """The run's refresh settings, checked and fixed by the first call.
+
+    What makes a positive, and the seed, are the run's own.
+    """
     path = run.path / REFRESH
     if path.exists() and not force:
         found = run.read(REFRESH)
         compare_settings(
-            path, found, given, "leave them out, or fix others for the run with --force"
+            path,
+            found,
+            given,
+            "leave them out, or fix others for the run with ance refresh --force",
         )
         return RefreshConfig(**found)
+    identity = run.read()["identity"]
     before = run.read(REFRESH) if path.exists() else {}
-    config = replace(RefreshConfig(**before), **given)
+    own = {name: identity[name] for name in ("min_rel", "seed")}
+    config = RefreshConfig(**{**before, **given, **own})
     parse_mix(config.mix, ("ann", RANDOM))
+    if config.index_factory and (newest := run.newest_checkpoint()):
+        from ance_cli.retrieval.faiss_index import new_index
+
+        new_index(Checkpoint(newest[1]).dim, config.index_factory)
     if config.dev_split != NO_DEV:
+        from ance_cli.evaluation.measures import parse_measures
+
+        parse_measures(config.measures)
         try:
-            _labels_beside(Path(run.read()["data"]["qrels"]), config.dev_split)
+            dev = replace(dataset, qrels=_labels_beside(dataset.need("qrels"), config.dev_split))
         except BadInput:
             if "dev_split" in given:
                 raise
             reporter.warn("the dataset has no dev split: nothing will be measured at a refresh")
             config = replace(config, dev_split=NO_DEV)
+        else:
+            queries_of_split(dev)
     if write:
         run.write_once(REFRESH, asdict(config))
     return config
-
-
-def _of_split(dataset: Dataset, split: str | None) -> Dataset:
-    """The dataset with the labels of another split of it, where one is named."""
-    if split is None or split == dataset.split:
-        return dataset
-    return replace(dataset, qrels=_labels_beside(dataset.need("qrels"), split), split=split)
 
 
 def _labels_beside(qrels: Path, split: str) -> Path:
@@ -156,11 +180,12 @@ def _make(
     dataset: Dataset,
     config: RefreshConfig,
     gpus: str,
+    force: bool,
     published: dict[str, Any] | None,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Fill the generation's folder stage by stage and publish it whole."""
-    folder = plan.open_partial(abandon_other=True)
+    folder = plan.open_partial(force, abandon_other=True)
     encode_config = EncodeConfig(dtype=config.encode_dtype, gpus=gpus)
     seconds: dict[str, float] = {}
     clock = _Clock(seconds)
@@ -237,7 +262,7 @@ def _measure(
         dataset.corpus,
         checkpoint,
         source,
-        SearchConfig(depth=config.dev_depth),
+        SearchConfig(depth=config.dev_depth, probes=config.probes),
         encode_config,
         reporter=reporter,
     )
@@ -250,13 +275,16 @@ def _measure(
     return means
 
 
-def _point_to_best(run: RunFolder, measures: str) -> None:
-    """`best` names the checkpoint of the generation with the highest first dev measure."""
+def _point_to_best(run: RunFolder, config: RefreshConfig) -> None:
+    """`best` names the checkpoint with the highest first dev measure, among the generations that
+    were measured in the way that `config` says."""
+    way = {name: getattr(config, name) for name in ("dev_split", "measures", "dev_depth")}
     scored = []
     for path in sorted(run.generations.glob("[0-9]*")):
-        stats = read_manifest(path, "generation")["stats"]
-        if values := list(stats["dev"].values()):
-            scored.append((values[0], -stats["checkpoint_step"]))
+        manifest = read_manifest(path, "generation")
+        values = list(manifest["stats"]["dev"].values())
+        if values and {name: manifest["shaped_by"].get(name) for name in way} == way:
+            scored.append((values[0], -manifest["stats"]["checkpoint_step"]))
     if scored:
         folder = run.checkpoint_at(-max(scored)[1])
         if folder.exists():

@@ -13,7 +13,14 @@ import orjson
 from ance_cli.config import EncodeConfig, SearchConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats import lease
-from ance_cli.formats.dataset import Dataset, Passage, read_corpus, read_qrels, read_queries
+from ance_cli.formats.dataset import (
+    Dataset,
+    Passage,
+    checked_id,
+    read_corpus,
+    read_qrels,
+    read_queries,
+)
 from ance_cli.formats.hashing import hash_file, hash_lines
 from ance_cli.formats.jsonl import STDIO, Skipped
 from ance_cli.formats.manifest import Plan
@@ -152,6 +159,7 @@ def queries_from_stdin() -> dict[str, str]:
             query_id, text = text.split("\t", 1)
         if not text:
             continue
+        checked_id(query_id, f"stdin:{number}")
         if query_id in queries:
             raise BadInput(f"stdin:{number}: query id {query_id!r} was used before")
         queries[query_id] = text
@@ -162,6 +170,9 @@ def queries_from_stdin() -> dict[str, str]:
     return queries
 
 
-def passages_of(corpus: Path, doc_ids: set[str]) -> dict[str, Passage]:
+def passages_of(
+    corpus: Path, doc_ids: set[str], skipped: Skipped | None = None
+) -> dict[str, Passage]:
     """The passages with these ids, to show beside a hit."""
-    return {passage.doc_id: passage for passage in read_corpus(corpus) if passage.doc_id in doc_ids}
+    passages = read_corpus(corpus, skipped)
+    return {passage.doc_id: passage for passage in passages if passage.doc_id in doc_ids}

@@ -45,6 +45,8 @@ from ance_cli.stages.new_run import (
 from ance_cli.stages.summary import Summary
 
 if TYPE_CHECKING:
+    import torch
+
     from ance_cli.models.tokens import Tokenizer, TokenRows
     from ance_cli.training.data import PairStream
     from ance_cli.training.trainer import Trainer
@@ -111,26 +113,47 @@ def train_segment(
                 **identity}  # fmt: skip
 
     with run.held("trainer"):
-        source = stream = None
+        made = not run.exists
+        source = stream = record = None
+        device, dtype = _device(gpus, config, reporter)
         if segment.steps:
             assert negatives is not None
             source = _segment_input(run, _spooled(run, negatives))
             record, done = _find_segment(run, source, segment.steps, force)
             if done:
                 return _summary(run, up_to_date=True)
+            if record is None:
+                _check_room(run, segment.steps, config)
             stream = _stream(dataset, config, source, skipped)
-        if not run.exists:
+        if made:
             assert checkpoint is not None
             start_run(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
         if source is None or stream is None:
-            return _summary(run, up_to_date=True)
-        record = record or _new_segment(run, source, segment.steps, config)
+            return _summary(run, up_to_date=not made)
+        record = record or _new_segment(run, source, segment.steps)
         trainer = _make_trainer(
-            run, dataset, config, segment, record, source, stream, gpus, skipped, reporter
+            run, dataset, config, segment, record, source, stream, device, dtype, skipped, reporter
         )
         trainer.run(reporter, int(record["start_step"]))
+        atomic.append_line(run.segments, orjson.dumps({"finished": record["segment"]}))
         run.event("trainer", "segment finished", step=trainer.step, negatives=str(source.path))
         return _summary(run, up_to_date=False)
+
+
+def _device(gpus: str, config: TrainConfig, reporter: Reporter) -> tuple[torch.device, str]:
+    """The one device that trains, and its number format."""
+    from ance_cli.models.devices import choose_devices, choose_dtype
+
+    devices = choose_devices(gpus)
+    if len(devices) > 1:
+        if gpus != "all":
+            raise UsageProblem(
+                f"--gpus {gpus}: training uses one device so far",
+                hint=f"use --gpus {devices[0].index}",
+            )
+        reporter.warn(f"training uses one device so far: {devices[0]} of {len(devices)}")
+    dtype = choose_dtype(config.dtype, devices[0])
+    return devices[0], "fp32" if dtype == "fp16" else dtype
 
 
 def _spooled(run: RunFolder, negatives: Path) -> Path:
@@ -170,17 +193,14 @@ def _find_segment(
 
     Raises `Mismatch` where another segment is unfinished; `force` abandons that one.
     """
-    newest = run.newest_checkpoint()
-    done_step = newest[0] if newest else 0
-    segments = read_ledger(run.segments)
-    for record in segments:
-        same = record["input"] == source.fingerprint and record["steps"] == steps
-        if same and record["start_step"] + steps <= done_step:
+    records = read_ledger(run.segments)
+    finished = {record["finished"] for record in records if "finished" in record}
+    for record in records:
+        same = record.get("input") == source.fingerprint and record.get("steps") == steps
+        if same and record["segment"] in finished:
             return record, True
-    if not segments or force:
-        return None, False
-    last = segments[-1]
-    if last["start_step"] + last["steps"] <= done_step:
+    last = run.unfinished_segment()
+    if last is None or force:
         return None, False
     if last["input"] == source.fingerprint and last["steps"] == steps:
         return last, False
@@ -192,12 +212,26 @@ def _find_segment(
     )
 
 
-def _new_segment(
-    run: RunFolder, source: SegmentInput, steps: int, config: TrainConfig
-) -> dict[str, Any]:
-    """Append a segment that begins at the newest state to `segments.jsonl`."""
-    state = run.newest_state()
-    start = state[0] if state else 0
+def _state_step(run: RunFolder) -> int:
+    """The step of the newest resume state.
+
+    Raises `Mismatch` where a checkpoint is newer: training on from an older state, or from the
+    checkpoint without its optimizer, would quietly be another run.
+    """
+    state, newest = run.newest_state(), run.newest_checkpoint()
+    step = state[0] if state else 0
+    if newest and newest[0] > step:
+        raise Mismatch(
+            f"{run.states}: the resume state of step {newest[0]} is missing, the newest is of "
+            f"step {step}",
+            hint=f"bring it back, or start another run from --ckpt {run.latest}",
+        )
+    return step
+
+
+def _check_room(run: RunFolder, steps: int, config: TrainConfig) -> None:
+    """Refuse steps beyond the schedule's horizon, where the learning rate is 0."""
+    start = _state_step(run)
     if config.schedule == "linear" and start + steps > config.total_steps:
         raise Mismatch(
             f"{run.path}: steps {start + 1} to {start + steps} go beyond the schedule's horizon "
@@ -205,9 +239,14 @@ def _new_segment(
             hint=f"start another run: --ckpt {run.latest} -o RUN2, or plan ahead with "
             "--total-steps in the first call",
         )
+
+
+def _new_segment(run: RunFolder, source: SegmentInput, steps: int) -> dict[str, Any]:
+    """Append a segment that begins at the newest state to `segments.jsonl`."""
+    begun = [record for record in read_ledger(run.segments) if "segment" in record]
     record = {
-        "segment": len(read_ledger(run.segments)) + 1,
-        "start_step": start,
+        "segment": len(begun) + 1,
+        "start_step": _state_step(run),
         "steps": steps,
         "input": source.fingerprint,
         "negatives": str(source.path),
@@ -227,31 +266,17 @@ def _make_trainer(
     record: dict[str, Any],
     source: SegmentInput,
     stream: PairStream,
-    gpus: str,
+    device: torch.device,
+    dtype: str,
     skipped: Skipped | None,
     reporter: Reporter,
 ) -> Trainer:
     """The trainer, standing at the newest state."""
-    from ance_cli.models.devices import choose_devices, choose_dtype
     from ance_cli.models.encoder import load_encoder, set_dropout
     from ance_cli.models.tokens import Tokenizer
-    from ance_cli.training.data import StreamPosition
     from ance_cli.training.optim import make_optimizer
-    from ance_cli.training.state import load_state, save_state
+    from ance_cli.training.state import Standing, load_state, save_state
     from ance_cli.training.trainer import Trainer
-
-    devices = choose_devices(gpus)
-    if len(devices) > 1:
-        if gpus != "all":
-            raise UsageProblem(
-                f"--gpus {gpus}: training uses one device so far",
-                hint=f"use --gpus {devices[0].index}",
-            )
-        reporter.warn(f"training uses one device so far: {devices[0]} of {len(devices)}")
-    device = devices[0]
-    dtype = choose_dtype(config.dtype, device)
-    if dtype == "fp16":
-        dtype = "fp32"
 
     if stream.num_skipped:
         reporter.warn(
@@ -267,18 +292,23 @@ def _make_trainer(
     if config.dropout is not None:
         set_dropout(encoder, config.dropout)
     optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
-    step, at = 0, StreamPosition()
+    standing = Standing()
     if state := run.newest_state():
-        step, at = load_state(state[1], encoder, optimizer)
-    cut_ledger(run.metrics, step)
-    if source.generation is not None and step == record["start_step"]:
-        switch = {"step": step, "generation": source.generation}
+        standing = load_state(state[1], encoder, optimizer)
+    if standing.dtype not in ("", dtype):
+        reporter.warn(
+            f"this run computed in {standing.dtype} so far and goes on in {dtype}: its losses are "
+            f"not those of an uninterrupted run (use --dtype {standing.dtype} for that)"
+        )
+    cut_ledger(run.metrics, standing.step)
+    if source.generation is not None and standing.step == record["start_step"]:
+        switch = {"step": standing.step, "generation": source.generation}
         if switch not in read_ledger(run.switches):
             atomic.append_line(run.switches, orjson.dumps(switch))
 
     def keep_state(trainer: Trainer) -> None:
         folder = run.state_at(trainer.step)
-        save_state(folder, trainer.encoder, trainer.optimizer, trainer.step, trainer.at)
+        save_state(folder, trainer.encoder, trainer.optimizer, trainer.standing)
         run.prune_states()
 
     def keep_checkpoint(trainer: Trainer) -> None:
@@ -301,8 +331,9 @@ def _make_trainer(
         scale=start.pins.scale,
         dtype=dtype,
         device=device,
-        step=step,
-        at=at,
+        step=standing.step,
+        at=standing.stream,
+        losses=standing.losses,
         last_step=record["start_step"] + record["steps"],
         save_state=keep_state,
         save_checkpoint=keep_checkpoint,

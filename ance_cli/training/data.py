@@ -124,11 +124,11 @@ def rows_of_members(batch: Batch, passages: TokenRows) -> tuple[Ints, Ints]:
     Returns `rows` (R,) row numbers in `passages`, and `rows_of` (B, 1 + n, S) places in `rows`,
     -1 where a document has fewer than S rows.
     """
-    starts = np.concatenate([[0], np.cumsum(passages.row_counts)])
     counts = passages.row_counts[batch.docs]
     places = np.full((len(batch.docs), int(counts.max())), -1, np.int64)
     rows: list[int] = []
     for doc, (number, count) in enumerate(zip(batch.docs, counts, strict=True)):
         places[doc, :count] = np.arange(len(rows), len(rows) + count)
-        rows.extend(range(starts[number], starts[number] + count))
+        first = int(passages.starts[number])
+        rows.extend(range(first, first + int(count)))
     return np.asarray(rows, np.int64), places[batch.members]

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_NO_DECAY = ("bias", "LayerNorm.weight", "norm.weight", "layer_norm.weight")
-
 
 class Lamb(torch.optim.Optimizer):
     """LAMB (You et al., 2020), with the choices of the ANCE release: no bias correction, weight
@@ -63,14 +61,11 @@ class Lamb(torch.optim.Optimizer):
 def make_optimizer(
     model: nn.Module, name: str, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """`adamw` or `lamb`; biases and norms are not decayed."""
-    named = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
+    """`adamw` or `lamb`; biases and norms (tensors of one dimension) are not decayed."""
+    trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {
-            "params": [p for key, p in named if not key.endswith(_NO_DECAY)],
-            "weight_decay": weight_decay,
-        },
-        {"params": [p for key, p in named if key.endswith(_NO_DECAY)], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if name == "lamb":
         return Lamb(groups, lr=lr)

@@ -6,6 +6,7 @@ rate is a function of the step, and dropout is seeded by (seed, step), so neithe
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,30 @@ _OPTIMIZER = "optimizer.safetensors"
 _FACTS = "state.json"
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands: `step` optimizer steps done, `position` pairs of `epoch` visited.
+
+    `losses` are those since the last line of the log, so that a resumed log is the uninterrupted
+    one; `dtype` is the number format that the run computes in.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    losses: list[float] = field(default_factory=list)
+    dtype: str = ""
+
+    @property
+    def stream(self) -> StreamPosition:
+        return StreamPosition(self.epoch, self.position)
+
+
 def save_state(
     folder: Path,
     encoder: Encoder,
     optimizer: torch.optim.Optimizer,
-    step: int,
-    stream: StreamPosition,
+    standing: Standing,
 ) -> None:
     """Publish a state folder whole."""
     partial = atomic.partial_name(folder)
@@ -43,22 +62,19 @@ def save_state(
             for name, value in slots.items()
         }
         save_file(tensors, partial / _OPTIMIZER)
-        facts = {"step": step, "epoch": stream.epoch, "position": stream.position}
-        (partial / _FACTS).write_bytes(orjson.dumps(facts))
+        (partial / _FACTS).write_bytes(orjson.dumps(asdict(standing)))
     atomic.publish_folder(partial, folder)
 
 
-def load_state(
-    folder: Path, encoder: Encoder, optimizer: torch.optim.Optimizer
-) -> tuple[int, StreamPosition]:
-    """Put a state's tensors into the encoder and the optimizer; returns the step and the stream."""
+def load_state(folder: Path, encoder: Encoder, optimizer: torch.optim.Optimizer) -> Standing:
+    """Put a state's tensors into the encoder and the optimizer; returns where the run stands."""
     try:
         encoder.load_state_dict(load_file(folder / _WEIGHTS))
         slots: dict[int, dict[str, Any]] = {}
         for key, value in load_file(folder / _OPTIMIZER).items():
             index, name = key.split("/", 1)
             slots.setdefault(int(index), {})[name] = value
-        facts = orjson.loads((folder / _FACTS).read_bytes())
+        standing = Standing(**orjson.loads((folder / _FACTS).read_bytes()))
     except Exception as error:  # safetensors and torch raise many types for a damaged file
         raise BadInput(
             f"{folder}: this resume state does not load ({error})",
@@ -66,4 +82,4 @@ def load_state(
         ) from error
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    return int(facts["step"]), StreamPosition(int(facts["epoch"]), int(facts["position"]))
+    return standing

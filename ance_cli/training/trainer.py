@@ -19,6 +19,7 @@ from ance_cli.negatives.sampling import keyed_generator
 from ance_cli.progress import Reporter
 from ance_cli.training.data import Batch, PairStream, StreamPosition, rows_of_members
 from ance_cli.training.loss import nll, pair_scores
+from ance_cli.training.state import Standing
 
 
 @dataclass
@@ -47,6 +48,12 @@ class Trainer:
     save_checkpoint: Callable[[Trainer], None]
     log: Callable[[dict[str, Any]], None]
     facts: dict[str, Any] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def standing(self) -> Standing:
+        """Where the run stands, for its resume state."""
+        return Standing(self.step, self.at.epoch, self.at.position, self.losses, self.dtype)
 
     def run(self, reporter: Reporter, first_step: int) -> None:
         """Train to the last step; raises `Diverged` before anything of a bad step is kept.
@@ -57,7 +64,8 @@ class Trainer:
             self.save_checkpoint(self)
         total = self.last_step - first_step
         saved = time.monotonic()
-        since, tokens, losses = time.monotonic(), 0, []
+        since, tokens, first_logged = time.monotonic(), 0, self.step
+        losses = self.losses
         with (
             hold_signals() as stop,
             reporter.task("training", total, "step", done=self.step - first_step) as bar,
@@ -78,11 +86,12 @@ class Trainer:
                             "lr": self.config.learning_rate(self.step - 1),
                             "grad_norm": round(norm, 6),
                             "tokens_per_s": round(tokens / elapsed),
-                            "steps_per_s": round(len(losses) / elapsed, 3),
+                            "steps_per_s": round((self.step - first_logged) / elapsed, 3),
                             **self.facts,
                         }
                     )
-                    since, tokens, losses = time.monotonic(), 0, []
+                    since, tokens, first_logged = time.monotonic(), 0, self.step
+                    losses.clear()
                 every = self.segment.checkpoint_every
                 at_checkpoint = bool(every) and self.step % every == 0
                 overdue = time.monotonic() - saved > 60 * self.segment.state_minutes

@@ -131,6 +131,27 @@ def test_a_checkpoint_that_is_not_whole(ance, dataset, checkpoint, missing, word
     assert not (ance.cwd / "emb").exists()
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_checkpoint_that_was_cut_short(ance, dataset, checkpoint, name):
+    copy = shutil.copytree(checkpoint, ance.cwd / "ckpt")
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes(data[: len(data) // 2])
+    found = ance("encode", "--ckpt", "ckpt", "--data", "data", "-o", "emb", code=3)
+    assert "error: " in found.stderr and "ckpt" in found.stderr
+    assert not (ance.cwd / "emb").exists()
+
+
+def test_code_in_a_checkpoint_is_never_run(ance, dataset, checkpoint):
+    copy = shutil.copytree(checkpoint, ance.cwd / "ckpt")
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"model_type": "strange", "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}}
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "code.py").write_text("import pathlib; pathlib.Path('ran').write_text('yes')")
+    found = ance("encode", "--ckpt", "ckpt", "--data", "data", "-o", "emb", code=3, stdin="y\n")
+    assert "the backbone does not load" in found.stderr or "tokenizer does not load" in found.stderr
+    assert not (ance.cwd / "ran").exists()
+
+
 def test_a_checkpoint_without_a_head(ance, dataset, backbone):
     found = ance("encode", "--ckpt", backbone, "--data", "data", "-o", "emb", code=3)
     assert "has no pooling and head" in found.stderr and "train-segment" in found.stderr

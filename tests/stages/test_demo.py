@@ -13,7 +13,7 @@ from tests.world import jsonl
 
 @pytest.fixture(autouse=True)
 def _standard_library_only(monkeypatch):
-    monkeypatch.setattr(docstrings, "PACKAGES", {"rich": "rich"})
+    monkeypatch.setattr(docstrings, "PACKAGES", ("rich",))
     monkeypatch.setattr(docstrings, "MAX_PASSAGES", 600)
 
 
