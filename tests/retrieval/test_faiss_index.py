@@ -202,3 +202,27 @@ def test_an_index_without_a_manifest_is_refused(vectors, publish):
     shutil.rmtree(folder)
     with pytest.raises(BadInput, match="index: no such index"):
         FaissIndex(folder)
+
+
+# ---------------------------------------------------------------- neighbours
+
+
+@pytest.mark.java
+@pytest.mark.slow
+def test_pyserini_opens_the_folder(vectors, publish, monkeypatch):
+    """Its searcher finds what we find; it asks for an API key and a running JVM on import."""
+    from ance_cli.retrieval import bm25
+
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    bm25._autoclass()
+    from pyserini.search.faiss import FaissSearcher
+
+    class Fixed:
+        def encode(self, text, **_):
+            return query[0]
+
+    query = normal(1, DIM, seed=9)
+    ours = publish(vectors)
+    _, positions = ours.search(query, 5)
+    hits = FaissSearcher(str(ours.folder), Fixed()).search("a question", k=5)
+    assert [hit.docid for hit in hits] == [vectors.ids[place] for place in positions[0]]
