@@ -114,8 +114,6 @@ def train_segment(
 
     with run.held("trainer"):
         made = not run.exists
-        source = stream = record = None
-        device, dtype = _device(gpus, config, reporter)
         if segment.steps:
             assert negatives is not None
             source = _segment_input(run, _spooled(run, negatives))
@@ -124,11 +122,12 @@ def train_segment(
                 return _summary(run, up_to_date=True)
             if record is None:
                 _check_room(run, segment.steps, config)
+            device, dtype = _device(gpus, config, reporter)
             stream = _stream(dataset, config, source, skipped)
         if made:
             assert checkpoint is not None
             start_run(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
-        if source is None or stream is None:
+        if not segment.steps:
             return _summary(run, up_to_date=not made)
         record = record or _new_segment(run, source, segment.steps)
         trainer = _make_trainer(
