@@ -27,7 +27,17 @@ from ance_cli.formats.jsonl import Skipped
 from ance_cli.progress import Bar
 
 PLAIN_SECONDS = 30.0
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+FILE_WIDTH = 160
+"""Columns where the output is a file or a pipe, so that tables are not folded."""
+
+
+def _console(to_stderr: bool) -> Console:
+    stream = sys.stderr if to_stderr else sys.stdout
+    width = None if stream.isatty() else FILE_WIDTH
+    return Console(stderr=to_stderr, highlight=False, soft_wrap=True, width=width)
+
+
+stderr = _console(to_stderr=True)
 
 
 class _Rate(ProgressColumn):
@@ -149,6 +159,11 @@ def show_summary(summary: dict[str, Any], as_json: bool, quiet: bool) -> None:
         stderr.print(table)
     if rows := summary.get("generations"):
         show_rows(rows)
+
+
+def stdout() -> Console:
+    """A console for what was asked for: tables and hits."""
+    return _console(to_stderr=False)
 
 
 def show_rows(rows: list[dict[str, Any]], console: Console = stderr) -> None:

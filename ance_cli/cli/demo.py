@@ -45,12 +45,11 @@ def register(app: typer.Typer) -> None:
 
 
 def _show(found: Summary) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from ance_cli.cli.console import show_rows
+    from ance_cli.cli.console import show_rows, stdout
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = stdout()
     console.print()
     show_rows(found["rows"], console)
     console.print(f"\n{found['verdict']}\n", markup=False)

@@ -51,9 +51,7 @@ def register(app: typer.Typer) -> None:
 
 def _show(found: Summary, reporter: Any) -> None:
     """The table goes to stdout: it is what was asked for."""
-    from rich.console import Console
-
-    from ance_cli.cli.console import show_rows
+    from ance_cli.cli.console import show_rows, stdout
 
     for row in found["runs"]:
         if missing := row["judged_queries_without_results"]:
@@ -77,4 +75,4 @@ def _show(found: Summary, reporter: Any) -> None:
                 line["difference"] = f"{value['difference']:+.4f}" if tested else ""
                 line["p"] = f"{value['p_randomisation']:.4f}" if tested else ""
             shown.append(line)
-    show_rows(shown, Console(highlight=False, soft_wrap=True))
+    show_rows(shown, stdout())
