@@ -6,7 +6,7 @@ import pytest
 
 from ance_cli.errors import BadInput
 from ance_cli.formats.jsonl import Skipped
-from ance_cli.formats.triples import PairNegatives, read_negatives
+from ance_cli.formats.triples import PairNegatives, Texts, read_negatives
 
 QUERIES = {"q1", "q2"}
 DOCS = {"d1", "d2", "d3", "d4"}
@@ -43,7 +43,7 @@ def test_a_pair_is_written_with_all_its_fields():
 
 
 def test_texts_are_added_for_people():
-    texts = {"q:q1": "a question", "d1": "right", "d3": "wrong", "d4": "very wrong"}
+    texts = Texts({"q1": "a question"}, {"d1": "right", "d3": "wrong", "d4": "very wrong"})
     record = json.loads(PairNegatives("q1", "d1", ["d4", "d3"]).to_line(texts))
     assert record["query"] == "a question"
     assert record["positive"] == "right"
