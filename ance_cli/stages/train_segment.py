@@ -7,7 +7,7 @@ segment needs only its negatives and its number of steps.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ance_cli.config import SegmentConfig, TrainConfig, train_config
-from ance_cli.errors import BadInput, Mismatch, UsageProblem
+from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import (
     Dataset,
@@ -26,11 +26,9 @@ from ance_cli.formats.dataset import (
 )
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import STDIO, Skipped, open_input
-from ance_cli.formats.manifest import manifest_name
 from ance_cli.formats.run_folder import (
     RunFolder,
     cut_ledger,
-    now,
     read_ledger,
 )
 from ance_cli.formats.triples import read_negatives
@@ -42,6 +40,13 @@ from ance_cli.stages.new_run import (
     publish_checkpoint,
     start_run,
 )
+from ance_cli.stages.segments import (
+    SegmentInput,
+    check_room,
+    find_segment,
+    new_segment,
+    segment_input,
+)
 from ance_cli.stages.summary import Summary
 
 if TYPE_CHECKING:
@@ -52,16 +57,6 @@ if TYPE_CHECKING:
     from ance_cli.training.trainer import Trainer
 
 _TOKENIZE_CHUNK = 8192
-
-
-@dataclass(frozen=True)
-class SegmentInput:
-    """A negatives file and what is known of where it came from."""
-
-    path: Path
-    fingerprint: str
-    checkpoint_step: int
-    generation: int | None
 
 
 def train_segment(
@@ -116,12 +111,12 @@ def train_segment(
         made = not run.exists
         if segment.steps:
             assert negatives is not None
-            source = _segment_input(run, _spooled(run, negatives))
-            record, done = _find_segment(run, source, segment.steps, force)
+            source = segment_input(run, _spooled(run, negatives))
+            record, done = find_segment(run, source, segment.steps, force)
             if done:
                 return _summary(run, up_to_date=True)
             if record is None:
-                _check_room(run, segment.steps, config)
+                check_room(run, segment.steps, config)
             device, dtype = _device(gpus, config, reporter)
             stream = _stream(dataset, config, source, skipped)
         if made:
@@ -129,7 +124,7 @@ def train_segment(
             start_run(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
         if not segment.steps:
             return _summary(run, up_to_date=not made)
-        record = record or _new_segment(run, source, segment.steps)
+        record = record or new_segment(run, source, segment.steps)
         trainer = _make_trainer(
             run, dataset, config, segment, record, source, stream, device, dtype, skipped, reporter
         )
@@ -166,95 +161,6 @@ def _spooled(run: RunFolder, negatives: Path) -> Path:
     kept = run.inputs / f"{hash_file(spool)}.jsonl"
     spool.replace(kept)
     return kept
-
-
-def _segment_input(run: RunFolder, path: Path) -> SegmentInput:
-    """What the negatives' manifest says, where there is one and it is about this very file."""
-    content = hash_file(path)
-    generation = None
-    published = run.published()
-    if published and (run.path / published["path"]).resolve() == path.parent.resolve():
-        generation = int(published["generation"])
-    try:
-        manifest = orjson.loads(manifest_name(path, "negatives").read_bytes())
-        if manifest["content"]["xxh3"] == content:
-            step = int(manifest["stats"]["checkpoint_step"])
-            return SegmentInput(path, manifest["fingerprint"], step, generation)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # a file from a pipe or an editor: known by its content
-    return SegmentInput(path, content, 0, generation)
-
-
-def _find_segment(
-    run: RunFolder, source: SegmentInput, steps: int, force: bool
-) -> tuple[dict[str, Any] | None, bool]:
-    """The record of this very segment in `segments.jsonl` and whether it is done; None if new.
-
-    Raises `Mismatch` where another segment is unfinished; `force` abandons that one.
-    """
-    records = read_ledger(run.segments)
-    finished = {record["finished"] for record in records if "finished" in record}
-    for record in records:
-        same = record.get("input") == source.fingerprint and record.get("steps") == steps
-        if same and record["segment"] in finished:
-            return record, True
-    last = run.unfinished_segment()
-    if last is None or force:
-        return None, False
-    if last["input"] == source.fingerprint and last["steps"] == steps:
-        return last, False
-    raise Mismatch(
-        f"{run.path}: a segment of {last['steps']} steps on {last['negatives']} is unfinished "
-        f"(it began at step {last['start_step']})",
-        hint="repeat its command to finish it, or begin this one from the newest state with "
-        "--force",
-    )
-
-
-def _state_step(run: RunFolder) -> int:
-    """The step of the newest resume state.
-
-    Raises `Mismatch` where a checkpoint is newer: training on from an older state, or from the
-    checkpoint without its optimizer, would quietly be another run.
-    """
-    state, newest = run.newest_state(), run.newest_checkpoint()
-    step = state[0] if state else 0
-    if newest and newest[0] > step:
-        raise Mismatch(
-            f"{run.states}: the resume state of step {newest[0]} is missing, the newest is of "
-            f"step {step}",
-            hint=f"bring it back, or start another run from --ckpt {run.latest}",
-        )
-    return step
-
-
-def _check_room(run: RunFolder, steps: int, config: TrainConfig) -> None:
-    """Refuse steps beyond the schedule's horizon, where the learning rate is 0."""
-    start = _state_step(run)
-    if config.schedule == "linear" and start + steps > config.total_steps:
-        raise Mismatch(
-            f"{run.path}: steps {start + 1} to {start + steps} go beyond the schedule's horizon "
-            f"of {config.total_steps} steps, where the learning rate is 0",
-            hint=f"start another run: --ckpt {run.latest} -o RUN2, or plan ahead with "
-            "--total-steps in the first call",
-        )
-
-
-def _new_segment(run: RunFolder, source: SegmentInput, steps: int) -> dict[str, Any]:
-    """Append a segment that begins at the newest state to `segments.jsonl`."""
-    begun = [record for record in read_ledger(run.segments) if "segment" in record]
-    record = {
-        "segment": len(begun) + 1,
-        "start_step": _state_step(run),
-        "steps": steps,
-        "input": source.fingerprint,
-        "negatives": str(source.path),
-        "generation": source.generation,
-        "checkpoint_step": source.checkpoint_step,
-        "started": now(),
-    }
-    atomic.append_line(run.segments, orjson.dumps(record))
-    return record
 
 
 def _make_trainer(

@@ -1,0 +1,115 @@
+"""The ledger of a run's segments: which stretch of training is done, unfinished, or new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ance_cli.config import TrainConfig
+from ance_cli.errors import Mismatch
+from ance_cli.formats import atomic
+from ance_cli.formats.hashing import hash_file
+from ance_cli.formats.manifest import manifest_name
+from ance_cli.formats.run_folder import RunFolder, now, read_ledger
+
+
+@dataclass(frozen=True)
+class SegmentInput:
+    """A negatives file and what is known of where it came from."""
+
+    path: Path
+    fingerprint: str
+    checkpoint_step: int
+    generation: int | None
+
+
+def segment_input(run: RunFolder, path: Path) -> SegmentInput:
+    """What the negatives' manifest says, where there is one and it is about this very file."""
+    content = hash_file(path)
+    generation = None
+    published = run.published()
+    if published and (run.path / published["path"]).resolve() == path.parent.resolve():
+        generation = int(published["generation"])
+    try:
+        manifest = orjson.loads(manifest_name(path, "negatives").read_bytes())
+        if manifest["content"]["xxh3"] == content:
+            step = int(manifest["stats"]["checkpoint_step"])
+            return SegmentInput(path, manifest["fingerprint"], step, generation)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # a file from a pipe or an editor: known by its content
+    return SegmentInput(path, content, 0, generation)
+
+
+def find_segment(
+    run: RunFolder, source: SegmentInput, steps: int, force: bool
+) -> tuple[dict[str, Any] | None, bool]:
+    """The record of this very segment in `segments.jsonl` and whether it is done; None if new.
+
+    Raises `Mismatch` where another segment is unfinished; `force` abandons that one.
+    """
+    records = read_ledger(run.segments)
+    finished = {record["finished"] for record in records if "finished" in record}
+    for record in records:
+        same = record.get("input") == source.fingerprint and record.get("steps") == steps
+        if same and record["segment"] in finished:
+            return record, True
+    last = run.unfinished_segment()
+    if last is None or force:
+        return None, False
+    if last["input"] == source.fingerprint and last["steps"] == steps:
+        return last, False
+    raise Mismatch(
+        f"{run.path}: a segment of {last['steps']} steps on {last['negatives']} is unfinished "
+        f"(it began at step {last['start_step']})",
+        hint="repeat its command to finish it, or begin this one from the newest state with "
+        "--force",
+    )
+
+
+def state_step(run: RunFolder) -> int:
+    """The step of the newest resume state.
+
+    Raises `Mismatch` where a checkpoint is newer: training on from an older state, or from the
+    checkpoint without its optimizer, would quietly be another run.
+    """
+    state, newest = run.newest_state(), run.newest_checkpoint()
+    step = state[0] if state else 0
+    if newest and newest[0] > step:
+        raise Mismatch(
+            f"{run.states}: the resume state of step {newest[0]} is missing, the newest is of "
+            f"step {step}",
+            hint=f"bring it back, or start another run from --ckpt {run.latest}",
+        )
+    return step
+
+
+def check_room(run: RunFolder, steps: int, config: TrainConfig) -> None:
+    """Refuse steps beyond the schedule's horizon, where the learning rate is 0."""
+    start = state_step(run)
+    if config.schedule == "linear" and start + steps > config.total_steps:
+        raise Mismatch(
+            f"{run.path}: steps {start + 1} to {start + steps} go beyond the schedule's horizon "
+            f"of {config.total_steps} steps, where the learning rate is 0",
+            hint=f"start another run: --ckpt {run.latest} -o RUN2, or plan ahead with "
+            "--total-steps in the first call",
+        )
+
+
+def new_segment(run: RunFolder, source: SegmentInput, steps: int) -> dict[str, Any]:
+    """Append a segment that begins at the newest state to `segments.jsonl`."""
+    begun = [record for record in read_ledger(run.segments) if "segment" in record]
+    record = {
+        "segment": len(begun) + 1,
+        "start_step": state_step(run),
+        "steps": steps,
+        "input": source.fingerprint,
+        "negatives": str(source.path),
+        "generation": source.generation,
+        "checkpoint_step": source.checkpoint_step,
+        "started": now(),
+    }
+    atomic.append_line(run.segments, orjson.dumps(record))
+    return record
