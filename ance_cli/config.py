@@ -240,8 +240,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0, "query_length": 64, "passage_length": 512,
     },
     # runs of hundreds of steps on a small corpus (docs/reproduce.md): LAMB at the rates above
-    # would move each tensor by a millionth of its norm a step, and dropout moves the dot products
-    # of layer-normed vectors by more than what separates a hard negative from its positive
+    # would move each tensor by a millionth of its norm a step, and dropout scatters the dot
+    # products of layer-normed vectors by nearly what separates a hard negative from its positive
     "small": {
         "optimizer": "adamw", "lr": 3e-5, "warmup_steps": 0, "dropout": 0.0, "batch_size": 32,
         "query_length": 24, "passage_length": 96,

@@ -23,14 +23,19 @@ DOC_IDS = "docid"
 SEGMENT_MARK = "#"
 
 
+def _reason(error: RuntimeError) -> str:
+    """The last line of what faiss says: the lines before it are its own source."""
+    return str(error).strip().splitlines()[-1]
+
+
 def new_index(dim: int, factory: str) -> Any:
     """An empty inner-product index; `UsageProblem` where faiss does not know the string."""
     try:
         return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
         raise UsageProblem(
-            f"--factory {factory!r} is not a faiss factory string for {dim} dimensions ({reason})",
+            f"--factory {factory!r} is not a faiss factory string for {dim} dimensions "
+            f"({_reason(error)})",
             hint="for instance Flat, IVF1024,Flat, HNSW32, OPQ16,IVF1024,PQ16; "
             "PQ needs a divisor of the dimension",
         ) from error
@@ -53,18 +58,17 @@ def build_index(
         try:
             index.train(sample)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
             raise BadInput(
-                f"{embeddings.folder}: {count} rows are too few to train {factory!r} ({reason})",
+                f"{embeddings.folder}: {count} rows are too few to train {factory!r} "
+                f"({_reason(error)})",
                 hint="use --factory Flat, or fewer centroids",
             ) from error
     for _, xb in embeddings.blocks():
         try:
             index.add(np.ascontiguousarray(xb, np.float32))
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
             raise UsageProblem(
-                f"--factory {factory!r} takes no rows here ({reason})",
+                f"--factory {factory!r} takes no rows here ({_reason(error)})",
                 hint="for instance Flat, HNSW32, IVF1024,Flat",
             ) from error
         if on_rows:
@@ -97,9 +101,8 @@ class FaissIndex:
             try:
                 self.index = faiss.read_index(str(path))
             except RuntimeError as error:
-                reason = str(error).strip().splitlines()[-1]
                 raise BadInput(
-                    f"{path}: not a whole FAISS index ({reason})",
+                    f"{path}: not a whole FAISS index ({_reason(error)})",
                     hint="build it again with: ance index --force",
                 ) from error
         names = read_ids(folder / DOC_IDS)
