@@ -6,6 +6,7 @@ One frozen dataclass a stage. The field names are the flags' names; the docs of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -111,8 +112,8 @@ class TrainConfig:
     """The identity of a training run: what a later segment must repeat (or leave out).
 
     `batch_size` is queries per device and micro-batch; an optimizer step sees
-    `batch_size * accumulation` pairs. `total_steps` is the horizon of the learning-rate schedule,
-    0 = what the first call runs.
+    `batch_size * devices * accumulation` pairs, also where a later call has fewer or more devices.
+    `total_steps` is the horizon of the learning-rate schedule, 0 = what the first call runs.
     """
 
     optimizer: str = "adamw"
@@ -124,12 +125,24 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     batch_size: int = 32
     accumulation: int = 1
+    devices: int = 1
+    """Devices of the first call; no flag sets it."""
     negatives_per_positive: int = 1
+    in_batch: str = "none"
+    loss: str = "nll"
+    margin: float = 1.0
+    distill: str | None = None
+    distill_weight: float = 0.5
+    freeze_passages: bool = False
+    live_depth: int = 200
     dropout: float | None = None
     """Dropout everywhere in the backbone; None = what the checkpoint's config says."""
     dtype: str = "auto"
     seed: int = SEED
     min_rel: int = MIN_REL
+    towers: str | None = None
+    """`two` splits a shared encoder; None = as the checkpoint is."""
+    similarity: str | None = None
     # the start checkpoint's pins, overridden where not None
     query_length: int | None = None
     passage_length: int | None = None
@@ -140,24 +153,42 @@ class TrainConfig:
     dim: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulation", "negatives_per_positive"):
+        for name in ("batch_size", "accumulation", "live_depth"):
             _check(getattr(self, name) >= 1, f"--{name.replace('_', '-')} must be at least 1")
         for name in ("lr", "max_grad_norm"):
             _check(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be greater than 0")
-        for name in ("warmup_steps", "total_steps", "weight_decay"):
+        for name in ("warmup_steps", "total_steps", "weight_decay", "negatives_per_positive"):
             _check(getattr(self, name) >= 0, f"--{name.replace('_', '-')} must not be negative")
+        _check(
+            self.negatives_per_positive > 0 or self.in_batch != "none",
+            "--negatives-per-positive 0 leaves nothing to train against: add --in-batch",
+        )
         _check(self.dropout is None or 0 <= self.dropout < 1, "--dropout lies in 0..1")
         _check(self.dtype != "fp16", "--dtype fp16: training runs in bf16 or fp32")
+        _check(0 <= self.distill_weight <= 1, "--distill-weight lies in 0..1")
+        if self.freeze_passages:
+            _check(
+                self.in_batch == "none" and self.distill is None and self.towers != "shared",
+                "--freeze-passages retrieves its own negatives for a query tower of its own: it "
+                "goes without --in-batch, --distill and --towers shared",
+            )
+
+    @property
+    def needs_negatives(self) -> bool:
+        """Whether a segment trains on a file of negatives."""
+        return self.negatives_per_positive > 0 and not self.freeze_passages
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of optimizer step `step` (from 0): linear warm-up, then linear decay to
-        zero at `total_steps`, or constant."""
+        """Learning rate of optimizer step `step` (from 0): linear warm-up, then decay to zero at
+        `total_steps` in a line or half a cosine, or constant."""
         factor = 1.0
         if step < self.warmup_steps:
             factor = (step + 1) / self.warmup_steps
-        elif self.schedule == "linear":
-            left = self.total_steps - self.warmup_steps
-            factor = max(0.0, (self.total_steps - step) / left) if left > 0 else 1.0
+        elif self.schedule != "constant" and self.total_steps > self.warmup_steps:
+            factor = (self.total_steps - step) / (self.total_steps - self.warmup_steps)
+            factor = max(0.0, factor)
+            if self.schedule == "cosine":
+                factor = 0.5 * (1 - math.cos(math.pi * factor))
         return self.lr * factor
 
 
@@ -170,10 +201,15 @@ class SegmentConfig:
     """Steps between checkpoints; 0 = only at the end of the call."""
     state_minutes: float = 10.0
     log_every: int = 10
+    grad_cache: int = 0
+    """Rows encoded at a time by gradient caching; 0 = the whole batch at once."""
+    gradient_checkpointing: bool = False
+    track: str | None = None
 
     def __post_init__(self) -> None:
         _check(self.steps >= 0, "--steps must not be negative")
         _check(self.log_every >= 1, "--log-every must be at least 1")
+        _check(self.grad_cache >= 0, "--grad-cache must not be negative")
 
 
 @dataclass(frozen=True)
@@ -239,6 +275,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": "lamb", "lr": 5e-6, "warmup_steps": 3000, "batch_size": 8, "accumulation": 2,
         "weight_decay": 0.0, "query_length": 64, "passage_length": 512,
     },
+    # released scripts: ANCE on MARCO document, MaxP, 8 GPUs with 2 x 8 each; one sequence of 2,048
+    # tokens is cut at every 512th
+    "ance-doc-maxp": {
+        "optimizer": "lamb", "lr": 1e-5, "warmup_steps": 500, "batch_size": 2, "accumulation": 8,
+        "weight_decay": 0.0, "query_length": 64, "passage_length": 512, "segmentation": "slice",
+        "max_segments": 4,
+    },
+    # released scripts: NQ and TriviaQA from DPR's two towers, 8 GPUs with 16 each
+    "ance-openqa": {
+        "optimizer": "lamb", "lr": 1e-5, "warmup_steps": 1000, "batch_size": 16,
+        "weight_decay": 0.0, "query_length": 256, "passage_length": 256, "towers": "two",
+    },
+    # what is common since (DPR, RocketQA, Contriever, E5): every document of the batch is a
+    # negative of every query, beside hard ones
+    "modern": {
+        "optimizer": "adamw", "lr": 2e-5, "warmup_steps": 1000, "batch_size": 64,
+        "in_batch": "all", "negatives_per_positive": 4, "query_length": 64, "passage_length": 256,
+    },
     # runs of hundreds of steps on a small corpus (docs/reproduce.md): LAMB at the rates above
     # would move each tensor by a millionth of its norm a step, and dropout scatters the dot
     # products of layer-normed vectors by nearly what separates a hard negative from its positive
@@ -247,6 +301,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "query_length": 24, "passage_length": 96,
     },
 }  # fmt: skip
+
+BASELINES: dict[str, dict[str, Any]] = {
+    # the paper's arms (Sec. 5, Table 1), each with one negative a positive: what `--mix` draws
+    # from, or the batch itself, for which nothing is mined
+    "rand": {"mix": "random"},
+    "rand-batch": {"negatives": 0, "negatives_per_positive": 0, "in_batch": "random"},
+    "nce": {"negatives": 0, "negatives_per_positive": 0, "in_batch": "hardest"},
+    "bm25": {"mix": "bm25", "depth": 100},
+    "bm25+rand": {"mix": "bm25:0.5,random:0.5", "depth": 100},
+    "ance": {"mix": "ann"},
+}
+"""Settings of training and refreshing that make an arm of the paper's comparison."""
 
 
 def train_config(preset: str | None, given: Mapping[str, Any]) -> TrainConfig:

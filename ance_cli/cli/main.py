@@ -19,13 +19,8 @@ from ance_cli.cli import (
     search,
     train_segment,
 )
-from ance_cli.errors import (
-    AnceError,
-    MachineGaveOut,
-    Stopped,
-    UsageProblem,
-    install_signal_handlers,
-)
+from ance_cli.cli.ending import exit_code_of
+from ance_cli.errors import install_signal_handlers
 
 app = typer.Typer(
     name="ance",
@@ -60,45 +55,7 @@ for module in (
     module.register(app)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; torch has a type for its GPUs and only words for the CPU."""
-    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
-    return named or "can't allocate memory" in str(error)
-
-
 def run() -> None:
     """Run the command line and leave with its exit code."""
     install_signal_handlers()
-    sys.exit(_run())
-
-
-def _run() -> int:
-    from ance_cli.cli.console import show_error, stderr
-
-    try:
-        app()
-    except SystemExit as leave:  # typer has shown its own usage errors
-        return leave.code if isinstance(leave.code, int) else 0
-    except AnceError as error:
-        show_error(error)
-        return error.exit_code
-    except Stopped as stop:
-        stderr.print("stopped; what is finished is kept: the same command continues")
-        return stop.exit_code
-    except PermissionError as error:
-        show_error(
-            UsageProblem(
-                f"{error.filename}: this user may not write or read there",
-                hint="check the permissions, or choose another place with -o or --cache-dir",
-            )
-        )
-        return UsageProblem.exit_code
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        problem = MachineGaveOut(
-            "memory ran out", hint="close other programs, or lower --batch-size or --batch-tokens"
-        )
-        show_error(problem)
-        return problem.exit_code
-    return 0
+    sys.exit(exit_code_of(app))

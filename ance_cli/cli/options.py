@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from ance_cli.config import (
+    BASELINES,
     PRESETS,
     Bm25Config,
     EncodeConfig,
@@ -37,9 +38,16 @@ Dtype = StrEnum("Dtype", ["auto", "fp32", "bf16", "fp16"])
 OutputDtype = StrEnum("OutputDtype", ["float16", "float32"])
 SideName = StrEnum("SideName", ["passage", "query"])
 Optimizer = StrEnum("Optimizer", ["adamw", "lamb"])
-Schedule = StrEnum("Schedule", ["linear", "constant"])
-SegmentationName = StrEnum("SegmentationName", ["first", "special"])
+Schedule = StrEnum("Schedule", ["linear", "cosine", "constant"])
+SegmentationName = StrEnum("SegmentationName", ["first", "special", "slice"])
 Preset = StrEnum("Preset", list(PRESETS))  # type: ignore[misc]
+Baseline = StrEnum("Baseline", list(BASELINES))  # type: ignore[misc]
+LossName = StrEnum("LossName", ["nll", "pairwise", "bce", "hinge"])
+InBatch = StrEnum("InBatch", ["none", "all", "hardest", "random"])
+Distill = StrEnum("Distill", ["margin-mse", "kl"])
+Towers = StrEnum("Towers", ["shared", "two"])
+SimilarityName = StrEnum("SimilarityName", ["dot", "cosine"])
+Tracker = StrEnum("Tracker", ["tensorboard", "wandb"])
 
 T = TypeVar("T")
 
@@ -104,8 +112,8 @@ FLAGS: dict[str, Flag] = {
     "query_length": Flag(int, "Tokens of a query, special ones included.", METHOD),
     "passage_length": Flag(int, "Tokens of a passage or segment, special ones included.", METHOD),
     "separator": Flag(str, "What stands between title and text.", METHOD),
-    "segmentation": Flag(SegmentationName, "first = FirstP, special = MaxP: every segment has its "
-                         "own special tokens.", METHOD),
+    "segmentation": Flag(SegmentationName, "first = FirstP; MaxP: special = every segment has its "
+                         "own special tokens, slice = one sequence cut into pieces.", METHOD),
     "max_segments": Flag(int, "Segments of a document, at most (MaxP).", METHOD),
     "output_dtype": Flag(OutputDtype, "Number format of the stored vectors.", METHOD),
     "measures": Flag(str, "Measures in ir_measures' grammar, separated by spaces.", METHOD),
@@ -121,27 +129,54 @@ FLAGS: dict[str, Flag] = {
     "batch_size": Flag(int, "Queries for each device and micro-batch.", TRAINING),
     "accumulation": Flag(int, "Micro-batches in an optimizer step.", TRAINING),
     "negatives_per_positive": Flag(int, "Negatives that a pair brings to a step.", TRAINING),
+    "in_batch": Flag(InBatch, "Documents of the whole batch, of all devices, that join a query's "
+                     "negatives: all, the hardest one (NCE), a random one. Known positives never "
+                     "do.", TRAINING),
+    "loss": Flag(LossName, "nll over all negatives at once, or pairwise, bce, hinge.", TRAINING),
+    "margin": Flag(float, "Margin of the hinge loss.", TRAINING),
+    "distill": Flag(Distill, "Learn from the cross-encoder's scores in the negatives, too "
+                    "(mine --teacher).", TRAINING),
+    "distill_weight": Flag(float, "Share of the distillation in the loss, 0 to 1.", TRAINING),
+    "freeze_passages": Flag(bool, "ADORE: train the query tower alone, on negatives retrieved at "
+                            "each step from --embeddings of the frozen passages.", TRAINING),
+    "live_depth": Flag(int, "Documents retrieved for a query at each step (ADORE).", TRAINING),
+    "towers": Flag(Towers, "One encoder for both sides, or two (default: as the checkpoint is).",
+                   TRAINING),
+    "similarity": Flag(SimilarityName, "Similarity of a fresh head.", TRAINING),
+    "baseline": Flag(Baseline, "An arm of the paper's comparison; sets --mix, --in-batch and "
+                     "their like.", TRAINING),
     "optimizer": Flag(Optimizer, "AdamW, or LAMB as the paper runs it.", TRAINING),
     "lr": Flag(float, "Peak learning rate.", TRAINING),
-    "schedule": Flag(Schedule, "After the warm-up: linear decay to 0 at --total-steps, or "
-                     "constant.", TRAINING),
+    "schedule": Flag(Schedule, "After the warm-up: decay to 0 at --total-steps in a line or half "
+                     "a cosine, or constant.", TRAINING),
     "warmup_steps": Flag(int, "Steps of linear warm-up.", TRAINING),
     "weight_decay": Flag(float, "Weight decay (not of biases and norms).", TRAINING),
     "dropout": Flag(
         float, "Dropout in training (default: the checkpoint's); 0 for short runs.", TRAINING
     ),
     "max_grad_norm": Flag(float, "Gradient norm is clipped at this.", TRAINING),
-    "scale": Flag(float, "Scores are multiplied by this in the loss (20 for cosine).", TRAINING),
+    "scale": Flag(float, "Scores are multiplied by this in the loss: 1 / temperature (20 for "
+                  "cosine).", TRAINING),
     "dim": Flag(int, "Dimensions of a fresh head (default: the hidden size).", TRAINING),
     "checkpoint_every": Flag(int, "Steps between checkpoints; 0 = only at the end.", TRAINING),
     "state_minutes": Flag(float, "Minutes between resume states.", TRAINING),
     "log_every": Flag(int, "Steps between lines of metrics.jsonl.", TRAINING),
+    "grad_cache": Flag(int, "Rows encoded at a time by gradient caching, for batches larger than "
+                       "memory; 0 = off.", TRAINING),
+    "gradient_checkpointing": Flag(bool, "Recompute activations in the backward pass: less memory, "
+                                   "more time.", TRAINING),
     "refresh_every": Flag(int, "Steps between refreshes.", TRAINING),
     "segments": Flag(int, "Stretches of --refresh-every steps to train.", TRAINING),
     # runtime
     "gpus": Flag(str, "GPUs: 0-3, 0,2, all, or none for the CPU.", RUNTIME, metavar="LIST"),
     "train_gpus": Flag(str, "GPUs of the trainer.", RUNTIME, metavar="LIST"),
     "infer_gpus": Flag(str, "GPUs of the refreshes.", RUNTIME, metavar="LIST"),
+    "cpu_workers": Flag(int, "Processes, where no GPU is used.", RUNTIME),
+    "nnodes": Flag(int, "Machines that train together.", RUNTIME),
+    "node_rank": Flag(int, "Which of them this is, from 0.", RUNTIME),
+    "rdzv_endpoint": Flag(str, "HOST:PORT of node 0, where the machines meet.", RUNTIME,
+                          metavar="HOST:PORT"),
+    "track": Flag(Tracker, "Send the log to TensorBoard or W&B as well.", RUNTIME),
     "dtype": Flag(Dtype, "Number format of the computation; auto takes bf16 where it is native.",
                   RUNTIME),
     "encode_dtype": Flag(Dtype, "Number format of the encoder in refreshes.", RUNTIME),
@@ -165,6 +200,12 @@ _CONFIGS = {
 }  # fmt: skip
 
 
+_DEFAULTS = {
+    "gpus": "all", "threads": 0, "dtype": "auto", "cpu_workers": 1, "nnodes": 1, "node_rank": 0,
+}  # fmt: skip
+"""Of flags that no config has."""
+
+
 @dataclass(frozen=True)
 class Registered:
     """What a command takes, for the generated reference."""
@@ -186,7 +227,7 @@ def default_of(name: str, configs: str) -> Any:
         for field in fields(_CONFIGS[key]):
             if field.name == name and field.default is not MISSING:
                 return field.default
-    return {"gpus": "all", "threads": 0, "dtype": "auto"}.get(name)
+    return _DEFAULTS.get(name)
 
 
 class Flags(Mapping[str, Any]):

@@ -12,10 +12,13 @@ from ance_cli.config import SegmentConfig
 from ance_cli.errors import UsageProblem
 
 RECIPE = (
-    "preset total_steps batch_size accumulation negatives_per_positive optimizer lr schedule "
-    "warmup_steps weight_decay max_grad_norm dropout dtype scale dim query_length passage_length "
-    "separator segmentation max_segments seed min_rel"
+    "preset total_steps batch_size accumulation negatives_per_positive in_batch loss margin "
+    "distill distill_weight optimizer lr schedule warmup_steps weight_decay max_grad_norm dropout "
+    "dtype scale towers similarity dim query_length passage_length separator segmentation "
+    "max_segments seed min_rel"
 )
+RUNNING = "log_every grad_cache gradient_checkpointing track cpu_workers"
+"""How a call runs, beside what it computes."""
 
 
 def register(app: typer.Typer) -> None:
@@ -24,8 +27,9 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "train-segment",
-        f"data split corpus queries qrels skip_bad ckpt output steps {RECIPE} checkpoint_every "
-        f"state_minutes log_every gpus threads force {COMMON}",
+        f"data split corpus queries qrels skip_bad ckpt embeddings output steps {RECIPE} "
+        f"freeze_passages live_depth checkpoint_every state_minutes {RUNNING} gpus nnodes "
+        f"node_rank rdzv_endpoint threads force {COMMON}",
         configs="train segment",
         required="output",
         arguments={"negatives": (Path | None, None, "Negatives file, or - for stdin.")},
@@ -42,6 +46,7 @@ def register(app: typer.Typer) -> None:
         --ckpt bert-base-uncased/ --steps 900 -o runs/warmup`
         """
         from ance_cli.stages.train_segment import train_segment as stage
+        from ance_cli.training.launch import Nodes
 
         located = {"data", "corpus", "queries", "qrels"} & set(flags.typed)
         if "split" in flags.typed and not located:
@@ -57,6 +62,11 @@ def register(app: typer.Typer) -> None:
                 preset=flags.preset,
                 given=flags.typed,
                 gpus=flags.gpus,
+                cpu_workers=flags.cpu_workers,
+                nodes=Nodes(flags.nnodes, flags.node_rank, flags.rdzv_endpoint),
+                threads=flags.threads,
+                embeddings=flags.embeddings,
+                quiet=flags.quiet,
                 force=flags.force,
                 dry_run=flags.dry_run,
                 skipped=skipped,

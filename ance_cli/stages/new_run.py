@@ -39,6 +39,12 @@ def identity_of(dataset: Dataset, checkpoint: Checkpoint, config: TrainConfig) -
     }
 
 
+def config_of(identity: Mapping[str, Any]) -> TrainConfig:
+    """The recipe in a run's identity."""
+    known = {field.name for field in fields(TrainConfig)}
+    return TrainConfig(**{name: value for name, value in identity.items() if name in known})
+
+
 def continue_run(
     run: RunFolder,
     dataset: Dataset | None,
@@ -48,12 +54,13 @@ def continue_run(
 ) -> tuple[dict[str, Any], TrainConfig]:
     """The existing run's identity, with everything that was given compared to it."""
     identity = run.read()["identity"]
+    config = config_of(identity)
     known = {field.name for field in fields(TrainConfig)}
-    config = TrainConfig(**{name: value for name, value in identity.items() if name in known})
     wanted = {name: value for name, value in given.items() if name in known}
     if preset is not None:
         asked = asdict(train_config(preset, given))
-        wanted |= {name: value for name, value in asked.items() if name != "total_steps"}
+        own = ("total_steps", "devices")
+        wanted |= {name: value for name, value in asked.items() if name not in own}
     if dataset is not None:
         wanted["dataset"] = dataset.fingerprint("corpus", "queries", "qrels")
     if checkpoint is not None:

@@ -18,12 +18,23 @@ from ance_cli.formats.run_folder import RunFolder, now, read_ledger
 
 @dataclass(frozen=True)
 class SegmentInput:
-    """A negatives file and what is known of where it came from."""
+    """Where a segment's negatives come from: a file, the batch alone (no path), or the vectors of
+    a frozen passage tower."""
 
-    path: Path
+    path: Path | None
     fingerprint: str
-    checkpoint_step: int
+    checkpoint_step: int | None
     generation: int | None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a segment's record says of it."""
+        return {
+            "input": self.fingerprint,
+            "negatives": str(self.path) if self.path else None,
+            "generation": self.generation,
+            "checkpoint_step": self.checkpoint_step,
+        }
 
 
 def segment_input(run: RunFolder, path: Path) -> SegmentInput:
@@ -105,10 +116,7 @@ def new_segment(run: RunFolder, source: SegmentInput, steps: int) -> dict[str, A
         "segment": len(begun) + 1,
         "start_step": state_step(run),
         "steps": steps,
-        "input": source.fingerprint,
-        "negatives": str(source.path),
-        "generation": source.generation,
-        "checkpoint_step": source.checkpoint_step,
+        **source.facts,
         "started": now(),
     }
     atomic.append_line(run.segments, orjson.dumps(record))

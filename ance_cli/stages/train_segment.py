@@ -1,14 +1,14 @@
 """`ance train-segment`: train a run on one file of negatives, as the next part of what it did.
 
 The run folder holds the identity of the run (data, start, optimizer, schedule), so that a later
-segment needs only its negatives and its number of steps.
+segment needs only its negatives and its number of steps. This process checks, makes the run and
+keeps its ledger; the training itself is `stages/rank.py`, in this process or in one for each device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,29 +17,15 @@ import orjson
 from ance_cli.config import SegmentConfig, TrainConfig, train_config
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic
-from ance_cli.formats.dataset import (
-    Dataset,
-    positives_of,
-    read_corpus,
-    read_qrels,
-    read_queries,
-)
+from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import STDIO, Skipped, open_input
-from ance_cli.formats.run_folder import (
-    RunFolder,
-    cut_ledger,
-    read_ledger,
-)
-from ance_cli.formats.triples import read_negatives
+from ance_cli.formats.run_folder import RunFolder, read_ledger
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter, Silent
-from ance_cli.stages.new_run import (
-    continue_run,
-    identity_of,
-    publish_checkpoint,
-    start_run,
-)
+from ance_cli.retrieval.dense import VectorSource
+from ance_cli.stages.new_run import continue_run, identity_of, start_run
+from ance_cli.stages.rank import Orders, devices_of, make_stream, train_rank
 from ance_cli.stages.segments import (
     SegmentInput,
     check_room,
@@ -48,15 +34,10 @@ from ance_cli.stages.segments import (
     segment_input,
 )
 from ance_cli.stages.summary import Summary
+from ance_cli.training.launch import Nodes, launch
 
 if TYPE_CHECKING:
     import torch
-
-    from ance_cli.models.tokens import Tokenizer, TokenRows
-    from ance_cli.training.data import PairStream
-    from ance_cli.training.trainer import Trainer
-
-_TOKENIZE_CHUNK = 8192
 
 
 def train_segment(
@@ -68,6 +49,11 @@ def train_segment(
     preset: str | None = None,
     given: Mapping[str, Any] | None = None,
     gpus: str = "all",
+    cpu_workers: int = 1,
+    nodes: Nodes = Nodes(),
+    threads: int = 0,
+    embeddings: Path | None = None,
+    quiet: bool = False,
     force: bool = False,
     dry_run: bool = False,
     skipped: Skipped | None = None,
@@ -79,8 +65,12 @@ def train_segment(
     fields that the caller set. On an existing run they may be left out, and may not differ. With
     0 steps the run is only prepared: its first checkpoint is written. An interrupted segment is
     continued from its newest state; a finished one is up to date.
+
+    Negatives from the batch alone, or retrieved live from the `embeddings` of a frozen passage
+    tower, need no file. Several devices (`gpus`, or `cpu_workers` processes) share each step.
     """
     run = RunFolder(output)
+    devices = devices_of(gpus, cpu_workers)
     if run.exists:
         identity, config = continue_run(run, dataset, checkpoint, preset, given or {})
         dataset = run.dataset()
@@ -92,62 +82,131 @@ def train_segment(
                 "--steps N -o RUN",
             )
         config = train_config(preset, given or {})
+        config = replace(config, devices=len(devices) * nodes.count)
         if not config.total_steps:
             if not segment.steps:
                 raise UsageProblem("--steps 0 needs --total-steps: the horizon of the schedule")
             config = replace(config, total_steps=segment.steps)
         identity = identity_of(dataset, Checkpoint(checkpoint), config)
-    if negatives is None and segment.steps:
-        raise UsageProblem("name the negatives to train on, or - for stdin")
-    if negatives is not None and negatives != STDIO and not negatives.exists():
-        raise BadInput(
-            f"{negatives}: no such file", hint="make it with ance bm25-negatives or mine"
-        )
+    _check_ranks(config, len(devices) * nodes.count)
+    if segment.steps:
+        _check_negatives(config, negatives, embeddings)
     if dry_run:
         return {"output": str(output), "kind": "run", "dry_run": True, "steps": segment.steps,
                 **identity}  # fmt: skip
+    if nodes.rank > 0:  # node 0 makes the run and keeps its ledger
+        _launch(run, None, len(devices), nodes, threads)
+        return _summary(run, up_to_date=False)
 
     with run.held("trainer"):
         made = not run.exists
         if segment.steps:
-            assert negatives is not None
-            source = segment_input(run, _spooled(run, negatives))
+            source = _source(run, config, negatives, embeddings)
             record, done = find_segment(run, source, segment.steps, force)
             if done:
                 return _summary(run, up_to_date=True)
             if record is None:
                 check_room(run, segment.steps, config)
-            device, dtype = _device(gpus, config, reporter)
-            stream = _stream(dataset, config, source, skipped)
+            stream = make_stream(dataset, config, source.facts, skipped)
+            if config.distill and not stream.has_teacher:
+                raise BadInput(
+                    f"{source.path}: no negative carries a teacher's score, which --distill "
+                    f"{config.distill} learns from",
+                    hint="mine with --teacher CROSS_ENCODER",
+                )
         if made:
             assert checkpoint is not None
             start_run(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
         if not segment.steps:
             return _summary(run, up_to_date=not made)
+        if config.freeze_passages:
+            _check_vectors(run, dataset, source)
         record = record or new_segment(run, source, segment.steps)
-        trainer = _make_trainer(
-            run, dataset, config, segment, record, source, stream, device, dtype, skipped, reporter
-        )
-        trainer.run(reporter, int(record["start_step"]))
+        orders = Orders(
+            segment, record, _dtype(config, devices[0]), gpus, cpu_workers, skipped is not None,
+            quiet, str(embeddings) if embeddings else None,
+        )  # fmt: skip
+        if len(devices) * nodes.count == 1:
+            from ance_cli.training.distributed import World
+
+            train_rank(run, config, orders, World(devices[0]), skipped, reporter, stream)
+        else:
+            del stream
+            _launch(run, orders, len(devices), nodes, threads)
         atomic.append_line(run.segments, orjson.dumps({"finished": record["segment"]}))
-        run.event("trainer", "segment finished", step=trainer.step, negatives=str(source.path))
+        run.event("trainer", "segment finished", step=record["start_step"] + record["steps"],
+                  negatives=record["negatives"])  # fmt: skip
         return _summary(run, up_to_date=False)
 
 
-def _device(gpus: str, config: TrainConfig, reporter: Reporter) -> tuple[torch.device, str]:
-    """The one device that trains, and its number format."""
-    from ance_cli.models.devices import choose_devices, choose_dtype
+def _dtype(config: TrainConfig, device: torch.device) -> str:
+    from ance_cli.models.devices import choose_dtype
 
-    devices = choose_devices(gpus)
-    if len(devices) > 1:
-        if gpus != "all":
+    dtype = choose_dtype(config.dtype, device)
+    return "fp32" if dtype == "fp16" else dtype
+
+
+def _check_ranks(config: TrainConfig, num_ranks: int) -> None:
+    """A run keeps its global batch: a later call may have more or fewer devices, which share it."""
+    pairs = config.batch_size * config.devices
+    if pairs % num_ranks:
+        raise UsageProblem(
+            f"this run trains {pairs} pairs at a time (--batch-size {config.batch_size} on "
+            f"{config.devices} devices), which {num_ranks} devices cannot share evenly",
+            hint="name a number of devices with --gpus that divides it",
+        )
+
+
+def _check_negatives(config: TrainConfig, negatives: Path | None, embeddings: Path | None) -> None:
+    if config.freeze_passages and embeddings is None:
+        raise UsageProblem(
+            "--freeze-passages retrieves from the vectors of the frozen passages: --embeddings is "
+            "missing",
+            hint="ance encode --ckpt CHECKPOINT --data DATASET -o emb, then --embeddings emb",
+        )
+    if not config.needs_negatives:
+        if negatives is not None:
             raise UsageProblem(
-                f"--gpus {gpus}: training uses one device so far",
-                hint=f"use --gpus {devices[0].index}",
+                "this run takes its negatives from the batch or retrieves them itself: it reads "
+                f"no file, and {negatives} was named",
+                hint="leave it out, or set --negatives-per-positive",
             )
-        reporter.warn(f"training uses one device so far: {devices[0]} of {len(devices)}")
-    dtype = choose_dtype(config.dtype, devices[0])
-    return devices[0], "fp32" if dtype == "fp16" else dtype
+        return
+    if negatives is None:
+        raise UsageProblem("name the negatives to train on, or - for stdin")
+    if negatives != STDIO and not negatives.exists():
+        raise BadInput(
+            f"{negatives}: no such file", hint="make it with ance bm25-negatives or mine"
+        )
+
+
+def _source(
+    run: RunFolder, config: TrainConfig, negatives: Path | None, embeddings: Path | None
+) -> SegmentInput:
+    """Where the segment's negatives come from, and what identifies them."""
+    if config.freeze_passages:
+        assert embeddings is not None
+        vectors = VectorSource(embeddings, "embeddings")
+        return SegmentInput(embeddings, vectors.fingerprint, None, None)
+    if negatives is None:
+        return SegmentInput(None, f"batch/{config.in_batch}", None, None)
+    return segment_input(run, _spooled(run, negatives))
+
+
+def _check_vectors(run: RunFolder, dataset: Dataset, source: SegmentInput) -> None:
+    newest = run.newest_checkpoint()
+    assert newest is not None and source.path is not None
+    vectors = VectorSource(source.path, "embeddings")
+    vectors.check(Checkpoint(newest[1]), hash_file(dataset.corpus))
+
+
+def _launch(
+    run: RunFolder, orders: Orders | None, num_ranks: int, nodes: Nodes, threads: int
+) -> None:
+    """Start this machine's ranks; those of other nodes find node 0's orders in the run folder."""
+    if orders is not None:
+        atomic.write_bytes(run.orders, orders.to_json().encode())
+    launch(["ance_cli.cli.rank", str(run.path)], num_ranks, nodes, threads)
 
 
 def _spooled(run: RunFolder, negatives: Path) -> Path:
@@ -161,138 +220,6 @@ def _spooled(run: RunFolder, negatives: Path) -> Path:
     kept = run.inputs / f"{hash_file(spool)}.jsonl"
     spool.replace(kept)
     return kept
-
-
-def _make_trainer(
-    run: RunFolder,
-    dataset: Dataset,
-    config: TrainConfig,
-    segment: SegmentConfig,
-    record: dict[str, Any],
-    source: SegmentInput,
-    stream: PairStream,
-    device: torch.device,
-    dtype: str,
-    skipped: Skipped | None,
-    reporter: Reporter,
-) -> Trainer:
-    """The trainer, standing at the newest state."""
-    from ance_cli.models.encoder import load_encoder, set_dropout
-    from ance_cli.models.tokens import Tokenizer
-    from ance_cli.training.optim import make_optimizer
-    from ance_cli.training.state import Standing, load_state, save_state
-    from ance_cli.training.trainer import Trainer
-
-    if stream.num_skipped:
-        reporter.warn(
-            f"{stream.num_skipped} of {len(stream.pairs)} pairs have too few negatives "
-            "and are skipped"
-        )
-    newest = run.newest_checkpoint()
-    if newest is None:
-        raise BadInput(f"{run.checkpoints}: there is no whole checkpoint in the run")
-    start = Checkpoint(newest[1])
-    tokenizer = Tokenizer(start)
-    encoder = load_encoder(start).to(device)
-    if config.dropout is not None:
-        set_dropout(encoder, config.dropout)
-    optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
-    standing = Standing()
-    if state := run.newest_state():
-        standing = load_state(state[1], encoder, optimizer)
-    if standing.dtype not in ("", dtype):
-        reporter.warn(
-            f"this run computed in {standing.dtype} so far and goes on in {dtype}: its losses are "
-            f"not those of an uninterrupted run (use --dtype {standing.dtype} for that)"
-        )
-    cut_ledger(run.metrics, standing.step)
-    if source.generation is not None and standing.step == record["start_step"]:
-        switch = {"step": standing.step, "generation": source.generation}
-        if switch not in read_ledger(run.switches):
-            atomic.append_line(run.switches, orjson.dumps(switch))
-
-    def keep_state(trainer: Trainer) -> None:
-        folder = run.state_at(trainer.step)
-        save_state(folder, trainer.encoder, trainer.optimizer, trainer.standing)
-        run.prune_states()
-
-    def keep_checkpoint(trainer: Trainer) -> None:
-        pins = replace(start.pins, training_step=trainer.step)
-        publish_checkpoint(run, trainer.encoder, tokenizer, pins)
-
-    def log(record: dict[str, Any]) -> None:
-        atomic.append_line(run.metrics, orjson.dumps(record))
-
-    queries = read_queries(dataset.need("queries"), skipped)
-    return Trainer(
-        encoder=encoder,
-        optimizer=optimizer,
-        stream=stream,
-        queries=tokenizer([queries[name] for name in stream.query_ids], "query"),
-        passages=_passage_rows(dataset, tokenizer, stream.doc_ids, skipped, reporter),
-        pad_id=tokenizer.pad_id,
-        config=config,
-        segment=segment,
-        scale=start.pins.scale,
-        dtype=dtype,
-        device=device,
-        step=standing.step,
-        at=standing.stream,
-        losses=standing.losses,
-        last_step=record["start_step"] + record["steps"],
-        save_state=keep_state,
-        save_checkpoint=keep_checkpoint,
-        log=log,
-        facts={
-            "segment": record["segment"],
-            "generation": record["generation"],
-            "negatives_step": record["checkpoint_step"],
-        },
-    )
-
-
-def _stream(
-    dataset: Dataset, config: TrainConfig, source: SegmentInput, skipped: Skipped | None
-) -> PairStream:
-    from ance_cli.training.data import PairStream
-
-    queries = read_queries(dataset.need("queries"), skipped)
-    corpus_order = {
-        passage.doc_id: place for place, passage in enumerate(read_corpus(dataset.corpus, skipped))
-    }
-    qrels = read_qrels(dataset.need("qrels"), queries, corpus_order, skipped)
-    positives = positives_of(qrels, config.min_rel)
-    pairs = [(query_id, doc_id) for query_id, docs in positives.items() for doc_id in docs]
-    negatives = read_negatives(source.path, queries, corpus_order, positives, skipped)
-    return PairStream(
-        pairs, negatives, corpus_order, config.seed, source.checkpoint_step,
-        config.negatives_per_positive,
-    )  # fmt: skip
-
-
-def _passage_rows(
-    dataset: Dataset,
-    tokenizer: Tokenizer,
-    doc_ids: list[str],
-    skipped: Skipped | None,
-    reporter: Reporter,
-) -> TokenRows:
-    """Token rows of the documents that occur, in corpus order, tokenised chunk by chunk."""
-    from ance_cli.models.tokens import join_rows
-
-    wanted = set(doc_ids)
-    separator = tokenizer.pins.separator
-    texts: Iterator[str] = (
-        passage.joined(separator)
-        for passage in read_corpus(dataset.corpus, skipped)
-        if passage.doc_id in wanted
-    )
-    parts = []
-    with reporter.task("tokenising", len(doc_ids), "passage") as bar:
-        while chunk := list(islice(texts, _TOKENIZE_CHUNK)):
-            parts.append(tokenizer(chunk, "passage"))
-            bar.advance(len(chunk))
-    return join_rows(parts)
 
 
 def _summary(run: RunFolder, up_to_date: bool) -> Summary:

@@ -8,7 +8,7 @@ resumed run sees exactly the batches that an uninterrupted one sees.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,16 +32,20 @@ class StreamPosition:
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch, in numbers of queries and documents.
+    """One micro-batch of all ranks together, in numbers of queries and documents.
 
     `queries` (B,) numbers of queries; `docs` (D,) the distinct documents in it; `members`
-    (B, 1 + n) places in `docs`, the positive first.
+    (B, 1 + n) places in `docs`, the positive first; `teacher` (B, 1 + n) float32 scores of a
+    cross-encoder, NaN where there is none; `banned` (B, D) bool: documents that are a known
+    positive of the query, or a copy of one; `picks` (B,) uniform numbers in [0, 1).
     """
 
     queries: Ints
     docs: Ints
     members: Ints
-    epoch: int
+    teacher: npt.NDArray[np.float32]
+    banned: npt.NDArray[np.bool_]
+    picks: npt.NDArray[np.float64]
 
 
 class PairStream:
@@ -55,9 +59,13 @@ class PairStream:
         seed: int,
         checkpoint_step: int,
         per_positive: int,
+        known: Callable[[str], set[str]] = lambda query_id: set(),
+        order: Callable[[int], Ints] | None = None,
     ) -> None:
         """`pairs` are all (query, positive) pairs of the labels, in their order; `corpus_order`
-        gives each document's position, and `doc_ids` lists those that occur in that order.
+        gives each document's position, and `doc_ids` lists those that occur in that order; `known`
+        gives a query's positives and their copies; `order` the permutation of the pairs in an
+        epoch, where it is not simply a random one.
 
         Raises `BadInput` where no pair has `per_positive` negatives. Pairs with fewer are skipped
         and counted in `num_skipped`.
@@ -66,69 +74,100 @@ class PairStream:
         self.seed = seed
         self.checkpoint_step = checkpoint_step
         self.per_positive = per_positive
-        listed = {(pair.query_id, pair.positive_id): pair.negative_ids for pair in negatives}
-        self.negatives = [listed.get(pair, []) for pair in pairs]
-        self.num_skipped = sum(len(found) < per_positive for found in self.negatives)
+        self.known = known
+        listed = {(pair.query_id, pair.positive_id): pair for pair in negatives}
+        nothing = PairNegatives("", "", [])
+        self.negatives = [listed.get(pair, nothing) for pair in pairs]
+        self.num_skipped = sum(len(found.negative_ids) < per_positive for found in self.negatives)
         if self.num_skipped == len(pairs):
             raise BadInput(
                 f"none of the {len(pairs)} pairs of the labels has {per_positive} negatives",
                 hint="mine with a greater --depth, or name the split they were mined for",
             )
         query_ids = {query_id for query_id, _ in pairs}
-        doc_ids = {doc_id for _, doc_id in pairs}.union(*self.negatives)
+        doc_ids = {doc_id for _, doc_id in pairs}
+        if per_positive:
+            doc_ids.update(*(found.negative_ids for found in self.negatives))
         self.query_ids = sorted(query_ids)
         self.doc_ids = sorted(doc_ids, key=corpus_order.__getitem__)
         self._query_number = {name: number for number, name in enumerate(self.query_ids)}
         self._doc_number = {name: number for number, name in enumerate(self.doc_ids)}
+        self._permutation = order or self._random_order
         self._order: tuple[int, Ints] | None = None
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether any negative carries a cross-encoder's score."""
+        return any(found.teacher_positive_score is not None for found in self.negatives)
+
+    def _random_order(self, epoch: int) -> Ints:
+        return keyed_generator(self.seed, "order", epoch).permutation(len(self.pairs))
 
     def order(self, epoch: int) -> Ints:
         """The permutation of the pairs in one epoch."""
         if self._order is None or self._order[0] != epoch:
-            rng = keyed_generator(self.seed, "order", epoch)
-            self._order = (epoch, rng.permutation(len(self.pairs)))
+            self._order = (epoch, self._permutation(epoch))
         return self._order[1]
 
-    def picks(self, pair: int, epoch: int) -> list[str]:
-        """The negatives that a pair brings in an epoch: `per_positive` of those it has."""
+    def picks(self, pair: int, epoch: int) -> list[int]:
+        """Which of its negatives a pair brings in an epoch: `per_positive` places among them."""
+        if not self.per_positive:
+            return []
         query_id, positive_id = self.pairs[pair]
         rng = keyed_generator(self.seed, self.checkpoint_step, query_id, positive_id, epoch)
-        have = self.negatives[pair]
-        chosen = rng.choice(len(have), self.per_positive, replace=False)
-        return [have[place] for place in chosen.tolist()]
+        have = len(self.negatives[pair].negative_ids)
+        return rng.choice(have, self.per_positive, replace=False).tolist()  # type: ignore[no-any-return]
 
     def next_batch(self, at: StreamPosition, size: int) -> tuple[Batch, StreamPosition]:
         """The next `size` pairs that have negatives, and where the stream then stands."""
         epoch, position = at.epoch, at.position
         queries: list[int] = []
         members: list[list[int]] = []
+        teacher = np.full((size, 1 + self.per_positive), np.nan, np.float32)
         while len(queries) < size:
             if position == len(self.pairs):
                 epoch, position = epoch + 1, 0
             pair = int(self.order(epoch)[position])
             position += 1
-            if len(self.negatives[pair]) < self.per_positive:
+            found = self.negatives[pair]
+            if len(found.negative_ids) < self.per_positive:
                 continue
             query_id, positive_id = self.pairs[pair]
+            picked = self.picks(pair, epoch)
+            if found.teacher_positive_score is not None:
+                scores = [found.teacher_scores[place] for place in picked]
+                teacher[len(queries)] = [found.teacher_positive_score, *scores]  # None is NaN
+            names = [positive_id, *(found.negative_ids[place] for place in picked)]
             queries.append(self._query_number[query_id])
-            names = [positive_id, *self.picks(pair, epoch)]
             members.append([self._doc_number[name] for name in names])
         docs, places = np.unique(np.asarray(members, np.int64), return_inverse=True)
-        batch = Batch(np.asarray(queries, np.int64), docs, places.reshape(len(members), -1), epoch)
+        rng = keyed_generator(self.seed, "batch", at.epoch, at.position)
+        batch = Batch(
+            np.asarray(queries, np.int64), docs, places.reshape(size, -1), teacher,
+            self._banned(queries, docs), rng.random(size),
+        )  # fmt: skip
         return batch, StreamPosition(epoch, position)
 
+    def _banned(self, queries: list[int], docs: Ints) -> npt.NDArray[np.bool_]:
+        """(B, D) whether a document is a known positive of the query, or a copy of one."""
+        place = {self.doc_ids[doc]: column for column, doc in enumerate(docs.tolist())}
+        banned = np.zeros((len(queries), len(docs)), np.bool_)
+        for row, query in enumerate(queries):
+            columns = [place[name] for name in self.known(self.query_ids[query]) if name in place]
+            banned[row, columns] = True
+        return banned
 
-def rows_of_members(batch: Batch, passages: TokenRows) -> tuple[Ints, Ints]:
-    """Token rows to encode for a batch, and the rows of each member.
 
-    Returns `rows` (R,) row numbers in `passages`, and `rows_of` (B, 1 + n, S) places in `rows`,
-    -1 where a document has fewer than S rows.
+def rows_of_docs(docs: Ints, passages: TokenRows) -> tuple[Ints, Ints]:
+    """Token rows of some documents, and which of them belong to each.
+
+    Returns `rows` (R,) row numbers in `passages`, document by document, and `rows_of` (D, S) places
+    in `rows`, -1 where a document has fewer than S rows.
     """
-    counts = passages.row_counts[batch.docs]
-    places = np.full((len(batch.docs), int(counts.max())), -1, np.int64)
-    rows: list[int] = []
-    for doc, (number, count) in enumerate(zip(batch.docs, counts, strict=True)):
-        places[doc, :count] = np.arange(len(rows), len(rows) + count)
-        first = int(passages.starts[number])
-        rows.extend(range(first, first + int(count)))
-    return np.asarray(rows, np.int64), places[batch.members]
+    counts = passages.row_counts[docs].astype(np.int64)
+    nth = np.arange(int(counts.max()))
+    first = np.cumsum(counts) - counts
+    present = nth < counts[:, None]
+    rows_of = np.where(present, first[:, None] + nth, -1)
+    rows = (passages.starts[docs][:, None] + nth)[present]
+    return rows, rows_of

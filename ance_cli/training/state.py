@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
-from ance_cli.models.encoder import Encoder
+from ance_cli.models.encoder import DualEncoder
 from ance_cli.training.data import StreamPosition
 
 _WEIGHTS = "weights.safetensors"
@@ -45,7 +45,7 @@ class Standing:
 
 def save_state(
     folder: Path,
-    encoder: Encoder,
+    encoder: DualEncoder,
     optimizer: torch.optim.Optimizer,
     standing: Standing,
 ) -> None:
@@ -66,7 +66,7 @@ def save_state(
     atomic.publish_folder(partial, folder)
 
 
-def load_state(folder: Path, encoder: Encoder, optimizer: torch.optim.Optimizer) -> Standing:
+def load_state(folder: Path, encoder: DualEncoder, optimizer: torch.optim.Optimizer) -> Standing:
     """Put a state's tensors into the encoder and the optimizer; returns where the run stands."""
     try:
         encoder.load_state_dict(load_file(folder / _WEIGHTS))

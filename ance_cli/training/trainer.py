@@ -1,4 +1,4 @@
-"""The training loop of one segment."""
+"""The training loop of one segment, on one rank."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged, hold_signals
-from ance_cli.models.devices import torch_dtype
-from ance_cli.models.encoder import Encoder
+from ance_cli.models.encoder import DualEncoder
 from ance_cli.models.tokens import TokenRows
 from ance_cli.negatives.sampling import keyed_generator
 from ance_cli.progress import Reporter
-from ance_cli.training.data import Batch, PairStream, StreamPosition, rows_of_members
-from ance_cli.training.loss import nll, pair_scores
+from ance_cli.training.data import Batch, Ints, PairStream, StreamPosition, rows_of_docs
+from ance_cli.training.distributed import World
+from ance_cli.training.flops import training_flops
+from ance_cli.training.gradients import group_norms, layer_groups
+from ance_cli.training.live import LiveNegatives
+from ance_cli.training.loss import doc_scores
+from ance_cli.training.objective import Met, batch_loss
+from ance_cli.training.passes import Passes
 from ance_cli.training.state import Standing
 
 
@@ -26,29 +32,47 @@ from ance_cli.training.state import Standing
 class Trainer:
     """Trains `encoder` on the stream's pairs from `step` to `last_step`.
 
-    `queries` and `passages` hold the token rows of `stream.query_ids` and `stream.doc_ids`. The
-    owner is told when to keep something through the callbacks, each called between two steps.
+    `queries` and `passages` hold the token rows of `stream.query_ids` and `stream.doc_ids`. With
+    `live`, negatives are retrieved at each step instead, and passages are not encoded. `ceiling`
+    is the device's measured FLOP/s, 0 = not known. The owner is told when to keep something
+    through the callbacks, each called between two steps, on the main rank.
     """
 
-    encoder: Encoder
+    encoder: DualEncoder
     optimizer: torch.optim.Optimizer
     stream: PairStream
     queries: TokenRows
     passages: TokenRows
-    pad_id: int
+    pads: tuple[int, int]
+    """Padding ids of queries and passages."""
     config: TrainConfig
     segment: SegmentConfig
     scale: float
     dtype: str
-    device: torch.device
+    world: World
     step: int
     at: StreamPosition
     last_step: int
     save_state: Callable[[Trainer], None]
     save_checkpoint: Callable[[Trainer], None]
     log: Callable[[dict[str, Any]], None]
+    live: LiveNegatives | None = None
+    ceiling: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.global_batch = self.config.batch_size * self.config.devices
+        """Pairs in a micro-batch of all ranks together."""
+        self._trained = [p for p in self.encoder.parameters() if p.requires_grad]
+        self._groups = layer_groups(
+            (name, p) for name, p in self.encoder.named_parameters() if p.requires_grad
+        )
+        self._model: nn.Module = self.world.wrap(self.encoder)
+        self._passes = Passes(
+            self._model, self.world, self.queries, self.passages, *self.pads, self.dtype,
+            self.segment.grad_cache,
+        )  # fmt: skip
 
     @property
     def standing(self) -> Standing:
@@ -58,73 +82,80 @@ class Trainer:
     def run(self, reporter: Reporter, first_step: int) -> None:
         """Train to the last step; raises `Diverged` before anything of a bad step is kept.
 
-        A signal is obeyed after the step in hand, with the state saved.
+        A signal to any rank is obeyed by all after the step in hand, with the state saved.
         """
-        if self.step == self.last_step:  # a kill came between the last state and its checkpoint
+        main = self.world.is_main
+        if main and self.step == self.last_step:  # a kill came between the last state and this
             self.save_checkpoint(self)
         total = self.last_step - first_step
         saved = time.monotonic()
-        since, tokens, first_logged = time.monotonic(), 0, self.step
+        speed = _Speed(self.step, self._passes, self.encoder, self.ceiling)
         losses = self.losses
         with (
             hold_signals() as stop,
             reporter.task("training", total, "step", done=self.step - first_step) as bar,
         ):
             while self.step < self.last_step:
-                loss, norm, seen = self._optimizer_step()
+                every = self.segment.log_every
+                logged = (self.step + 1) % every == 0 or self.step + 1 == self.last_step
+                loss, norms = self._optimizer_step(with_groups=logged)
                 losses.append(loss)
-                tokens += seen
                 bar.advance()
                 bar.describe(f"loss {sum(losses) / len(losses):.3f}")
-                if self.step % self.segment.log_every == 0 or self.step == self.last_step:
-                    elapsed = time.monotonic() - since
-                    self.log(
-                        {
-                            "step": self.step,
-                            "epoch": self.at.epoch,
-                            "loss": round(sum(losses) / len(losses), 6),
-                            "lr": self.config.learning_rate(self.step - 1),
-                            "grad_norm": round(norm, 6),
-                            "tokens_per_s": round(tokens / elapsed),
-                            "steps_per_s": round((self.step - first_logged) / elapsed, 3),
-                            **self.facts,
-                        }
-                    )
-                    since, tokens, first_logged = time.monotonic(), 0, self.step
+                overdue = main and time.monotonic() - saved > 60 * self.segment.state_minutes
+                stopping, saving = self.world.total(bool(stop), overdue)
+                if logged:
+                    rates = speed.since_last(self.step, self.world)
+                    if main:
+                        self.log(self._line(norms, rates))
                     losses.clear()
                 every = self.segment.checkpoint_every
                 at_checkpoint = bool(every) and self.step % every == 0
-                overdue = time.monotonic() - saved > 60 * self.segment.state_minutes
-                if at_checkpoint or overdue or stop or self.step == self.last_step:
-                    self.save_state(self)
+                last = self.step == self.last_step
+                if at_checkpoint or saving or stopping or last:
+                    if main:
+                        self.save_state(self)
                     saved = time.monotonic()
-                if at_checkpoint or self.step == self.last_step:
+                if main and (at_checkpoint or last):
                     self.save_checkpoint(self)
-                if stop:
+                if stopping:
                     reporter.warn(
                         f"stopped after step {self.step}, state saved: the same command continues"
                     )
                     return
 
-    def _optimizer_step(self) -> tuple[float, float, int]:
-        """One optimizer step over `accumulation` micro-batches: loss, gradient norm, tokens."""
-        seed = keyed_generator(self.config.seed, "dropout", self.step).integers(2**62)
-        torch.manual_seed(int(seed))
+    def _line(self, norms: dict[str, float], rates: dict[str, float]) -> dict[str, Any]:
+        """One line of the log: the mean loss since the line before, and the last step's norms."""
+        line = {
+            "step": self.step,
+            "epoch": self.at.epoch,
+            "loss": round(sum(self.losses) / len(self.losses), 6),
+            "lr": self.config.learning_rate(self.step - 1),
+            **norms,
+            **rates,
+            **self.facts,
+        }
+        if (mined_at := self.facts.get("negatives_step")) is not None:
+            line["negatives_age"] = self.step - mined_at
+        return line
+
+    def _optimizer_step(self, with_groups: bool) -> tuple[float, dict[str, float]]:
+        """One optimizer step over `accumulation` micro-batches: loss and gradient norms."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(self.step)
         self.encoder.train()
-        total, tokens, at = 0.0, 0, self.at
-        for _ in range(self.config.accumulation):
-            batch, at = self.stream.next_batch(at, self.config.batch_size)
-            scores, seen = self._scores(batch)
-            loss = nll(scores * self.scale) / self.config.accumulation
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-            tokens += seen
-        norm = float(
-            torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), self.config.max_grad_norm)
-        )
-        if not (torch.isfinite(torch.tensor([total, norm])).all()):
+        total, at = 0.0, self.at
+        for micro in range(self.config.accumulation):
+            batch, at = self.stream.next_batch(at, self.global_batch)
+            total += self._backward(batch, micro)
+        (total,) = self.world.total(total / self.world.size)
+        norms = {"grad_norm": 0.0}
+        if with_groups:
+            found = group_norms(self._groups)
+            norms |= {f"grad_norm_{name}": round(norm, 6) for name, norm in found.items()}
+        norm = float(torch.nn.utils.clip_grad_norm_(self._trained, self.config.max_grad_norm))
+        norms["grad_norm"] = round(norm, 6)
+        if not np.isfinite([total, norm]).all():
             raise Diverged(
                 f"step {self.step + 1}: loss {total}, gradient norm {norm}: training diverged; "
                 "nothing of this step was kept",
@@ -134,20 +165,78 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.at = at
-        return total, norm, tokens
+        return total, norms
 
-    def _scores(self, batch: Batch) -> tuple[Tensor, int]:
-        """(B, 1 + n) scores of a micro-batch, and the tokens it took."""
-        rows, rows_of = rows_of_members(batch, self.passages)
-        passage_ids, passage_mask = self.passages.padded(rows, self.pad_id)
-        query_ids, query_mask = self.queries.padded(batch.queries, self.pad_id)
-        with torch.autocast(
-            self.device.type, dtype=torch_dtype(self.dtype), enabled=self.dtype != "fp32"
-        ):
-            q = self.encoder(*self._tensors(query_ids, query_mask))  # (B, d)
-            d = self.encoder(*self._tensors(passage_ids, passage_mask))  # (R, d)
-        scores = pair_scores(q, d, *self._tensors(rows_of))
-        return scores, int(query_mask.sum() + passage_mask.sum())
+    def _backward(self, batch: Batch, micro: int) -> float:
+        """Add the gradients of this rank's share of a micro-batch; returns its loss."""
+        mine = self.world.share(len(batch.queries))
+        last = micro == self.config.accumulation - 1
+        key: list[str | int] = ["dropout", self.step]
+        if micro or not self.world.is_main:
+            key += [micro, self.world.rank]
+        seed = int(keyed_generator(self.config.seed, *key).integers(2**62))
+        if self.live is not None:
+            nothing = np.zeros(0, np.int64)
+            return self._passes.backward(
+                batch.queries[mine], nothing, lambda q, _: self._live_loss(q, batch, mine), last,
+                seed,
+            )  # fmt: skip
+        rows, rows_of = rows_of_docs(batch.docs, self.passages)
+        counts = self.world.shares(self.passages.row_counts[batch.docs])
+        first = sum(counts[: self.world.rank])
+        own = rows[first : first + counts[self.world.rank]]
+        places = torch.from_numpy(rows_of).to(self.world.device)
 
-    def _tensors(self, *arrays: Any) -> list[Tensor]:
-        return [torch.from_numpy(array).to(self.device) for array in arrays]
+        def loss_of(q: Tensor, d: Tensor) -> Tensor:
+            gathered = self.world.gather(d[: len(own)], counts)
+            return self._loss(doc_scores(q, gathered, places), self._met(batch, mine))
+
+        # a rank without a document of its own encodes one all the same: the averaging of the
+        # gradients waits for every parameter
+        return self._passes.backward(
+            batch.queries[mine], own if len(own) else rows[:1], loss_of, last, seed
+        )
+
+    def _loss(self, scores: Tensor, met: Met) -> Tensor:
+        return batch_loss(scores, met, self.config, self.scale) / self.config.accumulation
+
+    def _met(self, batch: Batch, mine: Ints) -> Met:
+        parts = (batch.members, batch.teacher, batch.banned, batch.picks)
+        return Met(*(torch.from_numpy(part[mine]).to(self.world.device) for part in parts))
+
+    def _live_loss(self, q: Tensor, batch: Batch, mine: Ints) -> Tensor:
+        """The loss of the queries with the negatives that they meet in the frozen vectors."""
+        assert self.live is not None
+        query_ids = [self.stream.query_ids[query] for query in batch.queries[mine]]
+        positives = [self.stream.doc_ids[batch.docs[row[0]]] for row in batch.members[mine]]
+        scores, members = self.live.scores(q, query_ids, positives, self.step)
+        return self._loss(scores, Met(members))
+
+
+class _Speed:
+    """Tokens and steps a second, and the share of the device's ceiling (MFU), between two lines of
+    the log."""
+
+    def __init__(self, step: int, passes: Passes, encoder: DualEncoder, ceiling: float) -> None:
+        self._passes, self._ceiling = passes, ceiling
+        self._backbone = encoder.query.backbone
+        self._begin(step)
+
+    def _begin(self, step: int) -> None:
+        self._since, self._step = time.monotonic(), step
+        self._passes.tokens = 0
+        self._passes.widths.clear()
+
+    def since_last(self, step: int, world: World) -> dict[str, float]:
+        """The rates since the last call, of all ranks together."""
+        elapsed = time.monotonic() - self._since
+        flops = training_flops(self._backbone, self._passes.widths)
+        tokens, flops = world.total(self._passes.tokens, flops)
+        found = {
+            "tokens_per_s": round(tokens / elapsed),
+            "steps_per_s": round((step - self._step) / elapsed, 3),
+        }
+        if self._ceiling:
+            found["mfu"] = round(flops / elapsed / (self._ceiling * world.size), 4)
+        self._begin(step)
+        return found

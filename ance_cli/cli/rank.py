@@ -1,0 +1,28 @@
+"""One rank of `ance train-segment` on several devices, as torchrun starts it:
+`python -m ance_cli.cli.rank RUN`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ance_cli.cli.ending import exit_code_of
+from ance_cli.errors import install_signal_handlers
+
+
+def train(run_folder: Path) -> None:
+    """Join the other ranks and train what the run folder's orders say."""
+    from ance_cli.cli.console import ConsoleReporter
+    from ance_cli.formats.run_folder import RunFolder
+    from ance_cli.progress import Silent
+    from ance_cli.stages.rank import join_segment
+
+    def reporter(is_main: bool, quiet: bool) -> ConsoleReporter | Silent:
+        return ConsoleReporter(quiet) if is_main else Silent()
+
+    join_segment(RunFolder(run_folder), reporter)
+
+
+if __name__ == "__main__":
+    install_signal_handlers()
+    sys.exit(exit_code_of(lambda: train(Path(sys.argv[1]))))

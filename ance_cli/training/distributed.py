@@ -1,0 +1,114 @@
+"""The only copy of rank logic: who is main, what is shared, how vectors and flags are gathered.
+
+Every rank knows the whole global batch (the stream is a pure function) and encodes its share of it:
+each distinct document once on one rank. The vectors are gathered with their gradients, so a step
+computes the same on one rank or eight.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class World:
+    """One process among `size`, computing on `device`."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes files and talks."""
+        return self.rank == 0
+
+    def share(self, count: int) -> npt.NDArray[np.int64]:
+        """The places among `count` that are this rank's: a contiguous stretch."""
+        return np.array_split(np.arange(count), self.size)[self.rank]
+
+    def shares(self, values: npt.NDArray[Any]) -> list[int]:
+        """The sum of each rank's share of some values: `share` of their places, for every rank."""
+        return [int(part.sum()) for part in np.array_split(values, self.size)]
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model as it is called in training: its gradients are averaged over the ranks."""
+        if self.size == 1:
+            return model
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+    @contextmanager
+    def syncing(self, model: nn.Module, now: bool) -> Iterator[None]:
+        """Average gradients in this block's backward pass, or leave them to a later one."""
+        if now or not isinstance(model, DistributedDataParallel):
+            yield
+        else:
+            with model.no_sync():
+                yield
+
+    def gather(self, vectors: Tensor, counts: Sequence[int]) -> Tensor:
+        """(sum(counts), d): the rows of all ranks in rank order, with gradients for this rank's.
+
+        `vectors` (counts[rank], d). The backward pass sums what all ranks' losses ask of them.
+        """
+        if self.size == 1:
+            return vectors
+        gathered: Tensor = _Gather.apply(vectors, list(counts), self.rank)  # type: ignore[no-untyped-call]
+        return gathered
+
+    def total(self, *values: float) -> list[float]:
+        """The sums of some numbers over the ranks; the same on every rank."""
+        if self.size == 1:
+            return list(values)
+        summed = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(summed)
+        return summed.tolist()  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Wait for the others and leave the group."""
+        if self.size > 1:
+            dist.barrier()
+            dist.destroy_process_group()
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather of rows in uneven numbers; its gradient is the sum over the ranks, cut back."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, counts: list[int], rank: int) -> Tensor:
+        ctx.counts, ctx.rank = counts, rank
+        most = max(counts)
+        padded = vectors.new_zeros((most, vectors.shape[1]))
+        padded[: len(vectors)] = vectors
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        summed = gradients[0].contiguous()
+        dist.all_reduce(summed)
+        first = sum(ctx.counts[: ctx.rank])
+        return summed[first : first + ctx.counts[ctx.rank]], None, None
+
+
+def join_world(devices: list[torch.device]) -> World:
+    """The world that torchrun's environment describes; `devices` are those of this machine."""
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    device = devices[int(os.environ["LOCAL_RANK"]) % len(devices)]
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return World(device, rank, size)

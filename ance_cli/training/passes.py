@@ -1,0 +1,126 @@
+"""Forward and backward passes of a micro-batch: all at once, or by gradient caching in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ance_cli.models.devices import torch_dtype
+from ance_cli.models.tokens import TokenRows
+from ance_cli.training.distributed import World
+
+Ints = npt.NDArray[np.int64]
+LossOf = Callable[[Tensor, Tensor], Tensor]
+"""The loss of this rank's queries, from their vectors (b, d) and the vectors of this rank's
+passage rows (r, d)."""
+
+
+@dataclass
+class Passes:
+    """Runs an encoder over token rows and differentiates a loss of its vectors.
+
+    `model` is called with query ids and mask, passage ids and mask; either pair may be None.
+    `chunk` rows are encoded at a time, 0 = all at once. With chunks the batch is encoded twice
+    (gradient caching; Gao et al., 2021, Sec. 3.2): without gradients for the loss and its gradient
+    with respect to each vector, then chunk by chunk with gradients; so memory is bounded by the
+    chunk, and the gradient is the same.
+    """
+
+    model: nn.Module
+    world: World
+    queries: TokenRows
+    passages: TokenRows
+    query_pad: int
+    passage_pad: int
+    dtype: str
+    chunk: int = 0
+    tokens: int = 0
+    """Tokens trained on so far, without padding."""
+    widths: list[tuple[int, int]] = field(default_factory=list)
+    """(rows, padded width) of each forward pass that had gradients."""
+
+    def backward(self, query_rows: Ints, passage_rows: Ints, loss_of: LossOf, sync: bool,
+                 seed: int) -> float:  # fmt: skip
+        """Add the gradients of `loss_of(query vectors, passage vectors)`; returns the loss.
+
+        `query_rows`, `passage_rows`: rows of `queries` and `passages` that this rank encodes. The
+        gradients are averaged over the ranks where `sync` says so. `seed` seeds the dropout.
+        """
+        chunks = self._chunks(query_rows, passage_rows)
+        if len(chunks) == 1:
+            with self.world.syncing(self.model, sync):
+                torch.manual_seed(seed)
+                q, d = self._encode(*chunks[0])
+                loss = loss_of(q, d)
+                loss.backward()  # type: ignore[no-untyped-call]
+                return float(loss.detach())
+        with torch.no_grad():
+            parts = [self._seeded(seed + n, *chunk) for n, chunk in enumerate(chunks)]
+        q = torch.cat([part[0] for part in parts if part[0] is not None]).requires_grad_()
+        d = _cat([part[1] for part in parts])
+        if d is not None:
+            d.requires_grad_()
+        loss = loss_of(q, d)  # type: ignore[arg-type]
+        loss.backward()  # type: ignore[no-untyped-call]
+        q_left, d_left = q.grad, None if d is None else d.grad
+        for n, chunk in enumerate(chunks):
+            with self.world.syncing(self.model, sync and n == len(chunks) - 1):
+                q_part, d_part = self._seeded(seed + n, *chunk)
+                surrogate = q.new_zeros(())
+                if q_part is not None and q_left is not None:
+                    surrogate = surrogate + (q_part * q_left[: len(q_part)]).sum()
+                    q_left = q_left[len(q_part) :]
+                if d_part is not None and d_left is not None:
+                    surrogate = surrogate + (d_part * d_left[: len(d_part)]).sum()
+                    d_left = d_left[len(d_part) :]
+                surrogate.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _chunks(self, query_rows: Ints, passage_rows: Ints) -> list[tuple[Ints | None, Ints | None]]:
+        """Rows encoded together. The last chunk holds rows of both sides, since the averaging over
+        ranks, in its backward pass, waits for every parameter."""
+        if not self.chunk or len(query_rows) + len(passage_rows) <= self.chunk:
+            return [(query_rows, passage_rows if len(passage_rows) else None)]
+        half = max(1, self.chunk // 2)
+        sides = []
+        for rows in (query_rows, passage_rows):
+            pieces = -(-len(rows) // half)
+            sides.append(list(reversed(np.array_split(rows, pieces))) if pieces else [])
+        return list(reversed(list(zip_longest(*sides))))
+
+    def _seeded(
+        self, seed: int, query_rows: Ints | None, passage_rows: Ints | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        torch.manual_seed(seed)
+        return self._encode(query_rows, passage_rows)
+
+    def _encode(self, query_rows: Ints | None, passage_rows: Ints | None) -> Any:
+        inputs: list[Tensor | None] = []
+        for table, rows, pad in (
+            (self.queries, query_rows, self.query_pad),
+            (self.passages, passage_rows, self.passage_pad),
+        ):
+            if rows is None:
+                inputs += [None, None]
+                continue
+            ids, mask = table.padded(rows, pad)
+            if torch.is_grad_enabled():  # gradient caching encodes once more without
+                self.tokens += int(mask.sum())
+                self.widths.append((ids.shape[0], ids.shape[1]))
+            inputs += [torch.from_numpy(array).to(self.world.device) for array in (ids, mask)]
+        with torch.autocast(
+            self.world.device.type, dtype=torch_dtype(self.dtype), enabled=self.dtype != "fp32"
+        ):
+            return self.model(*inputs)
+
+
+def _cat(parts: list[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None
