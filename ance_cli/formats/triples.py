@@ -2,11 +2,14 @@
 
 `{"query_id", "positive_id", "negative_ids": [...], "negative_scores": [...], "negative_ranks":
 [...], "positive_score", "sources": [...]}`: scores and ranks (from 1) are null where the source has
-none. Only `query_id`, `positive_id` and `negative_ids` are needed to train.
+none. Where a cross-encoder scored them there are also `teacher_scores` (its logits, in the order of
+`negative_ids`, null where it did not score) and `teacher_positive_score`. Only `query_id`,
+`positive_id` and `negative_ids` are needed to train; distillation reads the teacher's fields too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +30,10 @@ class Texts:
 
 @dataclass(slots=True)
 class PairNegatives:
-    """One line: the negatives of one (query, positive) pair."""
+    """One line: the negatives of one (query, positive) pair.
+
+    `teacher_scores` is empty where no teacher scored this pair, else as long as `negative_ids`.
+    """
 
     query_id: str
     positive_id: str
@@ -36,10 +42,14 @@ class PairNegatives:
     negative_ranks: list[int | None] = field(default_factory=list)
     positive_score: float | None = None
     sources: list[str] = field(default_factory=list)
+    teacher_scores: list[float | None] = field(default_factory=list)
+    teacher_positive_score: float | None = None
 
     def to_line(self, texts: Texts | None = None) -> bytes:
         """The JSON line; `texts` adds those of its queries and documents, for people."""
         record = asdict(self)
+        if not self.teacher_scores and self.teacher_positive_score is None:
+            del record["teacher_scores"], record["teacher_positive_score"]
         if texts is not None:
             record["query"] = texts.queries[self.query_id]
             record["positive"] = texts.passages[self.positive_id]
@@ -109,4 +119,23 @@ def _parse(record: dict[str, object], where: str) -> PairNegatives:
         )
     if not isinstance(negative_ids, list) or not all(isinstance(x, str) for x in negative_ids):
         raise BadInput(f"{where}: 'negative_ids' should be a list of strings")
-    return PairNegatives(query_id, positive_id, negative_ids)
+    pair = PairNegatives(query_id, positive_id, negative_ids)
+    scores = record.get("teacher_scores", [])
+    if not isinstance(scores, list) or len(scores) not in (0, len(negative_ids)):
+        raise BadInput(
+            f"{where}: 'teacher_scores' should be a list as long as 'negative_ids' "
+            f"({len(negative_ids)} of them)"
+        )
+    pair.teacher_scores = [_score(score, "teacher_scores", where) for score in scores]
+    pair.teacher_positive_score = _score(
+        record.get("teacher_positive_score"), "teacher_positive_score", where
+    )
+    return pair
+
+
+def _score(value: object, name: str, where: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadInput(f"{where}: {name!r} should hold finite numbers or null, found {value!r}")
+    return float(value)

@@ -1,27 +1,159 @@
-"""Losses over the scores of a positive and its negatives."""
+"""From vectors to scores, from scores to a loss.
+
+Scores of a query stand in a row, the positive first and its negatives after it; -inf marks an
+absent entry, which has no part in a loss and no gradient. Every loss is the mean over the rows,
+where a query without any negative counts as 0.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+ABSENT = float("-inf")
+
+
+def doc_scores(queries: Tensor, rows: Tensor, rows_of: Tensor) -> Tensor:
+    """(B, D) scores f(q, d) = max over the document's rows of q . row.
+
+    `queries` (B, d); `rows` (R, d); `rows_of` (D, S) int64 row numbers, -1 where a document has
+    fewer than S rows. Every document has at least one row: FirstP exactly one, MaxP up to S
+    segments (ICLR Sec. 5).
+    """
+    scores = queries @ rows.T  # (B, R)
+    if rows_of.shape[1] == 1:
+        return scores[:, rows_of[:, 0]]
+    by_segment = scores[:, rows_of.clamp(min=0)]  # (B, D, S)
+    return by_segment.masked_fill(rows_of < 0, ABSENT).amax(-1)
+
+
+def with_batch_negatives(
+    scores: Tensor, members: Tensor, banned: Tensor, mode: str, picks: Tensor | None = None
+) -> Tensor:
+    """(B, 1 + n + m) scores of each query's positive, its own negatives and some of the batch.
+
+    `scores` (B, D) over every document of the batch, which may be gathered from all ranks;
+    `members` (B, 1 + n) int64 columns of the query's own documents, positive first, -1 where it
+    has fewer; `banned` (B, D) bool, the columns that are no negatives of the query: all its known
+    positives, the own one among them, and their copies. `mode` says what is added:
+
+    - `none`: nothing;
+    - `all`: every document that is not banned, each once (the own negatives are among them);
+    - `hardest`: the highest-scoring document that is neither banned nor a member (the paper's NCE
+      Neg, the hardest in the global batch);
+    - `random`: one such document drawn uniformly: of k allowed ones, in the order of the columns,
+      number floor(pick * k), with `picks` (B,) float64 in [0, 1).
+
+    Where no document is allowed the added entry is absent.
+    """
+    if mode == "all":
+        positive = scores.gather(1, members[:, :1])
+        return torch.cat([positive, scores.masked_fill(banned, ABSENT)], 1)
+    missing = members < 0
+    columns = torch.where(missing, members[:, :1], members)
+    own = scores.gather(1, columns).masked_fill(missing, ABSENT)  # (B, 1 + n)
+    if mode == "none":
+        return own
+    allowed = (~banned).scatter(1, columns, False)  # (B, D)
+    num_allowed = allowed.sum(1, keepdim=True)
+    if mode == "hardest":
+        added = scores.detach().masked_fill(~allowed, ABSENT).argmax(1, keepdim=True)
+    elif mode == "random" and picks is not None:
+        number = (picks.unsqueeze(1) * num_allowed).long()
+        added = torch.searchsorted(allowed.cumsum(1), number + 1)  # the column of that number
+        added = added.clamp(max=scores.shape[1] - 1)
+    else:
+        raise ValueError(f"negatives of the batch {mode!r}, picks {picks}")
+    return torch.cat([own, scores.gather(1, added).masked_fill(num_allowed == 0, ABSENT)], 1)
+
 
 def nll(scores: Tensor) -> Tensor:
     """Negative log likelihood of the positive against its negatives (arXiv Eq. 5).
 
-    `scores` (B, 1 + n), the positive first: mean over B of
-    -log(exp(s+) / (exp(s+) + sum_j exp(s-_j))).
+    `scores` (B, 1 + n): mean over B of -log(exp(s+) / (exp(s+) + sum_j exp(s-_j))).
     """
     target = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
     return functional.cross_entropy(scores, target)
 
 
-def pair_scores(queries: Tensor, rows: Tensor, rows_of: Tensor) -> Tensor:
-    """(B, 1 + n) scores f(q, d) = max over the document's rows of q . row (FirstP has one row).
+def pairwise(scores: Tensor) -> Tensor:
+    """Logistic loss of each pair: mean over the negatives of log(1 + exp(s- - s+)).
 
-    `queries` (B, d); `rows` (R, d); `rows_of` (B, 1 + n, S) int64 row numbers, -1 where a document
-    has fewer than S rows.
+    `scores` (B, 1 + n). With one negative it is the `nll`.
     """
-    scores = torch.einsum("bd,bnsd->bns", queries, rows[rows_of.clamp(min=0)])
-    return scores.masked_fill(rows_of < 0, float("-inf")).amax(-1)
+    positive, negatives, present = _split(scores)
+    return _mean(-functional.logsigmoid(positive - negatives), present)
+
+
+def bce(scores: Tensor) -> Tensor:
+    """Binary cross entropy of each document by itself, the two classes weighing the same.
+
+    `scores` (B, 1 + n): log(1 + exp(-s+)) + mean over the negatives of log(1 + exp(s-)).
+    """
+    positive, negatives, present = _split(scores)
+    terms = -functional.logsigmoid(positive) - functional.logsigmoid(-negatives)
+    return _mean(terms, present)
+
+
+def hinge(scores: Tensor, margin: float) -> Tensor:
+    """Pairwise hinge: mean over the negatives of max(0, margin - s+ + s-); `scores` (B, 1 + n)."""
+    positive, negatives, present = _split(scores)
+    return _mean(functional.relu(margin - positive + negatives), present)
+
+
+def margin_mse(scores: Tensor, teacher: Tensor) -> Tensor:
+    """Squared error of the margins: mean over the negatives of ((s+ - s-) - (t+ - t-))^2.
+
+    `scores` and `teacher` (B, 1 + n); NaN in `teacher` marks what it did not score, which is left
+    out; a query whose positive it did not score counts as 0 (Hofstaetter et al., 2020).
+    """
+    scored = ~teacher.isnan()
+    teacher = teacher.masked_fill(~scored, 0.0)
+    positive, negatives, present = _split(scores)
+    error = (positive - negatives) - (teacher[:, :1] - teacher[:, 1:])
+    return _mean(error.square(), present & scored[:, 1:] & scored[:, :1])
+
+
+def kl(scores: Tensor, teacher: Tensor) -> Tensor:
+    """KL(softmax(teacher) || softmax(scores)) over the entries that both have.
+
+    `scores` and `teacher` (B, 1 + n); NaN in `teacher` marks what it did not score, which is left
+    out; a query whose positive it did not score counts as 0.
+    """
+    scored = ~teacher.isnan()
+    present = (scores != ABSENT) & scored & scored[:, :1]
+    present[:, 0] = True  # what is left of an empty row is its positive alone, whose KL is 0
+    teacher = teacher.masked_fill(~scored, 0.0).masked_fill(~present, ABSENT)
+    found = functional.log_softmax(scores.masked_fill(~present, ABSENT), 1)
+    expected = functional.softmax(teacher, 1)
+    return functional.kl_div(found.masked_fill(~present, 0.0), expected, reduction="batchmean")
+
+
+def _split(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Positives (B, 1), negatives (B, n) with 0 for absent ones, and which are present (B, n).
+
+    Compared with -inf and not asked for finiteness: a NaN of a diverged model must be seen.
+    """
+    present = scores[:, 1:] != ABSENT
+    return scores[:, :1], scores[:, 1:].masked_fill(~present, 0.0), present
+
+
+def _mean(terms: Tensor, present: Tensor) -> Tensor:
+    """Mean over the queries of the mean over the present terms (B, n), 0 where there are none."""
+    sums = terms.masked_fill(~present, 0.0).sum(1)
+    return (sums / present.sum(1).clamp(min=1)).mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "nll": lambda scores, margin: nll(scores),
+    "pairwise": lambda scores, margin: pairwise(scores),
+    "bce": lambda scores, margin: bce(scores),
+    "hinge": hinge,
+}
+"""loss(scores (B, 1 + n), margin) by name; only `hinge` has a margin."""
+
+DISTILLATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"margin-mse": margin_mse, "kl": kl}
+"""distillation(scores, teacher), both (B, 1 + n), by name."""

@@ -42,6 +42,21 @@ def test_a_pair_is_written_with_all_its_fields():
     assert pair.to_line().endswith(b"}\n")
 
 
+def test_a_teacher_s_scores_are_written_and_read_again(path):
+    pairs = [
+        PairNegatives("q1", "d1", ["d3", "d4"], teacher_scores=[-1.5, None]),
+        PairNegatives("q2", "d4", [], teacher_positive_score=4.0),
+    ]
+    path.write_bytes(b"".join(pair.to_line() for pair in pairs))
+    assert read(path) == pairs
+    assert json.loads(pairs[0].to_line())["teacher_scores"] == [-1.5, None]
+    assert json.loads(pairs[1].to_line())["teacher_positive_score"] == 4.0
+
+
+def test_without_a_teacher_a_line_says_nothing_of_one():
+    assert b"teacher" not in PairNegatives("q1", "d1", ["d3"], [0.5], [1], 0.5, ["ann"]).to_line()
+
+
 def test_texts_are_added_for_people():
     texts = Texts({"q1": "a question"}, {"d1": "right", "d3": "wrong", "d4": "very wrong"})
     record = json.loads(PairNegatives("q1", "d1", ["d4", "d3"]).to_line(texts))
@@ -79,6 +94,22 @@ def test_what_was_written_is_read_again(path):
         (line(negative_ids="d3"), "'negative_ids' should be a list of strings"),
         (line(negative_ids=["d3", 4]), "'negative_ids' should be a list of strings"),
         (line(negative_ids=None), "'negative_ids' should be a list of strings"),
+        (
+            line(teacher_scores=[1.0, 2.0]),
+            "'teacher_scores' should be a list as long as 'negative_ids' (1 of them)",
+        ),
+        (
+            line(teacher_scores=0.5),
+            "'teacher_scores' should be a list as long as 'negative_ids' (1 of them)",
+        ),
+        (
+            line(teacher_scores=["high"]),
+            "'teacher_scores' should hold finite numbers or null, found 'high'",
+        ),
+        (
+            line(teacher_positive_score=True),
+            "'teacher_positive_score' should hold finite numbers or null, found True",
+        ),
         (
             line(query_id=1),
             "'query_id' and 'positive_id' should be strings; "
