@@ -7,8 +7,8 @@ import typer
 from ance_cli.cli.calls import COMMON, run_stage
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.refresh import REFRESHING
-from ance_cli.cli.train_segment import RECIPE
-from ance_cli.config import LoopConfig
+from ance_cli.cli.train_segment import RECIPE, RUNNING
+from ance_cli.config import BASELINES, LoopConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -17,8 +17,8 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "loop",
-        f"data split corpus queries qrels ckpt output refresh_every segments {RECIPE} {REFRESHING} "
-        f"log_every gpus train_gpus infer_gpus threads max_restarts {COMMON}",
+        f"data split corpus queries qrels ckpt output refresh_every segments baseline {RECIPE} "
+        f"{REFRESHING} {RUNNING} gpus train_gpus infer_gpus threads max_restarts {COMMON}",
         configs="loop refresh train segment",
         required="output",
         defaults={"split": "train"},
@@ -35,18 +35,19 @@ def register(app: typer.Typer) -> None:
         """
         from ance_cli.stages.loop import loop as stage
 
-        def typed(names: str) -> dict[str, object]:
-            return {name: flags.typed[name] for name in names.split() if name in flags.typed}
+        chosen = {**BASELINES.get(flags.baseline, {}), **flags.typed}
 
-        starting = typed(f"data split corpus queries qrels ckpt {RECIPE}")
+        def given(names: str) -> dict[str, object]:
+            return {name: chosen[name] for name in names.split() if name in chosen}
+
         run_stage(
             flags,
             lambda reporter, _: stage(
                 flags.output,
                 flags.config(LoopConfig),
-                training=starting,
-                refreshing=typed(REFRESHING),
-                segment=typed("log_every"),
+                training=given(f"data split corpus queries qrels ckpt {RECIPE}"),
+                refreshing=given(REFRESHING),
+                segment=given(RUNNING),
                 quiet=flags.quiet,
                 train_gpus=flags.train_gpus or flags.gpus,
                 infer_gpus=flags.infer_gpus or flags.gpus,

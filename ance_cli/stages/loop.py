@@ -17,13 +17,15 @@ from ance_cli.stages.summary import Summary
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:
-    """`{"refresh_every": 5}` -> `["--refresh-every", "5"]`; None is left out."""
-    return [
-        part
-        for name, value in values.items()
-        if value is not None
-        for part in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    """`{"refresh_every": 5}` -> `["--refresh-every", "5"]`; True is the bare flag, None and False
+    are left out."""
+    flags = []
+    for name, value in values.items():
+        if value is not None and value is not False:
+            flags.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                flags.append(str(value))
+    return flags
 
 
 def loop(
@@ -55,8 +57,9 @@ def loop(
         )
     _check(training, refreshing, last_step, train_gpus, infer_gpus)
     tone = ["--quiet"] if quiet else []
+    running = {**segment, "gpus": train_gpus}
     prepare = ["train-segment", "-o", str(output), "--steps", "0", "--quiet",
-               *as_flags({"total_steps": last_step, **training})]  # fmt: skip
+               *as_flags({"total_steps": last_step, **training, **running})]  # fmt: skip
     if dry_run:
         return {"output": str(output), "kind": "run", "dry_run": True, "last_step": last_step,
                 "first_command": " ".join(["ance", *prepare])}  # fmt: skip
@@ -70,7 +73,7 @@ def loop(
 
     def train(negatives: Path, steps: int) -> None:
         reporter.say(f"training {steps} steps from step {_step(run)} on {negatives}")
-        flags = as_flags({**segment, "steps": steps, "gpus": train_gpus})
+        flags = as_flags({"steps": steps, **running})
         child("train-segment", str(negatives), "-o", str(output), *flags)
 
     with run.held("supervisor"):
@@ -99,11 +102,7 @@ def _check(
 ) -> None:
     """Refuse now what a stage would refuse hours later."""
     parse_gpus(infer_gpus)
-    if len(parse_gpus(train_gpus) or ()) > 1:
-        raise UsageProblem(
-            f"--train-gpus {train_gpus}: training uses one device so far",
-            hint="name one; --infer-gpus takes several",
-        )
+    parse_gpus(train_gpus)
     if training.get("total_steps", last_step) < last_step:
         raise UsageProblem(
             f"--total-steps {training['total_steps']} is less than the {last_step} steps of "

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
 from ance_cli.config import SegmentConfig, TrainConfig
@@ -150,9 +151,10 @@ def _make_trainer(
     reporter: Reporter,
 ) -> Trainer:
     """The trainer, standing at the newest state."""
-    from ance_cli.models.devices import matmul_ceiling
-    from ance_cli.models.encoder import enable_gradient_checkpointing, load_dual, set_dropout
+        from ance_cli.models.dual import enable_gradient_checkpointing, load_dual
+    from ance_cli.models.encoder import set_dropout
     from ance_cli.models.tokens import Tokenizer
+    from ance_cli.training.flops import matmul_ceiling
     from ance_cli.training.optim import make_optimizer
     from ance_cli.training.state import Standing, load_state, save_state
     from ance_cli.training.trackers import make_tracker
@@ -208,7 +210,7 @@ def _make_trainer(
         stream=stream,
         queries=tokenizer([queries[name] for name in stream.query_ids], "query"),
         passages=_passage_rows(dataset, tokenizer, doc_ids, skipped, reporter),
-        pads=(tokenizer.pad_id("query"), tokenizer.pad_id("passage")),
+        pads=(tokenizer.pad_id_of("query"), tokenizer.pad_id_of("passage")),
         config=config,
         segment=segment,
         scale=start.pins.scale,
@@ -273,11 +275,11 @@ def _passage_rows(
     reporter: Reporter,
 ) -> TokenRows:
     """Token rows of the documents that occur, in corpus order, tokenised chunk by chunk."""
-    from ance_cli.models.tokens import join_rows
+    from ance_cli.models.tokens import TokenRows, join_rows
 
     wanted = set(doc_ids)
     if not wanted:
-        return tokenizer([], "passage")
+        return TokenRows(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32))
     separator = tokenizer.pins.separator
     texts: Iterator[str] = (
         passage.joined(separator)

@@ -70,7 +70,8 @@ def train_segment(
     tower, need no file. Several devices (`gpus`, or `cpu_workers` processes) share each step.
     """
     run = RunFolder(output)
-    devices = devices_of(gpus, cpu_workers)
+    if nodes.count > 1 and nodes.endpoint is None:
+        raise UsageProblem("--nnodes needs --rdzv-endpoint HOST:PORT, where the machines meet")
     if run.exists:
         identity, config = continue_run(run, dataset, checkpoint, preset, given or {})
         dataset = run.dataset()
@@ -82,20 +83,23 @@ def train_segment(
                 "--steps N -o RUN",
             )
         config = train_config(preset, given or {})
-        config = replace(config, devices=len(devices) * nodes.count)
+        config = replace(config, devices=len(devices_of(gpus, cpu_workers)) * nodes.count)
         if not config.total_steps:
             if not segment.steps:
                 raise UsageProblem("--steps 0 needs --total-steps: the horizon of the schedule")
             config = replace(config, total_steps=segment.steps)
         identity = identity_of(dataset, Checkpoint(checkpoint), config)
-    _check_ranks(config, len(devices) * nodes.count)
     if segment.steps:
         _check_negatives(config, negatives, embeddings)
     if dry_run:
         return {"output": str(output), "kind": "run", "dry_run": True, "steps": segment.steps,
                 **identity}  # fmt: skip
     if nodes.rank > 0:  # node 0 makes the run and keeps its ledger
-        _launch(run, None, len(devices), nodes, threads)
+        if run.exists and segment.steps:
+            source = _source(run, config, negatives, embeddings)
+            if find_segment(run, source, segment.steps, force)[1]:
+                return _summary(run, up_to_date=True)
+        _launch(run, None, len(devices_of(gpus, cpu_workers)), nodes, threads)
         return _summary(run, up_to_date=False)
 
     with run.held("trainer"):
@@ -107,6 +111,8 @@ def train_segment(
                 return _summary(run, up_to_date=True)
             if record is None:
                 check_room(run, segment.steps, config)
+            devices = devices_of(gpus, cpu_workers)
+            _check_ranks(config, len(devices) * nodes.count)
             stream = make_stream(dataset, config, source.facts, skipped)
             if config.distill and not stream.has_teacher:
                 raise BadInput(
@@ -164,17 +170,12 @@ def _check_negatives(config: TrainConfig, negatives: Path | None, embeddings: Pa
             "missing",
             hint="ance encode --ckpt CHECKPOINT --data DATASET -o emb, then --embeddings emb",
         )
-    if not config.needs_negatives:
-        if negatives is not None:
-            raise UsageProblem(
-                "this run takes its negatives from the batch or retrieves them itself: it reads "
-                f"no file, and {negatives} was named",
-                hint="leave it out, or set --negatives-per-positive",
-            )
-        return
-    if negatives is None:
-        raise UsageProblem("name the negatives to train on, or - for stdin")
-    if negatives != STDIO and not negatives.exists():
+    if negatives is None and config.needs_negatives:
+        raise UsageProblem(
+            "name the negatives to train on, or - for stdin",
+            hint="or take them from the batch: --in-batch all --negatives-per-positive 0",
+        )
+    if negatives is not None and negatives != STDIO and not negatives.exists():
         raise BadInput(
             f"{negatives}: no such file", hint="make it with ance bm25-negatives or mine"
         )

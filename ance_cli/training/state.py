@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
-from ance_cli.models.encoder import DualEncoder
+from ance_cli.models.dual import DualEncoder
 from ance_cli.training.data import StreamPosition
 
 _WEIGHTS = "weights.safetensors"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged, hold_signals
-from ance_cli.models.encoder import DualEncoder
+from ance_cli.models.dual import DualEncoder
 from ance_cli.models.tokens import TokenRows
 from ance_cli.negatives.sampling import keyed_generator
 from ance_cli.progress import Reporter

@@ -1,0 +1,131 @@
+"""Several ranks share a step: gloo on a CPU stands for NCCL on GPUs."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from tests.world import Ance, jsonl, make_dataset
+
+TOLERANCE = 2e-4
+"""Of losses in float32 after a few steps: sums are added up in another order."""
+
+STEPS = ["--steps", 6, "--lr", "1e-3", "--dropout", "0", "--log-every", 1, "--dtype", "fp32"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, checkpoint):
+    folder = tmp_path_factory.mktemp("ranks")
+    make_dataset(folder / "data")
+    program = Ance(folder)
+    program("bm25-negatives", "--data", "data", "--engine", "bm25s", "--depth", 20,
+            "--negatives", 6, "-o", "bm25.jsonl")  # fmt: skip
+    program.checkpoint = checkpoint
+    return program
+
+
+def command(world, name, *flags):
+    return ["train-segment", "bm25.jsonl", "--data", "data", "--ckpt", world.checkpoint, *STEPS,
+            *flags, "-o", name]  # fmt: skip
+
+
+def losses(world, name):
+    return [line["loss"] for line in jsonl(world.cwd / name / "metrics.jsonl")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ["--in-batch", "all", "--negatives-per-positive", 2, "--accumulation", 2],
+        ["--in-batch", "hardest", "--segmentation", "special", "--passage-length", 8],
+        ["--towers", "two", "--in-batch", "all", "--grad-cache", 3],
+    ],
+    ids=["in-batch", "hardest-maxp", "two-towers-cached"],
+)
+def test_two_ranks_train_as_one(world, recipe):
+    """The same losses for the same global batch, with negatives gathered from both ranks."""
+    name = recipe[1]
+    world(*command(world, f"one-{name}", *recipe, "--batch-size", 8))
+    world(*command(world, f"two-{name}", *recipe, "--batch-size", 4, "--cpu-workers", 2))
+    one, two = losses(world, f"one-{name}"), losses(world, f"two-{name}")
+    assert len(one) == 6 and two == pytest.approx(one, abs=TOLERANCE)
+    norms = [
+        [line["grad_norm"] for line in jsonl(world.cwd / f"{n}-{name}" / "metrics.jsonl")]
+        for n in ("one", "two")
+    ]
+    assert norms[1] == pytest.approx(norms[0], rel=5e-3)
+    identity = json.loads((world.cwd / f"two-{name}" / "run.json").read_text())["identity"]
+    assert (identity["batch_size"], identity["devices"]) == (4, 2)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_devices(world):
+    """The global batch is the run's: one device alone takes all of it."""
+    world(*command(world, "moved", "--batch-size", 4, "--cpu-workers", 2, "--total-steps", 12))
+    world("bm25-negatives", "--data", "data", "--engine", "bm25s", "--depth", 20, "--seed", 5,
+          "--negatives", 6, "-o", "more.jsonl")  # fmt: skip
+    more = ["train-segment", "more.jsonl", "--steps", 6, "--log-every", 1, "-o", "moved"]
+    found = world(*more, "--cpu-workers", 3, code=2)
+    assert "trains 8 pairs at a time (--batch-size 4 on 2 devices)" in found.stderr
+    world(*more)
+    world(*command(world, "stayed", "--batch-size", 8, "--total-steps", 12))
+    world("train-segment", "more.jsonl", "--steps", 6, "--log-every", 1, "-o", "stayed")
+    assert losses(world, "moved") == pytest.approx(losses(world, "stayed"), abs=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_others_and_the_command_continues(world):
+    train = command(world, "killed", "--batch-size", 4, "--cpu-workers", 2,
+                    "--state-minutes", "0.00001")  # fmt: skip
+    train[train.index(6)] = 60
+    metrics = world.cwd / "killed" / "metrics.jsonl"
+    process = world.start(*train)
+    until = time.monotonic() + 120
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.01)
+    found = subprocess.run(["pgrep", "-f", "ance_cli.cli.rank killed"], capture_output=True,
+                           text=True, check=True)  # fmt: skip
+    ranks = [int(pid) for pid in found.stdout.split()]
+    assert len(ranks) >= 2
+    os.kill(ranks[-1], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGKILL, stderr
+    assert "ended with signal SIGKILL; the others were stopped" in stderr
+    assert "Traceback" not in stderr
+    assert subprocess.run(["pgrep", "-f", "ance_cli.cli.rank killed"]).returncode == 1
+    assert not (world.cwd / "killed" / "checkpoints" / "step-00000060").exists()
+    world(*train)
+    assert [line["step"] for line in jsonl(metrics)] == list(range(1, 61))
+
+
+@pytest.mark.slow
+def test_divergence_on_several_ranks_keeps_its_exit_code(world):
+    train = command(world, "nan", "--batch-size", 4, "--cpu-workers", 2, "--max-grad-norm", "1e30")
+    train[train.index("1e-3")] = "1e30"
+    found = world(*train, code=7)
+    assert "training diverged" in found.stderr
+
+
+@pytest.mark.slow
+def test_two_nodes_meet_and_train_as_one(world):
+    """Two machines' commands on this one, with a real rendezvous; node 1 makes nothing itself."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    nodes = [*command(world, "nodes", "--batch-size", 4, "--in-batch", "all"), "--gpus", "none",
+             "--nnodes", 2, "--rdzv-endpoint", f"localhost:{port}"]  # fmt: skip
+    second = world.start(*nodes, "--node-rank", 1)
+    world(*nodes, "--node-rank", 0)
+    _, stderr = second.communicate(timeout=120)
+    assert second.returncode == 0, stderr
+    world(*command(world, "one-node", "--batch-size", 8, "--in-batch", "all"))
+    assert losses(world, "nodes") == pytest.approx(losses(world, "one-node"), abs=TOLERANCE)
+    assert "up to date" in world(*nodes, "--node-rank", 1).stderr
+    found = world(*command(world, "x", "--nnodes", 2), code=2)
+    assert "--nnodes needs --rdzv-endpoint" in found.stderr

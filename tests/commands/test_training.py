@@ -1,0 +1,178 @@
+"""Every recipe of training through the binary, on the small dataset."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.world import Ance, jsonl, make_dataset
+
+STEPS = ["--steps", 4, "--batch-size", 8, "--lr", "1e-3", "--dropout", "0", "--log-every", 1,
+         "--dtype", "fp32"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, checkpoint):
+    """A dataset, a checkpoint and negatives, some of them with a teacher's scores."""
+    folder = tmp_path_factory.mktemp("training")
+    make_dataset(folder / "data")
+    program = Ance(folder)
+    program("bm25-negatives", "--data", "data", "--engine", "bm25s", "--depth", 20,
+            "--negatives", 6, "-o", "bm25.jsonl")  # fmt: skip
+    taught = []
+    for number, record in enumerate(jsonl(folder / "bm25.jsonl")):
+        count = len(record["negative_ids"])
+        record["teacher_positive_score"] = 4.0 if number % 5 else None
+        record["teacher_scores"] = [-1.0 - place if place % 3 else None for place in range(count)]
+        taught.append(json.dumps(record) + "\n")
+    (folder / "taught.jsonl").write_text("".join(taught))
+    program.checkpoint = checkpoint
+    return program
+
+
+def train(world, name, *flags, negatives="bm25.jsonl", code=0, steps=STEPS):
+    named = [negatives] if negatives else []
+    return world("train-segment", *named, "--data", "data", "--ckpt", world.checkpoint, *steps,
+                 *flags, "-o", f"runs/{name}", code=code)  # fmt: skip
+
+
+def losses(world, name):
+    return [line["loss"] for line in jsonl(world.cwd / "runs" / name / "metrics.jsonl")]
+
+
+RECIPES = {
+    "pairwise": ["--loss", "pairwise", "--negatives-per-positive", 3],
+    "bce": ["--loss", "bce", "--scale", "0.1"],
+    "hinge": ["--loss", "hinge", "--margin", "2", "--negatives-per-positive", 2],
+    "n": ["--negatives-per-positive", 4],
+    "in-batch": ["--in-batch", "all"],
+    "hardest": ["--in-batch", "hardest"],
+    "random": ["--in-batch", "random", "--loss", "hinge"],
+    "cosine": ["--schedule", "cosine", "--warmup-steps", 2],
+    "lamb": ["--optimizer", "lamb"],
+    "two": ["--towers", "two"],
+    "maxp": ["--segmentation", "special", "--passage-length", 8, "--max-segments", 3],
+    "sliced": ["--segmentation", "slice", "--passage-length", 8, "--max-segments", 3],
+    "modern": ["--preset", "modern", "--query-length", 12, "--passage-length", 24],
+    "openqa": ["--preset", "ance-openqa", "--query-length", 12, "--passage-length", 24],
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_and_leaves_a_checkpoint_that_encodes(world, name):
+    train(world, name, *RECIPES[name])
+    assert np.isfinite(losses(world, name)).all() and len(losses(world, name)) == 4
+    identity = json.loads((world.cwd / "runs" / name / "run.json").read_text())["identity"]
+    assert identity["total_steps"] == 4
+    if name in ("two", "sliced"):
+        world("encode", "--ckpt", f"runs/{name}/latest", "--data", "data", "-o", f"emb-{name}")
+        world("mine", "--ckpt", f"runs/{name}/latest", "--data", "data", "--embeddings",
+              f"emb-{name}", "--depth", 6, "--negatives", 2, "-o", f"{name}.jsonl")  # fmt: skip
+
+
+def test_distillation_learns_from_the_teachers_scores(world):
+    plain = train(world, "taught-0", "--distill", "kl", "--distill-weight", "0",
+                  negatives="taught.jsonl")  # fmt: skip
+    assert "pairs" not in plain.stderr
+    for kind in ("margin-mse", "kl"):
+        train(world, kind, "--distill", kind, "--negatives-per-positive", 3,
+              negatives="taught.jsonl")  # fmt: skip
+    train(world, "untaught", negatives="taught.jsonl")
+    assert losses(world, "taught-0") == losses(world, "untaught")
+    assert len({tuple(losses(world, name)) for name in ("margin-mse", "kl", "untaught")}) == 3
+
+
+def test_distillation_without_a_teacher_is_refused(world):
+    found = train(world, "no-teacher", "--distill", "kl", code=3)
+    assert "no negative carries a teacher's score" in found.stderr
+    assert "hint: mine with --teacher" in found.stderr
+    assert not (world.cwd / "runs" / "no-teacher").exists()
+
+
+def test_gradient_caching_and_checkpointing_change_nothing_but_memory(world):
+    """Without dropout the losses are those of the whole batch, also where a chunk is one row."""
+    recipe = ["--in-batch", "all", "--negatives-per-positive", 2]
+    train(world, "whole", *recipe)
+    for rows in (1, 2, 7):
+        train(world, f"cached-{rows}", *recipe, "--grad-cache", rows)
+        assert losses(world, f"cached-{rows}") == pytest.approx(losses(world, "whole"), abs=2e-4)
+    train(world, "checkpointed", *recipe, "--gradient-checkpointing")
+    assert losses(world, "checkpointed") == pytest.approx(losses(world, "whole"), abs=2e-4)
+    train(world, "towers-whole", *recipe, "--towers", "two")
+    train(world, "towers-cached", *recipe, "--towers", "two", "--grad-cache", 6)
+    assert losses(world, "towers-cached") == pytest.approx(losses(world, "towers-whole"), abs=2e-4)
+
+
+def test_negatives_from_the_batch_alone_need_no_file(world):
+    for mode in ("all", "hardest", "random"):
+        train(world, f"batch-{mode}", "--in-batch", mode, "--negatives-per-positive", 0,
+              negatives=None)  # fmt: skip
+        assert len(losses(world, f"batch-{mode}")) == 4
+    again = train(world, "batch-all", "--in-batch", "all", "--negatives-per-positive", 0,
+                  negatives=None)  # fmt: skip
+    assert "up to date" in again.stderr
+    found = train(world, "nothing", "--negatives-per-positive", 0, code=2, negatives=None)
+    assert "leaves nothing to train against: add --in-batch" in found.stderr
+    found = train(world, "unnamed", negatives=None, code=2)
+    assert "name the negatives to train on" in found.stderr
+
+
+def test_the_query_tower_alone_on_live_negatives(world):
+    """ADORE: the passage tower stays what it was, so vectors made before stay valid."""
+    world("encode", "--ckpt", world.checkpoint, "--data", "data", "-o", "emb")
+    adore = ["--freeze-passages", "--embeddings", "emb", "--live-depth", 10,
+             "--negatives-per-positive", 3]  # fmt: skip
+    train(world, "adore", *adore, negatives=None)
+    assert losses(world, "adore")[-1] < losses(world, "adore")[0]
+    assert "up to date" in train(world, "adore", *adore, negatives=None).stderr
+    world("search", "--ckpt", "runs/adore/latest", "--embeddings", "emb", "--data", "data",
+          "--split", "dev", "-o", "adore.trec")  # fmt: skip
+    found = train(world, "no-vectors", "--freeze-passages", negatives=None, code=2)
+    assert "--embeddings is missing" in found.stderr
+    world("encode", "--ckpt", world.checkpoint, "--data", "data", "--passage-length", 10,
+          "-o", "other")  # fmt: skip
+    adore[2] = "other"
+    found = train(world, "foreign", *adore, negatives=None, code=4)
+    assert "made by another passage encoder" in found.stderr
+
+
+def test_the_log_says_what_a_step_cost_and_where_its_gradients_were(world):
+    train(world, "logged", "--log-every", 2)
+    first, second = jsonl(world.cwd / "runs" / "logged" / "metrics.jsonl")
+    assert [first["step"], second["step"]] == [2, 4]
+    parts = [first[f"grad_norm_{name}"] for name in ("bottom", "middle", "top", "head")]
+    assert np.sqrt(np.square(parts).sum()) == pytest.approx(first["grad_norm"], rel=1e-4)
+    assert 0 < first["mfu"] < 1
+    assert (first["negatives_step"], first["negatives_age"], second["negatives_age"]) == (0, 2, 4)
+
+
+BASELINES = ["rand", "rand-batch", "nce", "bm25", "bm25+rand", "ance"]
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_an_arm_of_the_paper_is_one_flag(world, baseline):
+    """Same encoder, same budget: what differs is where the negatives come from."""
+    run = f"arms/{baseline}"
+    world("loop", "--data", "data", "--ckpt", world.checkpoint, "--baseline", baseline,
+          "--refresh-every", 2, "--segments", 1, "--batch-size", 8, "--lr", "1e-3",
+          "--depth", 20, *([] if "batch" in baseline or baseline == "nce" else ["--negatives", 4]),
+          "-o", run)  # fmt: skip
+    folder = world.cwd / run
+    negatives = jsonl(folder / "generations" / "0001" / "negatives.jsonl")
+    expected = {"rand": {"random"}, "rand-batch": set(), "nce": set(), "bm25": {"bm25"},
+                "bm25+rand": {"bm25", "random"}, "ance": {"ann"}}[baseline]  # fmt: skip
+    assert {source for record in negatives for source in record["sources"]} == expected
+    assert (folder / "checkpoints" / "step-00000002").exists()
+    measured = json.loads((folder / "generations" / "0002" / "dev.json").read_text())
+    assert "RR@10" in measured
+
+
+def test_two_segments_of_one_run_on_other_negatives(world):
+    """bm25 -> ance: the optimizer and the schedule go on."""
+    train(world, "sequence", "--total-steps", 8)
+    world("refresh", "runs/sequence", "--depth", 10, "--negatives", 4)
+    world("train-segment", "runs/sequence/generations/0001/negatives.jsonl", "--steps", 4,
+          "--log-every", 1, "-o", "runs/sequence")  # fmt: skip
+    lines = jsonl(world.cwd / "runs" / "sequence" / "metrics.jsonl")
+    assert [line["generation"] for line in lines] == [None] * 4 + [1] * 4
+    assert lines[-1]["lr"] == pytest.approx(1e-3 / 8)
