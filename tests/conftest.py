@@ -47,15 +47,15 @@ def checkpoint(tmp_path_factory, backbone) -> Path:
     from dataclasses import replace
 
     from ance_cli.models.checkpoint import Checkpoint
-    from ance_cli.models.encoder import save_encoder, start_encoder
+    from ance_cli.models.dual import save_dual, start_dual
     from ance_cli.models.tokens import Tokenizer
 
     os.environ.setdefault("ANCE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
     plain = Checkpoint(backbone)
     pins = replace(plain.pins, query_length=12, passage_length=24)
-    encoder, _ = start_encoder(plain, None, seed=1)
+    dual, _ = start_dual(plain, None, seed=1)
     folder = tmp_path_factory.mktemp("checkpoint") / "ckpt"
-    save_encoder(encoder, Tokenizer(plain), pins, folder)
+    save_dual(dual, Tokenizer(plain), pins, folder)
     return folder
 
 

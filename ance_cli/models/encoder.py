@@ -1,4 +1,4 @@
-"""The dual encoder: a transformer, a pooling and a small head, shared by queries and passages.
+"""The encoder of one tower: a transformer, a pooling and a small head; read and written.
 
 The paper's BERT-Siamese (ICLR Eq. 2, configured in the appendix) is: last layer's [CLS] ->
 Linear -> LayerNorm, scored by dot product. Any sentence-transformers folder made of Transformer,
@@ -7,6 +7,7 @@ Pooling, Dense, LayerNorm and Normalize loads as well.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ance_cli.errors import BadInput
-from ance_cli.models.checkpoint import (
-    MODULES,
-    SENTENCE_BERT_CONFIG,
-    ST_CONFIG,
-    Checkpoint,
-    Pins,
-    write_pins,
-)
-from ance_cli.models.tokens import Tokenizer
+from ance_cli.models.checkpoint import Checkpoint, Side
+from ance_cli.models.tower import MODULES, Tower, read_json
 
 _WITHOUT_POOLER = ("bert", "roberta", "xlm-roberta", "electra", "camembert")
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -70,17 +64,17 @@ class Encoder(nn.Module):
             return vectors
 
 
-def _load_backbone(checkpoint: Checkpoint) -> nn.Module:
+def _load_backbone(tower: Tower) -> nn.Module:
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        config = AutoConfig.from_pretrained(checkpoint.backbone, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(tower.backbone, trust_remote_code=False)
         extra = {"add_pooling_layer": False} if config.model_type in _WITHOUT_POOLER else {}
         backbone, info = AutoModel.from_pretrained(
-            checkpoint.backbone,
+            tower.backbone,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
@@ -90,20 +84,20 @@ def _load_backbone(checkpoint: Checkpoint) -> nn.Module:
         )
     except Exception as error:  # transformers and safetensors raise many types for broken files
         raise BadInput(
-            f"{checkpoint.shown}: the backbone does not load ({error})",
+            f"{tower.shown}: the backbone does not load ({error})",
             hint="copy the whole folder again",
         ) from error
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if missing:
         raise BadInput(
-            f"{checkpoint.shown}: {len(missing)} weights are not in the file, {missing[0]} among "
+            f"{tower.shown}: {len(missing)} weights are not in the file, {missing[0]} among "
             "them: they would keep random values",
             hint="the checkpoint is not what its config.json says, or cut short",
         )
     return backbone  # type: ignore[no-any-return]
 
 
-def _load_weights(checkpoint: Checkpoint, folder: Path, module: nn.Module, prefix: str) -> None:
+def _load_weights(folder: Path, module: nn.Module, prefix: str) -> None:
     path = folder / "model.safetensors"
     try:
         found = load_file(path)
@@ -121,33 +115,30 @@ def _load_weights(checkpoint: Checkpoint, folder: Path, module: nn.Module, prefi
     module.load_state_dict({name: found[f"{prefix}.{name}"].float() for name in wanted})
 
 
-def _load_head(checkpoint: Checkpoint, hidden: int) -> tuple[str, nn.Sequential, int]:
+def _load_head(tower: Tower, hidden: int) -> tuple[str, list[nn.Module], int]:
     pooling, dim = "", hidden
     head: list[nn.Module] = []
-    for module in checkpoint.modules[1:]:
-        folder = checkpoint.path / module["path"]
-        config: dict[str, Any] = {}
-        if (folder / "config.json").exists():
-            config = orjson.loads((folder / "config.json").read_bytes())
-        if module["type"] == "Pooling":
+    for module in tower.modules[1:]:
+        if module.kind == "Normalize":
+            head.append(Normalize())
+            continue
+        folder = module.folder
+        config: dict[str, Any] = read_json(folder / "config.json")
+        if module.kind == "Pooling":
             pooling = _pooling_of(config, folder)
-        elif module["type"] == "Dense":
+        elif module.kind == "Dense":
             name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
             if name not in _ACTIVATIONS:
                 raise BadInput(f"{folder}/config.json: cannot use the activation {name!r}")
             linear = nn.Linear(config["in_features"], config["out_features"], config["bias"])
-            _load_weights(checkpoint, folder, linear, "linear")
+            _load_weights(folder, linear, "linear")
             head += [linear] if name == "Identity" else [linear, _ACTIVATIONS[name]()]
             dim = int(config["out_features"])
-        elif module["type"] == "LayerNorm":
-            norm = nn.LayerNorm(config["dimension"])
-            _load_weights(checkpoint, folder, norm, "norm")
-            head.append(norm)
         else:
-            head.append(Normalize())
-    if checkpoint.is_cosine and not any(isinstance(part, Normalize) for part in head):
-        head.append(Normalize())  # so that an inner-product index ranks by cosine
-    return pooling, nn.Sequential(*head), dim
+            norm = nn.LayerNorm(config["dimension"])
+            _load_weights(folder, norm, "norm")
+            head.append(norm)
+    return pooling, head, dim
 
 
 def _pooling_of(config: dict[str, Any], folder: Path) -> str:
@@ -164,8 +155,8 @@ def _pooling_of(config: dict[str, Any], folder: Path) -> str:
     return known[mode]
 
 
-def load_encoder(checkpoint: Checkpoint) -> Encoder:
-    """The encoder of a checkpoint, float32, in evaluation mode, on the CPU.
+def load_encoder(checkpoint: Checkpoint, side: Side = "passage") -> Encoder:
+    """The encoder of one side of a checkpoint, float32, in evaluation mode, on the CPU.
 
     Raises `BadInput` where the folder has no pooling and head: a raw language model does not yet
     make vectors that mean anything.
@@ -177,37 +168,39 @@ def load_encoder(checkpoint: Checkpoint) -> Encoder:
             hint="train it first: ance train-segment NEGATIVES --ckpt "
             f"{checkpoint.shown} adds a fresh head",
         )
-    backbone = _load_backbone(checkpoint)
-    hidden = int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
-    pooling, head, dim = _load_head(checkpoint, hidden)
-    return Encoder(backbone, pooling, head, dim).eval()
+    tower = checkpoint.tower(side)
+    backbone = _load_backbone(tower)
+    pooling, head, dim = _load_head(tower, _hidden_size(backbone))
+    if checkpoint.is_cosine and not tower.has("Normalize"):
+        head.append(Normalize())  # so that an inner-product index ranks by cosine
+    return Encoder(backbone, pooling, nn.Sequential(*head), dim).eval()
 
 
-def start_encoder(checkpoint: Checkpoint, dim: int | None, seed: int) -> tuple[Encoder, bool]:
-    """The encoder to train from, and whether its head is fresh.
+def fresh_encoder(tower: Tower, dim: int | None, seed: int, cosine: bool) -> Encoder:
+    """The backbone of a tower with the paper's head: [CLS] -> Linear(hidden, dim) ->
+    LayerNorm(dim), for `cosine` scaled to length one.
 
-    A checkpoint without a head gets the paper's: [CLS] -> Linear(hidden, dim) -> LayerNorm(dim),
-    the linear map drawn from N(0, 0.02) by `seed`.
+    The linear map is drawn from N(0, 0.02) by `seed` alone; `dim` is the backbone's width where
+    None.
     """
-    if checkpoint.has_head:
-        return load_encoder(checkpoint), False
-    backbone = _load_backbone(checkpoint)
-    hidden = int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
-    linear = nn.Linear(hidden, dim or hidden)
+    backbone = _load_backbone(tower)
+    hidden = _hidden_size(backbone)
+    dim = dim or hidden
+    linear = nn.Linear(hidden, dim)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         linear.weight.normal_(0.0, 0.02, generator=generator)
         linear.bias.zero_()
-    head = nn.Sequential(linear, nn.LayerNorm(dim or hidden))
-    return Encoder(backbone, "cls", head, dim or hidden).eval(), True
+    head = [linear, nn.LayerNorm(dim), *([Normalize()] if cosine else [])]
+    return Encoder(backbone, "cls", nn.Sequential(*head), dim).eval()
 
 
-def set_dropout(encoder: Encoder, probability: float) -> None:
-    """Set every dropout of the backbone, modules and plain attributes alike.
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Set every dropout of one encoder or of both, modules and plain attributes alike.
 
     The checkpoint's config keeps its own value: this is of a training run, not of the model.
     """
-    for module in encoder.backbone.modules():
+    for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
         for name in ("attention_dropout", "dropout"):
@@ -215,27 +208,36 @@ def set_dropout(encoder: Encoder, probability: float) -> None:
                 setattr(module, name, probability)
 
 
-def save_encoder(encoder: Encoder, tokenizer: Tokenizer, pins: Pins, folder: Path) -> None:
-    """Write a checkpoint (float32 safetensors) into `folder`, which is being built."""
-    folder.mkdir(parents=True, exist_ok=True)
-    encoder.backbone.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
-    tokenizer.save(str(folder))
-    modules = [("", "Transformer")]
+def write_modules(
+    encoder: Encoder, folder: Path, place: Callable[[int, str], str]
+) -> list[tuple[str, str]]:
+    """Write the encoder's modules (float32 safetensors) into subfolders of `folder`.
 
-    def add(kind: str, config: dict[str, Any], weights: dict[str, Tensor] | None = None) -> None:
-        name = f"{len(modules)}_{kind}"
-        (folder / name).mkdir(exist_ok=True)
-        _write_json(folder / name / "config.json", config)
-        if weights:
-            tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-            save_file(tensors, folder / name / "model.safetensors", metadata={"format": "pt"})
+    `place(number, kind)` names the subfolder of each; returns (subfolder, kind) in order. The
+    tokenizer is not written.
+    """
+    modules: list[tuple[str, str]] = []
+
+    def add(kind: str, config: dict[str, Any], weights: nn.Module | None = None) -> None:
+        name = place(len(modules), kind)
         modules.append((name, kind))
+        (folder / name).mkdir(exist_ok=True)
+        write_json(folder / name / "config.json", config)
+        if weights is not None:
+            prefix = "norm" if kind == "LayerNorm" else "linear"
+            tensors = {
+                f"{prefix}.{key}": value.detach().cpu().contiguous()
+                for key, value in weights.state_dict().items()
+            }
+            save_file(tensors, folder / name / "model.safetensors", metadata={"format": "pt"})
 
-    pooled = int(encoder.backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    backbone_place = place(0, "Transformer")
+    encoder.backbone.save_pretrained(folder / backbone_place, safe_serialization=True)  # type: ignore[operator]
+    modules.append((backbone_place, "Transformer"))
     add(
         "Pooling",
         {
-            "word_embedding_dimension": pooled,
+            "word_embedding_dimension": _hidden_size(encoder.backbone),
             "pooling_mode_cls_token": encoder.pooling == "cls",
             "pooling_mode_mean_tokens": encoder.pooling == "mean",
             "pooling_mode_max_tokens": False,
@@ -243,9 +245,9 @@ def save_encoder(encoder: Encoder, tokenizer: Tokenizer, pins: Pins, folder: Pat
         },
     )
     parts = list(encoder.head)
-    for place, part in enumerate(parts):
+    for number, part in enumerate(parts):
         if isinstance(part, nn.Linear):
-            after = parts[place + 1] if place + 1 < len(parts) else None
+            after = parts[number + 1] if number + 1 < len(parts) else None
             known = after is not None and type(after) in _ACTIVATIONS.values()
             activation = type(after) if known and after is not None else nn.Identity
             config = {
@@ -254,39 +256,16 @@ def save_encoder(encoder: Encoder, tokenizer: Tokenizer, pins: Pins, folder: Pat
                 "bias": part.bias is not None,
                 "activation_function": f"torch.nn.modules.{_torch_module(activation)}",
             }
-            add("Dense", config, {f"linear.{k}": v for k, v in part.state_dict().items()})
+            add("Dense", config, part)
         elif isinstance(part, nn.LayerNorm):
-            config = {"dimension": part.normalized_shape[0]}
-            add("LayerNorm", config, {f"norm.{k}": v for k, v in part.state_dict().items()})
+            add("LayerNorm", {"dimension": part.normalized_shape[0]}, part)
         elif isinstance(part, Normalize):
             add("Normalize", {})
-    _write_json(
-        folder / MODULES,
-        [
-            {
-                "idx": place,
-                "name": str(place),
-                "path": path,
-                "type": f"sentence_transformers.models.{kind}",
-            }
-            for place, (path, kind) in enumerate(modules)
-        ],
-    )
-    longest = max(pins.query_length, pins.passage_length)
-    _write_json(
-        folder / SENTENCE_BERT_CONFIG,
-        {"max_seq_length": longest, "do_lower_case": pins.lowercase},
-    )
-    _write_json(
-        folder / ST_CONFIG,
-        {
-            "__version__": {"sentence_transformers": "2.2.0"},
-            "prompts": {"query": pins.query_prefix, "document": pins.passage_prefix},
-            "default_prompt_name": None,
-            "similarity_fn_name": pins.similarity,
-        },
-    )
-    write_pins(folder, pins)
+    return modules
+
+
+def _hidden_size(backbone: nn.Module) -> int:
+    return int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
 
 
 def _torch_module(activation: type[nn.Module]) -> str:
@@ -294,5 +273,6 @@ def _torch_module(activation: type[nn.Module]) -> str:
     return f"{home}.{activation.__name__}"
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file into a checkpoint that is being built."""
     path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint, Side
+from ance_cli.models.tower import Tower
 
 
 @dataclass(frozen=True)
@@ -71,23 +73,35 @@ def join_rows(parts: Sequence[TokenRows]) -> TokenRows:
     )
 
 
+def _load_tokenizer(tower: Tower) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(tower.backbone, use_fast=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many types for broken files
+        raise BadInput(
+            f"{tower.shown}: the tokenizer does not load ({error})",
+            hint="copy the whole folder again",
+        ) from error
+
+
 class Tokenizer:
-    """Tokenises the queries or the passages of one checkpoint."""
+    """Tokenises the queries and the passages of a checkpoint, each as their own tower does."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        from transformers import AutoTokenizer
-
         self.pins = checkpoint.pins
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(
-                checkpoint.backbone, use_fast=True, trust_remote_code=False
-            )
-        except Exception as error:  # transformers raises many types for broken files
-            raise BadInput(
-                f"{checkpoint.shown}: the tokenizer does not load ({error})",
-                hint="copy the whole folder again",
-            ) from error
-        self.pad_id = int(self._tokenizer.pad_token_id or 0)
+        passage = _load_tokenizer(checkpoint.tower("passage"))
+        query = passage if checkpoint.shared else _load_tokenizer(checkpoint.tower("query"))
+        self._tokenizers: dict[Side, Any] = {"query": query, "passage": passage}
+
+    def pad_id_of(self, side: Side) -> int:
+        """The token that fills the rows of one side."""
+        return int(self._tokenizers[side].pad_token_id or 0)
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills the rows of passages."""
+        return self.pad_id_of("passage")
 
     def __call__(self, texts: Sequence[str], side: Side) -> TokenRows:
         """Token rows of `texts`: cut to the side's length, or for MaxP passages to segments."""
@@ -96,28 +110,38 @@ class Tokenizer:
         texts = [f"{prefix}{text}".strip() for text in texts]
         if pins.lowercase:
             texts = [text.lower() for text in texts]
+        length = pins.query_length if side == "query" else pins.passage_length
         segments = pins.segments if side == "passage" else 1
-        found = self._tokenizer(
+        sliced = segments > 1 and pins.segmentation == "slice"
+        found = self._tokenizers[side](
             texts,
             truncation=True,
-            max_length=pins.query_length if side == "query" else pins.passage_length,
-            return_overflowing_tokens=segments > 1,
+            max_length=length * segments if sliced else length,
+            return_overflowing_tokens=segments > 1 and not sliced,
             return_attention_mask=False,
             return_token_type_ids=False,
         )
         rows = found["input_ids"]
-        counts = np.ones(len(texts), np.int32)
-        if segments > 1:
-            owner = np.asarray(found["overflow_to_sample_mapping"])
-            starts = np.searchsorted(owner, np.arange(len(texts)))
-            nth = np.arange(len(owner)) - starts[owner]  # which segment of its text a row is
-            rows = [row for row, segment in zip(rows, nth, strict=True) if segment < segments]
-            counts = np.minimum(np.bincount(owner, minlength=len(texts)), segments).astype(np.int32)
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
-        ids = np.fromiter((token for row in rows for token in row), np.int32, int(offsets[-1]))
-        return TokenRows(ids, offsets, counts)
+        if sliced:
+            cut = [[row[at : at + length] for at in range(0, len(row), length)] for row in rows]
+            return _ragged([piece for pieces in cut for piece in pieces], [len(c) for c in cut])
+        if segments == 1:
+            return _ragged(rows, [1] * len(texts))
+        owner = np.asarray(found["overflow_to_sample_mapping"])
+        starts = np.searchsorted(owner, np.arange(len(texts)))
+        nth = np.arange(len(owner)) - starts[owner]  # which segment of its text a row is
+        rows = [row for row, segment in zip(rows, nth, strict=True) if segment < segments]
+        return _ragged(rows, np.minimum(np.bincount(owner, minlength=len(texts)), segments))
 
-    def save(self, folder: str) -> None:
-        """Write the tokenizer's files into a checkpoint that is being built."""
-        self._tokenizer.save_pretrained(folder)
+    def save(self, folder: str, side: Side) -> None:
+        """Write the files of one tower's tokenizer into a checkpoint that is being built."""
+        self._tokenizers[side].save_pretrained(folder)
+
+
+def _ragged(
+    rows: Sequence[Sequence[int]], row_counts: Sequence[int] | npt.NDArray[np.int64]
+) -> TokenRows:
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    ids = np.fromiter((token for row in rows for token in row), np.int32, int(offsets[-1]))
+    return TokenRows(ids, offsets, np.asarray(row_counts, np.int32))

@@ -89,8 +89,8 @@ class DenseRetriever:
             self.doc_ids = self._index.ids
         self._tokenizer = Tokenizer(checkpoint)
         self._engine = InferenceEngine(
-            load_encoder(checkpoint),
-            self._tokenizer.pad_id,
+            load_encoder(checkpoint, "query"),
+            self._tokenizer.pad_id_of("query"),
             devices,
             self.dtype,
             config.tokens_for(self.device.type),

@@ -111,7 +111,7 @@ def _encode(
     plan.ran_with["devices"] = [str(device) for device in devices]
     tokenizer = Tokenizer(checkpoint)
     engine = InferenceEngine(
-        load_encoder(checkpoint), tokenizer.pad_id, devices, dtype,
+        load_encoder(checkpoint, config.side), tokenizer.pad_id_of(config.side), devices, dtype,
         config.tokens_for(devices[0].type),
     )  # fmt: skip
     folder = plan.open_partial(force)

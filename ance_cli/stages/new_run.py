@@ -17,10 +17,11 @@ from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.run_folder import RUN, RunFolder, compare_settings, now
-from ance_cli.models.checkpoint import Checkpoint, Pins
+from ance_cli.models.checkpoint import COSINE_SCALE, Checkpoint, Pins
 from ance_cli.progress import Reporter
 
 if TYPE_CHECKING:
+    from ance_cli.models.dual import DualEncoder
     from ance_cli.models.encoder import Encoder
     from ance_cli.models.tokens import Tokenizer
 
@@ -79,26 +80,33 @@ def start_run(
     reporter: Reporter,
 ) -> None:
     """Make the run folder: its first checkpoint, then `run.json`, by which it exists."""
-    from ance_cli.models.encoder import start_encoder
+    from ance_cli.models.dual import start_dual
     from ance_cli.models.tokens import Tokenizer
 
+    towers = getattr(config, "towers", None)
+    similarity = getattr(config, "similarity", None)
     changes = {name: getattr(config, name) for name in _PIN_FIELDS}
+    if not checkpoint.has_head:
+        changes["similarity"] = similarity
+        if similarity == "cosine" and changes["scale"] is None:
+            changes["scale"] = COSINE_SCALE
     pinned = checkpoint.with_pins(**changes, training_step=0)
-    encoder, fresh = start_encoder(pinned, config.dim, config.seed)
+    dual, fresh = start_dual(pinned, config.dim, config.seed, towers, similarity)
     if fresh:
+        normalized = " -> Normalize" if similarity == "cosine" else ""
         reporter.say(
             f"{checkpoint.shown} has no retrieval head: a fresh one is added "
-            f"([CLS] -> Linear -> LayerNorm, {encoder.dim} dimensions)"
+            f"([CLS] -> Linear -> LayerNorm{normalized}, {dual.dim} dimensions)"
         )
-    elif config.dim not in (None, encoder.dim):
+    elif config.dim not in (None, dual.dim):
         raise UsageProblem(
-            f"--dim {config.dim}: {checkpoint.shown} has a head of {encoder.dim} dimensions"
+            f"--dim {config.dim}: {checkpoint.shown} has a head of {dual.dim} dimensions"
         )
     atomic.remove(run.checkpoint_at(0))  # left by a call that was killed before the run existed
     with atomic.disk_errors(run.path):
         for folder in (run.checkpoints, run.states, run.generations):
             folder.mkdir(parents=True, exist_ok=True)
-    publish_checkpoint(run, encoder, Tokenizer(pinned), pinned.pins)
+    publish_checkpoint(run, dual, Tokenizer(pinned), pinned.pins)
     run.write_once(
         RUN,
         {
@@ -118,15 +126,25 @@ def start_run(
     run.event("trainer", "run created", start=str(checkpoint.path))
 
 
-def publish_checkpoint(run: RunFolder, encoder: Encoder, tokenizer: Tokenizer, pins: Pins) -> None:
-    """A whole checkpoint under its step's name, and `latest` pointing to it."""
-    from ance_cli.models.encoder import save_encoder
+def publish_checkpoint(
+    run: RunFolder,
+    model: DualEncoder | Encoder,
+    tokenizer: Tokenizer,
+    pins: Pins,
+    frozen_passage_from: Checkpoint | None = None,
+) -> None:
+    """A whole checkpoint under its step's name, and `latest` pointing to it.
 
+    One encoder is saved as that of both sides; `frozen_passage_from` is `save_dual`'s.
+    """
+    from ance_cli.models.dual import DualEncoder, save_dual
+
+    dual = model if isinstance(model, DualEncoder) else DualEncoder(model, model)
     folder = run.checkpoint_at(pins.training_step)
     if not folder.exists():
         partial = atomic.partial_name(folder)
         atomic.remove(partial)
         with atomic.disk_errors(folder):
-            save_encoder(encoder, tokenizer, pins, partial)
+            save_dual(dual, tokenizer, pins, partial, frozen_passage_from)
         atomic.publish_folder(partial, folder)
     atomic.point(run.latest, folder)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.encoder import load_encoder, save_encoder, set_dropout, start_encoder
+from ance_cli.models.dual import load_dual, save_dual, start_dual
+from ance_cli.models.encoder import load_encoder, set_dropout
 from ance_cli.models.inference import InferenceEngine
 from ance_cli.models.tokens import Tokenizer
 
@@ -51,7 +52,7 @@ def test_we_read_theirs(tmp_path, backbone, pooling):
     np.testing.assert_allclose(our_vectors(folder), their_vectors(folder), atol=1e-5)
     # and written by us, it is still theirs
     checkpoint = Checkpoint(folder)
-    save_encoder(load_encoder(checkpoint), Tokenizer(checkpoint), checkpoint.pins, tmp_path / "us")
+    save_dual(load_dual(checkpoint), Tokenizer(checkpoint), checkpoint.pins, tmp_path / "us")
     np.testing.assert_allclose(their_vectors(tmp_path / "us"), their_vectors(folder), atol=1e-6)
 
 
@@ -63,24 +64,24 @@ def test_the_packaged_encoder():
 
 
 def test_a_fresh_head_is_the_papers_and_depends_on_the_seed_alone(backbone):
-    first, fresh = start_encoder(Checkpoint(backbone), 16, seed=5)
-    again, _ = start_encoder(Checkpoint(backbone), 16, seed=5)
-    other, _ = start_encoder(Checkpoint(backbone), 16, seed=6)
-    assert fresh and first.dim == 16 and first.pooling == "cls"
-    assert [type(part).__name__ for part in first.head] == ["Linear", "LayerNorm"]
-    assert torch.equal(first.head[0].weight, again.head[0].weight)
-    assert not torch.equal(first.head[0].weight, other.head[0].weight)
+    first, fresh = start_dual(Checkpoint(backbone), 16, seed=5)
+    again, _ = start_dual(Checkpoint(backbone), 16, seed=5)
+    other, _ = start_dual(Checkpoint(backbone), 16, seed=6)
+    assert fresh and first.dim == 16 and first.query.pooling == "cls"
+    assert [type(part).__name__ for part in first.query.head] == ["Linear", "LayerNorm"]
+    assert torch.equal(first.query.head[0].weight, again.query.head[0].weight)
+    assert not torch.equal(first.query.head[0].weight, other.query.head[0].weight)
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path, checkpoint):
     loaded = Checkpoint(checkpoint)
-    save_encoder(load_encoder(loaded), Tokenizer(loaded), loaded.pins, tmp_path / "a")
-    save_encoder(load_encoder(loaded), Tokenizer(loaded), loaded.pins, tmp_path / "b")
+    save_dual(load_dual(loaded), Tokenizer(loaded), loaded.pins, tmp_path / "a")
+    save_dual(load_dual(loaded), Tokenizer(loaded), loaded.pins, tmp_path / "b")
     assert Checkpoint(tmp_path / "a").tower_hash("query") == Checkpoint(tmp_path / "b").tower_hash(
         "query"
     )
     moved = replace(loaded.pins, training_step=9)
-    save_encoder(load_encoder(loaded), Tokenizer(loaded), moved, tmp_path / "c")
+    save_dual(load_dual(loaded), Tokenizer(loaded), moved, tmp_path / "c")
     assert Checkpoint(tmp_path / "c").pins.training_step == 9
 
 
@@ -120,14 +121,15 @@ def test_several_devices_share_the_batches(checkpoint):
 
 def test_dropout_is_of_the_run_and_not_of_the_checkpoint(tmp_path, checkpoint):
     loaded = Checkpoint(checkpoint)
-    encoder = load_encoder(loaded)
+    dual = load_dual(loaded)
+    encoder = dual.query
     token_ids, mask = Tokenizer(loaded)(TEXTS, "passage").padded(range(5), 0)
     inputs = torch.from_numpy(token_ids), torch.from_numpy(mask)
     with torch.no_grad():
         still = encoder(*inputs)
         encoder.train()
         assert not torch.allclose(encoder(*inputs), still)
-        set_dropout(encoder, 0.0)
+        set_dropout(dual, 0.0)
         torch.testing.assert_close(encoder(*inputs), still)
-    save_encoder(encoder, Tokenizer(loaded), loaded.pins, tmp_path / "saved")
+    save_dual(dual, Tokenizer(loaded), loaded.pins, tmp_path / "saved")
     assert Checkpoint(tmp_path / "saved").tower_hash("query") == loaded.tower_hash("query")

@@ -1,0 +1,263 @@
+"""The two encoders of a retriever as one model: loaded, started, frozen, saved.
+
+The paper's BERT-Siamese is one encoder for queries and passages; its OpenQA models are two (DPR's
+towers).
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Literal, cast
+
+from torch import Tensor, nn
+
+from ance_cli.errors import UsageProblem
+from ance_cli.models.checkpoint import Checkpoint, Pins, Side, Similarity, write_pins
+from ance_cli.models.encoder import (
+    Encoder,
+    fresh_encoder,
+    load_encoder,
+    write_json,
+    write_modules,
+)
+from ance_cli.models.tokens import Tokenizer
+from ance_cli.models.tower import (
+    MODULES,
+    PASSAGE_ROUTE,
+    QUERY_ROUTE,
+    ROUTER_CONFIG,
+    SENTENCE_BERT_CONFIG,
+    ST_CONFIG,
+    Tower,
+)
+
+Towers = Literal["shared", "two"]
+
+
+class DualEncoder(nn.Module):
+    """The encoders of queries and of passages: one object where they share their weights.
+
+    `towers` holds each encoder once, so that parameters and state have no duplicates. Poolers of
+    the backbone are frozen: nothing reads them, and a distributed step would wait for their
+    gradients.
+    """
+
+    def __init__(self, query: Encoder, passage: Encoder) -> None:
+        super().__init__()
+        self.towers = nn.ModuleDict(
+            {"shared": query} if query is passage else {"query": query, "passage": passage}
+        )
+        for name, parameter in self.named_parameters():
+            if "pooler" in name:
+                parameter.requires_grad_(False)
+
+    @property
+    def shared(self) -> bool:
+        """Whether queries and passages go through the same encoder."""
+        return "shared" in self.towers
+
+    @property
+    def query(self) -> Encoder:
+        return cast(Encoder, self.towers["shared" if self.shared else "query"])
+
+    @property
+    def passage(self) -> Encoder:
+        return cast(Encoder, self.towers["shared" if self.shared else "passage"])
+
+    @property
+    def dim(self) -> int:
+        """The width of the vectors."""
+        return self.query.dim
+
+    def forward(
+        self,
+        query_ids: Tensor | None,
+        query_mask: Tensor | None,
+        passage_ids: Tensor | None,
+        passage_mask: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(B, L) int64 token ids and masks of both sides -> (B, dim) float32 vectors of both.
+
+        A side whose ids are None is left out: None comes back. Both are one call, because
+        DistributedDataParallel wraps one call a step.
+        """
+        queries = passages = None
+        if query_ids is not None:
+            queries = self.query(query_ids, query_mask)
+        if passage_ids is not None:
+            passages = self.passage(passage_ids, passage_mask)
+        return queries, passages
+
+    def train(self, mode: bool = True) -> DualEncoder:
+        """As `nn.Module.train`, but a frozen tower stays in evaluation mode.
+
+        With dropout it would give other vectors than those that were made from its checkpoint.
+        """
+        super().train(mode)
+        for tower in self.towers.values():
+            if not _is_trained(tower):
+                tower.eval()
+        return self
+
+
+def _is_trained(encoder: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def load_dual(checkpoint: Checkpoint) -> DualEncoder:
+    """Both encoders of a checkpoint, as `load_encoder` loads one of them."""
+    query = load_encoder(checkpoint, "query")
+    return DualEncoder(query, query if checkpoint.shared else load_encoder(checkpoint, "passage"))
+
+
+def start_dual(
+    checkpoint: Checkpoint,
+    dim: int | None,
+    seed: int,
+    towers: Towers | None = None,
+    similarity: Similarity | None = None,
+) -> tuple[DualEncoder, bool]:
+    """The encoders to train from, and whether their heads are fresh.
+
+    A checkpoint without a head gets the paper's, the same one on both sides, with vectors of length
+    one for `cosine` (see `fresh_encoder`): its caller then pins `similarity`, and the scale
+    `COSINE_SCALE` where the user gave none. `towers` None leaves them as they are; `two` starts
+    both from the shared one. Raises `UsageProblem` where two towers should become one, or where
+    `similarity` is not that of the existing head.
+    """
+    if towers == "shared" and not checkpoint.shared:
+        raise UsageProblem(
+            f"--towers shared: {checkpoint.shown} has two towers, which cannot become one",
+            hint="leave --towers out, or start from one of its encoders alone",
+        )
+    fresh = not checkpoint.has_head
+    found = "cosine" if checkpoint.is_cosine else "dot"
+    if not fresh and similarity not in (None, found):
+        raise UsageProblem(
+            f"--similarity {similarity}: {checkpoint.shown} has a head for {found}",
+            hint="leave --similarity out, or start from a checkpoint without a head",
+        )
+
+    def start(side: Side) -> Encoder:
+        if fresh:
+            return fresh_encoder(checkpoint.tower(side), dim, seed, similarity == "cosine")
+        return load_encoder(checkpoint, side)
+
+    query = start("query")
+    if not checkpoint.shared:
+        passage = start("passage")
+    else:
+        passage = copy.deepcopy(query) if towers == "two" else query
+    if query.dim != passage.dim:
+        raise UsageProblem(
+            f"{checkpoint.shown}: its towers are {query.dim} and {passage.dim} wide",
+            hint="name the width of the vectors of both with --dim",
+        )
+    return DualEncoder(query, passage), fresh
+
+
+def freeze_passages(dual: DualEncoder) -> DualEncoder:
+    """The same with a passage tower of its own that is not trained (ADORE's setting)."""
+    passage = copy.deepcopy(dual.passage) if dual.shared else dual.passage
+    return DualEncoder(dual.query, passage.requires_grad_(False).eval())
+
+
+def enable_gradient_checkpointing(dual: DualEncoder) -> None:
+    """Recompute the activations of each layer in the backward pass instead of keeping them."""
+    for tower in dual.towers.values():
+        backbone = cast(Encoder, tower).backbone
+        if not getattr(backbone, "supports_gradient_checkpointing", False):
+            raise UsageProblem(f"{type(backbone).__name__} cannot do gradient checkpointing")
+        backbone.gradient_checkpointing_enable(  # type: ignore[operator]
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+
+
+def save_dual(
+    dual: DualEncoder,
+    tokenizer: Tokenizer,
+    pins: Pins,
+    folder: Path,
+    frozen_passage_from: Checkpoint | None = None,
+) -> None:
+    """Write a checkpoint into `folder`, which is being built.
+
+    A shared tower lies at the top of the folder, two lie under sentence-transformers' Router. With
+    `frozen_passage_from` the passage tower's files are that checkpoint's, byte by byte, so that the
+    tower keeps its hash and the vectors made with it stay valid.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if dual.shared:
+        modules = write_modules(dual.query, folder, lambda n, kind: f"{n}_{kind}" if n else "")
+        tokenizer.save(str(folder), "passage")
+        _write_length(folder, max(pins.query_length, pins.passage_length), pins)
+    else:
+        query = write_modules(dual.query, folder, lambda n, kind: f"{QUERY_ROUTE}_{n}_{kind}")
+        tokenizer.save(str(folder / query[0][0]), "query")
+        if frozen_passage_from is not None:
+            passage = _copy_modules(frozen_passage_from.tower("passage"), folder)
+        else:
+            passage = write_modules(
+                dual.passage, folder, lambda n, kind: f"{PASSAGE_ROUTE}_{n}_{kind}"
+            )
+            tokenizer.save(str(folder / passage[0][0]), "passage")
+        _write_length(folder / query[0][0], pins.query_length, pins)
+        _write_length(folder / passage[0][0], pins.passage_length, pins)
+        _write_router(folder, query, passage)
+        modules = [("", "Router")]
+    write_json(
+        folder / MODULES,
+        [
+            {"idx": number, "name": str(number), "path": path, "type": _full_type(kind)}
+            for number, (path, kind) in enumerate(modules)
+        ],
+    )
+    write_json(
+        folder / ST_CONFIG,
+        {
+            "__version__": {"sentence_transformers": "2.2.0"},
+            "prompts": {"query": pins.query_prefix, "document": pins.passage_prefix},
+            "default_prompt_name": None,
+            "similarity_fn_name": pins.similarity,
+        },
+    )
+    write_pins(folder, pins)
+
+
+def _copy_modules(tower: Tower, folder: Path) -> list[tuple[str, str]]:
+    modules = []
+    for number, module in enumerate(tower.modules):
+        modules.append((f"{PASSAGE_ROUTE}_{number}_{module.kind}", module.kind))
+        (folder / modules[-1][0]).mkdir()
+    for number, path in tower.files():
+        shutil.copyfile(path, folder / modules[number][0] / path.name)
+    return modules
+
+
+def _write_length(backbone: Path, length: int, pins: Pins) -> None:
+    write_json(
+        backbone / SENTENCE_BERT_CONFIG,
+        {"max_seq_length": length, "do_lower_case": pins.lowercase},
+    )
+
+
+def _write_router(
+    folder: Path, query: list[tuple[str, str]], passage: list[tuple[str, str]]
+) -> None:
+    write_json(
+        folder / ROUTER_CONFIG,
+        {
+            "types": {name: _full_type(kind) for name, kind in (*query, *passage)},
+            "structure": {
+                QUERY_ROUTE: [name for name, _ in query],
+                PASSAGE_ROUTE: [name for name, _ in passage],
+            },
+            "parameters": {"default_route": PASSAGE_ROUTE, "allow_empty_key": True},
+        },
+    )
+
+
+def _full_type(kind: str) -> str:
+    return f"sentence_transformers.models.{kind}"
