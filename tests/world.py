@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -134,6 +136,24 @@ class Ance:
         if code in (2, 3, 4, 5, 6, 7):
             assert "Traceback" not in found.stderr, shown
         return found
+
+
+class AnceInside(Ance):
+    """The same command line in this process: for many small calls, which then import torch once."""
+
+    def __call__(self, *arguments: object, code: int = 0, stdin: str | None = None, **env: str):
+        from ance_cli.cli.ending import exit_code_of
+        from ance_cli.cli.main import app
+
+        assert stdin is None and not env, "such calls need a process of their own"
+        words = list(map(str, arguments))
+        out, err = io.StringIO(), io.StringIO()
+        with chdir(self.cwd), redirect_stdout(out), redirect_stderr(err):
+            found = exit_code_of(lambda: app(words))
+        result = subprocess.CompletedProcess(words, found, out.getvalue(), err.getvalue())
+        shown = f"in {self.cwd}: ance {' '.join(words)}\n{result.stdout}\n{result.stderr}"
+        assert found == code, f"exit code {found}, expected {code}, {shown}"
+        return result
 
 
 def tree(folder: Path) -> dict[str, bytes]:

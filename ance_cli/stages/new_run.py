@@ -22,7 +22,6 @@ from ance_cli.progress import Reporter
 
 if TYPE_CHECKING:
     from ance_cli.models.dual import DualEncoder
-    from ance_cli.models.encoder import Encoder
     from ance_cli.models.tokens import Tokenizer
 
 _PIN_FIELDS = (
@@ -80,18 +79,25 @@ def start_run(
     reporter: Reporter,
 ) -> None:
     """Make the run folder: its first checkpoint, then `run.json`, by which it exists."""
-    from ance_cli.models.dual import start_dual
+    from ance_cli.models.dual import freeze_passages, start_dual
     from ance_cli.models.tokens import Tokenizer
 
-    towers = getattr(config, "towers", None)
-    similarity = getattr(config, "similarity", None)
+    similarity = config.similarity
     changes = {name: getattr(config, name) for name in _PIN_FIELDS}
     if not checkpoint.has_head:
         changes["similarity"] = similarity
         if similarity == "cosine" and changes["scale"] is None:
             changes["scale"] = COSINE_SCALE
     pinned = checkpoint.with_pins(**changes, training_step=0)
-    dual, fresh = start_dual(pinned, config.dim, config.seed, towers, similarity)
+    dual, fresh = start_dual(pinned, config.dim, config.seed, config.towers, similarity)  # type: ignore[arg-type]
+    if config.freeze_passages:
+        if fresh:
+            raise UsageProblem(
+                f"--freeze-passages: {checkpoint.shown} has no retrieval head, so its passages' "
+                "vectors mean nothing yet",
+                hint="train it first, and start from that run's checkpoint",
+            )
+        dual = freeze_passages(dual)
     if fresh:
         normalized = " -> Normalize" if similarity == "cosine" else ""
         reporter.say(
@@ -106,7 +112,8 @@ def start_run(
     with atomic.disk_errors(run.path):
         for folder in (run.checkpoints, run.states, run.generations):
             folder.mkdir(parents=True, exist_ok=True)
-    publish_checkpoint(run, dual, Tokenizer(pinned), pinned.pins)
+    frozen = pinned if config.freeze_passages else None
+    publish_checkpoint(run, dual, Tokenizer(pinned), pinned.pins, frozen)
     run.write_once(
         RUN,
         {
@@ -128,18 +135,17 @@ def start_run(
 
 def publish_checkpoint(
     run: RunFolder,
-    model: DualEncoder | Encoder,
+    dual: DualEncoder,
     tokenizer: Tokenizer,
     pins: Pins,
     frozen_passage_from: Checkpoint | None = None,
 ) -> None:
     """A whole checkpoint under its step's name, and `latest` pointing to it.
 
-    One encoder is saved as that of both sides; `frozen_passage_from` is `save_dual`'s.
+    `frozen_passage_from` is `save_dual`'s.
     """
-    from ance_cli.models.dual import DualEncoder, save_dual
+    from ance_cli.models.dual import save_dual
 
-    dual = model if isinstance(model, DualEncoder) else DualEncoder(model, model)
     folder = run.checkpoint_at(pins.training_step)
     if not folder.exists():
         partial = atomic.partial_name(folder)

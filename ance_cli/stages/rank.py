@@ -151,7 +151,7 @@ def _make_trainer(
     reporter: Reporter,
 ) -> Trainer:
     """The trainer, standing at the newest state."""
-        from ance_cli.models.dual import enable_gradient_checkpointing, load_dual
+    from ance_cli.models.dual import enable_gradient_checkpointing, load_dual
     from ance_cli.models.encoder import set_dropout
     from ance_cli.models.tokens import Tokenizer
     from ance_cli.training.flops import matmul_ceiling

@@ -2,7 +2,7 @@
 
 The run folder holds the identity of the run (data, start, optimizer, schedule), so that a later
 segment needs only its negatives and its number of steps. This process checks, makes the run and
-keeps its ledger; the training itself is `stages/rank.py`, in this process or in one for each device.
+keeps its ledger; the training itself is `stages/rank.py`, here or in a process for each device.
 """
 
 from __future__ import annotations

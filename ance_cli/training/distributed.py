@@ -65,7 +65,7 @@ class World:
         """
         if self.size == 1:
             return vectors
-        gathered: Tensor = _Gather.apply(vectors, list(counts), self.rank)  # type: ignore[no-untyped-call]
+        gathered: Tensor = _Gather.apply(vectors, list(counts), self.rank)
         return gathered
 
     def total(self, *values: float) -> list[float]:

@@ -1,5 +1,5 @@
-"""ADORE (Zhan et al., 2021): negatives retrieved at each step, by the query tower as it stands, from
-the vectors of a passage tower that is frozen."""
+"""ADORE (Zhan et al., 2021): negatives retrieved at each step by the query tower as it stands, from
+the vectors of a frozen passage tower."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,9 @@ from ance_cli.models.tokens import TokenRows
 from ance_cli.training.distributed import World
 
 Ints = npt.NDArray[np.int64]
+Chunk = tuple[Ints | None, Ints | None]
+"""Rows of queries and of passages that are encoded together."""
+
 LossOf = Callable[[Tensor, Tensor], Tensor]
 """The loss of this rank's queries, from their vectors (b, d) and the vectors of this rank's
 passage rows (r, d)."""
@@ -83,17 +85,18 @@ class Passes:
                 surrogate.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def _chunks(self, query_rows: Ints, passage_rows: Ints) -> list[tuple[Ints | None, Ints | None]]:
-        """Rows encoded together. The last chunk holds rows of both sides, since the averaging over
-        ranks, in its backward pass, waits for every parameter."""
+    def _chunks(self, query_rows: Ints, passage_rows: Ints) -> list[Chunk]:
+        """The last chunk holds rows of both sides: the averaging over ranks, in its backward pass,
+        waits for every parameter."""
         if not self.chunk or len(query_rows) + len(passage_rows) <= self.chunk:
             return [(query_rows, passage_rows if len(passage_rows) else None)]
         half = max(1, self.chunk // 2)
-        sides = []
+        sides: list[list[Ints]] = []
         for rows in (query_rows, passage_rows):
             pieces = -(-len(rows) // half)
-            sides.append(list(reversed(np.array_split(rows, pieces))) if pieces else [])
-        return list(reversed(list(zip_longest(*sides))))
+            sides.append(np.array_split(rows, pieces)[::-1] if pieces else [])
+        pairs: list[Chunk] = list(zip_longest(*sides))  # type: ignore[arg-type]
+        return pairs[::-1]
 
     def _seeded(
         self, seed: int, query_rows: Ints | None, passage_rows: Ints | None
@@ -101,7 +104,9 @@ class Passes:
         torch.manual_seed(seed)
         return self._encode(query_rows, passage_rows)
 
-    def _encode(self, query_rows: Ints | None, passage_rows: Ints | None) -> Any:
+    def _encode(
+        self, query_rows: Ints | None, passage_rows: Ints | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         inputs: list[Tensor | None] = []
         for table, rows, pad in (
             (self.queries, query_rows, self.query_pad),
@@ -118,7 +123,8 @@ class Passes:
         with torch.autocast(
             self.world.device.type, dtype=torch_dtype(self.dtype), enabled=self.dtype != "fp32"
         ):
-            return self.model(*inputs)
+            vectors: tuple[Tensor | None, Tensor | None] = self.model(*inputs)
+            return vectors
 
 
 def _cat(parts: list[Tensor | None]) -> Tensor | None:

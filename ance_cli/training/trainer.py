@@ -230,13 +230,15 @@ class _Speed:
     def since_last(self, step: int, world: World) -> dict[str, float]:
         """The rates since the last call, of all ranks together."""
         elapsed = time.monotonic() - self._since
-        flops = training_flops(self._backbone, self._passes.widths)
-        tokens, flops = world.total(self._passes.tokens, flops)
+        tokens = sum(rows * width for rows, width in self._passes.widths)
+        squares = sum(rows * width**2 for rows, width in self._passes.widths)
+        flops = training_flops(self._backbone, tokens, squares)
+        seen, all_flops = world.total(self._passes.tokens, flops)
         found = {
-            "tokens_per_s": round(tokens / elapsed),
+            "tokens_per_s": round(seen / elapsed),
             "steps_per_s": round((step - self._step) / elapsed, 3),
         }
         if self._ceiling:
-            found["mfu"] = round(flops / elapsed / (self._ceiling * world.size), 4)
+            found["mfu"] = round(all_flops / elapsed / (self._ceiling * world.size), 4)
         self._begin(step)
         return found
