@@ -79,6 +79,18 @@ def some_teacher():
     return teacher
 
 
+def loss_with_twin(name, dtype):
+    """A loss of tensors and its twin of lists, each over the scores alone."""
+    if name in LOSSES:
+        return lambda s: LOSSES[name](s, 0.7), lambda s: loss_twin(name, s, 0.7)
+    teacher = some_teacher()
+    tensor = torch.tensor(teacher, dtype=dtype)
+    return (
+        lambda s: DISTILLATIONS[name](s, tensor),
+        lambda s: distillation_twin(name, s, teacher.tolist()),
+    )
+
+
 def gradient_of(loss, scores):
     leaf = torch.tensor(scores, requires_grad=True)
     loss(leaf).backward()
@@ -106,15 +118,10 @@ def test_distillations_against_their_twins(name):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_gradients_are_the_twins_slopes_and_finite(name, dtype):
     """Central differences of the twin, which leaves absent entries out."""
-    scores, teacher = some_scores(), some_teacher()
-    if name in LOSSES:
-        leaf = torch.tensor(scores, dtype=dtype, requires_grad=True)
-        LOSSES[name](leaf, 0.7).backward()
-        twin = lambda values: loss_twin(name, values, 0.7)  # noqa: E731
-    else:
-        leaf = torch.tensor(scores, dtype=dtype, requires_grad=True)
-        DISTILLATIONS[name](leaf, torch.tensor(teacher, dtype=dtype)).backward()
-        twin = lambda values: distillation_twin(name, values, teacher.tolist())  # noqa: E731
+    scores = some_scores()
+    loss, twin = loss_with_twin(name, dtype)
+    leaf = torch.tensor(scores, dtype=dtype, requires_grad=True)
+    loss(leaf).backward()
     assert leaf.grad.isfinite().all()
     for place in np.ndindex(scores.shape):
         up, down = scores.copy(), scores.copy()

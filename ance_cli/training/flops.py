@@ -1,0 +1,63 @@
+"""How much of the machine a training step uses.
+
+Model FLOPs utilisation (Chowdhery et al., 2022, App. B) = `training_flops` / seconds /
+`matmul_ceiling`, where the ceiling is measured on the machine at hand and not a vendor's figure.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from ance_cli.models.devices import torch_dtype
+
+
+def training_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> int:
+    """FLOPs of a forward and a backward pass of a transformer encoder's matrix products.
+
+    `num_tokens` is the sum of the rows' lengths and `sum_squares` that of their squares, padding
+    included as it is computed too. Forward: 2 P tokens + 4 layers hidden sum(length^2), with P the
+    weights of the linear maps (each is a multiplication and an addition per token), then the
+    queries against the keys and the weights against the values. The backward pass is two such
+    products for each one. Recomputed activations do not count, and every layer is taken to attend
+    to the whole row and to have weights of its own (unlike those of ALBERT).
+    """
+    config: Any = backbone.config
+    weights = sum(
+        module.weight.numel()
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith("pooler")  # not one per token
+    )
+    attention = 4 * config.num_hidden_layers * config.hidden_size * sum_squares
+    return int(3 * (2 * weights * num_tokens + attention))
+
+
+def matmul_ceiling(device: torch.device, dtype: str, seconds: float = 0.3) -> float:
+    """The FLOP/s of a large square matrix product, with the threads and settings at hand.
+
+    `dtype` is a resolved `--dtype`. The best of the products that fit into `seconds`, three at
+    least, after one to warm up: what the machine can do when nothing else disturbs it.
+    """
+    size = 8192 if device.type == "cuda" else 2048
+    generator = torch.Generator(device).manual_seed(0)
+    matrix = torch.randn(
+        size, size, device=device, dtype=torch_dtype(dtype), generator=generator
+    )  # a GPU runs faster on zeros than on numbers
+    product = torch.empty_like(matrix)
+
+    def timed() -> float:
+        start = time.perf_counter()
+        torch.mm(matrix, matrix, out=product)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    timed()
+    end = time.perf_counter() + seconds
+    times = [timed() for _ in range(3)]
+    while time.perf_counter() < end:
+        times.append(timed())
+    return float(2 * size**3 / min(times))
