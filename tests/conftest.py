@@ -59,6 +59,25 @@ def checkpoint(tmp_path_factory, backbone) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def two_towers(tmp_path_factory, checkpoint) -> Path:
+    """Two encoders of that kind, of which the query encoder has moved away from the other one."""
+    import torch
+
+    from ance_cli.models.checkpoint import Checkpoint
+    from ance_cli.models.dual import save_dual, start_dual
+    from ance_cli.models.tokens import Tokenizer
+
+    shared = Checkpoint(checkpoint)
+    dual, _ = start_dual(shared, None, seed=1, towers="two")
+    with torch.no_grad():
+        for parameter in dual.query.parameters():
+            parameter.mul_(1.3)
+    folder = tmp_path_factory.mktemp("two") / "ckpt"
+    save_dual(dual, Tokenizer(shared), shared.pins, folder)
+    return folder
+
+
 @pytest.fixture
 def ance(tmp_path) -> Ance:
     return Ance(tmp_path)

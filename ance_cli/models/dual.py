@@ -170,9 +170,10 @@ def enable_gradient_checkpointing(dual: DualEncoder) -> None:
         backbone = cast(Encoder, tower).backbone
         if not getattr(backbone, "supports_gradient_checkpointing", False):
             raise UsageProblem(f"{type(backbone).__name__} cannot do gradient checkpointing")
-        backbone.gradient_checkpointing_enable(  # type: ignore[operator]
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
+        # the first name is that of newer transformers, which warn of the second
+        enable = getattr(backbone, "activation_checkpointing_enable", None)
+        enable = enable or backbone.gradient_checkpointing_enable
+        enable({"use_reentrant": False})  # type: ignore[operator]
 
 
 def save_dual(

@@ -111,3 +111,10 @@ def test_sentence_transformers_defaults_are_cosine_with_a_scale(tmp_path, backbo
     ).save(str(folder))
     found = Checkpoint(folder)
     assert (found.pins.similarity, found.pins.scale) == ("cosine", 20.0)
+
+
+def test_an_unknown_segmentation_is_refused(copy):
+    pins = json.loads((copy / "ance.json").read_text())
+    (copy / "ance.json").write_text(json.dumps({**pins, "segmentation": "sentences"}))
+    with pytest.raises(BadInput, match="segmentation 'sentences', expected one of first, special"):
+        Checkpoint(copy)

@@ -19,7 +19,11 @@ def our_vectors(folder, texts=TEXTS, side="passage", **pins):
     checkpoint = Checkpoint(folder).with_pins(**pins)
     tokenizer = Tokenizer(checkpoint)
     engine = InferenceEngine(
-        load_encoder(checkpoint), tokenizer.pad_id, [torch.device("cpu")], "fp32", 256
+        load_encoder(checkpoint, side),
+        tokenizer.pad_id_of(side),
+        [torch.device("cpu")],
+        "fp32",
+        256,
     )
     return engine.encode(tokenizer(texts, side))
 

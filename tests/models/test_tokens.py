@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -34,9 +37,75 @@ def test_segments_have_their_own_special_tokens_and_no_empty_one(tokenizer):
     )
 
 
-def test_queries_are_never_segmented(tokenizer):
-    rows = tokenizer(segmentation="special")([LONG], "query")
+def sliced_by_hand(words, vocabulary, length, segments):
+    """One sequence [CLS] words [SEP], cut to all segments ([SEP] is kept), then cut into pieces."""
+    inside = [vocabulary[word] for word in words][: length * segments - 2]
+    left = [vocabulary["[CLS]"], *inside, vocabulary["[SEP]"]]
+    pieces = []
+    while left:
+        pieces.append(left[:length])
+        left = left[length:]
+    return pieces
+
+
+@pytest.mark.parametrize("num_words", [0, 1, 5, 6, 7, 13, 14, 15, 21, 22, 23, 50])
+def test_slices_are_pieces_of_one_sequence(tokenizer, checkpoint, num_words):
+    """Six words fill one piece of eight tokens, 14 two, 22 three, which is the limit."""
+    vocabulary = json.loads((checkpoint / "tokenizer.json").read_text())["model"]["vocab"]
+    words = [f"word{number}" for number in range(num_words)]
+    tokens = tokenizer(segmentation="slice", passage_length=8, max_segments=3)
+    rows = tokens([" ".join(words), "river"], "passage")
+    expected = sliced_by_hand(words, vocabulary, 8, 3)
+    assert rows.row_counts.tolist() == [len(expected), 1]
+    found = [rows.row(row).tolist() for row in range(rows.num_rows)]
+    assert found == [*expected, *sliced_by_hand(["river"], vocabulary, 8, 3)]
+    assert rows.lengths.min() >= 1
+    assert tokens.pins.segments == 3
+
+
+def test_one_slice_is_the_first_part(tokenizer):
+    sliced = tokenizer(segmentation="slice", max_segments=1)([LONG], "passage")
+    np.testing.assert_array_equal(sliced.ids, tokenizer()([LONG], "passage").ids)
+
+
+def test_slicing_is_no_reason_to_warn(tokenizer, caplog):
+    from transformers.utils import logging
+
+    tokens = tokenizer(segmentation="slice", passage_length=100, max_segments=4)
+    logging.set_verbosity_warning()
+    logging.enable_propagation()
+    try:
+        assert tokens([LONG * 8], "passage").row_counts.tolist() == [2]  # 200 words, 128 positions
+        tokens._tokenizers["passage"].model_max_length = 128
+        tokens([LONG * 8], "passage")
+        assert not caplog.records
+        tokens._tokenizers["passage"](LONG * 8)
+        assert "longer than" in caplog.text  # where nobody cuts, it does warn
+    finally:
+        logging.disable_propagation()
+        logging.set_verbosity_error()
+
+
+@pytest.mark.parametrize("segmentation", ["special", "slice"])
+def test_queries_are_never_segmented(tokenizer, segmentation):
+    rows = tokenizer(segmentation=segmentation)([LONG], "query")
     assert rows.row_counts.tolist() == [1]
+
+
+def test_each_side_is_tokenised_by_its_own_tower(tmp_path, two_towers):
+    copy = shutil.copytree(two_towers, tmp_path / "copy")
+    settings = copy / "query_0_Transformer" / "tokenizer.json"
+    changed = json.loads(settings.read_text())
+    vocabulary = changed["model"]["vocab"]
+    vocabulary["river"], vocabulary["violin"] = vocabulary["violin"], vocabulary["river"]
+    settings.write_text(json.dumps(changed))
+    special = copy / "query_0_Transformer" / "tokenizer_config.json"
+    special.write_text(special.read_text().replace('"pad_token": "[PAD]"', '"pad_token": "[MASK]"'))
+    tokens = Tokenizer(Checkpoint(copy))
+    queries, passages = tokens(["river"], "query"), tokens(["violin"], "passage")
+    np.testing.assert_array_equal(queries.ids, passages.ids)
+    assert tokens(["river"], "passage").ids.tolist() != passages.ids.tolist()
+    assert (tokens.pad_id_of("query"), tokens.pad_id_of("passage")) == (4, 0)
 
 
 def test_case_and_prefix(tokenizer):

@@ -1,0 +1,78 @@
+"""The program on checkpoints with two towers, and on documents cut by `slice`."""
+
+import json
+import shutil
+
+import numpy as np
+
+from ance_cli.models.checkpoint import Checkpoint
+from tests.models.test_encoder import our_vectors
+
+
+def vectors(folder):
+    return np.load(folder / "embeddings.npy")
+
+
+def test_each_side_goes_through_its_own_tower(ance, dataset, two_towers):
+    data = ["--data", "data", "--split", "dev"]
+    model = ["--ckpt", two_towers, "--dtype", "fp32", "--gpus", "none"]
+    ance("encode", *model, *data, "--output-dtype", "float32", "-o", "docs")
+    ance("encode", *model, *data, "--side", "query", "--output-dtype", "float32", "-o", "queries")
+    corpus = [json.loads(line) for line in (dataset / "corpus.jsonl").open()]
+    texts = [f"{document['title']} {document['text']}" for document in corpus]
+    docs = vectors(ance.cwd / "docs")
+    np.testing.assert_allclose(docs, our_vectors(two_towers, texts), atol=1e-5)
+    named = {
+        record["_id"]: record["text"]
+        for record in map(json.loads, (dataset / "queries.jsonl").open())
+    }
+    query_ids = (ance.cwd / "queries" / "ids.txt").read_text().split()
+    queries = vectors(ance.cwd / "queries")
+    expected = our_vectors(two_towers, [named[name] for name in query_ids], "query")
+    np.testing.assert_allclose(queries, expected, atol=1e-5)
+
+    ance("search", *model, *data, "--embeddings", "docs", "--depth", 5, "-o", "run.trec")
+    best = (queries @ docs.T).argsort(axis=1)[:, ::-1]
+    found = {}
+    for line in (ance.cwd / "run.trec").read_text().splitlines():
+        query_id, _, doc_id, rank, _, _ = line.split()
+        if rank == "1":
+            found[query_id] = doc_id
+    assert found == {
+        query_id: corpus[best[row, 0]]["_id"] for row, query_id in enumerate(query_ids)
+    }
+
+
+def test_vectors_of_a_shared_tower_stay_valid_when_it_is_split(ance, dataset, checkpoint):
+    """As training with frozen passages leaves it: only the query tower is another one."""
+    from ance_cli.models.dual import freeze_passages, load_dual, save_dual
+    from ance_cli.models.tokens import Tokenizer
+
+    ance("encode", "--ckpt", checkpoint, "--data", "data", "-o", "docs")
+    start = Checkpoint(checkpoint)
+    dual = freeze_passages(load_dual(start))
+    dual.query.head[0].weight.data.mul_(2)
+    save_dual(dual, Tokenizer(start), start.pins, ance.cwd / "split", frozen_passage_from=start)
+    again = ance("encode", "--ckpt", "split", "--data", "data", "-o", "docs")
+    assert "up to date" in again.stdout + again.stderr
+    data = ["--data", "data", "--split", "dev", "--embeddings", "docs"]
+    ance("search", "--ckpt", "split", *data, "-o", "run.trec")
+    dual.passage.head[0].weight.data.mul_(2)
+    save_dual(dual, Tokenizer(start), start.pins, ance.cwd / "moved")
+    refused = ance("search", "--ckpt", "moved", *data, "-o", "other.trec", code=4)
+    assert "made by another passage encoder" in refused.stderr
+
+
+def test_sliced_documents_have_a_row_for_each_piece(ance, dataset, checkpoint):
+    copy = shutil.copytree(checkpoint, ance.cwd / "sliced")
+    pins = json.loads((copy / "ance.json").read_text())
+    pins |= {"segmentation": "slice", "passage_length": 8, "max_segments": 3}
+    (copy / "ance.json").write_text(json.dumps(pins))
+    told = ance("encode", "--ckpt", copy, "--data", "data", "-o", "docs")
+    assert "longer than" not in told.stderr
+    counts = np.diff(np.load(ance.cwd / "docs" / "doc_offsets.npy"))
+    assert set(counts.tolist()) == {2, 3}
+    ance("search", "--ckpt", copy, "--data", "data", "--split", "dev", "--embeddings", "docs",
+         "--depth", 10, "-o", "run.trec")  # fmt: skip
+    lines = [line.split() for line in (ance.cwd / "run.trec").read_text().splitlines()]
+    assert len({(line[0], line[2]) for line in lines}) == len(lines) == 80
