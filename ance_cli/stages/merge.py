@@ -1,4 +1,4 @@
-"""`ance merge`: several datasets as one, for multi-task training (ICLR Sec. 5, OpenQA).
+"""`ance merge`: several datasets as one, for multi-task training as in the paper's OpenQA runs.
 
 The output is an ordinary dataset folder, so every later stage works on it unchanged. Ids become
 `NAME/ID`, which keeps the datasets apart: mining drops candidates of other datasets than the
