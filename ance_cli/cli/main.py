@@ -14,6 +14,7 @@ from ance_cli.cli import (
     evaluate,
     index,
     loop,
+    merge,
     mine,
     refresh,
     search,
@@ -50,7 +51,8 @@ def _root(
 
 
 for module in (
-    demo, bm25_negatives, encode, index, mine, train_segment, search, evaluate, refresh, loop,
+    demo, merge, bm25_negatives, encode, index, mine, train_segment, search, evaluate, refresh,
+    loop,
 ):  # fmt: skip
     module.register(app)
 

@@ -16,7 +16,7 @@ import orjson
 
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic
-from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.dataset import Dataset, read_shares
 from ance_cli.formats.lease import hold
 from ance_cli.formats.manifest import AUTO
 
@@ -113,7 +113,8 @@ class RunFolder:
         facts = self.read()
         paths = {part: Path(facts["data"][part]) for part in ("corpus", "queries", "qrels")}
         dataset = Dataset(**paths, split=facts["data"]["split"])
-        if dataset.fingerprint(*paths) != facts["identity"]["dataset"]:
+        found = (dataset.fingerprint(*paths), read_shares(dataset))
+        if found != (facts["identity"]["dataset"], facts["identity"].get("shares")):
             raise Mismatch(
                 f"{self.path}: its data has changed since the run began: "
                 f"{', '.join(map(str, paths.values()))}",

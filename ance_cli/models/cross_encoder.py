@@ -48,7 +48,7 @@ def _open_folder(folder: Path) -> Checkpoint:
             "config.json, model.safetensors and the tokenizer's files",
         )
     checkpoint = Checkpoint(folder)  # the weights and the tokenizer are there
-    kinds = [module["type"] for module in checkpoint.modules]
+    kinds = [module.kind for module in checkpoint.tower("passage").modules]
     if kinds != ["Transformer"]:
         raise BadInput(
             f"{folder}: its modules are {', '.join(kinds)}, expected a Transformer alone",
@@ -70,7 +70,7 @@ def cross_encoder_fingerprint(folder: Path, max_length: int = 512) -> str:
     checkpoint = _open_folder(folder)
     files = {
         path.name: hash_file(path)
-        for path in sorted(checkpoint.backbone.iterdir())
+        for path in sorted(checkpoint.tower("passage").backbone.iterdir())
         if path.suffix in (".safetensors", ".json", ".txt", ".model")
     }
     return hash_json({"files": files, "max_length": _cut(checkpoint, max_length)})
@@ -190,7 +190,7 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.backbone, use_fast=True, trust_remote_code=False
+            checkpoint.tower("passage").backbone, use_fast=True, trust_remote_code=False
         )
     except Exception as error:  # transformers raises many types for broken files
         raise BadInput(
@@ -213,7 +213,9 @@ def _load_classifier(checkpoint: Checkpoint) -> nn.Module:
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        config = AutoConfig.from_pretrained(checkpoint.backbone, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(
+            checkpoint.tower("passage").backbone, trust_remote_code=False
+        )
     except Exception as error:  # transformers raises many types for broken files
         raise BadInput(
             f"{checkpoint.shown}/config.json: cannot be read ({error})",
@@ -228,7 +230,7 @@ def _load_classifier(checkpoint: Checkpoint) -> nn.Module:
         )
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.backbone,
+            checkpoint.tower("passage").backbone,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,

@@ -98,11 +98,6 @@ class Tokenizer:
         """The token that fills the rows of one side."""
         return int(self._tokenizers[side].pad_token_id or 0)
 
-    @property
-    def pad_id(self) -> int:
-        """The token that fills the rows of passages."""
-        return self.pad_id_of("passage")
-
     def __call__(self, texts: Sequence[str], side: Side) -> TokenRows:
         """Token rows of `texts`: cut to the side's length, or for MaxP passages to segments."""
         pins = self.pins

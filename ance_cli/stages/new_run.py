@@ -15,7 +15,7 @@ from ance_cli import __version__
 from ance_cli.config import TrainConfig, train_config
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
-from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.dataset import Dataset, read_shares
 from ance_cli.formats.run_folder import RUN, RunFolder, compare_settings, now
 from ance_cli.models.checkpoint import COSINE_SCALE, Checkpoint, Pins
 from ance_cli.progress import Reporter
@@ -34,6 +34,7 @@ def identity_of(dataset: Dataset, checkpoint: Checkpoint, config: TrainConfig) -
     """What two calls of one run must agree on: data and start by content, and the recipe."""
     return {
         "dataset": dataset.fingerprint("corpus", "queries", "qrels"),
+        "shares": read_shares(dataset),
         "start": [checkpoint.tower_hash("query"), checkpoint.tower_hash("passage")],
         **asdict(config),
     }
@@ -63,6 +64,7 @@ def continue_run(
         wanted |= {name: value for name, value in asked.items() if name not in own}
     if dataset is not None:
         wanted["dataset"] = dataset.fingerprint("corpus", "queries", "qrels")
+        wanted["shares"] = read_shares(dataset)
     if checkpoint is not None:
         start = Checkpoint(checkpoint)
         wanted["start"] = [start.tower_hash("query"), start.tower_hash("passage")]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from ance_cli.config import SegmentConfig, TrainConfig
@@ -19,10 +20,12 @@ from ance_cli.errors import BadInput, Stopped
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import (
     Dataset,
+    owners,
     positives_of,
     read_corpus,
     read_qrels,
     read_queries,
+    read_shares,
 )
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.run_folder import RunFolder, cut_ledger, read_ledger
@@ -128,6 +131,16 @@ def make_stream(
         own, same = copies.banned(positives[query_id])
         return {copies.doc_ids[place] for place in own | same}
 
+    order = None
+    if shares := read_shares(dataset):
+        from ance_cli.training.shares import mixed_order
+
+        names = list(shares)
+        owner = owners([query_id for query_id, _ in pairs], names)
+
+        def order(epoch: int) -> npt.NDArray[np.int64]:
+            return mixed_order(owner, list(shares.values()), config.seed, epoch)
+
     return PairStream(
         pairs,
         read_negatives(Path(record["negatives"]), queries, copies.position, positives, skipped)
@@ -138,6 +151,7 @@ def make_stream(
         int(record["checkpoint_step"] or 0),
         config.negatives_per_positive if config.needs_negatives else 0,
         known,
+        order,
     )
 
 

@@ -65,8 +65,8 @@ class World:
         """
         if self.size == 1:
             return vectors
-        gathered: Tensor = _Gather.apply(vectors, list(counts), self.rank)
-        return gathered
+        gathered = _Gather.apply(vectors, list(counts), self.rank)  # type: ignore[no-untyped-call]
+        return gathered  # type: ignore[no-any-return]
 
     def total(self, *values: float) -> list[float]:
         """The sums of some numbers over the ranks; the same on every rank."""
@@ -74,7 +74,7 @@ class World:
             return list(values)
         summed = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(summed)
-        return summed.tolist()  # type: ignore[no-any-return]
+        return summed.tolist()
 
     def close(self) -> None:
         """Wait for the others and leave the group."""

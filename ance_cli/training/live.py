@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ance_cli.formats.embeddings import Embeddings
+from ance_cli.formats.embeddings import VECTORS, Embeddings
 from ance_cli.models.tokens import TokenRows
 from ance_cli.negatives.sampling import keyed_generator
 from ance_cli.retrieval.exact import pool_to_documents
@@ -39,8 +39,10 @@ class LiveNegatives:
         self.device = device
         for _ in embeddings.blocks():
             pass  # each block's hash is checked as it is read
-        # on a GPU the matrix lives there; on a CPU it stays on disk, mapped
-        self.vectors = torch.from_numpy(embeddings.vectors).to(device)
+        # on a GPU the matrix lives there; on a CPU it stays on disk, mapped copy-on-write since
+        # torch knows no read-only memory
+        mapped = np.load(embeddings.folder / VECTORS, mmap_mode="c", allow_pickle=False)
+        self.vectors = torch.from_numpy(mapped).to(device)
         self.max_segments = embeddings.max_segments
         self.doc_of_row = embeddings.doc_of_row()
         self.known = known

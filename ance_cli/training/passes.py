@@ -19,9 +19,9 @@ Ints = npt.NDArray[np.int64]
 Chunk = tuple[Ints | None, Ints | None]
 """Rows of queries and of passages that are encoded together."""
 
-LossOf = Callable[[Tensor, Tensor], Tensor]
+LossOf = Callable[[Tensor, Tensor | None], Tensor]
 """The loss of this rank's queries, from their vectors (b, d) and the vectors of this rank's
-passage rows (r, d)."""
+passage rows (r, d), None where it encodes none."""
 
 
 @dataclass
@@ -60,6 +60,7 @@ class Passes:
             with self.world.syncing(self.model, sync):
                 torch.manual_seed(seed)
                 q, d = self._encode(*chunks[0])
+                assert q is not None
                 loss = loss_of(q, d)
                 loss.backward()  # type: ignore[no-untyped-call]
                 return float(loss.detach())
@@ -69,7 +70,7 @@ class Passes:
         d = _cat([part[1] for part in parts])
         if d is not None:
             d.requires_grad_()
-        loss = loss_of(q, d)  # type: ignore[arg-type]
+        loss = loss_of(q, d)
         loss.backward()  # type: ignore[no-untyped-call]
         q_left, d_left = q.grad, None if d is None else d.grad
         for n, chunk in enumerate(chunks):

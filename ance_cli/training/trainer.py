@@ -187,7 +187,8 @@ class Trainer:
         own = rows[first : first + counts[self.world.rank]]
         places = torch.from_numpy(rows_of).to(self.world.device)
 
-        def loss_of(q: Tensor, d: Tensor) -> Tensor:
+        def loss_of(q: Tensor, d: Tensor | None) -> Tensor:
+            assert d is not None
             gathered = self.world.gather(d[: len(own)], counts)
             return self._loss(doc_scores(q, gathered, places), self._met(batch, mine))
 

@@ -82,7 +82,11 @@ def main() -> None:
 
     def ours(dtype: str) -> np.ndarray:
         engine = InferenceEngine(
-            encoder, tokenizer.pad_id, [device], dtype, EncodeConfig().tokens_for(device.type)
+            encoder,
+            tokenizer.pad_id_of("passage"),
+            [device],
+            dtype,
+            EncodeConfig().tokens_for(device.type),
         )
         return time_of(lambda: engine.encode(tokenizer(texts, "passage")))
 

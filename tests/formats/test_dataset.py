@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
 import zstandard
 
@@ -10,12 +11,19 @@ from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.dataset import (
     Dataset,
     Passage,
+    dataset_name_of,
     locate,
+    merged_id,
+    owners,
     positives_of,
     read_answers,
     read_corpus,
     read_qrels,
     read_queries,
+    read_query_records,
+    read_shares,
+    splits_of,
+    write_shares,
 )
 from ance_cli.formats.embeddings import read_ids, write_ids
 from ance_cli.formats.jsonl import Skipped
@@ -436,3 +444,74 @@ def test_positives_are_the_labels_from_min_relevance_on():
     with pytest.raises(BadInput, match="no label is at least 4: there is no positive"):
         positives_of(qrels, 4)
     assert list(positives_of(qrels, 0)) == ["q1", "q2", "q3"]
+
+
+def test_splits_are_named_by_their_files(tmp_path):
+    for name in ("dev.small.tsv", "test.tsv.gz", "test.tsv", "train.tsv.zst", "notes.txt"):
+        written(tmp_path / "qrels" / name)
+    assert splits_of(tmp_path) == ["dev.small", "test", "train"]
+    assert splits_of(tmp_path / "none") == []
+
+
+def test_the_metadata_of_a_query_is_kept(tmp_path):
+    path = written(
+        tmp_path / "queries.jsonl",
+        '{"_id": "q1", "text": "one", "metadata": {"answers": ["x"]}}',
+        '{"_id": "q2", "text": "two"}',
+    )
+    first, second = read_query_records(path)
+    assert (first.query_id, first.text, first.metadata) == ("q1", "one", {"answers": ["x"]})
+    assert second.metadata is None
+
+
+# ---------------------------------------------------------------- merged datasets
+
+
+def test_ids_of_a_merged_dataset_name_their_dataset():
+    assert merged_id("nq", "a/7") == "nq/a/7"
+    assert dataset_name_of("nq/a/7") == "nq"
+
+
+def test_owners_of_documents():
+    found = owners(["b/1", "a/2", "b/a/3"], ["a", "b"])
+    assert found.tolist() == [1, 0, 1] and found.dtype == np.int16
+    assert owners([], {"a": 1.0}).tolist() == []
+    with pytest.raises(BadInput) as caught:
+        owners(["a/1", "c/1"], ["a", "b"])
+    assert caught.value.what == "'c/1' is an id of none of the datasets a, b"
+
+
+def test_shares_go_to_disk_and_back(tmp_path):
+    dataset = Dataset(tmp_path / "corpus.jsonl", None, None)
+    assert read_shares(dataset) is None
+    write_shares(tmp_path, {"a": 0.75, "b": 0.25})
+    assert read_shares(dataset) == {"a": 0.75, "b": 0.25}
+    written(tmp_path / "datasets.json", '[{"name": "b", "share": 3}, {"name": "a", "share": 0}]')
+    assert read_shares(dataset) == {"b": 1.0, "a": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[", "not valid JSON"),
+        ('{"a": 1}', "expected a list of datasets"),
+        ("[]", "expected a list of datasets"),
+        ('["a"]', "'a' has no name of a dataset"),
+        ('[{"share": 1}]', "{'share': 1} has no name of a dataset"),
+        ('[{"name": "a/b", "share": 1}]', "has no name of a dataset"),
+        ('[{"name": "a b", "share": 1}]', "'a b' cannot be an id"),
+        ('[{"name": "a", "share": 1}, {"name": "a", "share": 2}]',
+         "the dataset 'a' stands there twice"),
+        ('[{"name": "a"}]', "the share of 'a' should be a number from 0 on, found None"),
+        ('[{"name": "a", "share": "1"}]', "should be a number from 0 on, found '1'"),
+        ('[{"name": "a", "share": -1}]', "should be a number from 0 on, found -1"),
+        ('[{"name": "a", "share": true}]', "should be a number from 0 on, found True"),
+        ('[{"name": "a", "share": 0}]', "the shares add up to 0"),
+    ],
+)  # fmt: skip
+def test_broken_shares_are_named(tmp_path, text, reason):
+    written(tmp_path / "datasets.json", text)
+    with pytest.raises(BadInput) as caught:
+        read_shares(Dataset(tmp_path / "corpus.jsonl", None, None))
+    assert caught.value.what.startswith(f"{tmp_path}/datasets.json: ")
+    assert reason in caught.value.what

@@ -101,7 +101,7 @@ def test_bf16_stays_near_fp32(checkpoint):
     rows = tokenizer(TEXTS, "passage")
     exact, rounded = (
         InferenceEngine(
-            load_encoder(loaded), tokenizer.pad_id, [torch.device("cpu")], dtype, 256
+            load_encoder(loaded), tokenizer.pad_id_of("passage"), [torch.device("cpu")], dtype, 256
         ).encode(rows)
         for dtype in ("fp32", "bf16")
     )
@@ -117,8 +117,10 @@ def test_several_devices_share_the_batches(checkpoint):
     rows = tokenizer(TEXTS * 5, "passage")
     seen = []
     cpu = torch.device("cpu")
-    one = InferenceEngine(load_encoder(loaded), tokenizer.pad_id, [cpu], "fp32", 64)
-    three = InferenceEngine(load_encoder(loaded), tokenizer.pad_id, [cpu] * 3, "fp32", 64)
+    one = InferenceEngine(load_encoder(loaded), tokenizer.pad_id_of("passage"), [cpu], "fp32", 64)
+    three = InferenceEngine(
+        load_encoder(loaded), tokenizer.pad_id_of("passage"), [cpu] * 3, "fp32", 64
+    )
     np.testing.assert_array_equal(one.encode(rows), three.encode(rows, seen.append))
     assert sum(seen) == rows.num_rows
 

@@ -39,7 +39,7 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
         stream=stream,
         queries=tokenizer(queries, "query"),
         passages=tokenizer([TEXTS[name] for name in stream.doc_ids], "passage"),
-        pad_id=tokenizer.pad_id,
+        pad_id=tokenizer.pad_id_of("passage"),
         config=config,
         segment=SegmentConfig(steps=last_step, log_every=log_every, state_minutes=0.0),
         scale=0.1,

@@ -1,0 +1,44 @@
+"""`ance merge`."""
+
+from __future__ import annotations
+
+import typer
+
+from ance_cli.cli.calls import COMMON, run_stage
+from ance_cli.cli.options import Flags, command
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @command(
+        app,
+        "merge",
+        f"output skip_bad force {COMMON}",
+        required="output",
+        arguments={"datasets": (list[str], ..., "Dataset folders, DIR or DIR:SHARE; without "
+                                "shares each has its part of the train pairs.")},
+        panel="Stages",
+    )  # fmt: skip
+    def merge(flags: Flags) -> None:
+        """Merge datasets into one, to train on all of them in one run.
+
+        Ids become NAME/ID, with the folder's name. Shares say how often training visits each
+        dataset. Negatives never cross: a query's come from its own dataset.
+
+        Example: `ance merge data/nq:0.7 data/trivia:0.3 -o data/both`
+        """
+        from ance_cli.stages.merge import merge as stage
+        from ance_cli.stages.merge import parse_source
+
+        run_stage(
+            flags,
+            lambda reporter, skipped: stage(
+                [parse_source(text) for text in flags.datasets],
+                flags.output,
+                force=flags.force,
+                dry_run=flags.dry_run,
+                skipped=skipped,
+                reporter=reporter,
+            ),
+        )
