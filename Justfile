@@ -40,3 +40,4 @@ docs-check:
 bench:
     python tests/benchmarks/encode.py
     python tests/benchmarks/startup.py
+    python tests/benchmarks/train.py
