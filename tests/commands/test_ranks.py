@@ -58,7 +58,7 @@ def test_two_ranks_train_as_one(world, recipe):
         [line["grad_norm"] for line in jsonl(world.cwd / f"{n}-{name}" / "metrics.jsonl")]
         for n in ("one", "two")
     ]
-    assert norms[1] == pytest.approx(norms[0], rel=5e-3)
+    assert norms[1] == pytest.approx(norms[0], rel=5e-3, abs=1e-3)
     identity = json.loads((world.cwd / f"two-{name}" / "run.json").read_text())["identity"]
     assert (identity["batch_size"], identity["devices"]) == (4, 2)
 

@@ -7,10 +7,12 @@ from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged
 from ance_cli.formats.triples import PairNegatives
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.encoder import load_encoder, set_dropout
+from ance_cli.models.dual import load_dual
+from ance_cli.models.encoder import set_dropout
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Silent
 from ance_cli.training.data import PairStream
+from ance_cli.training.distributed import World
 from ance_cli.training.optim import make_optimizer
 from ance_cli.training.state import Standing, load_state, save_state
 from ance_cli.training.trainer import Trainer
@@ -25,7 +27,7 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
     length = 6 if segmentation == "first" else 4  # three words are two segments
     start = Checkpoint(checkpoint).with_pins(segmentation=segmentation, passage_length=length)
     tokenizer = Tokenizer(start)
-    encoder = load_encoder(start)
+    encoder = load_dual(start)
     negatives = [PairNegatives(q, d, [f"d{8 + n}", f"d{(n + 3) % 8 + 8}"])
                  for n, (q, d) in enumerate(PAIRS)]  # fmt: skip
     order = {name: n for n, name in enumerate(TEXTS)}
@@ -39,12 +41,12 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
         stream=stream,
         queries=tokenizer(queries, "query"),
         passages=tokenizer([TEXTS[name] for name in stream.doc_ids], "passage"),
-        pad_id=tokenizer.pad_id_of("passage"),
+        pads=(tokenizer.pad_id_of("query"), tokenizer.pad_id_of("passage")),
         config=config,
         segment=SegmentConfig(steps=last_step, log_every=log_every, state_minutes=0.0),
         scale=0.1,
         dtype="fp32",
-        device=torch.device("cpu"),
+        world=World(torch.device("cpu")),
         step=standing.step,
         at=standing.stream,
         losses=standing.losses,
@@ -115,7 +117,7 @@ def test_divergence_is_refused_before_anything_is_kept(checkpoint, tmp_path):
     config = TrainConfig(lr=1e-3, batch_size=8, total_steps=5)
     trainer = make(checkpoint, tmp_path, config, 5)
     with torch.no_grad():
-        trainer.encoder.head[0].weight[0, 0] = float("nan")
+        trainer.encoder.query.head[0].weight[0, 0] = float("nan")
     with pytest.raises(Diverged, match="step 1: loss nan") as problem:
         trainer.run(Silent(), 0)
     assert problem.value.exit_code == 7
