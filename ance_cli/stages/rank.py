@@ -5,6 +5,8 @@ All ranks read; rank 0 writes.
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -16,7 +18,7 @@ import numpy.typing as npt
 import orjson
 
 from ance_cli.config import SegmentConfig, TrainConfig
-from ance_cli.errors import BadInput, Stopped
+from ance_cli.errors import BadInput, Diverged, Stopped
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import (
     Dataset,
@@ -93,7 +95,12 @@ def join_segment(run: RunFolder, reporter_of: Callable[[bool, bool], Reporter]) 
     world = join_world(devices_of(orders.gpus, orders.cpu_workers))
     reporter = reporter_of(world.is_main, orders.quiet)
     skipped = Skipped() if orders.skip_bad else None
-    train_rank(run, config_of(run.read()["identity"]), orders, world, skipped, reporter)
+    try:
+        train_rank(run, config_of(run.read()["identity"]), orders, world, skipped, reporter)
+    except Diverged as problem:
+        if world.is_main:
+            raise
+        sys.exit(problem.exit_code)  # every rank saw it; one says it
 
 
 def train_rank(
@@ -108,11 +115,12 @@ def train_rank(
     """Train one rank's part of a segment to its end; `stream`, if it was made already."""
     if stream is None:
         stream = make_stream(run.dataset(), config, orders.record, skipped)
-    trainer = _make_trainer(run, config, orders, world, stream, skipped, reporter)
-    trainer.run(reporter, int(orders.record["start_step"]))
-    if trainer.step < trainer.last_step:  # another rank was told to stop
-        raise Stopped(15)
-    world.close()
+    with world.losing_peers():
+        trainer = _make_trainer(run, config, orders, world, stream, skipped, reporter)
+        trainer.run(reporter, int(orders.record["start_step"]))
+        if trainer.step < trainer.last_step:  # another rank was told to stop
+            raise Stopped(signal.SIGTERM)
+        world.close()
 
 
 def make_stream(

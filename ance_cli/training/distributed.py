@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from ance_cli.errors import AnceError, MachineGaveOut
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,10 @@ class World:
         if self.size == 1:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        # ranks may differ in how many chunks they encode, so no forward pass may wait for another's
+        new_name = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+        unsynced = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
+        return DistributedDataParallel(model, device_ids=devices, **unsynced)  # type: ignore[arg-type]
 
     @contextmanager
     def syncing(self, model: nn.Module, now: bool) -> Iterator[None]:
@@ -81,6 +87,26 @@ class World:
         if self.size > 1:
             dist.barrier()
             dist.destroy_process_group()
+
+    @contextmanager
+    def losing_peers(self) -> Iterator[None]:
+        """Turn the backends' many words for a rank that is gone into a `PeerLost`."""
+        try:
+            yield
+        except RuntimeError as error:
+            words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+            if self.size > 1 and any(word in str(error) for word in words):
+                raise PeerLost(
+                    f"rank {self.rank}: another rank is gone",
+                    hint="its own message tells why; the same command continues",
+                ) from error
+            raise
+
+
+class PeerLost(AnceError):
+    """Another rank ended in the middle of a step."""
+
+    exit_code = MachineGaveOut.exit_code
 
 
 class _Gather(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ance_cli.errors import AnceError, Stopped, install_signal_handlers
+from ance_cli.errors import AnceError, Stopped
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves
     os.environ["OMP_NUM_THREADS"] = str(threads or max(1, (os.cpu_count() or 1) // num_ranks))
     alone = nodes.count == 1
     config = LaunchConfig(
@@ -51,6 +53,7 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(),
     )
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         elastic_launch(config, sys.executable)("-m", *arguments)
     except ChildFailedError as failed:
@@ -65,5 +68,6 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
         raise problem from None
     except SignalException as stop:
         raise Stopped(int(stop.sigval)) from None
-    finally:
-        install_signal_handlers()
+    finally:  # torchrun leaves its own
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
