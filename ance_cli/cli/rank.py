@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +25,15 @@ def train(run_folder: Path) -> None:
     join_segment(RunFolder(run_folder), reporter)
 
 
+def leave(code: int) -> None:
+    """End the process without taking the interpreter down: gloo's threads, which outlive the group,
+    sometimes abort a process that did everything right."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     install_signal_handlers()
-    sys.exit(exit_code_of(lambda: train(Path(sys.argv[1]))))
+    leave(exit_code_of(lambda: train(Path(sys.argv[1]))))

@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ance_cli.errors import AnceError, MachineGaveOut
+from ance_cli.errors import AnceError
+from ance_cli.training.launch import PEER_LOST
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class World:
 class PeerLost(AnceError):
     """Another rank ended in the middle of a step."""
 
-    exit_code = MachineGaveOut.exit_code
+    exit_code = PEER_LOST
 
 
 class _Gather(torch.autograd.Function):

@@ -10,7 +10,10 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ance_cli.errors import AnceError, Stopped
+from ance_cli.errors import AnceError, MachineGaveOut, Stopped
+
+PEER_LOST = 76
+"""Exit code of a rank that ended because another was gone; nobody outside sees it."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Nodes:
 
 class RankFailed(AnceError):
     """A rank ended with an error; `exit_code` is its own."""
+
+    exit_code = MachineGaveOut.exit_code
 
 
 def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int) -> None:
@@ -57,14 +62,17 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
     try:
         elastic_launch(config, sys.executable)("-m", *arguments)
     except ChildFailedError as failed:
-        rank, failure = failed.get_first_failure()
-        code = failure.exitcode
+        # a rank whose peer is gone is not the cause, though it may well be seen to end first
+        found = {rank: failure.exitcode for rank, failure in failed.failures.items()}
+        causes = {rank: code for rank, code in found.items() if code != PEER_LOST} or found
+        rank, code = min(causes.items())
         named = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         problem = RankFailed(
             f"rank {rank} ended with {named}; the others were stopped",
             hint="its own message stands above; the same command continues from the newest state",
         )
-        problem.exit_code = code if code > 0 else 128 - code
+        if code != PEER_LOST:
+            problem.exit_code = code if code > 0 else 128 - code
         raise problem from None
     except SignalException as stop:
         raise Stopped(int(stop.sigval)) from None
