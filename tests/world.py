@@ -59,11 +59,10 @@ def make_dataset(folder: Path, copies: bool = True) -> Path:
     return folder
 
 
-def make_backbone(folder: Path) -> Path:
-    """A plain Hugging Face BERT of two layers with random weights and a word-level tokenizer."""
-    import torch
+def make_tokenizer():
+    """A word-level tokenizer of the small world, with BERT's special tokens."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TOPICS, *FILLER]
     words += [f"word{number}" for number in range(NUM_DOCS)] + [str(n) for n in range(NUM_DOCS)]
@@ -72,27 +71,59 @@ def make_backbone(folder: Path) -> Path:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
-    PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
         mask_token="[MASK]",
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words),
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def small_bert(vocabulary: int, **changes):
+    """The configuration of a BERT of two layers."""
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=vocabulary,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=128,
         hidden_dropout_prob=0.1,
+        **changes,
     )
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+
+
+def make_backbone(folder: Path) -> Path:
+    """A plain Hugging Face BERT with random weights."""
+    import torch
+    from transformers import BertModel
+
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    BertModel(small_bert(len(tokenizer)), add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def make_cross_encoder(folder: Path, labels: int = 1) -> Path:
+    """A BERT classifier with random weights, large enough for its scores to differ."""
+    import torch
+    from transformers import BertForSequenceClassification
+
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = small_bert(len(tokenizer), num_labels=labels, initializer_range=0.2)
+    BertForSequenceClassification(config).save_pretrained(folder)
     return folder
 
 

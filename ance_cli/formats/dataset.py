@@ -21,6 +21,7 @@ from ance_cli.formats.jsonl import Skipped, read_lines, read_records, refuse
 
 _DOC_ID_FIELDS = ("_id", "doc_id", "docid", "id", "passage_id", "pid")
 _QUERY_ID_FIELDS = ("_id", "query_id", "qid", "id")
+_ANSWER_FIELDS = ("answers", "answer")
 
 Qrels = dict[str, dict[str, int]]
 """query_id -> doc_id -> relevance, in the order of the file."""
@@ -163,14 +164,17 @@ def read_corpus(path: Path, skipped: Skipped | None = None) -> Iterator[Passage]
         )
 
 
+def _is_tab_separated(path: Path) -> bool:
+    return path.name.split(".")[-1] == "tsv" or ".tsv." in path.name
+
+
 def read_queries(path: Path, skipped: Skipped | None = None) -> dict[str, str]:
     """query_id -> text, in file order: JSON lines, or `id <tab> text` in a .tsv file."""
     lines: dict[str, int] = {}
     queries: dict[str, str] = {}
-    tab_separated = path.name.split(".")[-1] == "tsv" or ".tsv." in path.name
 
     def records() -> Iterator[tuple[int, dict[str, object]]]:
-        if not tab_separated:
+        if not _is_tab_separated(path):
             yield from read_records(path, skipped)
             return
         for number, line in read_lines(path):
@@ -204,6 +208,63 @@ def read_queries(path: Path, skipped: Skipped | None = None) -> dict[str, str]:
     if not queries:
         raise BadInput(f"{path}: there is no query in it")
     return queries
+
+
+def _answers_of(record: dict[str, object], where: str) -> list[str]:
+    metadata = record.get("metadata")
+    places = {"": record, "metadata.": metadata if isinstance(metadata, dict) else {}}
+    for prefix, fields in places.items():
+        for name in _ANSWER_FIELDS:
+            value = fields.get(name)
+            if value is None:
+                continue
+            answers = [value] if isinstance(value, str) else value
+            if not isinstance(answers, list):
+                raise BadInput(
+                    f"{where}: '{prefix}{name}' should be a string or a list of strings, "
+                    f"found {type(value).__name__}"
+                )
+            for answer in answers:
+                if not isinstance(answer, str):
+                    raise BadInput(
+                        f"{where}: '{prefix}{name}' should hold strings, "
+                        f"found {type(answer).__name__}"
+                    )
+            return [answer for answer in answers if answer.strip()]
+    return []
+
+
+def read_answers(path: Path, skipped: Skipped | None = None) -> dict[str, list[str]]:
+    """query_id -> the answers of the queries that have any, in file order.
+
+    They stand in `queries.jsonl`, under `answers` or `answer`, in the record or in its `metadata`:
+    a list of strings or one string. Blank ones are left out. Raises `BadInput` where no query has
+    an answer.
+    """
+    lines: dict[str, int] = {}
+    found: dict[str, list[str]] = {}
+    for number, record in () if _is_tab_separated(path) else read_records(path, skipped):
+        where = f"{path}:{number}"
+        try:
+            query_id = checked_id(_text_field(record, _QUERY_ID_FIELDS, where, "query id"), where)
+            answers = _answers_of(record, where)
+            if query_id in lines:
+                raise BadInput(
+                    f"{where}: query id {query_id!r} was used before, on line {lines[query_id]}"
+                )
+        except BadInput as problem:
+            refuse(problem, skipped)
+            continue
+        lines[query_id] = number
+        if answers:
+            found[query_id] = answers
+    if not found:
+        raise BadInput(
+            f"{path}: no query has an answer",
+            hint='a record with answers looks like {"_id": "q1", "text": "...", '
+            '"metadata": {"answers": ["...", "..."]}}',
+        )
+    return found
 
 
 def read_qrels(

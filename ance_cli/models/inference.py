@@ -20,10 +20,13 @@ from ance_cli.models.devices import torch_dtype
 from ance_cli.models.encoder import Encoder
 from ance_cli.models.tokens import TokenRows
 
+Places = npt.NDArray[np.int64]
+"""Row indices."""
+
 
 def batches_by_length(
     lengths: npt.NDArray[np.int64], batch_tokens: int, multiple: int = 8
-) -> Iterator[npt.NDArray[np.int64]]:
+) -> Iterator[Places]:
     """Row indices in batches of at most `batch_tokens` padded tokens, longest rows first.
 
     The order is stable, so it depends on the lengths alone. A row longer than the budget comes by
@@ -36,6 +39,24 @@ def batches_by_length(
         stop = start + max(1, batch_tokens // max(width, 1))
         yield order[start:stop]
         start = stop
+
+
+def in_halves(
+    compute: Callable[[Places], npt.NDArray[np.float32]], batch: Places, one: str, remedy: str
+) -> npt.NDArray[np.float32]:
+    """`compute(batch)`, (rows, ...); where memory runs out, that of its halves, and so on.
+
+    Raises `MachineGaveOut` where a single row is too much; `one` and `remedy` put it in words.
+    """
+    try:
+        return compute(batch)
+    except torch.OutOfMemoryError:
+        pass  # gone on with below, where nothing holds on to the failed batch
+    if len(batch) == 1:
+        raise MachineGaveOut(f"{one} does not fit in memory", hint=f"free the device, or {remedy}")
+    torch.cuda.empty_cache()
+    halves = [in_halves(compute, half, one, remedy) for half in np.array_split(batch, 2)]
+    return np.concatenate(halves)
 
 
 class InferenceEngine:
@@ -85,25 +106,21 @@ class InferenceEngine:
         return vectors
 
     def _encode_batch(
-        self, replica: Encoder, device: torch.device, rows: TokenRows, batch: npt.NDArray[np.int64]
+        self, replica: Encoder, device: torch.device, rows: TokenRows, batch: Places
     ) -> npt.NDArray[np.float32]:
-        token_ids, mask = rows.padded(batch, self._pad_id)
-        try:
+        def vectors_of(part: Places) -> npt.NDArray[np.float32]:
+            token_ids, mask = rows.padded(part, self._pad_id)
             with torch.inference_mode():
                 vectors = replica(
                     torch.from_numpy(token_ids).to(device), torch.from_numpy(mask).to(device)
                 )
                 found: npt.NDArray[np.float32] = vectors.cpu().numpy()
                 return found
-        except torch.OutOfMemoryError:
-            pass  # gone on with below, where nothing holds on to the failed batch
-        if len(batch) == 1:
-            raise MachineGaveOut(
-                f"{device}: one sequence of {token_ids.shape[1]} tokens does not fit in memory",
-                hint="free the device, or shorten the texts with --passage-length",
-            )
-        torch.cuda.empty_cache()
-        halves = [
-            self._encode_batch(replica, device, rows, half) for half in np.array_split(batch, 2)
-        ]
-        return np.concatenate(halves)
+
+        longest = int(rows.lengths[batch].max())
+        return in_halves(
+            vectors_of,
+            batch,
+            f"{device}: one sequence of {longest} tokens",
+            "shorten the texts with --passage-length",
+        )

@@ -12,6 +12,7 @@ from ance_cli.formats.dataset import (
     Passage,
     locate,
     positives_of,
+    read_answers,
     read_corpus,
     read_qrels,
     read_queries,
@@ -280,6 +281,84 @@ def test_a_file_without_a_query_is_refused(tmp_path):
     with pytest.raises(BadInput) as caught:
         read_queries(path)
     assert caught.value.what == f"{path}: there is no query in it"
+
+
+# ---------------------------------------------------------------- answers
+
+
+def test_answers_of_the_queries_that_have_any(tmp_path):
+    path = written(
+        tmp_path / "queries.jsonl",
+        '{"_id": "q3", "text": "x", "metadata": {"answers": ["1973", "October"], "year": 1}}',
+        '{"_id": "q1", "text": "x", "answers": ["one"]}',
+        '{"qid": 2, "query": "x", "answer": "two"}',
+        '{"_id": "q4", "text": "x", "metadata": {"answer": "four"}}',
+        '{"_id": "q5", "text": "x"}',
+        '{"_id": "q6", "text": "x", "metadata": null}',
+        '{"_id": "q7", "text": "x", "metadata": {"answers": []}}',
+        '{"_id": "q8", "text": "x", "answers": null, "metadata": ["x"]}',
+        '{"_id": "q9", "text": "x", "answers": [" ", "nine", ""]}',
+        '{"_id": "q10", "text": "x", "answer": "\\n"}',
+    )
+    assert list(read_answers(path).items()) == [
+        ("q3", ["1973", "October"]),
+        ("q1", ["one"]),
+        ("2", ["two"]),
+        ("q4", ["four"]),
+        ("q9", ["nine"]),
+    ]
+
+
+LIST = "should be a string or a list of strings, found"
+BROKEN_ANSWERS = [
+    ('{"_id": "q2", "metadata": {"answers": {"text": ["x"]}}}', f"'metadata.answers' {LIST} dict"),
+    ('{"_id": "q2", "answers": 5}', f"'answers' {LIST} int"),
+    ('{"_id": "q2", "answer": true}', f"'answer' {LIST} bool"),
+    ('{"_id": "q2", "answers": ["x", 5]}', "'answers' should hold strings, found int"),
+    (
+        '{"_id": "q2", "metadata": {"answer": [null]}}',
+        "'metadata.answer' should hold strings, found NoneType",
+    ),
+    ('{"_id": "q1", "answers": ["x"]}', "query id 'q1' was used before, on line 1"),
+    (
+        '{"answers": ["x"]}',
+        "no query id (looked for _id, query_id, qid, id); the record has answers",
+    ),
+    (
+        '{"_id": "q 2", "answers": ["x"]}',
+        "'q 2' cannot be an id: it is empty or holds white space",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "reason"), BROKEN_ANSWERS)
+def test_a_broken_answer_is_named(tmp_path, line, reason):
+    path = written(tmp_path / "queries.jsonl", '{"_id": "q1", "answers": ["one"]}', line)
+    with pytest.raises(BadInput) as caught:
+        read_answers(path)
+    assert caught.value.what == f"{path}:2: {reason}"
+    skipped = Skipped()
+    assert read_answers(path, skipped) == {"q1": ["one"]}
+    assert list(skipped.reasons) == [f"{path}:2: {reason}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("queries.jsonl", '{"_id": "q1", "text": "x"}'), ("queries.tsv", "q1\tx")]
+)
+def test_a_file_without_an_answer_is_refused(tmp_path, name, line):
+    path = written(tmp_path / name, line)
+    with pytest.raises(BadInput) as caught:
+        read_answers(path)
+    assert caught.value.what == f"{path}: no query has an answer"
+    assert '"metadata": {"answers": [' in caught.value.hint
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("name", "count"), [("squad", 10_570), ("covidqa", 1_380)])
+def test_answers_of_real_questions(test_data, name, count):
+    answers = read_answers(test_data / name / "queries.jsonl")
+    assert len(answers) == count
+    assert list(answers) == list(read_queries(test_data / name / "queries.jsonl"))
 
 
 # ---------------------------------------------------------------- labels

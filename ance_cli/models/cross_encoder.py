@@ -1,0 +1,264 @@
+"""Cross-encoders: a query and a passage read together, one score for the pair.
+
+Far too slow to search a corpus with, but a better judge than a dual encoder: of a short ranking
+(Nogueira and Cho, 2019), of which negatives are false (RocketQA, Qu et al., NAACL 2021), and of how
+much better a positive is, for distillation. The folder is a Hugging Face sequence classifier with
+one label. Torch is imported with the first model, so that a stage can ask for the fingerprint
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ance_cli.config import EncodeConfig
+from ance_cli.errors import BadInput
+from ance_cli.formats.hashing import hash_file, hash_json
+from ance_cli.models.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Pair = tuple[str, str]
+"""A query and a passage."""
+
+_BLOCK = 16_384
+"""Pairs that are tokenised and sorted by length at a time, so that memory stays bounded."""
+
+
+def probability(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Logits as probabilities of relevance: RocketQA's confidence, which its thresholds are for."""
+    from scipy.special import expit
+
+    found: npt.NDArray[np.float32] = expit(logits)
+    return found
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    if not (folder / "config.json").exists():
+        raise BadInput(
+            f"{folder}/config.json: no such file: not a cross-encoder's folder",
+            hint="name a folder with a sequence classifier as save_pretrained writes it: "
+            "config.json, model.safetensors and the tokenizer's files",
+        )
+    checkpoint = Checkpoint(folder)  # the weights and the tokenizer are there
+    kinds = [module["type"] for module in checkpoint.modules]
+    if kinds != ["Transformer"]:
+        raise BadInput(
+            f"{folder}: its modules are {', '.join(kinds)}, expected a Transformer alone",
+            hint="a dual encoder cannot judge pairs; name a cross-encoder",
+        )
+    return checkpoint
+
+
+def _cut(checkpoint: Checkpoint, max_length: int) -> int:
+    return min(max_length, checkpoint.max_positions)
+
+
+def cross_encoder_fingerprint(folder: Path, max_length: int = 512) -> str:
+    """Hash of what the scores depend on: weights, tokenizer and config files, and the length.
+
+    Raises `BadInput` where the folder is not a cross-encoder's, as far as can be seen from its
+    files.
+    """
+    checkpoint = _open_folder(folder)
+    files = {
+        path.name: hash_file(path)
+        for path in sorted(checkpoint.backbone.iterdir())
+        if path.suffix in (".safetensors", ".json", ".txt", ".model")
+    }
+    return hash_json({"files": files, "max_length": _cut(checkpoint, max_length)})
+
+
+class CrossEncoder:
+    """A cross-encoder on the first of the chosen devices.
+
+    `max_length` is of query and passage together, in tokens, special ones included; a model that
+    takes fewer has its own. `batch_tokens` is the padded size of a batch, 0 chooses by device.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        gpus: str = "all",
+        dtype: str = "auto",
+        max_length: int = 512,
+        batch_tokens: int = 0,
+    ) -> None:
+        """Raises `BadInput` where the folder does not hold a whole model with one label."""
+        from ance_cli.models.devices import choose_devices, choose_dtype, torch_dtype
+
+        checkpoint = _open_folder(folder)
+        self.folder = folder
+        self.fingerprint = cross_encoder_fingerprint(folder, max_length)
+        self.max_length = _cut(checkpoint, max_length)
+        self.device = choose_devices(gpus)[0]
+        self.dtype = choose_dtype(dtype, self.device)
+        self._batch_tokens = EncodeConfig(batch_tokens=batch_tokens).tokens_for(self.device.type)
+        self._tokenizer = _load_tokenizer(checkpoint)
+        model = _load_classifier(checkpoint).eval().requires_grad_(False)
+        self._model = _rounded_backbone(model, torch_dtype(self.dtype)).to(self.device)
+
+    def scores(
+        self, pairs: Sequence[Pair], on_pairs: Callable[[int], None] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """(pairs,) float32 logits in the order of the pairs; `on_pairs` hears each batch's size.
+
+        Raises `BadInput` where a logit is not finite, `MachineGaveOut` where one pair alone does
+        not fit in memory.
+        """
+        logits = np.empty(len(pairs), np.float32)
+        for start in range(0, len(pairs), _BLOCK):
+            block = pairs[start : start + _BLOCK]
+            logits[start : start + _BLOCK] = self._block_scores(block, on_pairs)
+        return logits
+
+    def _block_scores(
+        self, pairs: Sequence[Pair], on_pairs: Callable[[int], None] | None
+    ) -> npt.NDArray[np.float32]:
+        from ance_cli.models.inference import Places, batches_by_length, in_halves
+
+        rows = self._tokenised(pairs)
+
+        def logits_of(part: Places) -> npt.NDArray[np.float32]:
+            return self._logits([rows[place] for place in part])
+
+        lengths = np.array([len(row["input_ids"]) for row in rows])
+        logits = np.empty(len(pairs), np.float32)
+        for batch in batches_by_length(lengths, self._batch_tokens, multiple=1):
+            one = f"{self.device}: one pair of {lengths[batch[0]]} tokens"
+            logits[batch] = in_halves(logits_of, batch, one, "lower max_length")
+            if on_pairs:
+                on_pairs(len(batch))
+        if broken := int((~np.isfinite(logits)).sum()):
+            raise BadInput(
+                f"{self.folder}: {broken:,} of {len(logits):,} scores are not finite "
+                f"(computed in {self.dtype})",
+                hint="try fp32; if that does not help, the weights are damaged",
+            )
+        return logits
+
+    def _tokenised(self, pairs: Sequence[Pair]) -> list[dict[str, list[int]]]:
+        """The model's inputs for each pair, cut to `max_length`.
+
+        The passage is cut and the query left whole, except where the query alone would take more
+        than half of the room: of such a pair whichever text is longer is cut.
+        """
+        queries = list(dict.fromkeys(query for query, _ in pairs))
+        ids = self._tokenizer(queries, add_special_tokens=False, verbose=False)["input_ids"]
+        long = {
+            query
+            for query, row in zip(queries, ids, strict=True)
+            if len(row) > self.max_length // 2
+        }
+        rows: list[dict[str, list[int]]] = [{}] * len(pairs)
+        for truncation, are_long in (("only_second", False), ("longest_first", True)):
+            places = [
+                place for place, (query, _) in enumerate(pairs) if (query in long) == are_long
+            ]
+            if not places:
+                continue
+            inputs = self._tokenizer(
+                [pairs[place][0] for place in places],
+                [pairs[place][1] for place in places],
+                truncation=truncation,
+                max_length=self.max_length,
+            )
+            for nth, place in enumerate(places):
+                rows[place] = {name: values[nth] for name, values in inputs.items()}
+        return rows
+
+    def _logits(self, rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32]:
+        import torch
+
+        inputs = self._tokenizer.pad(list(rows), return_tensors="pt").to(self.device)
+        with torch.inference_mode():
+            logits: npt.NDArray[np.float32] = (
+                self._model(**inputs).logits[:, 0].float().cpu().numpy()
+            )
+        return logits
+
+
+def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.backbone, use_fast=True, trust_remote_code=False
+        )
+    except Exception as error:  # transformers raises many types for broken files
+        raise BadInput(
+            f"{checkpoint.shown}: the tokenizer does not load ({error})",
+            hint="copy the whole folder again",
+        ) from error
+    if tokenizer.pad_token is None:
+        raise BadInput(
+            f"{checkpoint.shown}: the tokenizer has no padding token, which batches need",
+            hint="set `pad_token` in tokenizer_config.json to the one that the model trained with",
+        )
+    return tokenizer
+
+
+def _load_classifier(checkpoint: Checkpoint) -> nn.Module:
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.backbone, trust_remote_code=False)
+    except Exception as error:  # transformers raises many types for broken files
+        raise BadInput(
+            f"{checkpoint.shown}/config.json: cannot be read ({error})",
+            hint="copy the whole folder again",
+        ) from error
+    if config.num_labels != 1:
+        architecture = ", ".join(config.architectures or ["a model"])
+        raise BadInput(
+            f"{checkpoint.shown}/config.json: {architecture} with {config.num_labels} labels; "
+            "expected one label, the score of the pair",
+            hint="name a cross-encoder that was trained to rank, such as ms-marco-MiniLM",
+        )
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint.backbone,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers and safetensors raise many types for broken files
+        raise BadInput(
+            f"{checkpoint.shown}: the model does not load ({error})",
+            hint="copy the whole folder again",
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise BadInput(
+            f"{checkpoint.shown}: {len(missing)} weights are not in the file, {missing[0]} among "
+            "them: they would keep random values",
+            hint="name a model that was trained as a cross-encoder; a plain language model has no "
+            "classifier",
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def _rounded_backbone(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The backbone in `dtype`, what follows it in float32: bf16 logits would often tie."""
+
+    def to_float32(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(value.float() for value in inputs)
+
+    backbone = model.base_model
+    backbone.to(dtype)
+    for part in model.children():
+        if part is not backbone:
+            part.register_forward_pre_hook(to_float32)
+    return model

@@ -1,0 +1,50 @@
+"""Does a passage hold an answer? DPR's test for OpenQA, on pyserini's copy of its tokenizer.
+
+Training takes passages without an answer as negatives, evaluation counts queries with an answer
+among their top k (Karpukhin et al., EMNLP 2020, Sec. 3.2 and 5; `has_answer` in DPR's
+`qa_validation.py`). It is a proxy: a passage may hold the words and not say the answer.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+
+@cache
+def _tokenizer() -> Any:
+    from pyserini.eval.evaluate_dpr_retrieval import SimpleTokenizer  # neither torch nor a JVM
+
+    return SimpleTokenizer()
+
+
+def answer_tokens(text: str) -> str:
+    """The tokens of a text in the form that `AnswerMatcher.matches_tokens` takes, to be kept.
+
+    Runs of letters, digits and marks, and single other characters, after NFD and in lower case,
+    with one space before and after each. No token holds a space, so a subsequence of tokens is a
+    substring, which is found far faster. A text without a token is a single space.
+    """
+    words = _tokenizer().tokenize(unicodedata.normalize("NFD", text)).words(uncased=True)
+    return " ".join(["", *words, ""]) if words else " "
+
+
+class AnswerMatcher:
+    """The answers of one query, tokenised once.
+
+    An answer without a token matches nothing (DPR's own code lets it match everything).
+    """
+
+    def __init__(self, answers: Iterable[str]) -> None:
+        found = dict.fromkeys(map(answer_tokens, answers))
+        self._answers = [tokens for tokens in found if tokens.strip()]
+
+    def matches(self, text: str) -> bool:
+        """Whether the tokens of an answer stand in the text, adjacent and in order."""
+        return self.matches_tokens(answer_tokens(text))
+
+    def matches_tokens(self, tokens: str) -> bool:
+        """`matches` for a text that `answer_tokens` has been through, as often as it is asked."""
+        return any(answer in tokens for answer in self._answers)
