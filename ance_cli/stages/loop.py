@@ -17,12 +17,12 @@ from ance_cli.stages.summary import Summary
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:
-    """`{"refresh_every": 5}` -> `["--refresh-every", "5"]`; None is left out."""
+    """`{"refresh_every": 5}` -> `["--refresh-every", "5"]`; None is left out, True is a switch."""
     return [
         part
         for name, value in values.items()
-        if value is not None
-        for part in (f"--{name.replace('_', '-')}", str(value))
+        if value is not None and value is not False
+        for part in (f"--{name.replace('_', '-')}", *(() if value is True else (str(value),)))
     ]
 
 
