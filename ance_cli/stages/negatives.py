@@ -165,7 +165,7 @@ def write_negatives(
         sources = ", ".join(f"{source} {count}" for source, count in (+audit.missing).items())
         reporter.warn(
             f"{audit.short_pairs} of {audit.pairs} pairs have fewer than {audit.wanted} negatives "
-            f"(missing in all: {sources}): their candidate lists were too short"
+            f"(missing in all: {sources}): their candidates ran out"
         )
     return {
         "output": str(plan.output),
