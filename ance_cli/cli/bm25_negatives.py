@@ -5,8 +5,9 @@ from __future__ import annotations
 import typer
 
 from ance_cli.cli.calls import COMMON, dataset_of, run_stage
+from ance_cli.cli.mine import DRAWING
 from ance_cli.cli.options import Flags, command
-from ance_cli.config import Bm25Config
+from ance_cli.config import Bm25Config, EncodeConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -16,8 +17,8 @@ def register(app: typer.Typer) -> None:
         app,
         "bm25-negatives",
         "data split corpus queries qrels min_rel skip_bad run output overlap_with with_text "
-        f"engine k1 b depth negatives mix sampler seed threads force {COMMON}",
-        configs="bm25",
+        f"{DRAWING} seed gpus dtype threads force {COMMON}",
+        configs="bm25 encode",
         required="output",
         defaults={"split": "train"},
         panel="Stages",
@@ -38,6 +39,7 @@ def register(app: typer.Typer) -> None:
                 dataset_of(flags),
                 flags.output,
                 flags.config(Bm25Config),
+                flags.config(EncodeConfig),
                 run=flags.run,
                 earlier=flags.overlap_with,
                 with_text=flags.with_text,

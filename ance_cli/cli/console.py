@@ -151,14 +151,48 @@ def show_summary(summary: dict[str, Any], as_json: bool, quiet: bool) -> None:
         return
     elif name:
         stderr.print(f"[green]made[/green] {kind} {_escape(str(name))}")
-    hidden = {"output", "kind", "up_to_date", "fingerprint", "dry_run", "generations"}
+    hidden = {"output", "kind", "up_to_date", "fingerprint", "dry_run", "generations", "audit"}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     for key, value in _flat({k: v for k, v in summary.items() if k not in hidden}):
         table.add_row(Text(key, style="dim"), Text(value))
     if table.row_count:
         stderr.print(table)
+    if audit := summary.get("audit"):
+        show_audit(audit)
     if rows := summary.get("generations"):
         show_rows(rows)
+
+
+def show_audit(audit: dict[str, Any]) -> None:
+    """What was drawn from each source and what was removed, how it scores, and the rest."""
+    removed = audit["removed_from_candidates"]
+    rules = list(dict.fromkeys(rule for counts in removed.values() for rule in counts))
+    show_rows(
+        [
+            {
+                "source": source,
+                "share": f"{share:.0%}",
+                "negatives": audit["by_source"].get(source, 0),
+                "missing": audit["missing_by_source"].get(source, 0),
+                **{f"- {rule}": removed.get(source, {}).get(rule, "") for rule in rules},
+            }
+            for source, share in audit["shares"].items()
+        ]
+    )
+    spread = {
+        name: value for name, value in audit.items() if isinstance(value, dict) and "p50" in value
+    }
+    if spread:
+        show_rows([{"": _words(name), **value} for name, value in spread.items()])
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    told = {"shares", "by_source", "missing_by_source", "removed_from_candidates", *spread}
+    for key, value in _flat({name: audit[name] for name in audit if name not in told}):
+        table.add_row(Text(_words(key), style="dim"), Text(value))
+    stderr.print(table)
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
 
 
 def stdout() -> Console:
@@ -184,6 +218,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
                 yield f"{prefix}{key}", "  ".join(f"{k} {_shown(v)}" for k, v in value.items())
             else:
                 yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield f"{prefix}{key}", ", ".join(map(_shown, value))
         elif value is not None:
             yield f"{prefix}{key}", _shown(value)
 

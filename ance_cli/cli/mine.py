@@ -8,6 +8,12 @@ from ance_cli.cli.calls import COMMON, PINS, checkpoint_of, dataset_of, run_stag
 from ance_cli.cli.options import Flags, command
 from ance_cli.config import EncodeConfig, MineConfig
 
+DRAWING = (
+    "depth negatives mix sampler sampler_temperature simans_a simans_b range_min range_max "
+    "min_score max_score answers teacher teacher_max teacher_pairs engine k1 b"
+)
+MARGINS = "absolute_margin relative_margin"
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
@@ -16,8 +22,8 @@ def register(app: typer.Typer) -> None:
         app,
         "mine",
         "ckpt data split corpus queries qrels min_rel skip_bad embeddings index output candidates "
-        f"overlap_with with_text depth negatives mix sampler seed probes {PINS} gpus dtype "
-        f"batch_tokens threads force {COMMON}",
+        f"previous overlap_with with_text {DRAWING} {MARGINS} audit_bm25 seed probes {PINS} gpus "
+        f"dtype batch_tokens threads force {COMMON}",
         configs="mine encode",
         required="ckpt output",
         defaults={"split": "train"},
@@ -27,7 +33,8 @@ def register(app: typer.Typer) -> None:
         """Mine negatives with the model: the top of the whole corpus without the positives.
 
         Searches embeddings exactly, or an index. Beside the negatives it writes the candidates they
-        were drawn from and an audit.
+        were drawn from and an audit. --mix brings in BM25, the corpus at random, the candidates of
+        an earlier model and the neighbours of the positive; a document is drawn once for a pair.
 
         Example: `ance mine --ckpt runs/warmup/latest --data data/medquad --split train
         --embeddings emb/ -o ann.jsonl`
@@ -45,8 +52,10 @@ def register(app: typer.Typer) -> None:
                 flags.config(MineConfig),
                 flags.config(EncodeConfig),
                 candidates_folder=flags.candidates,
+                previous=flags.previous,
                 earlier=flags.overlap_with,
                 with_text=flags.with_text,
+                threads=flags.threads,
                 force=flags.force,
                 dry_run=flags.dry_run,
                 skipped=skipped,

@@ -33,7 +33,7 @@ from ance_cli.config import (
 
 Engine = StrEnum("Engine", ["lucene", "bm25s"])
 SearchEngine = StrEnum("SearchEngine", ["dense", "lucene", "bm25s"])
-Sampler = StrEnum("Sampler", ["uniform", "top"])
+Sampler = StrEnum("Sampler", ["uniform", "top", "weighted", "simans"])
 Dtype = StrEnum("Dtype", ["auto", "fp32", "bf16", "fp16"])
 OutputDtype = StrEnum("OutputDtype", ["float16", "float32"])
 SideName = StrEnum("SideName", ["passage", "query"])
@@ -96,11 +96,34 @@ FLAGS: dict[str, Flag] = {
     "k1": Flag(float, "BM25's k1.", METHOD),
     "b": Flag(float, "BM25's b.", METHOD),
     "depth": Flag(int, "Documents ranked for each query.", METHOD),
-    "negatives": Flag(int, "Negatives kept for each pair of query and positive.", METHOD),
-    "mix": Flag(str, "Shares of the sources, for instance bm25:0.5,random:0.5 or ann:0.9,"
-                "random:0.1.", METHOD),
-    "sampler": Flag(Sampler, "How negatives are drawn from the ranking: uniformly, or its top.",
-                    METHOD),
+    "negatives": Flag(int, "Negatives kept for each pair of query and positive; 0 = none.", METHOD),
+    "mix": Flag(str, "Shares of the sources, for instance ann:0.7,bm25:0.2,random:0.1. mine and "
+                "refresh: ann, bm25, random, previous (the generation before), lookahead "
+                "(neighbours of the positive); bm25-negatives: bm25 or run, random.", METHOD),
+    "sampler": Flag(Sampler, "How negatives are drawn from a ranking: uniformly, its top, by "
+                    "exp(score / temperature), or near the positive's score (SimANS).", METHOD),
+    "sampler_temperature": Flag(float, "Temperature of --sampler weighted.", METHOD),
+    "simans_a": Flag(float, "a of --sampler simans: exp(-a (score - positive - b)^2).", METHOD),
+    "simans_b": Flag(float, "b of --sampler simans: above the positive where it is greater than 0.",
+                     METHOD),
+    "range_min": Flag(int, "Pass over this many best-ranked candidates.", METHOD),
+    "range_max": Flag(int, "Look no deeper than this rank.", METHOD),
+    "max_score": Flag(float, "A negative scores at most this.", METHOD),
+    "min_score": Flag(float, "A negative scores at least this.", METHOD),
+    "absolute_margin": Flag(float, "A negative scores at least this much below the query's "
+                            "lowest-scoring positive.", METHOD),
+    "relative_margin": Flag(float, "The same as a share of that positive's score, 0.05 for 5 %.",
+                            METHOD),
+    "answers": Flag(bool, "No negative holds an answer of its query (OpenQA: the queries file "
+                    "has answers).", METHOD),
+    "teacher": Flag(Path, "Cross-encoder folder that scores what is drawn: for distillation, and "
+                    "for the audit's estimate of false negatives.", METHOD, metavar="DIR"),
+    "teacher_max": Flag(float, "Replace a negative that the teacher holds for a positive with more "
+                        "than this probability.", METHOD),
+    "teacher_pairs": Flag(int, "Pairs that the teacher scores, drawn at random; 0 = all.", METHOD),
+    "audit_bm25": Flag(bool, "The audit reports the overlap with BM25's top 100.", METHOD),
+    "previous": Flag(Path, "Candidates of an earlier model, for the source previous.", DATA,
+                     metavar="DIR"),
     "seed": Flag(int, "Seed of every draw.", METHOD),
     "probes": Flag(int, "Inverted lists that a query visits (IVF indexes).", METHOD),
     "factory": Flag(str, "faiss factory string: Flat, HNSW32, IVF1024,Flat, OPQ16,IVF1024,PQ16.",

@@ -7,10 +7,11 @@ from pathlib import Path
 import typer
 
 from ance_cli.cli.calls import COMMON, run_stage
+from ance_cli.cli.mine import DRAWING, MARGINS
 from ance_cli.cli.options import Flags, command
 
 REFRESHING = (
-    "dev_split depth negatives mix sampler dev_depth measures index_factory probes encode_dtype"
+    f"dev_split {DRAWING} {MARGINS} audit_bm25 dev_depth measures index_factory probes encode_dtype"
 )
 
 
@@ -42,6 +43,7 @@ def register(app: typer.Typer) -> None:
                 flags.run_folder,
                 {name: value for name, value in flags.typed.items() if name in names},
                 gpus=flags.gpus,
+                threads=flags.threads,
                 force=flags.force,
                 dry_run=flags.dry_run,
                 reporter=reporter,

@@ -33,7 +33,7 @@ ALGORITHM_VERSIONS = {
     "embeddings": 1,
     "index": 1,
     "candidates": 1,
-    "negatives": 1,
+    "negatives": 2,
     "run": 1,
     "generation": 1,
     "bm25-index": 1,

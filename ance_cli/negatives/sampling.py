@@ -1,13 +1,17 @@
-"""Drawing negatives from ranked candidates, reproducibly.
+"""Samplers: in which order the candidates of a pair are wanted, reproducibly.
 
-Every draw comes from a generator of its own, keyed by (seed, checkpoint step, query, positive,
-source), so that one process or eight, in any order, draw the same negatives from the same
-candidates.
+A sampler turns a ranked candidate list into an order of it, most wanted first; a draw is a prefix
+of that order, and whoever refuses a candidate takes the next one. Every order comes from a
+generator of its own, keyed by (seed, checkpoint step, query, positive, source), so that one process
+or eight, in any sequence, draw the same negatives from the same candidates.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +19,12 @@ import xxhash
 
 from ance_cli.errors import UsageProblem
 
-SAMPLERS = ("uniform", "top")
+SAMPLERS = ("uniform", "top", "weighted", "simans")
 RANDOM = "random"
 """The source that draws from the whole corpus instead of a candidate list."""
 
 Places = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating[Any]]
 
 
 def keyed_generator(*key: str | int) -> np.random.Generator:
@@ -28,16 +33,62 @@ def keyed_generator(*key: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=digest))
 
 
-def draw(num_candidates: int, count: int, sampler: str, rng: np.random.Generator) -> Places:
-    """Which of `num_candidates` ranked candidates to keep: `count` places, ascending by rank.
+@dataclass(frozen=True)
+class Sampler:
+    """One of `SAMPLERS` and its settings: `temperature` is of `weighted`, `a`, `b` of `simans`."""
 
-    `uniform` gives each candidate the same chance, without repeats (the paper: one negative drawn
-    uniformly from the ANN top 200, ICLR Sec. 5); `top` keeps the best-ranked. Fewer candidates than
-    `count` are all kept.
+    name: str = "uniform"
+    temperature: float = 1.0
+    a: float = 0.5
+    b: float = 0.0
+
+    @property
+    def needs_scores(self) -> bool:
+        return self.name in ("weighted", "simans")
+
+    @property
+    def needs_positive(self) -> bool:
+        """Whether it compares candidates with the positive's score."""
+        return self.name == "simans"
+
+
+def order(
+    scores: Floats, positive_score: float | None, sampler: Sampler, rng: np.random.Generator
+) -> Places:
+    """The places of ranked candidates, most wanted first; `scores` (n,) stand in rank order.
+
+    `uniform`: any order, all alike (the paper: one negative drawn uniformly from the ANN top 200,
+    ICLR Sec. 5). `top`: by rank. The other two draw one after the other without replacement, each
+    time with p_i over the candidates that are left:
+
+    - `weighted`: p_i proportional to exp(s_i / temperature);
+    - `simans`: p_i proportional to exp(-a (s_i - s+ - b)^2), s+ the positive's score (SimANS, Zhou
+      et al., EMNLP 2022; the released code runs a = 0.5, b = 0). With b > 0 candidates that score
+      above the positive by b are the most likely, with b < 0 those that far below it.
+
+    Only `weighted` and `simans` look at scores, and only `simans` at the positive's.
     """
-    if num_candidates <= count or sampler == "top":
-        return np.arange(min(count, num_candidates), dtype=np.int64)
-    return np.sort(rng.choice(num_candidates, count, replace=False))
+    if sampler.name == "top":
+        return np.arange(len(scores), dtype=np.int64)
+    if sampler.name == "uniform":
+        return rng.permutation(len(scores))
+    exact = scores.astype(np.float64)
+    if sampler.name == "weighted":
+        log_weights = (exact - exact.max(initial=-np.inf)) / sampler.temperature
+    else:
+        if positive_score is None:
+            raise ValueError("simans needs the positive's score")
+        log_weights = -sampler.a * (exact - positive_score - sampler.b) ** 2
+    return _plackett_luce(log_weights, rng)
+
+
+def _plackett_luce(log_weights: Floats, rng: np.random.Generator) -> Places:
+    """Draws without replacement, each in proportion to the weights that are left.
+
+    Adding Gumbel noise to the logarithms and sorting gives exactly that (Gumbel top-k), and never
+    takes an exponential that could overflow.
+    """
+    return np.argsort(-(log_weights + rng.gumbel(size=len(log_weights))), kind="stable")
 
 
 def draw_from_corpus(
@@ -62,27 +113,31 @@ def parse_mix(text: str, sources: tuple[str, ...]) -> dict[str, float]:
                 f"the sources here are {', '.join(sources)}",
             )
         shares[match[1]] = float(match[2]) if match[2] else 1.0
-    total = sum(shares.values())
-    if total <= 0:
+    if sum(shares.values()) <= 0:
         raise UsageProblem(f"--mix {text!r}: the shares add up to nothing")
-    return {source: share / total for source, share in shares.items()}
+    return normalised(shares)
+
+
+def normalised(shares: Mapping[str, float]) -> dict[str, float]:
+    """The shares in proportion, adding up to one; a source without a share is left out."""
+    total = sum(shares.values())
+    return {source: share / total for source, share in shares.items() if share > 0}
 
 
 def split_by_shares(
-    count: int, shares: dict[str, float], rng: np.random.Generator
+    count: int, shares: Mapping[str, float], rng: np.random.Generator
 ) -> dict[str, int]:
     """How many of `count` negatives come from each source.
 
-    Whole parts are fixed; what is left over goes to sources drawn with their remainders as odds,
-    so that the expected split is the shares also for a count of one.
+    Whole parts are fixed; of what is left over each source gets one more with its remainder as the
+    chance (systematic sampling: the remainders laid end to end, cut at u, u + 1, ...), so that the
+    expected split is the shares also for a count of one.
     """
-    exact = {source: count * share for source, share in shares.items()}
-    counts = {source: int(value + 1e-9) for source, value in exact.items()}
-    left = count - sum(counts.values())
-    if left:
-        names = list(shares)
-        rest = np.array([max(exact[name] - counts[name], 0.0) for name in names])
-        chosen = rng.choice(len(names), left, replace=False, p=rest / rest.sum())
-        for place in np.atleast_1d(chosen):
-            counts[names[int(place)]] += 1
-    return counts
+    exact = np.array([count * share for share in shares.values()])
+    whole = np.floor(exact + 1e-9)
+    left = count - whole.sum()
+    ends = np.minimum(np.cumsum(np.maximum(exact - whole, 0.0)), left)
+    ends[-1] = left  # what the sum would be without rounding
+    cuts = np.ceil(np.concatenate([[0.0], ends]) - rng.random())
+    split = whole + np.diff(cuts)
+    return {source: int(number) for source, number in zip(shares, split, strict=True)}

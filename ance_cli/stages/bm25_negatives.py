@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ance_cli.config import Bm25Config
+from ance_cli.config import Bm25Config, EncodeConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats import lease
 from ance_cli.formats.candidates import Candidates
@@ -16,9 +16,20 @@ from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import STDIO, Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.trec import in_trec_order, read_run
+from ance_cli.negatives.pool import Pool, RankedLists
 from ance_cli.negatives.sampling import RANDOM, parse_mix
 from ance_cli.progress import Reporter, Silent
-from ance_cli.stages.negatives import Sides, all_texts, read_sides, write_negatives
+from ance_cli.stages.judging import open_judges, teacher_inputs
+from ance_cli.stages.negatives import (
+    Sides,
+    all_texts,
+    audit_of,
+    check_scores,
+    read_sides,
+    recipe_of,
+    write_negatives,
+)
+from ance_cli.stages.sources import BM25, search_bm25
 from ance_cli.stages.summary import Summary, planned, summary_of
 
 
@@ -26,6 +37,7 @@ def bm25_negatives(
     dataset: Dataset,
     output: Path,
     config: Bm25Config = Bm25Config(),
+    encode_config: EncodeConfig = EncodeConfig(),
     run: Path | None = None,
     earlier: Path | None = None,
     with_text: bool = False,
@@ -35,14 +47,25 @@ def bm25_negatives(
     skipped: Skipped | None = None,
     reporter: Reporter = Silent(),
 ) -> Summary:
-    """Negatives of every pair of the split, drawn from BM25's top `depth`, or from a given run."""
-    source = "run" if run else "bm25"
-    shares = parse_mix(config.mix if not run or config.mix != "bm25" else "run", (source, RANDOM))
-    shaped_by = {**asdict(config), "with_text": with_text}
+    """Negatives of every pair of the split, drawn from BM25's top `depth`, or from a given run.
+
+    `encode_config` says where a teacher runs.
+    """
+    source = "run" if run else BM25
+    shares = parse_mix(config.mix if not run or config.mix != BM25 else "run", (source, RANDOM))
+    recipe = recipe_of(config, shares, 0)
+    check_scores(recipe, [RANDOM] if RANDOM in shares else [], f"draw from {source} alone")
+    shaped_by = {
+        **asdict(config),
+        "with_text": with_text,
+        **({"dtype": encode_config.dtype} if config.teacher else {}),
+    }
+    del shaped_by["teacher"]  # among the inputs, by content
     inputs = {
         "dataset": dataset.fingerprint("corpus", "queries", "qrels"),
         **({"run": hash_file(run)} if run else {}),
         **({"earlier": hash_file(earlier)} if earlier else {}),
+        **teacher_inputs(config),
     }
     plan = Plan("negatives", output, shaped_by, inputs, {"corpus": str(dataset.corpus)})
     if manifest := plan.published(force):
@@ -51,37 +74,31 @@ def bm25_negatives(
         return planned(plan.kind, output, plan.shaped_by)
 
     def work() -> Summary:
-        sides = read_sides(dataset, config.min_rel, config.depth, skipped, reporter)
-        if run:
-            candidates = _from_run(run, sides, config.depth, skipped)
-        else:
-            candidates = _from_bm25(dataset, sides, config, threads, skipped, reporter)
+        sides = read_sides(dataset, config, skipped, reporter)
+        lists = {}
+        if config.negatives and source in shares:
+            if run:
+                found = _from_run(run, sides, config.depth, skipped)
+            else:
+                found = search_bm25(
+                    dataset, sides.queries, config, config.depth, threads, skipped, reporter
+                )
+            lists[source] = RankedLists.of(found)
+        judges = open_judges(config, encode_config, dataset, sides.queries, skipped, reporter)
+        if judges.dtype:
+            plan.shaped_by["dtype"] = judges.dtype
+        pool = Pool(
+            list(sides.queries), sides.positives, sides.copies, lists,
+            has_answer=judges.has_answer, teacher=judges.teacher,
+        )  # fmt: skip
+        audit = audit_of(config, shares, earlier)
         texts = all_texts(dataset, skipped) if with_text else None
-        return write_negatives(
-            plan, candidates, sides, source, shares, 0, earlier, texts, {}, reporter
-        )
+        return write_negatives(plan, pool, recipe, audit, texts, {}, reporter)
 
     if output == STDIO:
         return work()
     with lease.hold(lease.lease_name(output), str(output)):
         return work()
-
-
-def _from_bm25(
-    dataset: Dataset,
-    sides: Sides,
-    config: Bm25Config,
-    threads: int,
-    skipped: Skipped | None,
-    reporter: Reporter,
-) -> Candidates:
-    from ance_cli.retrieval.bm25 import open_bm25
-
-    reporter.say(f"BM25 ({config.engine}) over {dataset.corpus}")
-    bm25 = open_bm25(config.engine, dataset.corpus, config.k1, config.b, threads, skipped)
-    with reporter.task("BM25", len(sides.queries), "query") as bar:
-        docs, scores = bm25.search(list(sides.queries.values()), config.depth, bar.advance)
-    return Candidates(list(sides.queries), docs, scores, {})
 
 
 def _from_run(path: Path, sides: Sides, depth: int, skipped: Skipped | None) -> Candidates:

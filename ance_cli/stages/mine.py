@@ -1,16 +1,25 @@
 """`ance mine`: negatives that the model itself ranks high, from the whole corpus.
 
 D- = ANN_f(q, C) \\ D+ (ICLR Sec. 4, arXiv Eq. 10): encode the queries, search the embeddings
-exactly or an index, remove every known positive and every copy of one, draw.
+exactly or an index, remove every known positive and every copy of one, draw. A mix brings in other
+sources: BM25, the corpus at random, the candidates of the model before, and the neighbours of the
+positive (the last two: ANCE-Tele, Sun et al., EMNLP 2022). What they find is scored by the model,
+so that samplers, filters and the audit see one scale.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ance_cli.config import EncodeConfig, MineConfig
+from ance_cli.errors import UsageProblem
 from ance_cli.formats import lease
 from ance_cli.formats.candidates import Candidates, read_candidates
 from ance_cli.formats.dataset import Dataset
@@ -18,11 +27,63 @@ from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import STDIO, Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.negatives.sampling import RANDOM, parse_mix
+from ance_cli.negatives.audit import BM25_TOP
+from ance_cli.negatives.pool import Pool, RankedLists
+from ance_cli.negatives.rescoring import ExactScores
+from ance_cli.negatives.sampling import RANDOM, normalised, parse_mix
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import DenseRetriever, VectorSource
-from ance_cli.stages.negatives import Sides, all_texts, beside, read_sides, write_negatives
+from ance_cli.stages.judging import open_judges, teacher_inputs
+from ance_cli.stages.negatives import (
+    Sides,
+    all_texts,
+    audit_of,
+    beside,
+    check_scores,
+    read_sides,
+    recipe_of,
+    write_negatives,
+)
+from ance_cli.stages.sources import (
+    ANN,
+    BM25,
+    LOOKAHEAD,
+    PREVIOUS,
+    check_previous,
+    cut,
+    kept_bm25,
+    neighbours,
+)
 from ance_cli.stages.summary import Summary, planned, summary_of
+
+
+def shares_of(config: MineConfig, exact: bool) -> dict[str, float]:
+    """The shares of the mix; refuses rules on scores that its sources do not have.
+
+    Only embeddings (`exact`) give the scores of positives and of what the search did not find.
+    """
+    shares = parse_mix(config.mix, (ANN, BM25, PREVIOUS, LOOKAHEAD, RANDOM))
+    if exact:
+        return shares
+    hint = "search the embeddings themselves: --embeddings DIR in place of an index"
+    recipe = recipe_of(config, shares, 0)
+    for what, needs in (
+        ("--sampler simans compares", recipe.sampler.needs_positive),
+        ("a margin compares", recipe.filters.needs_positive),
+    ):
+        if needs:
+            raise UsageProblem(
+                f"{what} with the positive's score, which a search of an index does not give",
+                hint=hint,
+            )
+    if LOOKAHEAD in shares:
+        raise UsageProblem(
+            "the source lookahead searches with the vectors of the positives, which an index does "
+            "not give back",
+            hint=hint,
+        )
+    check_scores(recipe, [source for source in shares if source != ANN], hint)
+    return shares
 
 
 def mine(
@@ -33,8 +94,11 @@ def mine(
     config: MineConfig = MineConfig(),
     encode_config: EncodeConfig = EncodeConfig(),
     candidates_folder: Path | None = None,
+    previous: Path | None = None,
     earlier: Path | None = None,
+    bm25_folder: Path | None = None,
     with_text: bool = False,
+    threads: int = 0,
     force: bool = False,
     dry_run: bool = False,
     skipped: Skipped | None = None,
@@ -44,11 +108,25 @@ def mine(
 
     Writes the negatives, their audit (`.audit.json`) and the candidates they were drawn from
     (`.candidates/`, or `candidates_folder`), from which other samplers can draw without a search.
-    Refuses vectors of another passage tower or of another corpus (`Mismatch`).
+    `previous` holds the candidates of an earlier model; without it the share of that source goes to
+    the others. `bm25_folder` keeps BM25's ranking, in place of the cache folder. Refuses vectors of
+    another passage tower or of another corpus (`Mismatch`).
     """
-    shares = parse_mix(config.mix, ("ann", RANDOM))
-    source.check(checkpoint, hash_file(dataset.corpus))
-    step = checkpoint.pins.training_step
+    asked = shares_of(config, exact=source.kind == "embeddings")
+    corpus_hash = hash_file(dataset.corpus)
+    source.check(checkpoint, corpus_hash)
+    absent = [PREVIOUS] if PREVIOUS in asked and previous is None else []
+    if absent == list(asked):
+        raise UsageProblem(
+            "--mix previous: there are no earlier candidates to draw from",
+            hint="name them with --previous DIR, or mix another source in: ann:0.5,previous:0.5",
+        )
+    if previous is not None and PREVIOUS not in asked:
+        raise UsageProblem(
+            f"--previous: --mix {config.mix} does not draw from it",
+            hint="give it a share: --mix ann:0.5,previous:0.5",
+        )
+    shares = normalised({name: share for name, share in asked.items() if name not in absent})
     folder = candidates_folder or (beside(output, ".candidates") if output != STDIO else None)
     searched = Plan(
         "candidates",
@@ -62,24 +140,29 @@ def mine(
         {
             "vectors": source.fingerprint,
             "query_tower": checkpoint.tower_hash("query"),
+            "corpus": corpus_hash,
             "queries": hash_file(dataset.need("queries")),
             "qrels": hash_file(dataset.need("qrels")),
         },
         {"checkpoint": str(checkpoint.path)},
     )
+    shaped_by = {
+        **asdict(config),
+        **searched.shaped_by,
+        "with_text": with_text,
+        "checkpoint_step": checkpoint.pins.training_step,
+    }
+    del shaped_by["teacher"]  # among the inputs, by content
     plan = Plan(
         "negatives",
         output,
+        shaped_by,
         {
-            **searched.shaped_by,
-            "negatives": config.negatives,
-            "mix": config.mix,
-            "sampler": config.sampler,
-            "seed": config.seed,
-            "with_text": with_text,
-            "checkpoint_step": step,
+            **searched.inputs,
+            **({"previous": check_previous(previous, corpus_hash)} if previous else {}),
+            **({"earlier": hash_file(earlier)} if earlier else {}),
+            **teacher_inputs(config),
         },
-        {**searched.inputs, **({"earlier": hash_file(earlier)} if earlier else {})},
         searched.ran_with,
     )
     if manifest := plan.published(force):
@@ -88,17 +171,57 @@ def mine(
         return planned(plan.kind, output, plan.shaped_by)
 
     def work() -> Summary:
-        sides = read_sides(dataset, config.min_rel, config.depth, skipped, reporter)
+        if absent and config.negatives:
+            reporter.say("there are no earlier candidates: the share of previous goes to the rest")
+        sides = read_sides(dataset, config, skipped, reporter)
+        wanted = set(shares) if config.negatives else set()
         started = time.monotonic()
-        candidates = _candidates(
-            searched, folder, checkpoint, source, config, encode_config, sides, force, reporter
-        )
-        plan.shaped_by["dtype"] = searched.shaped_by["dtype"]
-        texts = all_texts(dataset, skipped) if with_text else None
+        model = _Model(checkpoint, source, config, encode_config, sides, reporter)
+        lists: dict[str, RankedLists] = {}
+        known: dict[str, dict[str, float]] = {}
+        if ANN in wanted:
+            candidates = _candidates(searched, folder, model, config.depth, force)
+            lists[ANN], known = RankedLists.of(candidates), candidates.positive_scores
+            plan.shaped_by["dtype"] = searched.shaped_by["dtype"]
+        bm25 = None
+        if config.negatives and (BM25 in wanted or config.audit_bm25):
+            ranking = kept_bm25(
+                dataset, sides.queries, config, bm25_folder, threads, skipped, reporter
+            )
+            bm25 = RankedLists.of(ranking, scored=False)
+            if BM25 in wanted:
+                lists[BM25] = RankedLists.of(cut(ranking, config.depth), scored=False)
+        if PREVIOUS in wanted:
+            assert previous is not None
+            lists[PREVIOUS] = RankedLists.of(
+                cut(read_candidates(previous), config.depth), scored=False
+            )
+        rescore = None
+        if source.kind == "embeddings" and wanted - {ANN}:
+            embeddings = model.retriever.embeddings
+            assert embeddings is not None
+            if LOOKAHEAD in wanted:
+                lists[LOOKAHEAD] = neighbours(
+                    sides.positives, embeddings, config.depth, model.retriever.device, reporter
+                )
+            rescore = ExactScores(model.xq, list(sides.queries), embeddings)
+            known = known or model.positive_scores()
+            plan.shaped_by["dtype"] = model.retriever.dtype
         stats: dict[str, Any] = {"search_seconds": round(time.monotonic() - started, 2)}
-        return write_negatives(
-            plan, candidates, sides, "ann", shares, step, earlier, texts, stats, reporter
-        )
+        judges = open_judges(config, encode_config, dataset, sides.queries, skipped, reporter)
+        pool = Pool(
+            list(sides.queries), sides.positives, sides.copies, lists, known, rescore,
+            judges.has_answer, judges.teacher,
+        )  # fmt: skip
+
+        def bm25_top(query_id: str) -> set[str]:
+            assert bm25 is not None
+            return {sides.copies.doc_ids[doc] for doc in bm25.listed(query_id)[0][:BM25_TOP]}
+
+        audit = audit_of(config, shares, earlier, absent, bm25_top if bm25 else None)
+        recipe = recipe_of(config, shares, checkpoint.pins.training_step)
+        texts = all_texts(dataset, skipped) if with_text else None
+        return write_negatives(plan, pool, recipe, audit, texts, stats, reporter)
 
     if output == STDIO:
         return work()
@@ -106,35 +229,57 @@ def mine(
         return work()
 
 
+class _Model:
+    """The query encoder over the vectors; loaded, and the queries encoded, when first needed."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        source: VectorSource,
+        config: MineConfig,
+        encode_config: EncodeConfig,
+        sides: Sides,
+        reporter: Reporter,
+    ) -> None:
+        self.sides, self.reporter = sides, reporter
+        self.encode_config = encode_config
+        self._checkpoint, self._source, self._probes = checkpoint, source, config.probes
+
+    @cached_property
+    def retriever(self) -> DenseRetriever:
+        return DenseRetriever(self._checkpoint, self._source, self.encode_config, self._probes)
+
+    @cached_property
+    def xq(self) -> npt.NDArray[np.float32]:
+        """(queries, d) float32."""
+        return self.retriever.encode_queries(list(self.sides.queries.values()), self.reporter)
+
+    def positive_scores(self) -> dict[str, dict[str, float]]:
+        """The exact score of each positive; empty where an index was opened."""
+        from ance_cli.retrieval.exact import positive_scores
+
+        if self.retriever.embeddings is None:
+            return {}
+        return positive_scores(
+            self.xq, list(self.sides.queries), self.sides.positives, self.retriever.embeddings
+        )
+
+
 def _candidates(
-    plan: Plan,
-    folder: Path | None,
-    checkpoint: Checkpoint,
-    source: VectorSource,
-    config: MineConfig,
-    encode_config: EncodeConfig,
-    sides: Sides,
-    force: bool,
-    reporter: Reporter,
+    plan: Plan, folder: Path | None, model: _Model, depth: int, force: bool
 ) -> Candidates:
     """The ranked documents of each query: those that lie in `folder`, or newly searched."""
-    from ance_cli.retrieval.exact import positive_scores
-
     if folder is not None and (manifest := plan.published(force)):
-        plan.shaped_by["dtype"] = manifest["shaped_by"]["dtype"]
-        reporter.say(f"drawing from the candidates in {folder}")
+        dtype = plan.shaped_by["dtype"] = manifest["shaped_by"]["dtype"]
+        model.encode_config = replace(model.encode_config, dtype=dtype)
+        model.reporter.say(f"drawing from the candidates in {folder}")
         return read_candidates(folder)
-    retriever = DenseRetriever(checkpoint, source, encode_config, config.probes)
-    plan.shaped_by["dtype"] = retriever.dtype
-    xq = retriever.encode_queries(list(sides.queries.values()), reporter)
-    scores, docs = retriever.search(xq, config.depth, reporter)
-    known = {}
-    if retriever.embeddings is not None:
-        known = positive_scores(xq, list(sides.queries), sides.positives, retriever.embeddings)
-    candidates = Candidates(list(sides.queries), docs, scores, known)
+    plan.shaped_by["dtype"] = model.retriever.dtype
+    scores, docs = model.retriever.search(model.xq, depth, model.reporter)
+    candidates = Candidates(list(model.sides.queries), docs, scores, model.positive_scores())
     if folder is not None:
         with lease.hold(lease.lease_name(folder), str(folder)):
             partial = plan.open_partial(force=True)  # a search is one piece: nothing to continue
             content = candidates.write(partial)
-            plan.publish_folder(content, {"dtype": retriever.dtype})
+            plan.publish_folder(content, {"dtype": model.retriever.dtype})
     return candidates

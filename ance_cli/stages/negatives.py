@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from ance_cli.config import DrawConfig
+from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
-from ance_cli.formats.candidates import Candidates
 from ance_cli.formats.dataset import (
     Dataset,
     positives_of,
@@ -21,8 +23,10 @@ from ance_cli.formats.jsonl import STDIO, Skipped, read_records
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.triples import Texts
 from ance_cli.negatives.audit import Audit
-from ance_cli.negatives.filtering import Copies
-from ance_cli.negatives.selection import select_negatives
+from ance_cli.negatives.filtering import Copies, Filters
+from ance_cli.negatives.pool import Pool
+from ance_cli.negatives.sampling import RANDOM, Sampler
+from ance_cli.negatives.selection import Recipe, select_negatives
 from ance_cli.progress import Reporter
 from ance_cli.stages.summary import Summary
 
@@ -58,63 +62,110 @@ class Sides:
 
 
 def read_sides(
-    dataset: Dataset, min_rel: int, depth: int, skipped: Skipped | None, reporter: Reporter
+    dataset: Dataset, config: DrawConfig, skipped: Skipped | None, reporter: Reporter
 ) -> Sides:
     """Queries, labels and corpus, checked against each other.
 
-    Warns where `depth` candidates are a large part of the corpus: then they are hardly hard.
+    Warns where the depth is a large part of the corpus: then candidates are hardly hard.
     """
     queries = read_queries(dataset.need("queries"), skipped)
     copies = Copies(read_corpus(dataset.corpus, skipped))
     qrels = read_qrels(dataset.need("qrels"), queries, copies.position, skipped)
-    positives = positives_of(qrels, min_rel)
-    if depth * 10 > len(copies.doc_ids):
+    positives = positives_of(qrels, config.min_rel)
+    if config.negatives and config.depth * 10 > len(copies.doc_ids):
         reporter.warn(
-            f"--depth {depth} is over a tenth of the {len(copies.doc_ids)} documents: "
+            f"--depth {config.depth} is over a tenth of the {len(copies.doc_ids)} documents: "
             "most of these negatives are not hard ones"
         )
     return Sides({name: queries[name] for name in positives}, positives, copies)
 
 
+def recipe_of(config: DrawConfig, shares: Mapping[str, float], checkpoint_step: int) -> Recipe:
+    """The drawing that a config describes."""
+    return Recipe(
+        shares,
+        config.negatives,
+        config.seed,
+        checkpoint_step,
+        config.depth,
+        Sampler(config.sampler, config.sampler_temperature, config.simans_a, config.simans_b),
+        Filters(
+            config.range_min,
+            config.range_max,
+            config.max_score,
+            config.min_score,
+            config.absolute_margin,
+            config.relative_margin,
+        ),
+        config.teacher_max,
+        config.teacher_pairs,
+    )
+
+
+def check_scores(recipe: Recipe, unscored: Sequence[str], hint: str) -> None:
+    """Refuse rules on scores where the sources `unscored` have none.
+
+    A sampler orders the ranked sources only, so that it may go with an unscored `random`.
+    """
+    ranked = [source for source in unscored if source != RANDOM]
+    for rule, sources in (
+        (f"--sampler {recipe.sampler.name}", ranked if recipe.sampler.needs_scores else []),
+        ("a limit on scores", unscored if recipe.filters.needs_scores else []),
+    ):
+        if sources:
+            raise UsageProblem(
+                f"{rule} needs scores, and there are none for the source {sources[0]}", hint=hint
+            )
+
+
+def audit_of(
+    config: DrawConfig,
+    shares: Mapping[str, float],
+    earlier: Path | None,
+    absent: Sequence[str] = (),
+    bm25: Callable[[str], set[str]] | None = None,
+) -> Audit:
+    """An audit that has not seen a pair yet."""
+    audit = Audit(config.negatives, shares, absent, read_earlier(earlier), bm25)
+    if config.teacher_max is not None:
+        audit.probable = config.teacher_max
+    return audit
+
+
 def write_negatives(
     plan: Plan,
-    candidates: Candidates,
-    sides: Sides,
-    source: str,
-    shares: dict[str, float],
-    checkpoint_step: int,
-    earlier: Path | None,
+    pool: Pool,
+    recipe: Recipe,
+    audit: Audit,
     texts: Texts | None,
     extra_stats: dict[str, Any],
     reporter: Reporter,
 ) -> Summary:
-    """Select, write and audit; the plan's `shaped_by` names sampler, count and seed."""
-    audit = Audit(wanted=plan.shaped_by["negatives"], earlier=read_earlier(earlier))
+    """Select, write and audit."""
     stats: dict[str, Any] = {}
-    with plan.text_file(stats) as handle:
-        for pair in select_negatives(
-            candidates,
-            sides.positives,
-            sides.copies,
-            source,
-            shares,
-            plan.shaped_by["sampler"],
-            plan.shaped_by["negatives"],
-            plan.shaped_by["seed"],
-            checkpoint_step,
-            audit,
-        ):
+    num_pairs = sum(len(pool.positives[query_id]) for query_id in pool.query_ids)
+    with (
+        plan.text_file(stats) as handle,
+        reporter.task("drawing", num_pairs, "pair") as bar,
+    ):
+        for pair in select_negatives(pool, recipe, audit):
             handle.write(pair.to_line(texts))
-        stats |= {"checkpoint_step": checkpoint_step, **extra_stats, "audit": audit.summary()}
+            bar.advance()
+        stats |= {
+            "checkpoint_step": recipe.checkpoint_step,
+            **extra_stats,
+            "audit": audit.summary(),
+        }
     if plan.output != STDIO:
         atomic.write_bytes(
             beside(plan.output, ".audit.json"),
             orjson.dumps(stats["audit"], option=orjson.OPT_INDENT_2),
         )
     if audit.short_pairs:
+        sources = ", ".join(f"{source} {count}" for source, count in (+audit.missing).items())
         reporter.warn(
             f"{audit.short_pairs} of {audit.pairs} pairs have fewer than {audit.wanted} negatives "
-            f"({audit.missing} missing in all): their candidate lists were too short"
+            f"(missing in all: {sources}): their candidates ran out"
         )
     return {
         "output": str(plan.output),

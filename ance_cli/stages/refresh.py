@@ -21,23 +21,24 @@ from ance_cli.config import (
     RefreshConfig,
     SearchConfig,
 )
-from ance_cli.errors import BadInput
+from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic, lease
-from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.dataset import Dataset, read_answers
 from ance_cli.formats.manifest import Plan, read_manifest
 from ance_cli.formats.run_folder import NEGATIVES, REFRESH, RunFolder, compare_settings
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.negatives.sampling import RANDOM, parse_mix
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.stages.encode import encode
 from ance_cli.stages.evaluate import evaluate_runs
 from ance_cli.stages.index import index
-from ance_cli.stages.mine import mine
+from ance_cli.stages.judging import teacher_inputs
+from ance_cli.stages.mine import mine, shares_of
 from ance_cli.stages.search import queries_of_split, search
+from ance_cli.stages.sources import PREVIOUS
 from ance_cli.stages.summary import Summary, summary_of
 
-EMBEDDINGS, INDEX = "embeddings", "index"
+EMBEDDINGS, INDEX, CANDIDATES = "embeddings", "index", "candidates"
 NO_DEV = "none"
 _DEV = "dev.json"
 
@@ -48,6 +49,7 @@ def refresh(
     gpus: str = "all",
     force: bool = False,
     dry_run: bool = False,
+    threads: int = 0,
     reporter: Reporter = Silent(),
 ) -> Summary:
     """Make and publish a generation from the run's newest checkpoint.
@@ -71,14 +73,17 @@ def refresh(
         step, folder, published = _standing(run)  # as it is now that nobody else can publish
         number = int(published["generation"]) + 1 if published else 1
         checkpoint = Checkpoint(folder)
+        shaped_by = {**asdict(config), "checkpoint_step": step}
+        del shaped_by["teacher"]  # among the inputs, by content
         plan = Plan(
             "generation",
             run.generation_at(number),
-            {**asdict(config), "checkpoint_step": step},
+            shaped_by,
             {
                 "query_tower": checkpoint.tower_hash("query"),
                 "passage_tower": checkpoint.tower_hash("passage"),
                 "dataset": dataset.fingerprint("corpus", "queries", "qrels"),
+                **teacher_inputs(config),
             },
             {"gpus": gpus, "checkpoint": str(folder)},
         )
@@ -90,7 +95,9 @@ def refresh(
                 made = None
         if made is None:
             run.event("inferencer", "refresh started", generation=number, checkpoint_step=step)
-            made = _make(run, plan, checkpoint, dataset, config, gpus, force, published, reporter)
+            made = _make(
+                run, plan, checkpoint, dataset, config, gpus, threads, force, published, reporter
+            )
         _point_to_best(run, config)
         run.publish(number, step, plan.output)
         run.event("inferencer", "generation published", generation=number, checkpoint_step=step)
@@ -131,7 +138,7 @@ def _settings(
         compare_settings(
             path,
             found,
-            given,
+            _as_kept(found, given),
             "leave them out, or fix others for the run with ance refresh --force",
         )
         return RefreshConfig(**found)
@@ -139,7 +146,7 @@ def _settings(
     before = run.read(REFRESH) if path.exists() else {}
     own = {name: identity[name] for name in ("min_rel", "seed")}
     config = RefreshConfig(**{**before, **given, **own})
-    parse_mix(config.mix, ("ann", RANDOM))
+    _check_mining(config, dataset)
     if config.index_factory and (newest := run.newest_checkpoint()):
         from ance_cli.retrieval.faiss_index import new_index
 
@@ -162,6 +169,25 @@ def _settings(
     return config
 
 
+def _as_kept(found: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The given settings in the form in which `refresh.json` keeps them."""
+    config = asdict(RefreshConfig(**{**found, **given}))
+    return {name: config[name] for name in given}
+
+
+def _check_mining(config: RefreshConfig, dataset: Dataset) -> None:
+    """Refuse now what mining would refuse once the corpus is encoded."""
+    shares = shares_of(config, exact=config.index_factory is None)
+    if config.negatives and list(shares) == [PREVIOUS]:
+        raise UsageProblem(
+            "--mix previous: the first generation has none before it to draw from",
+            hint="mix another source in: --mix ann:0.5,previous:0.5",
+        )
+    if config.answers:
+        read_answers(dataset.need("queries"))
+    teacher_inputs(config)
+
+
 def _labels_beside(qrels: Path, split: str) -> Path:
     for ending in (".tsv", ".tsv.gz", ".tsv.zst", ".txt"):
         path = qrels.with_name(f"{split}{ending}")
@@ -180,6 +206,7 @@ def _make(
     dataset: Dataset,
     config: RefreshConfig,
     gpus: str,
+    threads: int,
     force: bool,
     published: dict[str, Any] | None,
     reporter: Reporter,
@@ -198,7 +225,8 @@ def _make(
             index(folder / EMBEDDINGS, folder / INDEX, IndexConfig(config.index_factory),
                   reporter=reporter)  # fmt: skip
         source = VectorSource(folder / INDEX, "index")
-    earlier = run.path / published["path"] / NEGATIVES if published else None
+    before = run.path / published["path"] if published else None
+    previous = before / CANDIDATES if before and PREVIOUS in shares_of(config, True) else None
     with clock("mine"):
         mined = mine(
             checkpoint,
@@ -207,8 +235,11 @@ def _make(
             folder / NEGATIVES,
             config.mining,
             encode_config,
-            candidates_folder=folder / "candidates",
-            earlier=earlier if earlier and earlier.exists() else None,
+            candidates_folder=folder / CANDIDATES,
+            previous=previous if previous and previous.exists() else None,
+            earlier=before / NEGATIVES if before and (before / NEGATIVES).exists() else None,
+            bm25_folder=run.inputs / "bm25",
+            threads=threads,
             reporter=reporter,
         )
     measures = {}

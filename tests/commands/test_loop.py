@@ -139,7 +139,7 @@ def test_refresh_settings_are_checked_before_they_are_kept(ance, dataset, checkp
         (["--measures", "FOO@10"], 2, "--measures: cannot read 'FOO@10'"),
         (["--index-factory", "PQ7"], 2, "--factory 'PQ7' is not a faiss factory string"),
         (["--dev-depth", "0"], 2, "--dev-depth must be at least 1"),
-        (["--mix", "bm25"], 2, "--mix 'bm25'"),
+        (["--mix", "run"], 2, "--mix 'run'"),
     ):
         assert words in ance("refresh", "run", *flags, code=code).stderr
         assert not (ance.cwd / "run" / "refresh.json").exists()

@@ -1,7 +1,8 @@
 """Draws: uniform where they say so, and a function of their key alone."""
 
+import math
 from collections import Counter
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from scipy import stats
 
 from ance_cli.errors import UsageProblem
 from ance_cli.negatives.sampling import (
-    draw,
+    SAMPLERS,
+    Sampler,
     draw_from_corpus,
     keyed_generator,
+    order,
     parse_mix,
     split_by_shares,
 )
@@ -61,28 +64,74 @@ def test_a_key_draws_the_same_on_every_machine():
     ]
 
 
-# ---------------------------------------------------------------- candidates
+# ---------------------------------------------------------------- samplers
+
+SCORES = np.array([2.0, 1.5, 1.5, 0.25, -1.0])
 
 
-@pytest.mark.parametrize("count", [1, 5])
-def test_each_candidate_has_the_same_chance(count):
+def weights_of(sampler, scores, positive):
+    """The formula of each sampler, with exponentials as it is written."""
+    return {
+        "uniform": lambda: [1.0] * len(scores),
+        "weighted": lambda: [math.exp(s / sampler.temperature) for s in scores],
+        "simans": lambda: [math.exp(-sampler.a * (s - positive - sampler.b) ** 2) for s in scores],
+    }[sampler.name]()
+
+
+def chance_of(drawn, weights):
+    """Probability of drawing these places one after the other without replacement."""
+    chance, left = 1.0, dict(enumerate(weights))
+    for place in drawn:
+        chance *= left.pop(place) / (sum(left.values()) + weights[place])
+    return chance
+
+
+DRAWN = [
+    Sampler("uniform"),
+    Sampler("weighted"),
+    Sampler("weighted", temperature=0.4),
+    Sampler("simans"),
+    Sampler("simans", a=1.0, b=-1.5),
+]
+
+
+@pytest.mark.parametrize("sampler", DRAWN, ids=str)
+def test_orders_come_with_the_chances_of_the_formula(sampler):
+    """All ordered pairs of first picks are enumerated and their frequencies compared."""
+    draws = 6000
+    counts = Counter()
+    for query in range(draws):
+        places = order(SCORES, 1.0, sampler, keyed_generator(42, 0, f"q{query}", "d", "ann"))
+        assert sorted(places.tolist()) == [0, 1, 2, 3, 4]
+        counts[tuple(places[:2].tolist())] += 1
+    weights = weights_of(sampler, SCORES, 1.0)
+    expected = {two: draws * chance_of(two, weights) for two in permutations(range(5), 2)}
+    assert sum(expected.values()) == pytest.approx(draws)
+    rare = [two for two in expected if expected[two] < 5]
+    found = [counts[two] for two in expected if two not in rare]
+    wanted = [expected[two] for two in expected if two not in rare]
+    if rare:
+        found.append(sum(counts[two] for two in rare))
+        wanted.append(sum(expected[two] for two in rare))
+    assert stats.chisquare(found, wanted).pvalue > 0.001
+
+
+def test_the_comparison_finds_another_formula():
+    weights = weights_of(Sampler("weighted"), SCORES, None)
+    counts = Counter()
+    for query in range(6000):
+        places = order(SCORES, None, Sampler("weighted", 0.8), keyed_generator(42, query))
+        counts[int(places[0])] += 1
+    expected = [6000 * weight / sum(weights) for weight in weights]
+    assert stats.chisquare([counts[place] for place in range(5)], expected).pvalue < 1e-6
+
+
+def test_places_far_down_are_drawn_as_often_as_their_share():
     draws = 5000
     counts = Counter()
     for query in range(draws):
-        kept = draw(20, count, "uniform", keyed_generator(42, 0, f"q{query}", "d", "ann"))
-        assert len(set(kept.tolist())) == count
-        counts.update(kept.tolist())
-    assert included_evenly([counts[place] for place in range(20)], draws, count / 20)
-
-
-def test_pairs_of_candidates_have_the_same_chance():
-    draws = 4000
-    counts = Counter()
-    for query in range(draws):
-        kept = draw(6, 2, "uniform", keyed_generator(7, 0, f"q{query}", "d", "ann"))
-        counts[tuple(kept.tolist())] += 1
-    assert len(counts) == 15
-    assert stats.chisquare(list(counts.values())).pvalue > 0.001
+        counts.update(order(np.zeros(20), None, Sampler(), keyed_generator(query))[:5].tolist())
+    assert included_evenly([counts[place] for place in range(20)], draws, 5 / 20)
 
 
 def test_the_check_of_even_chances_finds_uneven_ones():
@@ -92,26 +141,48 @@ def test_the_check_of_even_chances_finds_uneven_ones():
     assert not included_evenly([drawn[place] for place in range(20)], 5000, 1 / 20)
 
 
-def test_places_come_in_the_order_of_their_ranks():
-    for seed in range(50):
-        kept = draw(100, 10, "uniform", keyed_generator(seed)).tolist()
-        assert kept == sorted(kept)
+def test_top_is_the_order_of_the_ranks():
+    assert order(np.array([3.0, 9.0, 1.0]), None, Sampler("top"), keyed_generator(1)).tolist() == [
+        0, 1, 2,
+    ]  # fmt: skip
 
 
-def test_top_keeps_the_best_ranked():
-    assert draw(100, 4, "top", keyed_generator(1)).tolist() == [0, 1, 2, 3]
+@pytest.mark.parametrize("shift", [0.0, 256.0, -1024.0])
+def test_only_differences_of_scores_count(shift):
+    """Scores are multiples of 1/4, so that the shifted ones are exact."""
+    scores = np.arange(40, 0, -1) / 4
+    for sampler in DRAWN:
+        one = order(scores, 5.0, sampler, keyed_generator(7))
+        other = order(scores + shift, 5.0 + shift, sampler, keyed_generator(7))
+        assert np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("sampler", ["uniform", "top"])
-@pytest.mark.parametrize("num_candidates", [0, 3, 4])
-def test_a_short_list_is_kept_whole(sampler, num_candidates):
-    kept = draw(num_candidates, 4, sampler, keyed_generator(1))
-    assert kept.tolist() == list(range(num_candidates))
-    assert kept.dtype == np.int64
+@pytest.mark.parametrize("level", [310.0, -310.0, 1e4, -1e4])
+@pytest.mark.parametrize("sampler", DRAWN, ids=str)
+def test_great_scores_do_not_overflow(level, sampler):
+    scores = np.linspace(level + 5, level - 5, 50).astype(np.float32)
+    with np.errstate(all="raise"):
+        places = order(scores, level - 300, sampler, keyed_generator(3))
+    assert sorted(places.tolist()) == list(range(50))
 
 
-def test_nothing_wanted_is_nothing_drawn():
-    assert draw(10, 0, "uniform", keyed_generator(1)).tolist() == []
+def test_a_cold_weighted_draw_is_the_top_and_a_narrow_simans_the_nearest():
+    scores = np.array([9.0, 7.0, 4.0, 1.0])
+    for seed in range(20):
+        rng = keyed_generator(seed)
+        assert order(scores, None, Sampler("weighted", 1e-3), rng).tolist() == [0, 1, 2, 3]
+        assert order(scores, 5.0, Sampler("simans", a=1e4), rng)[:2].tolist() == [2, 1]
+        assert order(scores, 5.0, Sampler("simans", a=1e4, b=3.5), rng)[:2].tolist() == [0, 1]
+
+
+def test_simans_without_a_positive_s_score_is_refused():
+    with pytest.raises(ValueError, match="positive"):
+        order(SCORES, None, Sampler("simans"), keyed_generator(1))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_empty_list_has_an_empty_order(name):
+    assert order(np.zeros(0), 1.0, Sampler(name), keyed_generator(1)).tolist() == []
 
 
 # ---------------------------------------------------------------- the whole corpus
@@ -155,7 +226,7 @@ def test_a_corpus_of_banned_documents_gives_nothing():
         (" ann : 3 , random : 1 ", {"ann": 0.75, "random": 0.25}),
         ("ann,random", {"ann": 0.5, "random": 0.5}),
         ("ann:.2,random:.8", {"ann": 0.2, "random": 0.8}),
-        ("random:1,ann:0", {"random": 1.0, "ann": 0.0}),
+        ("random:1,ann:0", {"random": 1.0}),
     ],
 )
 def test_shares_add_up_to_one(text, shares):
@@ -221,3 +292,15 @@ def test_one_negative_of_three_sources_follows_the_shares():
         counts.update(split_by_shares(1, shares, keyed_generator(2, n)))
     expected = [4000 * share for share in shares.values()]
     assert stats.chisquare([counts[name] for name in shares], expected).pvalue > 0.001
+
+
+def test_the_expected_split_of_three_sources_is_the_shares_where_several_are_left_over():
+    shares = {"a": 0.5, "b": 0.3, "c": 0.2}
+    found = [split_by_shares(3, shares, keyed_generator(5, n)) for n in range(4000)]
+    for source, share in shares.items():
+        numbers = [split[source] for split in found]
+        assert set(numbers) <= {math.floor(3 * share), math.ceil(3 * share)}
+        rest = 3 * share - math.floor(3 * share)
+        spread = (rest * (1 - rest) / 4000) ** 0.5
+        assert np.mean(numbers) == pytest.approx(3 * share, abs=4 * spread)
+    assert all(sum(split.values()) == 3 for split in found)

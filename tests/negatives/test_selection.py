@@ -11,11 +11,12 @@ import pytest
 from ance_cli.formats.candidates import Candidates
 from ance_cli.formats.dataset import Passage, positives_of
 from ance_cli.negatives.audit import Audit
-from ance_cli.negatives.filtering import Copies
-from ance_cli.negatives.sampling import SAMPLERS, parse_mix
-from ance_cli.negatives.selection import select_negatives
+from ance_cli.negatives.filtering import Copies, Filters
+from ance_cli.negatives.pool import Pool, RankedLists
+from ance_cli.negatives.sampling import SAMPLERS, Sampler, parse_mix
+from ance_cli.negatives.selection import Recipe, select_negatives
 
-MIXES = ["ann", "ann:0.5,random:0.5", "ann:0.25,random:0.75", "random"]
+MIXES = ["ann", "ann:0.5,random:0.5", "random", "bm25", "lookahead:1,bm25:1,ann:2,random:1"]
 
 
 @dataclass
@@ -32,20 +33,62 @@ class World:
         return [" ".join((passage.text or passage.title).split()) for passage in self.passages]
 
     def select(self, mix="ann", sampler="uniform", count=4, min_rel=1, seed=1, step=0, **more):
-        audit = Audit(wanted=count)
-        pairs = select_negatives(
-            more.get("candidates", self.candidates),
-            positives_of(more.get("qrels", self.qrels), min_rel),
-            Copies(self.passages),
-            "ann",
-            parse_mix(mix, ("ann", "random")),
-            sampler,
+        shares = parse_mix(mix, ("ann", "bm25", "lookahead", "random"))
+        audit = Audit(count)
+        recipe = Recipe(
+            shares,
             count,
             seed,
             step,
-            audit,
+            more.get("depth", 16),
+            Sampler(sampler),
+            more.get("filters", Filters()),
+            more.get("teacher_max"),
+            more.get("teacher_pairs", 0),
         )
-        return list(pairs), audit.summary()
+        candidates = more.get("candidates", self.candidates)
+        lists = {"ann": RankedLists.of(candidates), **self.others()}
+        pool = Pool(
+            candidates.query_ids,
+            positives_of(more.get("qrels", self.qrels), min_rel),
+            Copies(self.passages),
+            {source: lists[source] for source in shares if source != "random"},
+            candidates.positive_scores,
+            more.get("rescore", score_of),
+            more.get("has_answer"),
+            more.get("teacher"),
+        )
+        return list(select_negatives(pool, recipe, audit)), audit.summary()
+
+    def others(self):
+        """Two more sources: a shifted ranking of each query, and neighbours of each document."""
+        size = len(self.passages)
+        rows = {query_id: row for row, query_id in enumerate(self.candidates.query_ids)}
+        depth = min(12, size)
+        bm25 = [[(5 * row + 3 * rank) % size for rank in range(depth)] for row in range(len(rows))]
+        near = [[(doc + rank) % size for rank in range(depth)] for doc in range(size)]
+        return {
+            "bm25": RankedLists(np.array(bm25, np.int32), None, rows),
+            "lookahead": RankedLists(
+                np.array(near, np.int32), None, {f"d{doc}": doc for doc in range(size)}, True
+            ),
+        }
+
+
+def score_of(query_id, docs):
+    """A stand-in for the model: scores between -5 and 5, negative ones among them."""
+    return np.array([((hash_of(query_id) + 7 * doc) % 1000) / 100 - 5 for doc in docs.tolist()])
+
+
+def hash_of(query_id):
+    return sum(map(ord, query_id)) * 131
+
+
+def judge(pairs):
+    """A stand-in for a cross-encoder: every third document or so is a likely positive."""
+    return np.array(
+        [4.0 if (hash_of(query) + doc) % 3 == 0 else -2.0 for query, doc in pairs], np.float32
+    )
 
 
 def make_world(seed, num_docs=40, num_queries=15, depth=16):
@@ -108,8 +151,9 @@ def test_no_negative_is_a_positive_or_a_copy_of_one(worlds, mix, sampler, count,
 def test_each_negative_tells_where_it_is_from(worlds, mix, sampler, count, min_rel):
     for world in worlds:
         for pair in world.select(mix, sampler, count, min_rel)[0]:
-            row = world.candidates.query_ids.index(pair.query_id)
-            assert set(pair.sources) <= set(parse_mix(mix, ("ann", "random")))
+            names = list(dict.fromkeys(part.split(":")[0] for part in mix.split(",")))
+            assert list(dict.fromkeys(pair.sources)) == [n for n in names if n in pair.sources]
+            lists = {"ann": RankedLists.of(world.candidates), **world.others()}
             for doc_id, score, rank, source in zip(
                 pair.negative_ids,
                 pair.negative_scores,
@@ -117,13 +161,23 @@ def test_each_negative_tells_where_it_is_from(worlds, mix, sampler, count, min_r
                 pair.sources,
                 strict=True,
             ):
+                doc = int(doc_id[1:])
+                expected = score_of(pair.query_id, np.array([doc]))[0]
                 if source == "random":
-                    assert (score, rank) == (None, None)
+                    assert rank is None
                 else:
-                    assert world.candidates.docs[row, rank - 1] == int(doc_id[1:])
-                    assert score == pytest.approx(world.candidates.scores[row, rank - 1], abs=1e-6)
-            ranks = [rank for rank in pair.negative_ranks if rank is not None]
-            assert ranks == sorted(ranks)
+                    name = pair.positive_id if source == "lookahead" else pair.query_id
+                    docs, scores = lists[source].listed(name)
+                    assert docs[rank - 1] == doc
+                    expected = expected if scores is None else scores[rank - 1]
+                assert score == pytest.approx(expected, abs=1e-6)
+            for source in names:
+                ranks = [
+                    rank
+                    for rank, found in zip(pair.negative_ranks, pair.sources, strict=True)
+                    if found == source and rank
+                ]
+                assert ranks == sorted(ranks)
 
 
 @pytest.mark.parametrize("min_rel", [1, 2])
@@ -153,7 +207,7 @@ def test_removals_and_shortfalls_are_those_of_a_recount(worlds, ann, rand, sampl
                 found.append(from_ann + from_corpus)
         assert len(pairs) == summary["pairs"] == len(found)
         assert [len(pair.negative_ids) for pair in pairs] == found
-        assert Counter(summary["removed_from_candidates"]) == removed
+        assert summary["removed_from_candidates"] == ({"ann": removed} if ann else {})
         assert Counter(summary["by_source"]) == +by_source
         assert summary["negatives"] == sum(found)
         assert summary["pairs_short_of_negatives"] == sum(n < count for n in found)
@@ -202,7 +256,7 @@ def test_top_takes_the_best_ranked_that_may_be_taken():
         assert pair.negative_ranks == [2, 5]
         assert pair.sources == ["ann", "ann"]
         assert pair.positive_score is None
-    assert summary["removed_from_candidates"] == {"positives": 2, "copies_of_positives": 1}
+    assert summary["removed_from_candidates"] == {"ann": {"positives": 2, "copies_of_positives": 1}}
 
 
 def test_a_query_without_a_positive_has_no_pair():
@@ -262,3 +316,130 @@ def test_the_corpus_is_not_drawn_from_where_a_list_is_short(worlds):
             assert {f"d{doc}" for doc in listed(world, pair.query_id)}.issuperset(pair.negative_ids)
             short += len(pair.negative_ids) < 16
     assert short > 100
+
+
+# ---------------------------------------------------------------- filters, answers, teacher
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_margins_hold_against_the_lowest_positive_in_every_source(worlds, sampler):
+    drawn = 0
+    for world in worlds:
+        filters = Filters(relative_margin=0.1, min_score=-4.5)
+        pairs, _ = world.select(MIXES[-1], sampler, 10, filters=filters)
+        for pair in pairs:
+            known = world.candidates.positive_scores[pair.query_id]
+            relevant = [d for d, grade in world.qrels[pair.query_id].items() if grade >= 1]
+            lowest = min(known[doc_id] for doc_id in relevant)
+            for score in pair.negative_scores:
+                assert -4.5 - 1e-6 <= score <= lowest - abs(lowest) * 0.1 + 1e-6
+            drawn += len(pair.negative_ids)
+    assert drawn > 500
+
+
+def test_a_rank_window_counts_in_the_raw_list(worlds):
+    for world in worlds:
+        filters = Filters(range_min=2, range_max=6)
+        pairs, summary = world.select("ann", "top", 16, filters=filters)
+        taken = Counter()
+        for pair in pairs:
+            assert all(2 < rank <= 6 for rank in pair.negative_ranks)
+            hits = listed(world, pair.query_id)
+            taken[pair.query_id] = len(pair.negative_ids)
+            assert taken[pair.query_id] <= len(hits[2:6])
+        removed = summary["removed_from_candidates"]["ann"]
+        listed_docs = sum(len(listed(world, query_id)) for query_id in taken)
+        assert sum(removed.values()) + sum(taken.values()) == listed_docs
+
+
+def test_without_scores_there_are_none_and_nothing_breaks(worlds):
+    for world in worlds:
+        for pair in world.select("bm25:1,random:1", rescore=None)[0]:
+            assert set(pair.negative_scores) <= {None}
+
+
+def test_a_document_is_drawn_once_and_shares_come_out(worlds):
+    counts, pairs_seen = Counter(), 0
+    for world in worlds:
+        for seed in range(4):
+            pairs, summary = world.select("bm25:0.5,ann:0.3,random:0.2", count=3, seed=seed)
+            counts.update(summary["by_source"])
+            counts.update(summary["missing_by_source"])
+            pairs_seen += len(pairs)
+            assert all(len(set(p.negative_ids)) == len(p.negative_ids) for p in pairs)
+    for source, share in {"bm25": 0.5, "ann": 0.3, "random": 0.2}.items():
+        rest = 3 * share % 1
+        spread = (rest * (1 - rest) / pairs_seen) ** 0.5
+        assert counts[source] / pairs_seen == pytest.approx(3 * share, abs=4 * spread)
+
+
+def test_no_negative_holds_an_answer_and_the_next_is_taken(worlds):
+    def has_answer(query_id, doc):
+        return (hash_of(query_id) + doc) % 4 == 0
+
+    for world in worlds:
+        pairs, summary = world.select("ann:1,random:1", "uniform", 6, has_answer=has_answer)
+        for pair in pairs:
+            assert not any(has_answer(pair.query_id, int(d[1:])) for d in pair.negative_ids)
+            left = {
+                doc for doc in listed(world, pair.query_id) if not has_answer(pair.query_id, doc)
+            }
+            if len(left) > 10:
+                assert pair.sources.count("ann") == 3
+        assert summary["removed_from_candidates"]["ann"]["answers"] > 0
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_what_the_teacher_takes_for_a_positive_is_replaced(worlds, mix):
+    limit = 0.5
+    for world in worlds:
+        plain, _ = world.select(mix, count=4)
+        pairs, summary = world.select(mix, count=4, teacher=judge, teacher_max=limit)
+        refused = 0
+        for before, pair in zip(plain, pairs, strict=True):
+            places = [(pair.query_id, int(doc_id[1:])) for doc_id in pair.negative_ids]
+            assert pair.teacher_scores == judge(places).tolist() == [-2.0] * len(places)
+            [own] = judge([(pair.query_id, int(pair.positive_id[1:]))])
+            assert pair.teacher_positive_score == own
+            fine = {d for d in before.negative_ids if judge([(pair.query_id, int(d[1:]))])[0] < 0}
+            assert fine.issubset(pair.negative_ids)  # only what is refused changes
+            refused += len(before.negative_ids) - len(fine)
+        removed = summary["removed_from_candidates"]
+        assert sum(rules.get("teacher", 0) for rules in removed.values()) >= refused > 0
+        judged = summary["teacher"]["judged_negatives"]
+        assert judged == summary["negatives"] + sum(
+            rules.get("teacher", 0) for rules in removed.values()
+        )
+
+
+def test_a_teacher_that_refuses_everything_leaves_nothing_and_says_so(worlds):
+    pairs, summary = worlds[0].select("ann:1,random:1", teacher=judge, teacher_max=0.0)
+    assert not any(pair.negative_ids for pair in pairs)
+    assert summary["negatives_missing"] == 4 * len(pairs)
+    assert summary["pairs_without_negatives"] == len(pairs)
+
+
+def test_a_teacher_without_a_limit_changes_nothing_but_scores(worlds):
+    for world in worlds:
+        plain, _ = world.select(MIXES[-1])
+        pairs, _ = world.select(MIXES[-1], teacher=judge)
+        assert [p.negative_ids for p in pairs] == [p.negative_ids for p in plain]
+        assert all(len(p.teacher_scores) == len(p.negative_ids) for p in pairs)
+
+
+def test_some_pairs_are_judged_and_always_the_same(worlds):
+    world = worlds[0]
+    pairs, summary = world.select(teacher=judge, teacher_pairs=7)
+    judged = [pair for pair in pairs if pair.teacher_positive_score is not None]
+    assert len(judged) == 7
+    assert summary["teacher"]["judged_negatives"] == sum(len(p.negative_ids) for p in judged)
+    assert all(not p.teacher_scores for p in pairs if p.teacher_positive_score is None)
+    assert world.select(teacher=judge, teacher_pairs=7)[0] == pairs
+    everyone, _ = world.select(teacher=judge, teacher_pairs=10_000)
+    assert all(pair.teacher_positive_score is not None for pair in everyone)
+
+
+def test_no_negatives_are_wanted(worlds):
+    pairs, summary = worlds[0].select(MIXES[-1], count=0)
+    assert pairs and not any(pair.negative_ids for pair in pairs)
+    assert summary["pairs_short_of_negatives"] == summary["negatives_missing"] == 0
