@@ -17,13 +17,15 @@ from ance_cli.stages.summary import Summary
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:
-    """`{"refresh_every": 5}` -> `["--refresh-every", "5"]`; None is left out, True is a switch."""
-    return [
-        part
-        for name, value in values.items()
-        if value is not None and value is not False
-        for part in (f"--{name.replace('_', '-')}", *(() if value is True else (str(value),)))
-    ]
+    """`{"refresh_every": 5}` -> `["--refresh-every", "5"]`; True is the bare flag, None and False
+    are left out."""
+    flags = []
+    for name, value in values.items():
+        if value is not None and value is not False:
+            flags.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                flags.append(str(value))
+    return flags
 
 
 def loop(
