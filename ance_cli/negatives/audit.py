@@ -89,7 +89,7 @@ class Audit:
                 self._bm25_overlaps.append(len(own & self.bm25(pair.query_id)) / len(own))
 
     def summary(self) -> dict[str, Any]:
-        """All counts; scores and ranks as quantiles (None where the sources have none)."""
+        """All counts; scores and ranks as quantiles (None where there are none to look at)."""
         found: dict[str, Any] = {
             "pairs": self.pairs,
             "negatives": sum(self.by_source.values()),
@@ -110,7 +110,7 @@ class Audit:
         if self.earlier is not None:
             overlap = _mean(self._overlaps)
             found["overlap_with_earlier"] = overlap
-            found["churn_against_earlier"] = round(1 - overlap, 4)
+            found["churn_against_earlier"] = None if overlap is None else round(1 - overlap, 4)
         if self.bm25 is not None:
             found[f"overlap_with_bm25_top_{BM25_TOP}"] = _mean(self._bm25_overlaps)
         if self.judged:
@@ -127,8 +127,8 @@ def _share(part: int, whole: int) -> float | None:
     return round(part / whole, 4) if whole else None
 
 
-def _mean(values: array[float]) -> float:
-    return round(float(np.mean(values)), 4) if values else 0.0
+def _mean(values: array[float]) -> float | None:
+    return round(float(np.mean(values)), 4) if values else None
 
 
 def _quantiles(values: array[float]) -> dict[str, float] | None:

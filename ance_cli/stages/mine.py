@@ -10,6 +10,7 @@ so that samplers, filters and the audit see one scale.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -128,6 +129,11 @@ def mine(
         )
     shares = normalised({name: share for name, share in asked.items() if name not in absent})
     folder = candidates_folder or (beside(output, ".candidates") if output != STDIO else None)
+    if previous is not None and folder is not None and previous.resolve() == folder.resolve():
+        raise UsageProblem(
+            f"--previous {previous}: this call's own candidates would go there",
+            hint="name another folder for them with --candidates",
+        )
     searched = Plan(
         "candidates",
         folder or output,
@@ -174,51 +180,23 @@ def mine(
         if absent and config.negatives:
             reporter.say("there are no earlier candidates: the share of previous goes to the rest")
         sides = read_sides(dataset, config, skipped, reporter)
+        model = _Model(checkpoint, source, config, encode_config, sides, reporter)
         wanted = set(shares) if config.negatives else set()
         started = time.monotonic()
-        model = _Model(checkpoint, source, config, encode_config, sides, reporter)
-        lists: dict[str, RankedLists] = {}
-        known: dict[str, dict[str, float]] = {}
-        if ANN in wanted:
-            candidates = _candidates(searched, folder, model, config.depth, force)
-            lists[ANN], known = RankedLists.of(candidates), candidates.positive_scores
-            plan.shaped_by["dtype"] = searched.shaped_by["dtype"]
         bm25 = None
         if config.negatives and (BM25 in wanted or config.audit_bm25):
-            ranking = kept_bm25(
+            bm25 = kept_bm25(
                 dataset, sides.queries, config, bm25_folder, threads, skipped, reporter
             )
-            bm25 = RankedLists.of(ranking, scored=False)
-            if BM25 in wanted:
-                lists[BM25] = RankedLists.of(cut(ranking, config.depth), scored=False)
-        if PREVIOUS in wanted:
-            assert previous is not None
-            lists[PREVIOUS] = RankedLists.of(
-                cut(read_candidates(previous), config.depth), scored=False
-            )
-        rescore = None
-        if source.kind == "embeddings" and wanted - {ANN}:
-            embeddings = model.retriever.embeddings
-            assert embeddings is not None
-            if LOOKAHEAD in wanted:
-                lists[LOOKAHEAD] = neighbours(
-                    sides.positives, embeddings, config.depth, model.retriever.device, reporter
-                )
-            rescore = ExactScores(model.xq, list(sides.queries), embeddings)
-            known = known or model.positive_scores()
-            plan.shaped_by["dtype"] = model.retriever.dtype
+        ann = _candidates(searched, folder, model, config.depth, force) if ANN in wanted else None
+        pool = _pool(wanted, model, config.depth, ann, bm25, previous)
         stats: dict[str, Any] = {"search_seconds": round(time.monotonic() - started, 2)}
-        judges = open_judges(config, encode_config, dataset, sides.queries, skipped, reporter)
-        pool = Pool(
-            list(sides.queries), sides.positives, sides.copies, lists, known, rescore,
-            judges.has_answer, judges.teacher,
-        )  # fmt: skip
-
-        def bm25_top(query_id: str) -> set[str]:
-            assert bm25 is not None
-            return {sides.copies.doc_ids[doc] for doc in bm25.listed(query_id)[0][:BM25_TOP]}
-
-        audit = audit_of(config, shares, earlier, absent, bm25_top if bm25 else None)
+        judging = replace(encode_config, dtype=model.dtype)
+        judges = open_judges(config, judging, dataset, sides.queries, skipped, reporter)
+        plan.shaped_by["dtype"] = judges.dtype or model.dtype
+        pool = replace(pool, has_answer=judges.has_answer, teacher=judges.teacher)
+        top = _top_of(bm25, sides.copies.doc_ids) if bm25 else None
+        audit = audit_of(config, shares, earlier, absent, top)
         recipe = recipe_of(config, shares, checkpoint.pins.training_step)
         texts = all_texts(dataset, skipped) if with_text else None
         return write_negatives(plan, pool, recipe, audit, texts, stats, reporter)
@@ -242,12 +220,18 @@ class _Model:
         reporter: Reporter,
     ) -> None:
         self.sides, self.reporter = sides, reporter
-        self.encode_config = encode_config
-        self._checkpoint, self._source, self._probes = checkpoint, source, config.probes
+        self.is_exact = source.kind == "embeddings"
+        self.dtype = encode_config.dtype
+        """As asked for, then as it is."""
+        self._open: Callable[[], DenseRetriever] = lambda: DenseRetriever(
+            checkpoint, source, replace(encode_config, dtype=self.dtype), config.probes
+        )
 
     @cached_property
     def retriever(self) -> DenseRetriever:
-        return DenseRetriever(self._checkpoint, self._source, self.encode_config, self._probes)
+        retriever = self._open()
+        self.dtype = retriever.dtype
+        return retriever
 
     @cached_property
     def xq(self) -> npt.NDArray[np.float32]:
@@ -265,13 +249,57 @@ class _Model:
         )
 
 
+def _pool(
+    wanted: set[str],
+    model: _Model,
+    depth: int,
+    ann: Candidates | None,
+    bm25: Candidates | None,
+    previous: Path | None,
+) -> Pool:
+    """All that the wanted sources offer, with the model's scores where embeddings give them."""
+    sides = model.sides
+    lists: dict[str, RankedLists] = {}
+    if ann is not None:
+        lists[ANN] = RankedLists.of(ann)
+    if BM25 in wanted and bm25 is not None:
+        lists[BM25] = RankedLists.of(cut(bm25, depth), scored=False)
+    if PREVIOUS in wanted and previous is not None:
+        lists[PREVIOUS] = RankedLists.of(cut(read_candidates(previous), depth), scored=False)
+    pool = Pool(
+        list(sides.queries),
+        sides.positives,
+        sides.copies,
+        lists,
+        ann.positive_scores if ann else {},
+    )
+    if not model.is_exact or not wanted - {ANN}:
+        return pool
+    retriever = model.retriever
+    assert retriever.embeddings is not None
+    if LOOKAHEAD in wanted:
+        lists[LOOKAHEAD] = neighbours(
+            sides.positives, retriever.embeddings, depth, retriever.device, model.reporter
+        )
+    return replace(
+        pool,
+        positive_scores=pool.positive_scores or model.positive_scores(),
+        rescore=ExactScores(model.xq, list(sides.queries), retriever.embeddings),
+    )
+
+
+def _top_of(bm25: Candidates, doc_ids: Sequence[str]) -> Callable[[str], set[str]]:
+    """What BM25 ranks highest for a query, for the audit."""
+    lists = RankedLists.of(cut(bm25, BM25_TOP), scored=False)
+    return lambda query_id: {doc_ids[doc] for doc in lists.listed(query_id)[0]}
+
+
 def _candidates(
     plan: Plan, folder: Path | None, model: _Model, depth: int, force: bool
 ) -> Candidates:
     """The ranked documents of each query: those that lie in `folder`, or newly searched."""
     if folder is not None and (manifest := plan.published(force)):
-        dtype = plan.shaped_by["dtype"] = manifest["shaped_by"]["dtype"]
-        model.encode_config = replace(model.encode_config, dtype=dtype)
+        model.dtype = plan.shaped_by["dtype"] = manifest["shaped_by"]["dtype"]
         model.reporter.say(f"drawing from the candidates in {folder}")
         return read_candidates(folder)
     plan.shaped_by["dtype"] = model.retriever.dtype

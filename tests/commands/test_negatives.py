@@ -146,6 +146,7 @@ def test_what_the_mix_does_not_name_is_not_searched(world):
 
 USAGE = [
     (["--previous", "first.candidates"], "--mix ann does not draw from it"),
+    (["--mix", "previous", "--previous", "no.candidates"], "own candidates would go there"),
     (["--mix", "previous"], "there are no earlier candidates to draw from"),
     (["--mix", "ann,web"], "--mix 'ann,web': cannot read 'web'"),
     (["--range-min", 20, "--range-max", 9, "--depth", 30], "--range-max 9 must be greater than"),

@@ -159,4 +159,5 @@ def test_the_overlap_is_the_mean_share_that_was_there_before():
 
 def test_an_overlap_is_told_only_where_there_is_something_earlier():
     assert "overlap_with_earlier" not in audited(random_pairs())
-    assert audited([], earlier={})["overlap_with_earlier"] == 0.0
+    nothing = audited([PairNegatives("q1", "p1", [])], wanted=0, earlier={("q1", "p1"): {"a"}})
+    assert nothing["overlap_with_earlier"] is nothing["churn_against_earlier"] is None
