@@ -178,10 +178,11 @@ class AnceInside(Ance):
 
         assert stdin is None and not env, "such calls need a process of their own"
         words = list(map(str, arguments))
-        out, err = io.StringIO(), io.StringIO()
+        out, err = io.TextIOWrapper(io.BytesIO()), io.StringIO()
         with chdir(self.cwd), redirect_stdout(out), redirect_stderr(err):
             found = exit_code_of(lambda: app(words))
-        result = subprocess.CompletedProcess(words, found, out.getvalue(), err.getvalue())
+        out.seek(0)
+        result = subprocess.CompletedProcess(words, found, out.read(), err.getvalue())
         shown = f"in {self.cwd}: ance {' '.join(words)}\n{result.stdout}\n{result.stderr}"
         assert found == code, f"exit code {found}, expected {code}, {shown}"
         return result

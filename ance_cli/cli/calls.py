@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from ance_cli.cli.options import Flags
 from ance_cli.errors import UsageProblem
@@ -18,10 +19,28 @@ COMMON = "cache_dir dry_run quiet json"
 PINS = "query_length passage_length separator segmentation max_segments"
 
 
-def dataset_of(flags: Flags) -> Dataset:
+def data_of(flags: Flags, skipped: Skipped | None, reporter: Reporter) -> Path | None:
+    """The folder that --data names; several are merged beside the output first."""
+    if not flags.datas:
+        return None
+    if len(flags.datas) == 1:
+        return Path(flags.datas[0])
+    from ance_cli.stages.merge import merge, parse_source
+
+    merged: Path = flags.output.with_name(f"{flags.output.name}.data")
+    if flags.dry_run and not merged.exists():
+        raise UsageProblem(
+            "--dry-run makes nothing, and several --data are merged before anything else",
+            hint=f"ance merge {' '.join(flags.datas)} -o {merged}, then --data {merged}",
+        )
+    merge([parse_source(text) for text in flags.datas], merged, skipped=skipped, reporter=reporter)
+    return merged
+
+
+def dataset_of(flags: Flags, data: Path | None = None) -> Dataset:
     """The dataset that --data, --split, --corpus, --queries and --qrels name."""
     return locate(
-        flags.data,
+        data or flags.get("data"),
         flags.get("split"),
         flags.get("corpus"),
         flags.get("queries"),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from ance_cli.cli.calls import COMMON, run_stage
+from ance_cli.cli.calls import COMMON, data_of, run_stage
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.refresh import REFRESHING
 from ance_cli.cli.train_segment import RECIPE, RUNNING
 from ance_cli.config import BASELINES, LoopConfig
+from ance_cli.formats.jsonl import Skipped
+from ance_cli.progress import Reporter
+from ance_cli.stages.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
@@ -17,7 +20,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "loop",
-        f"data split corpus queries qrels ckpt output refresh_every segments baseline {RECIPE} "
+        f"datas split corpus queries qrels ckpt output refresh_every segments baseline {RECIPE} "
         f"{REFRESHING} {RUNNING} gpus train_gpus infer_gpus threads max_restarts {COMMON}",
         configs="loop refresh train segment",
         required="output",
@@ -40,12 +43,14 @@ def register(app: typer.Typer) -> None:
         def given(names: str) -> dict[str, object]:
             return {name: chosen[name] for name in names.split() if name in chosen}
 
-        run_stage(
-            flags,
-            lambda reporter, _: stage(
+        def cycle(reporter: Reporter, skipped: Skipped | None) -> Summary:
+            training = given(f"split corpus queries qrels ckpt {RECIPE}")
+            if data := data_of(flags, skipped, reporter):
+                training["data"] = data
+            return stage(
                 flags.output,
                 flags.config(LoopConfig),
-                training=given(f"data split corpus queries qrels ckpt {RECIPE}"),
+                training=training,
                 refreshing=given(REFRESHING),
                 segment=given(RUNNING),
                 quiet=flags.quiet,
@@ -53,5 +58,6 @@ def register(app: typer.Typer) -> None:
                 infer_gpus=flags.infer_gpus or flags.gpus,
                 dry_run=flags.dry_run,
                 reporter=reporter,
-            ),
-        )
+            )
+
+        run_stage(flags, cycle)

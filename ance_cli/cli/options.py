@@ -69,6 +69,8 @@ FLAGS: dict[str, Flag] = {
     # data
     "data": Flag(Path, "Dataset folder in the BEIR layout: corpus.jsonl, queries.jsonl, "
                  "qrels/SPLIT.tsv (plain, .gz or .zst).", DATA, metavar="DIR"),
+    "datas": Flag(list[str], "Dataset folder in the BEIR layout; several, each as DIR:SHARE, are "
+                  "merged beside the output (ance merge).", DATA, ("--data",), metavar="DIR"),
     "split": Flag(str, "Which labels are read: qrels/SPLIT.tsv, and the queries they judge.", DATA,
                   metavar="NAME"),
     "corpus": Flag(Path, "Corpus file, instead of the one in --data.", DATA, metavar="FILE"),

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import typer
 
-from ance_cli.cli.calls import COMMON, dataset_of, run_stage
+from ance_cli.cli.calls import COMMON, data_of, dataset_of, run_stage
 from ance_cli.cli.options import Flags, command
 from ance_cli.config import SegmentConfig
 from ance_cli.errors import UsageProblem
+from ance_cli.formats.jsonl import Skipped
+from ance_cli.progress import Reporter
+from ance_cli.stages.summary import Summary
 
 RECIPE = (
     "preset total_steps batch_size accumulation negatives_per_positive in_batch loss margin "
@@ -27,7 +30,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "train-segment",
-        f"data split corpus queries qrels skip_bad ckpt embeddings output steps {RECIPE} "
+        f"datas split corpus queries qrels skip_bad ckpt embeddings output steps {RECIPE} "
         f"freeze_passages live_depth checkpoint_every state_minutes {RUNNING} gpus nnodes "
         f"node_rank rdzv_endpoint threads force {COMMON}",
         configs="train segment",
@@ -48,16 +51,17 @@ def register(app: typer.Typer) -> None:
         from ance_cli.stages.train_segment import train_segment as stage
         from ance_cli.training.launch import Nodes
 
-        located = {"data", "corpus", "queries", "qrels"} & set(flags.typed)
+        located = {"datas", "corpus", "queries", "qrels"} & set(flags.typed)
         if "split" in flags.typed and not located:
             raise UsageProblem("--split goes with --data: a run keeps the split it began with")
-        run_stage(
-            flags,
-            lambda reporter, skipped: stage(
+
+        def train(reporter: Reporter, skipped: Skipped | None) -> Summary:
+            data = data_of(flags, skipped, reporter)
+            return stage(
                 flags.output,
                 flags.negatives,
                 flags.config(SegmentConfig),
-                dataset=dataset_of(flags) if located else None,
+                dataset=dataset_of(flags, data) if located else None,
                 checkpoint=flags.ckpt,
                 preset=flags.preset,
                 given=flags.typed,
@@ -71,5 +75,6 @@ def register(app: typer.Typer) -> None:
                 dry_run=flags.dry_run,
                 skipped=skipped,
                 reporter=reporter,
-            ),
-        )
+            )
+
+        run_stage(flags, train)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.formats.dataset import Passage
+from ance_cli.formats.dataset import Passage, dataset_name_of, owners
 from ance_cli.negatives.sampling import Floats, Places
 
 
@@ -107,3 +107,24 @@ def logit_of(probability: float) -> float:
     if probability in (0.0, 1.0):
         return math.inf if probability else -math.inf
     return math.log(probability / (1 - probability))
+
+
+class Territories:
+    """Which documents of a merged dataset may be negatives of which queries: those of their own
+    dataset. A passage of another one was never judged for the query, nor is it hard."""
+
+    def __init__(self, doc_ids: Sequence[str], names: Sequence[str]) -> None:
+        self._number = {name: number for number, name in enumerate(names)}
+        self._owner = owners(doc_ids, names)
+        self._members = [np.flatnonzero(self._owner == number) for number in range(len(names))]
+
+    def members(self, query_id: str) -> Places:
+        """Positions of the documents of the query's own dataset."""
+        return self._members[self._number[dataset_name_of(query_id)]]
+
+    def foreign(self, query_id: str, docs: Places) -> npt.NDArray[np.bool_]:
+        """(docs,) whether each document belongs to another dataset."""
+        strangers: npt.NDArray[np.bool_] = (
+            self._owner[docs] != self._number[dataset_name_of(query_id)]
+        )
+        return strangers

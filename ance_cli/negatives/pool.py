@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ance_cli.formats.candidates import Candidates
-from ance_cli.negatives.filtering import Copies
+from ance_cli.negatives.filtering import Copies, Territories
 from ance_cli.negatives.rescoring import Rescore
 from ance_cli.negatives.sampling import Floats, Places
 
@@ -68,6 +68,14 @@ class Pool:
     rescore: Rescore | None = None
     has_answer: HasAnswer | None = None
     teacher: Teacher | None = None
+    territories: Territories | None = None
+    """Of a merged dataset."""
+
+    def corpus_of(self, query_id: str) -> Places:
+        """Positions of all documents from which a query's negatives may come."""
+        if self.territories is not None:
+            return self.territories.members(query_id)
+        return np.arange(len(self.copies.doc_ids))
 
     def scored(self, query_id: str, docs: Places, scores: Floats | None = None) -> Floats:
         """(docs,) the given scores, else the model's, else NaN."""

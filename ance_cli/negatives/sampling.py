@@ -92,11 +92,12 @@ def _plackett_luce(log_weights: Floats, rng: np.random.Generator) -> Places:
 
 
 def draw_from_corpus(
-    num_docs: int, count: int, banned: set[int], rng: np.random.Generator
+    corpus: Places, count: int, banned: set[int], rng: np.random.Generator
 ) -> Places:
-    """`count` document positions drawn uniformly, without repeats, outside `banned`."""
-    size = min(num_docs, count + len(banned))
-    drawn = rng.choice(num_docs, size, replace=False)
+    """`count` of the document positions in `corpus`, drawn uniformly, without repeats, outside
+    `banned`."""
+    size = min(len(corpus), count + len(banned))
+    drawn = corpus[rng.choice(len(corpus), size, replace=False)]
     allowed = [place for place in drawn.tolist() if place not in banned]
     return np.asarray(allowed[:count], np.int64)
 

@@ -139,7 +139,12 @@ class _Query:
         same = np.isin(docs, list(self.same))
         self.audit.remove(source, "positives", int(own.sum()))
         self.audit.remove(source, "copies_of_positives", int(same.sum()))
-        left = np.flatnonzero(~(own | same))
+        gone = own | same
+        if self.pool.territories is not None:
+            foreign = self.pool.territories.foreign(self.id, docs)
+            self.audit.remove(source, "other_datasets", int(foreign.sum()))
+            gone |= foreign
+        left = np.flatnonzero(~gone)
         passes, refused = passing(
             self.recipe.filters, ranks[left], scores[left], self.lowest_positive
         )
@@ -222,7 +227,7 @@ class _Draft:
         query, wanted = self.query, self.missing[RANDOM]
         banned = query.own | query.same | self._seen
         size = max(query.recipe.depth, wanted)
-        drawn = draw_from_corpus(len(query.pool.copies.doc_ids), size, banned, rng)
+        drawn = draw_from_corpus(query.pool.corpus_of(query.id), size, banned, rng)
         for start in range(0, len(drawn), wanted):
             docs = drawn[start : start + wanted]
             scores = query.pool.scored(query.id, docs)

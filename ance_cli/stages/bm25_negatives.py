@@ -90,6 +90,7 @@ def bm25_negatives(
         pool = Pool(
             list(sides.queries), sides.positives, sides.copies, lists,
             has_answer=judges.has_answer, teacher=judges.teacher,
+            territories=sides.territories,
         )  # fmt: skip
         audit = audit_of(config, shares, earlier)
         texts = all_texts(dataset, skipped) if with_text else None

@@ -9,7 +9,7 @@ from typing import Any
 from ance_cli.config import LoopConfig, RefreshConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.manifest import read_manifest
-from ance_cli.formats.run_folder import RunFolder
+from ance_cli.formats.run_folder import NEGATIVES, RunFolder
 from ance_cli.loop.supervisor import cycle, run_stage
 from ance_cli.models.devices import parse_gpus
 from ance_cli.progress import Reporter, Silent
@@ -60,21 +60,24 @@ def loop(
     running = {**segment, "gpus": train_gpus}
     prepare = ["train-segment", "-o", str(output), "--steps", "0", "--quiet",
                *as_flags({"total_steps": last_step, **training, **running})]  # fmt: skip
+    refreshed = ["refresh", str(output), *as_flags({**refreshing, "gpus": infer_gpus})]
     if dry_run:
+        first = run.generation_at(1) / NEGATIVES
+        trained = _training(output, first, config.refresh_every, running)
+        commands = [" ".join(["ance", *words]) for words in (prepare, refreshed, trained)]
         return {"output": str(output), "kind": "run", "dry_run": True, "last_step": last_step,
-                "first_command": " ".join(["ance", *prepare])}  # fmt: skip
+                "commands": commands}  # fmt: skip
 
     def child(*arguments: str) -> None:
         run_stage([*arguments, *tone], config.max_restarts, run, reporter)
 
     def refresh() -> None:
         reporter.say(f"refresh from checkpoint step {_step(run)}")
-        child("refresh", str(output), *as_flags({**refreshing, "gpus": infer_gpus}))
+        child(*refreshed)
 
     def train(negatives: Path, steps: int) -> None:
         reporter.say(f"training {steps} steps from step {_step(run)} on {negatives}")
-        flags = as_flags({"steps": steps, **running})
-        child("train-segment", str(negatives), "-o", str(output), *flags)
+        child(*_training(output, negatives, steps, running))
 
     with run.held("supervisor"):
         before = _finished(run, last_step)
@@ -91,6 +94,12 @@ def loop(
         "step": _step(run),
         "generations": generation_table(run),
     }
+
+
+def _training(output: Path, negatives: Path, steps: int, running: Mapping[str, Any]) -> list[str]:
+    """The command of one segment."""
+    flags = as_flags({"steps": steps, **running})
+    return ["train-segment", str(negatives), "-o", str(output), *flags]
 
 
 def _check(

@@ -272,6 +272,7 @@ def _pool(
         sides.copies,
         lists,
         ann.positive_scores if ann else {},
+        territories=sides.territories,
     )
     if not model.is_exact or not wanted - {ANN}:
         return pool

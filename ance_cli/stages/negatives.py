@@ -18,12 +18,13 @@ from ance_cli.formats.dataset import (
     read_corpus,
     read_qrels,
     read_queries,
+    read_shares,
 )
 from ance_cli.formats.jsonl import STDIO, Skipped, read_records
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.triples import Texts
 from ance_cli.negatives.audit import Audit
-from ance_cli.negatives.filtering import Copies, Filters
+from ance_cli.negatives.filtering import Copies, Filters, Territories
 from ance_cli.negatives.pool import Pool
 from ance_cli.negatives.sampling import RANDOM, Sampler
 from ance_cli.negatives.selection import Recipe, select_negatives
@@ -59,6 +60,8 @@ class Sides:
     """query_id -> text, of the queries that have a positive"""
     positives: dict[str, list[str]]
     copies: Copies
+    territories: Territories | None
+    """Of a merged dataset."""
 
 
 def read_sides(
@@ -77,7 +80,9 @@ def read_sides(
             f"--depth {config.depth} is over a tenth of the {len(copies.doc_ids)} documents: "
             "most of these negatives are not hard ones"
         )
-    return Sides({name: queries[name] for name in positives}, positives, copies)
+    shares = read_shares(dataset)
+    territories = Territories(copies.doc_ids, list(shares)) if shares else None
+    return Sides({name: queries[name] for name in positives}, positives, copies, territories)
 
 
 def recipe_of(config: DrawConfig, shares: Mapping[str, float], checkpoint_step: int) -> Recipe:

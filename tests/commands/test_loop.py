@@ -148,7 +148,7 @@ def test_refresh_settings_are_checked_before_they_are_kept(ance, dataset, checkp
 def test_what_a_stage_would_refuse_later_the_loop_refuses_now(ance, dataset, checkpoint):
     loop = ["loop", *LOOP, "--ckpt", checkpoint, "-o", "run"]
     for flags, words in (
-        (["--train-gpus", "0-3"], "training uses one device so far"),
+        (["--train-gpus", "0-"], "--gpus '0-'"),
         (["--infer-gpus", "x"], "--gpus 'x'"),
         (["--total-steps", "5"], "--total-steps 5 is less than the 6 steps"),
         (["--negatives-per-positive", "9"], "more than the 4 that --negatives keeps"),

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.world import AnceInside, jsonl, make_dataset
+from tests.world import Ance, AnceInside, jsonl, make_dataset
 
 STEPS = ["--steps", 4, "--batch-size", 8, "--lr", "1e-3", "--dropout", "0", "--log-every", 1,
          "--dtype", "fp32"]  # fmt: skip
@@ -151,12 +151,16 @@ BASELINES = ["rand", "rand-batch", "nce", "bm25", "bm25+rand", "ance"]
 
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_an_arm_of_the_paper_is_one_flag(world, baseline):
-    """Same encoder, same budget: what differs is where the negatives come from."""
+    """Same encoder, same budget: what differs is where the negatives come from. The loop's own
+    commands are run here one by one."""
     run = f"arms/{baseline}"
-    world("loop", "--data", "data", "--ckpt", world.checkpoint, "--baseline", baseline,
-          "--refresh-every", 2, "--segments", 1, "--batch-size", 8, "--lr", "1e-3",
-          "--depth", 20, *([] if "batch" in baseline or baseline == "nce" else ["--negatives", 4]),
-          "-o", run)  # fmt: skip
+    mined = [] if baseline in ("rand-batch", "nce") else ["--negatives", 4]
+    planned = world("loop", "--data", "data", "--ckpt", world.checkpoint, "--baseline", baseline,
+                    "--refresh-every", 2, "--segments", 1, "--batch-size", 8, "--lr", "1e-3",
+                    "--depth", 6, *mined, "-o", run, "--dry-run", "--json")  # fmt: skip
+    prepare, refresh, train = [line.split()[1:] for line in json.loads(planned.stdout)["commands"]]
+    for command in (prepare, refresh, train, refresh):
+        world(*command)
     folder = world.cwd / run
     negatives = jsonl(folder / "generations" / "0001" / "negatives.jsonl")
     expected = {"rand": {"random"}, "rand-batch": set(), "nce": set(), "bm25": {"bm25"},
@@ -165,6 +169,27 @@ def test_an_arm_of_the_paper_is_one_flag(world, baseline):
     assert (folder / "checkpoints" / "step-00000002").exists()
     measured = json.loads((folder / "generations" / "0002" / "dev.json").read_text())
     assert "RR@10" in measured
+
+
+@pytest.mark.slow
+def test_the_loop_runs_an_arm_on_several_datasets(world):
+    """`--data` repeated: merged once, ids by dataset, and no negative from another dataset."""
+    make_dataset(world.cwd / "other")
+    loop = ["loop", "--data", "data:0.75", "--data", "other:0.25", "--ckpt", world.checkpoint,
+            "--baseline", "rand", "--refresh-every", 2, "--segments", 1, "--batch-size", 8,
+            "--negatives", 4, "-o", "runs/both"]  # fmt: skip
+    Ance(world.cwd)(*loop)
+    negatives = jsonl(world.cwd / "runs/both/generations/0001/negatives.jsonl")
+    owners = [{name.split("/")[0] for name in (r["query_id"], r["positive_id"], *r["negative_ids"])}
+              for r in negatives]  # fmt: skip
+    assert {frozenset(names) for names in owners} == {frozenset({"data"}), frozenset({"other"})}
+    assert "up to date" in Ance(world.cwd)(*loop).stderr
+    identity = json.loads((world.cwd / "runs/both/run.json").read_text())["identity"]
+    assert identity["shares"] == {"data": 0.75, "other": 0.25}
+    shares = world.cwd / "runs/both.data/datasets.json"
+    shares.write_text(shares.read_text().replace("0.75", "0.5"))
+    found = world("refresh", "runs/both", code=4)
+    assert "its data has changed since the run began" in found.stderr
 
 
 def test_two_segments_of_one_run_on_other_negatives(world):

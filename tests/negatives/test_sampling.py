@@ -193,7 +193,7 @@ def test_what_is_banned_is_never_drawn_and_the_rest_evenly():
     allowed = [place for place in range(25) if place not in banned]
     counts = Counter()
     for query in range(4000):
-        drawn = draw_from_corpus(25, 3, banned, keyed_generator(1, query)).tolist()
+        drawn = draw_from_corpus(np.arange(25), 3, banned, keyed_generator(1, query)).tolist()
         assert len(set(drawn)) == 3
         assert banned.isdisjoint(drawn)
         counts.update(drawn)
@@ -203,14 +203,14 @@ def test_what_is_banned_is_never_drawn_and_the_rest_evenly():
 @pytest.mark.parametrize(("num_docs", "count"), [(10, 3), (10, 6), (10, 7), (10, 50), (3, 1)])
 def test_a_corpus_with_too_few_documents_gives_all_that_may_be(num_docs, count):
     banned = {1, 2, 5, 8}
-    drawn = draw_from_corpus(num_docs, count, banned, keyed_generator(1)).tolist()
+    drawn = draw_from_corpus(np.arange(num_docs), count, banned, keyed_generator(1)).tolist()
     allowed = set(range(num_docs)) - banned
     assert len(drawn) == len(set(drawn)) == min(count, len(allowed))
     assert allowed.issuperset(drawn)
 
 
 def test_a_corpus_of_banned_documents_gives_nothing():
-    assert draw_from_corpus(3, 2, {0, 1, 2}, keyed_generator(1)).tolist() == []
+    assert draw_from_corpus(np.arange(3), 2, {0, 1, 2}, keyed_generator(1)).tolist() == []
 
 
 # ---------------------------------------------------------------- mixes
