@@ -266,11 +266,21 @@ class SegmentConfig:
     """Rows encoded at a time by gradient caching; 0 = the whole batch at once."""
     gradient_checkpointing: bool = False
     track: str | None = None
+    follow: bool = False
+    """Train on the run's published generations as they come."""
+    max_staleness: int = 0
+    """Steps between the negatives' checkpoint and the step trained, at most; 0 = any."""
 
     def __post_init__(self) -> None:
         _check(self.steps >= 0, "--steps must not be negative")
         _check(self.log_every >= 1, "--log-every must be at least 1")
         _check(self.grad_cache >= 0, "--grad-cache must not be negative")
+        _check(self.max_staleness >= 0, "--max-staleness must not be negative")
+        _check(
+            not self.max_staleness or 0 < self.checkpoint_every <= self.max_staleness,
+            "--max-staleness needs --checkpoint-every, and at least as many steps: fresher "
+            "negatives come from a newer checkpoint",
+        )
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,10 @@ FLAGS: dict[str, Flag] = {
     "checkpoint_every": Flag(int, "Steps between checkpoints; 0 = only at the end.", TRAINING),
     "state_minutes": Flag(float, "Minutes between resume states.", TRAINING),
     "log_every": Flag(int, "Steps between lines of metrics.jsonl.", TRAINING),
+    "follow": Flag(bool, "Take the run's generations as they are published (train-segment), or its "
+                   "checkpoints (refresh), until the last step.", TRAINING),
+    "max_staleness": Flag(int, "Wait for a generation where the negatives come from a checkpoint "
+                          "so many steps ago; 0 = never wait.", TRAINING),
     "grad_cache": Flag(int, "Rows encoded at a time by gradient caching, for batches larger than "
                        "memory; 0 = off.", TRAINING),
     "gradient_checkpointing": Flag(bool, "Recompute activations in the backward pass: less memory, "

@@ -31,8 +31,8 @@ def register(app: typer.Typer) -> None:
         app,
         "train-segment",
         f"datas split corpus queries qrels skip_bad ckpt embeddings output steps {RECIPE} "
-        f"freeze_passages live_depth checkpoint_every state_minutes {RUNNING} gpus nnodes "
-        f"node_rank rdzv_endpoint threads force {COMMON}",
+        f"freeze_passages live_depth follow max_staleness checkpoint_every state_minutes {RUNNING} "
+        f"gpus nnodes node_rank rdzv_endpoint threads force {COMMON}",
         configs="train segment",
         required="output",
         arguments={"negatives": (Path | None, None, "Negatives file, or - for stdin.")},

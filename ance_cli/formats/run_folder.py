@@ -179,7 +179,25 @@ class RunFolder:
     def generation_at(self, number: int) -> Path:
         return self.generations / f"{number:04d}"
 
+    def generation_of(self, negatives: Path) -> int | None:
+        """The number of the generation that a negatives file belongs to; None if to none here."""
+        folder = negatives.parent.resolve()
+        if folder.parent != self.generations.resolve() or not folder.name.isdecimal():
+            return None
+        return int(folder.name)
+
     # ---------------------------------------------------------------- ledgers
+
+    def last_logged_step(self) -> int:
+        """The step of the last line of the training log, 0 before the first."""
+        return max((int(record["step"]) for record in read_ledger(self.metrics)), default=0)
+
+    def note_switch(self, step: int, generation: int | None) -> None:
+        """Note, durably, that the batch of `step` is the first of a generation; None is not one."""
+        switch = {"step": step, "generation": generation}
+        earlier = [record for record in read_ledger(self.switches) if record["step"] <= step]
+        if generation is not None and (not earlier or earlier[-1]["generation"] != generation):
+            atomic.append_line(self.switches, orjson.dumps(switch))
 
     def event(self, who: str, what: str, **facts: Any) -> None:
         """Append to `events.jsonl`: who did what when."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from ance_cli.config import SegmentConfig, TrainConfig
@@ -22,20 +21,16 @@ from ance_cli.errors import BadInput, Diverged, Stopped
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import (
     Dataset,
-    owners,
-    positives_of,
     read_corpus,
-    read_qrels,
-    read_queries,
-    read_shares,
 )
 from ance_cli.formats.jsonl import Skipped
-from ance_cli.formats.run_folder import RunFolder, cut_ledger, read_ledger
-from ance_cli.formats.triples import read_negatives
+from ance_cli.formats.run_folder import RunFolder, cut_ledger
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.negatives.filtering import Copies
 from ance_cli.progress import Reporter
+from ance_cli.stages.following import follow_run
 from ance_cli.stages.new_run import config_of, publish_checkpoint
+from ance_cli.stages.segments import FOLLOW, SegmentInput
+from ance_cli.stages.streams import Labels
 
 if TYPE_CHECKING:
     import torch
@@ -110,57 +105,16 @@ def train_rank(
     world: World,
     skipped: Skipped | None,
     reporter: Reporter,
-    stream: PairStream | None = None,
+    labels: Labels | None = None,
 ) -> None:
-    """Train one rank's part of a segment to its end; `stream`, if it was made already."""
-    if stream is None:
-        stream = make_stream(run.dataset(), config, orders.record, skipped)
+    """Train one rank's part of a segment to its end; `labels`, if they were read already."""
+    labels = labels or Labels.read(run.dataset(), config, skipped)
     with world.losing_peers():
-        trainer = _make_trainer(run, config, orders, world, stream, skipped, reporter)
+        trainer = _make_trainer(run, config, orders, world, labels, skipped, reporter)
         trainer.run(reporter, int(orders.record["start_step"]))
         if trainer.step < trainer.last_step:  # another rank was told to stop
             raise Stopped(signal.SIGTERM)
         world.close()
-
-
-def make_stream(
-    dataset: Dataset, config: TrainConfig, record: dict[str, Any], skipped: Skipped | None
-) -> PairStream:
-    """The pairs of the labels with the negatives of a segment, all checked against the dataset."""
-    from ance_cli.training.data import PairStream
-
-    queries = read_queries(dataset.need("queries"), skipped)
-    copies = Copies(read_corpus(dataset.corpus, skipped))
-    qrels = read_qrels(dataset.need("qrels"), queries, copies.position, skipped)
-    positives = positives_of(qrels, config.min_rel)
-    pairs = [(query_id, doc_id) for query_id, docs in positives.items() for doc_id in docs]
-
-    def known(query_id: str) -> set[str]:
-        own, same = copies.banned(positives[query_id])
-        return {copies.doc_ids[place] for place in own | same}
-
-    order = None
-    if shares := read_shares(dataset):
-        from ance_cli.training.shares import mixed_order
-
-        names = list(shares)
-        owner = owners([query_id for query_id, _ in pairs], names)
-
-        def order(epoch: int) -> npt.NDArray[np.int64]:
-            return mixed_order(owner, list(shares.values()), config.seed, epoch)
-
-    return PairStream(
-        pairs,
-        read_negatives(Path(record["negatives"]), queries, copies.position, positives, skipped)
-        if config.needs_negatives
-        else (),
-        copies.position,
-        config.seed,
-        int(record["checkpoint_step"] or 0),
-        config.negatives_per_positive if config.needs_negatives else 0,
-        known,
-        order,
-    )
 
 
 def _make_trainer(
@@ -168,7 +122,7 @@ def _make_trainer(
     config: TrainConfig,
     orders: Orders,
     world: World,
-    stream: PairStream,
+    labels: Labels,
     skipped: Skipped | None,
     reporter: Reporter,
 ) -> Trainer:
@@ -177,12 +131,13 @@ def _make_trainer(
     from ance_cli.models.encoder import set_dropout
     from ance_cli.models.tokens import Tokenizer
     from ance_cli.training.flops import matmul_ceiling
+    from ance_cli.training.follow import Lesson
     from ance_cli.training.optim import make_optimizer
     from ance_cli.training.state import Standing, load_state, save_state
     from ance_cli.training.trackers import make_tracker
     from ance_cli.training.trainer import Trainer
 
-    dataset, record, segment = run.dataset(), orders.record, orders.segment
+    dataset, segment = run.dataset(), orders.segment
     newest = run.newest_checkpoint()
     if newest is None:
         raise BadInput(f"{run.checkpoints}: there is no whole checkpoint in the run")
@@ -199,16 +154,34 @@ def _make_trainer(
     standing = Standing()
     if state := run.newest_state():
         standing = load_state(state[1], encoder, optimizer)
+    _check_dtype(standing, orders, reporter)
+    logged = run.last_logged_step()  # by the call that was interrupted
+    world.total()  # every rank has read it before it is cut back
     if world.is_main:
-        _prepare_ledgers(run, orders, standing, reporter)
-        if stream.num_skipped:
-            reporter.warn(
-                f"{stream.num_skipped} of {len(stream.pairs)} pairs have too few negatives "
-                "and are skipped"
-            )
+        cut_ledger(run.metrics, standing.step)
+
+    def make_lesson(source: SegmentInput) -> Lesson:
+        stream = labels.stream(source.path, source.checkpoint_step or 0)
+        doc_ids = [] if config.freeze_passages else stream.doc_ids
+        passages = _passage_rows(dataset, tokenizer, doc_ids, skipped, reporter)
+        return Lesson(stream, passages, source.generation, source.checkpoint_step)
+
+    follower = None
+    if orders.record["input"] == FOLLOW:
+        follower, lesson = follow_run(run, standing.step, logged, make_lesson, world, reporter)
+    else:
+        lesson = make_lesson(SegmentInput.of(orders.record))
+    if lesson.stream.num_skipped:
+        reporter.warn(
+            f"{lesson.stream.num_skipped} of {len(lesson.stream.pairs)} pairs have too few "
+            "negatives and are skipped"
+        )
     track = make_tracker(
         segment.track if world.is_main else None, run.path, run.path.name, asdict(config)
     )
+
+    def note_switch(trainer: Trainer) -> None:
+        run.note_switch(trainer.step, trainer.lesson.generation)
 
     def keep_state(trainer: Trainer) -> None:
         folder = run.state_at(trainer.step)
@@ -224,14 +197,11 @@ def _make_trainer(
         atomic.append_line(run.metrics, orjson.dumps(line))
         track(line)
 
-    queries = read_queries(dataset.need("queries"), skipped)
-    doc_ids = [] if config.freeze_passages else stream.doc_ids
-    return Trainer(
+    trainer = Trainer(
         encoder=encoder,
         optimizer=optimizer,
-        stream=stream,
-        queries=tokenizer([queries[name] for name in stream.query_ids], "query"),
-        passages=_passage_rows(dataset, tokenizer, doc_ids, skipped, reporter),
+        lesson=lesson,
+        queries=tokenizer([labels.queries[name] for name in lesson.stream.query_ids], "query"),
         pads=(tokenizer.pad_id_of("query"), tokenizer.pad_id_of("passage")),
         config=config,
         segment=segment,
@@ -241,40 +211,32 @@ def _make_trainer(
         step=standing.step,
         at=standing.stream,
         losses=standing.losses,
-        last_step=record["start_step"] + record["steps"],
+        last_step=orders.record["start_step"] + orders.record["steps"],
         save_state=keep_state,
         save_checkpoint=keep_checkpoint,
         log=log,
-        live=_live(config, orders, stream, start, world),
+        switched=note_switch,
+        follower=follower,
+        live=_live(config, orders, lesson.stream, world),
         ceiling=matmul_ceiling(world.device, orders.dtype),
-        facts={
-            "segment": record["segment"],
-            "generation": record["generation"],
-            "negatives_step": record["checkpoint_step"],
-        },
+        facts={"segment": orders.record["segment"]},
     )
+    if world.is_main:
+        note_switch(trainer)
+    return trainer
 
 
-def _prepare_ledgers(
-    run: RunFolder, orders: Orders, standing: Standing, reporter: Reporter
-) -> None:
-    """Cut the log back to the state, and note which negatives come in with the segment."""
+def _check_dtype(standing: Standing, orders: Orders, reporter: Reporter) -> None:
     if standing.dtype not in ("", orders.dtype):
         reporter.warn(
             f"this run computed in {standing.dtype} so far and goes on in {orders.dtype}: its "
             "losses are not those of an uninterrupted run "
             f"(use --dtype {standing.dtype} for that)"
         )
-    cut_ledger(run.metrics, standing.step)
-    generation = orders.record["generation"]
-    if generation is not None and standing.step == orders.record["start_step"]:
-        switch = {"step": standing.step, "generation": generation}
-        if switch not in read_ledger(run.switches):
-            atomic.append_line(run.switches, orjson.dumps(switch))
 
 
 def _live(
-    config: TrainConfig, orders: Orders, stream: PairStream, checkpoint: Checkpoint, world: World
+    config: TrainConfig, orders: Orders, stream: PairStream, world: World
 ) -> LiveNegatives | None:
     """Live retrieval for a frozen passage tower, from vectors that this very tower made."""
     if not config.freeze_passages:

@@ -15,16 +15,25 @@ from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.manifest import manifest_name
 from ance_cli.formats.run_folder import RunFolder, now, read_ledger
 
+FOLLOW = "follow"
+"""The input of a segment that follows the run's published generations."""
+
 
 @dataclass(frozen=True)
 class SegmentInput:
-    """Where a segment's negatives come from: a file, the batch alone (no path), or the vectors of
-    a frozen passage tower."""
+    """Where a segment's negatives come from: a file, the run's generations as they come or the
+    batch alone (no path), or the vectors of a frozen passage tower."""
 
     path: Path | None
     fingerprint: str
     checkpoint_step: int | None
     generation: int | None
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> SegmentInput:
+        """What `facts` left in a segment's record."""
+        path = Path(record["negatives"]) if record["negatives"] else None
+        return cls(path, record["input"], record["checkpoint_step"], record["generation"])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -40,10 +49,7 @@ class SegmentInput:
 def segment_input(run: RunFolder, path: Path) -> SegmentInput:
     """What the negatives' manifest says, where there is one and it is about this very file."""
     content = hash_file(path)
-    generation = None
-    published = run.published()
-    if published and (run.path / published["path"]).resolve() == path.parent.resolve():
-        generation = int(published["generation"])
+    generation = run.generation_of(path)
     try:
         manifest = orjson.loads(manifest_name(path, "negatives").read_bytes())
         if manifest["content"]["xxh3"] == content:

@@ -25,14 +25,16 @@ from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.stages.new_run import continue_run, identity_of, start_run
-from ance_cli.stages.rank import Orders, devices_of, make_stream, train_rank
+from ance_cli.stages.rank import Orders, devices_of, train_rank
 from ance_cli.stages.segments import (
+    FOLLOW,
     SegmentInput,
     check_room,
     find_segment,
     new_segment,
     segment_input,
 )
+from ance_cli.stages.streams import Labels
 from ance_cli.stages.summary import Summary
 from ance_cli.training.launch import Nodes, launch
 
@@ -90,13 +92,13 @@ def train_segment(
             config = replace(config, total_steps=segment.steps)
         identity = identity_of(dataset, Checkpoint(checkpoint), config)
     if segment.steps:
-        _check_negatives(config, negatives, embeddings)
+        _check_negatives(config, segment, negatives, embeddings)
     if dry_run:
         return {"output": str(output), "kind": "run", "dry_run": True, "steps": segment.steps,
                 **identity}  # fmt: skip
     if nodes.rank > 0:  # node 0 makes the run and keeps its ledger
         if run.exists and segment.steps:
-            source = _source(run, config, negatives, embeddings)
+            source = _source(run, config, segment, negatives, embeddings)
             if find_segment(run, source, segment.steps, force)[1]:
                 return _summary(run, up_to_date=True)
         _launch(run, None, len(devices_of(gpus, cpu_workers)), nodes, threads)
@@ -105,7 +107,7 @@ def train_segment(
     with run.held("trainer"):
         made = not run.exists
         if segment.steps:
-            source = _source(run, config, negatives, embeddings)
+            source = _source(run, config, segment, negatives, embeddings)
             record, done = find_segment(run, source, segment.steps, force)
             if done:
                 return _summary(run, up_to_date=True)
@@ -113,13 +115,15 @@ def train_segment(
                 check_room(run, segment.steps, config)
             devices = devices_of(gpus, cpu_workers)
             _check_ranks(config, len(devices) * nodes.count)
-            stream = make_stream(dataset, config, source.facts, skipped)
-            if config.distill and not stream.has_teacher:
-                raise BadInput(
-                    f"{source.path}: no negative carries a teacher's score, which --distill "
-                    f"{config.distill} learns from",
-                    hint="mine with --teacher CROSS_ENCODER",
-                )
+            labels = Labels.read(dataset, config, skipped)
+            if not segment.follow:
+                stream = labels.stream(source.path, 0)
+                if config.distill and not stream.has_teacher:
+                    raise BadInput(
+                        f"{source.path}: no negative carries a teacher's score, which --distill "
+                        f"{config.distill} learns from",
+                        hint="mine with --teacher CROSS_ENCODER",
+                    )
         if made:
             assert checkpoint is not None
             start_run(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
@@ -135,9 +139,8 @@ def train_segment(
         if len(devices) * nodes.count == 1:
             from ance_cli.training.distributed import World
 
-            train_rank(run, config, orders, World(devices[0]), skipped, reporter, stream)
+            train_rank(run, config, orders, World(devices[0]), skipped, reporter, labels)
         else:
-            del stream
             _launch(run, orders, len(devices), nodes, threads)
         atomic.append_line(run.segments, orjson.dumps({"finished": record["segment"]}))
         run.event("trainer", "segment finished", step=record["start_step"] + record["steps"],
@@ -163,14 +166,22 @@ def _check_ranks(config: TrainConfig, num_ranks: int) -> None:
         )
 
 
-def _check_negatives(config: TrainConfig, negatives: Path | None, embeddings: Path | None) -> None:
+def _check_negatives(
+    config: TrainConfig, segment: SegmentConfig, negatives: Path | None, embeddings: Path | None
+) -> None:
+    if segment.follow and (negatives is not None or config.freeze_passages):
+        raise UsageProblem(
+            "--follow takes the run's own generations as they are published: it goes without a "
+            "file of negatives and without --freeze-passages",
+            hint="leave the other out",
+        )
     if config.freeze_passages and embeddings is None:
         raise UsageProblem(
             "--freeze-passages retrieves from the vectors of the frozen passages: --embeddings is "
             "missing",
             hint="ance encode --ckpt CHECKPOINT --data DATASET -o emb, then --embeddings emb",
         )
-    if negatives is None and config.needs_negatives:
+    if negatives is None and config.needs_negatives and not segment.follow:
         raise UsageProblem(
             "name the negatives to train on, or - for stdin",
             hint="or take them from the batch: --in-batch all --negatives-per-positive 0",
@@ -182,9 +193,15 @@ def _check_negatives(config: TrainConfig, negatives: Path | None, embeddings: Pa
 
 
 def _source(
-    run: RunFolder, config: TrainConfig, negatives: Path | None, embeddings: Path | None
+    run: RunFolder,
+    config: TrainConfig,
+    segment: SegmentConfig,
+    negatives: Path | None,
+    embeddings: Path | None,
 ) -> SegmentInput:
     """Where the segment's negatives come from, and what identifies them."""
+    if segment.follow:
+        return SegmentInput(None, FOLLOW, None, None)
     if config.freeze_passages:
         assert embeddings is not None
         vectors = VectorSource(embeddings, "embeddings")

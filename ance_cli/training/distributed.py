@@ -83,6 +83,14 @@ class World:
         dist.all_reduce(summed)
         return summed.tolist()
 
+    def least(self, value: int) -> int:
+        """The smallest of a number over the ranks; the same on every rank."""
+        if self.size == 1:
+            return value
+        found = torch.tensor(value, device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MIN)
+        return int(found)
+
     def close(self) -> None:
         """Wait for the others and leave the group."""
         if self.size > 1:

@@ -17,9 +17,10 @@ from ance_cli.models.dual import DualEncoder
 from ance_cli.models.tokens import TokenRows
 from ance_cli.negatives.sampling import keyed_generator
 from ance_cli.progress import Reporter
-from ance_cli.training.data import Batch, Ints, PairStream, StreamPosition, rows_of_docs
+from ance_cli.training.data import Batch, Ints, StreamPosition, rows_of_docs
 from ance_cli.training.distributed import World
 from ance_cli.training.flops import training_flops
+from ance_cli.training.follow import Follower, Lesson
 from ance_cli.training.gradients import group_norms, layer_groups
 from ance_cli.training.live import LiveNegatives
 from ance_cli.training.loss import doc_scores
@@ -27,22 +28,25 @@ from ance_cli.training.objective import Met, batch_loss
 from ance_cli.training.passes import Passes
 from ance_cli.training.state import Standing
 
+_POLL_SECONDS = 0.2
+"""Between two looks for a generation, where training waits for one."""
+
 
 @dataclass
 class Trainer:
-    """Trains `encoder` on the stream's pairs from `step` to `last_step`.
+    """Trains `encoder` on the pairs of `lesson` from `step` to `last_step`.
 
-    `queries` and `passages` hold the token rows of `stream.query_ids` and `stream.doc_ids`. With
-    `live`, negatives are retrieved at each step instead, and passages are not encoded. `ceiling`
-    is the device's measured FLOP/s, 0 = not known. The owner is told when to keep something
-    through the callbacks, each called between two steps, on the main rank.
+    `queries` holds the token rows of the stream's `query_ids`, the lesson's `passages` those of its
+    `doc_ids`. With `follower`, newer lessons come in between two steps. With `live`, negatives are
+    retrieved at each step instead, and passages are not encoded. `ceiling` is the device's measured
+    FLOP/s, 0 = not known. The owner is told when to keep something through the callbacks, each
+    called between two steps, on the main rank.
     """
 
     encoder: DualEncoder
     optimizer: torch.optim.Optimizer
-    stream: PairStream
+    lesson: Lesson
     queries: TokenRows
-    passages: TokenRows
     pads: tuple[int, int]
     """Padding ids of queries and passages."""
     config: TrainConfig
@@ -56,6 +60,8 @@ class Trainer:
     save_state: Callable[[Trainer], None]
     save_checkpoint: Callable[[Trainer], None]
     log: Callable[[dict[str, Any]], None]
+    switched: Callable[[Trainer], None] = lambda trainer: None
+    follower: Follower | None = None
     live: LiveNegatives | None = None
     ceiling: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +76,7 @@ class Trainer:
         )
         self._model: nn.Module = self.world.wrap(self.encoder)
         self._passes = Passes(
-            self._model, self.world, self.queries, self.passages, *self.pads, self.dtype,
+            self._model, self.world, self.queries, self.lesson.passages, *self.pads, self.dtype,
             self.segment.grad_cache,
         )  # fmt: skip
 
@@ -96,6 +102,8 @@ class Trainer:
             reporter.task("training", total, "step", done=self.step - first_step) as bar,
         ):
             while self.step < self.last_step:
+                if self.follower is not None:
+                    self._follow(self.follower, stop, reporter)
                 every = self.segment.log_every
                 logged = (self.step + 1) % every == 0 or self.step + 1 == self.last_step
                 loss, norms = self._optimizer_step(with_groups=logged)
@@ -124,6 +132,30 @@ class Trainer:
                     )
                     return
 
+    def _follow(self, follower: Follower, stop: list[int], reporter: Reporter) -> None:
+        """Take the newest generation that every rank has read, and wait for one where the
+        negatives in use are too old."""
+        waiting = False
+        while True:
+            ready = self.world.least(follower.ready(self.step))
+            if ready > (self.lesson.generation or 0):
+                self.lesson = follower.take(ready)
+                self._passes.passages = self.lesson.passages
+                if self.world.is_main:
+                    self.switched(self)
+                    age = self.step - (self.lesson.checkpoint_step or 0)
+                    reporter.say(f"step {self.step}: on to generation {ready}, {age} steps old")
+            limit = self.segment.max_staleness
+            age = self.step - (self.lesson.checkpoint_step or 0)
+            if not limit or age < limit or follower.is_replaying(self.step):
+                return
+            if self.world.total(bool(stop))[0]:
+                return
+            if not waiting and self.world.is_main:
+                reporter.say(f"step {self.step}: waiting, the negatives are {age} steps old")
+            waiting = True
+            time.sleep(_POLL_SECONDS)
+
     def _line(self, norms: dict[str, float], rates: dict[str, float]) -> dict[str, Any]:
         """One line of the log: the mean loss since the line before, and the last step's norms."""
         line = {
@@ -134,9 +166,11 @@ class Trainer:
             **norms,
             **rates,
             **self.facts,
+            "generation": self.lesson.generation,
+            "negatives_step": self.lesson.checkpoint_step,
         }
-        if (mined_at := self.facts.get("negatives_step")) is not None:
-            line["negatives_age"] = self.step - mined_at
+        if self.lesson.checkpoint_step is not None:
+            line["negatives_age"] = self.step - self.lesson.checkpoint_step
         return line
 
     def _optimizer_step(self, with_groups: bool) -> tuple[float, dict[str, float]]:
@@ -146,7 +180,7 @@ class Trainer:
         self.encoder.train()
         total, at = 0.0, self.at
         for micro in range(self.config.accumulation):
-            batch, at = self.stream.next_batch(at, self.global_batch)
+            batch, at = self.lesson.stream.next_batch(at, self.global_batch)
             total += self._backward(batch, micro)
         (total,) = self.world.total(total / self.world.size)
         norms = {"grad_norm": 0.0}
@@ -181,8 +215,8 @@ class Trainer:
                 batch.queries[mine], nothing, lambda q, _: self._live_loss(q, batch, mine), last,
                 seed,
             )  # fmt: skip
-        rows, rows_of = rows_of_docs(batch.docs, self.passages)
-        counts = self.world.shares(self.passages.row_counts[batch.docs])
+        rows, rows_of = rows_of_docs(batch.docs, self.lesson.passages)
+        counts = self.world.shares(self.lesson.passages.row_counts[batch.docs])
         first = sum(counts[: self.world.rank])
         own = rows[first : first + counts[self.world.rank]]
         places = torch.from_numpy(rows_of).to(self.world.device)
@@ -208,8 +242,8 @@ class Trainer:
     def _live_loss(self, q: Tensor, batch: Batch, mine: Ints) -> Tensor:
         """The loss of the queries with the negatives that they meet in the frozen vectors."""
         assert self.live is not None
-        query_ids = [self.stream.query_ids[query] for query in batch.queries[mine]]
-        positives = [self.stream.doc_ids[batch.docs[row[0]]] for row in batch.members[mine]]
+        query_ids = [self.lesson.stream.query_ids[query] for query in batch.queries[mine]]
+        positives = [self.lesson.stream.doc_ids[batch.docs[row[0]]] for row in batch.members[mine]]
         scores, members = self.live.scores(q, query_ids, positives, self.step)
         return self._loss(scores, Met(members))
 

@@ -8,7 +8,7 @@ import pytest
 
 from ance_cli.stages.loop import as_flags
 from tests.commands.test_chain import check_negatives
-from tests.world import Ance, jsonl, make_cross_encoder, make_dataset, tree, write_jsonl
+from tests.world import AnceInside, jsonl, make_cross_encoder, make_dataset, tree, write_jsonl
 
 EVERYTHING = [
     "--mix", "ann:3,bm25:2,lookahead:2,random:1", "--engine", "bm25s", "--depth", 20,
@@ -26,7 +26,7 @@ def world(tmp_path_factory, checkpoint):
         query["metadata"] = {"answers": [f"word{(number + 5) % 60}", f"word{(number + 11) % 60}"]}
     write_jsonl(folder / "data" / "queries.jsonl", queries)
     make_cross_encoder(folder / "teacher")
-    program = Ance(folder)
+    program = AnceInside(folder)
     program("encode", "--ckpt", checkpoint, "--data", "data", "-o", "emb", "--output-dtype",
             "float32")  # fmt: skip
     mine = ["mine", "--ckpt", checkpoint, "--data", "data", "--embeddings", "emb"]

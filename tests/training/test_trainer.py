@@ -13,6 +13,7 @@ from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Silent
 from ance_cli.training.data import PairStream
 from ance_cli.training.distributed import World
+from ance_cli.training.follow import Lesson
 from ance_cli.training.optim import make_optimizer
 from ance_cli.training.state import Standing, load_state, save_state
 from ance_cli.training.trainer import Trainer
@@ -38,9 +39,10 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
     return Trainer(
         encoder=encoder,
         optimizer=optimizer,
-        stream=stream,
+        lesson=Lesson(
+            stream, tokenizer([TEXTS[name] for name in stream.doc_ids], "passage"), 1, 0
+        ),
         queries=tokenizer(queries, "query"),
-        passages=tokenizer([TEXTS[name] for name in stream.doc_ids], "passage"),
         pads=(tokenizer.pad_id_of("query"), tokenizer.pad_id_of("passage")),
         config=config,
         segment=SegmentConfig(steps=last_step, log_every=log_every, state_minutes=0.0),
@@ -108,7 +110,7 @@ def test_documents_of_several_segments_train(checkpoint, tmp_path):
     losses = []
     config = TrainConfig(lr=5e-3, batch_size=8, total_steps=40)
     trainer = make(checkpoint, tmp_path, config, 40, losses=losses, segmentation="special")
-    assert trainer.passages.row_counts.max() > 1
+    assert trainer.lesson.passages.row_counts.max() > 1
     trainer.run(Silent(), 0)
     assert losses[-1][1] < 0.7 * losses[0][1]
 
