@@ -7,6 +7,7 @@ One frozen dataclass a stage. The field names are the flags' names; the docs of 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -304,16 +305,48 @@ class RefreshConfig(MineConfig):
 
 
 @dataclass(frozen=True)
+class FollowConfig:
+    """When an inferencer refreshes, and what it keeps; nothing of it shapes a generation."""
+
+    refresh: str = "every"
+    drift_threshold: float = 0.8
+    keep: int = 2
+    until: int = 0
+    """The step whose generation is the last; 0 = none is."""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.drift_threshold <= 1, "--drift-threshold lies in 0..1")
+        _check(self.keep >= 1, "--keep must be at least 1: the newest generation is in use")
+        _check(self.until >= 0, "--until must not be negative")
+
+
+@dataclass(frozen=True)
 class LoopConfig:
-    """The cycle: refresh, train `refresh_every` steps, `segments` times, and a last refresh."""
+    """The cycle: a checkpoint every `refresh_every` steps, `segments` times, a refresh from each
+    one, and one before the first."""
 
     refresh_every: int = 10_000
     segments: int = 10
+    mode: str = "auto"
+    gpu_split: str = "1:1"
+    patience: int = 0
+    """Generations without a better dev measure before the run is stopped; 0 = never."""
     max_restarts: int = 3
 
     def __post_init__(self) -> None:
         _check(self.refresh_every >= 1, "--refresh-every must be at least 1")
         _check(self.segments >= 1, "--segments must be at least 1")
+        _check(self.patience >= 0, "--patience must not be negative")
+        _check(
+            re.fullmatch(r"[1-9]\d*:[1-9]\d*", self.gpu_split) is not None,
+            f"--gpu-split {self.gpu_split!r}: expected TRAINER:INFERENCER, for instance 1:1",
+        )
+
+    @property
+    def split(self) -> tuple[int, int]:
+        """Parts of the devices for trainer and inferencer."""
+        trainer, inferencer = self.gpu_split.split(":")
+        return int(trainer), int(inferencer)
 
 
 @dataclass(frozen=True)

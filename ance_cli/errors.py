@@ -6,13 +6,18 @@ else that escapes a stage is a bug in ance and ends with a traceback and exit co
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 EXIT_BUG = 1
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class AnceError(Exception):
@@ -109,3 +114,12 @@ def hold_signals() -> Iterator[list[int]]:
         _held = None
     if noted:
         raise Stopped(noted[0])
+
+
+def die_with_parent(signum: int) -> None:
+    """Ask the kernel to send this process `signum` when its parent ends (Linux; else nothing).
+
+    Called between fork and exec too, so it only calls what was looked up before.
+    """
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signum)

@@ -8,7 +8,7 @@ from ance_cli.cli.calls import COMMON, data_of, run_stage
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.refresh import REFRESHING
 from ance_cli.cli.train_segment import RECIPE, RUNNING
-from ance_cli.config import BASELINES, LoopConfig
+from ance_cli.config import BASELINES, FollowConfig, LoopConfig
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.progress import Reporter
 from ance_cli.stages.summary import Summary
@@ -21,21 +21,23 @@ def register(app: typer.Typer) -> None:
         app,
         "loop",
         f"datas split corpus queries qrels ckpt output refresh_every segments baseline {RECIPE} "
-        f"{REFRESHING} {RUNNING} gpus train_gpus infer_gpus threads max_restarts {COMMON}",
-        configs="loop refresh train segment",
+        f"{REFRESHING} mode refresh drift_threshold max_staleness patience keep {RUNNING} gpus "
+        f"train_gpus infer_gpus gpu_split threads max_restarts {COMMON}",
+        configs="loop refresh train segment follow",
         required="output",
         defaults={"split": "train"},
         panel="Loop",
     )
     def loop(flags: Flags) -> None:
-        """Refresh and train in turn: the whole of ANCE in one command.
+        """Train and refresh, side by side or in turn: the whole of ANCE in one command.
 
         Runs `ance refresh` and `ance train-segment` as a person would, and can be killed at any
-        instant: the same command continues.
+        instant: the same command continues. With GPUs for both sides the trainer never waits.
 
         Example: `ance loop --data data/medquad --ckpt runs/warmup/latest --refresh-every 300
         --segments 3 -o runs/ance`
         """
+        from ance_cli.stages.loop import Given
         from ance_cli.stages.loop import loop as stage
 
         chosen = {**BASELINES.get(flags.baseline, {}), **flags.typed}
@@ -50,12 +52,13 @@ def register(app: typer.Typer) -> None:
             return stage(
                 flags.output,
                 flags.config(LoopConfig),
-                training=training,
-                refreshing=given(REFRESHING),
-                segment=given(RUNNING),
+                flags.config(FollowConfig),
+                Given(training, given(RUNNING), given(REFRESHING)),
+                max_staleness=flags.max_staleness,
+                gpus=flags.gpus,
+                train_gpus=flags.train_gpus,
+                infer_gpus=flags.infer_gpus,
                 quiet=flags.quiet,
-                train_gpus=flags.train_gpus or flags.gpus,
-                infer_gpus=flags.infer_gpus or flags.gpus,
                 dry_run=flags.dry_run,
                 reporter=reporter,
             )

@@ -22,6 +22,7 @@ from ance_cli.config import (
     PRESETS,
     Bm25Config,
     EncodeConfig,
+    FollowConfig,
     IndexConfig,
     LoopConfig,
     MineConfig,
@@ -48,6 +49,8 @@ Distill = StrEnum("Distill", ["margin-mse", "kl"])
 Towers = StrEnum("Towers", ["shared", "two"])
 SimilarityName = StrEnum("SimilarityName", ["dot", "cosine"])
 Tracker = StrEnum("Tracker", ["tensorboard", "wandb"])
+Mode = StrEnum("Mode", ["auto", "sync", "async"])
+RefreshPolicy = StrEnum("RefreshPolicy", ["every", "auto"])
 
 T = TypeVar("T")
 
@@ -188,6 +191,20 @@ FLAGS: dict[str, Flag] = {
     "log_every": Flag(int, "Steps between lines of metrics.jsonl.", TRAINING),
     "follow": Flag(bool, "Take the run's generations as they are published (train-segment), or its "
                    "checkpoints (refresh), until the last step.", TRAINING),
+    "until": Flag(int, "With --follow: the step whose generation is the last; 0 = none is.",
+                  TRAINING),
+    "refresh": Flag(RefreshPolicy, "every = from every new checkpoint; auto = when the model has "
+                    "moved away from its negatives (--drift-threshold).", TRAINING),
+    "drift_threshold": Flag(float, "Overlap of the probe's rankings under which --refresh auto "
+                            "refreshes.", TRAINING),
+    "keep": Flag(int, "Newest generations whose embeddings, index and candidates are kept.",
+                 RUNTIME),
+    "mode": Flag(Mode, "async = trainer and inferencer side by side, sync = in turn; auto = async "
+                 "where each has GPUs of its own.", TRAINING),
+    "patience": Flag(int, "Stop after so many generations without a better dev measure; 0 = "
+                     "never.", TRAINING),
+    "gpu_split": Flag(str, "GPUs (or, with --mode async on a CPU, cores) of trainer and "
+                      "inferencer, as a ratio.", RUNTIME, metavar="A:B"),
     "max_staleness": Flag(int, "Wait for a generation where the negatives come from a checkpoint "
                           "so many steps ago; 0 = never wait.", TRAINING),
     "grad_cache": Flag(int, "Rows encoded at a time by gradient caching, for batches larger than "
@@ -225,7 +242,7 @@ FLAGS: dict[str, Flag] = {
 _CONFIGS = {
     "bm25": Bm25Config, "encode": EncodeConfig, "index": IndexConfig, "mine": MineConfig,
     "search": SearchConfig, "train": TrainConfig, "segment": SegmentConfig,
-    "refresh": RefreshConfig, "loop": LoopConfig,
+    "refresh": RefreshConfig, "loop": LoopConfig, "follow": FollowConfig,
 }  # fmt: skip
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 from pathlib import Path
 
 from ance_cli.cli.ending import exit_code_of
-from ance_cli.errors import install_signal_handlers
+from ance_cli.errors import die_with_parent, install_signal_handlers
 
 
 def train(run_folder: Path) -> None:
@@ -35,5 +36,8 @@ def leave(code: int) -> None:
 
 
 if __name__ == "__main__":
+    die_with_parent(signal.SIGKILL)  # whoever holds the run's lease is gone then
+    if os.getppid() == 1:
+        leave(1)
     install_signal_handlers()
     leave(exit_code_of(lambda: train(Path(sys.argv[1]))))

@@ -9,6 +9,11 @@ import typer
 from ance_cli.cli.calls import COMMON, run_stage
 from ance_cli.cli.mine import DRAWING, MARGINS
 from ance_cli.cli.options import Flags, command
+from ance_cli.config import FollowConfig
+from ance_cli.errors import UsageProblem
+from ance_cli.formats.jsonl import Skipped
+from ance_cli.progress import Reporter
+from ance_cli.stages.summary import Summary
 
 REFRESHING = (
     f"dev_split {DRAWING} {MARGINS} audit_bm25 dev_depth measures index_factory probes encode_dtype"
@@ -21,8 +26,8 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "refresh",
-        f"{REFRESHING} gpus threads force {COMMON}",
-        configs="refresh",
+        f"{REFRESHING} follow until refresh drift_threshold keep gpus threads force {COMMON}",
+        configs="refresh follow",
         arguments={"run_folder": (Path, ..., "Run folder.")},
         panel="Loop",
     )
@@ -30,22 +35,33 @@ def register(app: typer.Typer) -> None:
         """Make and publish new negatives from a run's newest checkpoint, unless they are there.
 
         The first refresh fixes the method for the run; later ones need only the folder. This is
-        what a crontab line runs.
+        what a crontab line runs. With --follow it goes on, checkpoint after checkpoint, while
+        somebody else trains.
 
         Example: `ance refresh runs/ance`
         """
+        from ance_cli.stages.inferencer import follow_checkpoints
         from ance_cli.stages.refresh import refresh as stage
 
-        names = REFRESHING.split()
-        run_stage(
-            flags,
-            lambda reporter, _: stage(
+        given = {name: flags.typed[name] for name in REFRESHING.split() if name in flags.typed}
+        if flags.follow and (flags.force or flags.dry_run):
+            raise UsageProblem("--follow goes without --force and --dry-run")
+
+        def make(reporter: Reporter, _: Skipped | None) -> Summary:
+            if flags.follow:
+                return follow_checkpoints(
+                    flags.run_folder, given, flags.config(FollowConfig), flags.gpus, flags.threads,
+                    reporter,
+                )  # fmt: skip
+            return stage(
                 flags.run_folder,
-                {name: value for name, value in flags.typed.items() if name in names},
+                given,
                 gpus=flags.gpus,
                 threads=flags.threads,
+                keep=flags.keep,
                 force=flags.force,
                 dry_run=flags.dry_run,
                 reporter=reporter,
-            ),
-        )
+            )
+
+        run_stage(flags, make)

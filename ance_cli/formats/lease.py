@@ -114,3 +114,31 @@ def hold(path: Path, what: str) -> Iterator[None]:
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+
+
+@contextmanager
+def reading(artifact: Path) -> Iterator[None]:
+    """Hold a reader's lease on an artifact while the block runs, so that nobody prunes it.
+
+    Readers do not exclude each other. Where the folder cannot be written there is no lease, and
+    nobody prunes there either.
+    """
+    name = f".{artifact.name}.reader-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+    path = artifact.with_name(name)
+    if not os.access(artifact.parent, os.W_OK):
+        yield
+        return
+    with hold(path, str(artifact)):
+        yield
+
+
+def has_readers(artifact: Path) -> bool:
+    """Whether a living reader holds a lease on the artifact; what dead ones left is removed."""
+    living = False
+    for path in artifact.parent.glob(f".{artifact.name}.reader-*"):
+        try:
+            with hold(path, str(artifact)):
+                pass  # its holder is gone, and so is the file now
+        except Busy:
+            living = True
+    return living

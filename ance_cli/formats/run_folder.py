@@ -22,6 +22,7 @@ from ance_cli.formats.manifest import AUTO
 
 RUN = "run.json"
 REFRESH = "refresh.json"
+LOOP = "loop.json"
 POINTER = "negatives.json"
 NEGATIVES = "negatives.jsonl"
 """The negatives inside a generation's folder."""

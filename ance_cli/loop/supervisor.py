@@ -6,37 +6,25 @@ and started again by the same command. Its children end with it.
 
 from __future__ import annotations
 
-import ctypes
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 
-from ance_cli.errors import AnceError, Stopped
+from ance_cli.errors import AnceError, Stopped, die_with_parent
 from ance_cli.formats.run_folder import NEGATIVES, RunFolder
 from ance_cli.progress import Reporter
 
-_PR_SET_PDEATHSIG = 1
-_RETRIABLE = (1, 5)
+RETRIABLE = (1, 5)
 """Exit codes after which a child is started again: a bug, and a machine that gave out. A child that
 died of a signal is as well; all other codes would come again."""
 
 
 class StageFailed(AnceError):
     """A child ended with an error that a restart cannot mend; `exit_code` is the child's."""
-
-
-@cache
-def _libc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def _die_with_parent() -> None:
-    if libc := _libc():
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def run_stage(
@@ -52,32 +40,47 @@ def run_stage(
             return
         if run.exists:
             run.event("supervisor", "stage failed", command=list(arguments), exit_code=code)
-        if not (code < 0 or code in _RETRIABLE) or attempt == max_restarts:
+        if not (code < 0 or code in RETRIABLE) or attempt == max_restarts:
             break
         pause = 2**attempt
-        reporter.warn(f"`ance {arguments[0]}` ended with {_named(code)}; again in {pause} s")
+        reporter.warn(f"`ance {arguments[0]}` ended with {named(code)}; again in {pause} s")
         time.sleep(pause)
+    raise stage_failed(arguments, code)
+
+
+def stage_failed(arguments: Sequence[str], code: int) -> StageFailed:
+    """The failure of a child that is not started again."""
     failure = StageFailed(
-        f"`ance {' '.join(arguments)}` ended with {_named(code)}",
+        f"`ance {' '.join(arguments)}` ended with {named(code)}",
         hint="its own message stands above; the same `ance loop` command continues from here",
     )
     failure.exit_code = code if code > 0 else 128 - code
-    raise failure
+    return failure
 
 
-def _named(code: int) -> str:
+def named(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _run_once(arguments: Sequence[str]) -> int:
-    _libc()  # looked up here: nothing may be imported or locked between fork and exec
-    child = subprocess.Popen(
+def start(arguments: Sequence[str], cpus: frozenset[int] = frozenset()) -> subprocess.Popen[bytes]:
+    """Start `ance ARGUMENTS` as a child that ends with us, on some of the CPUs (empty = all)."""
+
+    def prepare() -> None:  # between fork and exec: nothing may be imported or locked here
+        die_with_parent(signal.SIGTERM)
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+
+    return subprocess.Popen(
         [sys.executable, "-m", "ance_cli", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C reaches the child through us, once
-        preexec_fn=_die_with_parent,
+        preexec_fn=prepare,
     )
+
+
+def _run_once(arguments: Sequence[str]) -> int:
+    child = start(arguments)
     try:
         return child.wait()
     except Stopped as stop:
@@ -92,12 +95,13 @@ def cycle(
     segment_steps: int,
     refresh: Callable[[], None],
     train: Callable[[Path, int], None],
-) -> None:
+    stop_early: Callable[[], str | None],
+) -> str | None:
     """Alternate refresh and training until the newest checkpoint stands at `last_step` and has a
     generation of its own. An unfinished segment is finished first, on its own negatives.
 
-    `train` takes the negatives and the number of steps. Raises `StageFailed` where a stage ended
-    well and nothing moved.
+    `train` takes the negatives and the number of steps. Returns why `stop_early` wanted it to end
+    before, else None. Raises `StageFailed` where a stage ended well and nothing moved.
     """
     before = None
     while True:
@@ -113,11 +117,13 @@ def cycle(
                 hint=f"look at the end of {run.path / 'events.jsonl'}",
             )
         before = standing
-        if unfinished:
+        if reason := stop_early():
+            return reason
+        if unfinished and unfinished["negatives"]:
             train(Path(unfinished["negatives"]), int(unfinished["steps"]))
         elif published is None or published["checkpoint_step"] < step:
             refresh()
         elif step >= last_step:
-            return
+            return None
         else:
             train(run.path / published["path"] / NEGATIVES, segment_steps - step % segment_steps)

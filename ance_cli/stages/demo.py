@@ -13,6 +13,7 @@ from ance_cli.config import (
     Bm25Config,
     DemoConfig,
     EncodeConfig,
+    FollowConfig,
     LoopConfig,
     SearchConfig,
     SegmentConfig,
@@ -27,7 +28,7 @@ from ance_cli.stages.bm25_negatives import bm25_negatives
 from ance_cli.stages.docstrings import docstring_dataset
 from ance_cli.stages.encode import encode
 from ance_cli.stages.evaluate import evaluate_runs
-from ance_cli.stages.loop import loop
+from ance_cli.stages.loop import Given, loop
 from ance_cli.stages.refresh import EMBEDDINGS
 from ance_cli.stages.search import queries_of_split, search
 from ance_cli.stages.summary import Summary
@@ -92,11 +93,14 @@ def demo(
     run = RunFolder(output / "ance")
     loop(
         run.path,
-        LoopConfig(refresh_every=config.steps, segments=config.segments),
-        training={"data": data, "split": "train", "ckpt": warmup.latest, **recipe},
-        refreshing={"depth": config.depth},
-        train_gpus=gpus,
-        infer_gpus=gpus,
+        LoopConfig(refresh_every=config.steps, segments=config.segments, mode="sync"),
+        FollowConfig(keep=config.segments + 1),  # every generation's vectors are searched below
+        Given(
+            {"data": data, "split": "train", "ckpt": warmup.latest, **recipe},
+            {},
+            {"depth": config.depth},
+        ),
+        gpus=gpus,
         quiet=quiet,
         reporter=reporter,
     )

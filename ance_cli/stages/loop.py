@@ -1,18 +1,22 @@
-"""`ance loop`: refresh and train in turn, each as the stage command that a person would type."""
+"""`ance loop`: a run's trainer and inferencer, side by side or in turn, each as the stage command
+that a person would type."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ance_cli.config import LoopConfig, RefreshConfig
+from ance_cli.config import FollowConfig, LoopConfig, RefreshConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.manifest import read_manifest
-from ance_cli.formats.run_folder import NEGATIVES, RunFolder
+from ance_cli.formats.run_folder import LOOP, NEGATIVES, RunFolder
+from ance_cli.loop.devices import Devices, place_sides
+from ance_cli.loop.sides import Side, run_sides
 from ance_cli.loop.supervisor import cycle, run_stage
-from ance_cli.models.devices import parse_gpus
 from ance_cli.progress import Reporter, Silent
+from ance_cli.stages.segments import FOLLOW, state_step
 from ance_cli.stages.summary import Summary
 
 
@@ -28,99 +32,215 @@ def as_flags(values: Mapping[str, Any]) -> list[str]:
     return flags
 
 
+@dataclass(frozen=True)
+class Given:
+    """What the caller typed, by the command that it goes to.
+
+    `training` makes the run (data, checkpoint, recipe), `segment` is for each call that trains,
+    `refreshing` for each refresh.
+    """
+
+    training: Mapping[str, Any]
+    segment: Mapping[str, Any]
+    refreshing: Mapping[str, Any]
+
+
 def loop(
     output: Path,
     config: LoopConfig = LoopConfig(),
-    training: Mapping[str, Any] | None = None,
-    refreshing: Mapping[str, Any] | None = None,
-    segment: Mapping[str, Any] | None = None,
-    train_gpus: str = "all",
-    infer_gpus: str = "all",
+    follow: FollowConfig = FollowConfig(),
+    given: Given = Given({}, {}, {}),
+    max_staleness: int = 0,
+    gpus: str = "all",
+    train_gpus: str | None = None,
+    infer_gpus: str | None = None,
     quiet: bool = False,
     dry_run: bool = False,
     reporter: Reporter = Silent(),
 ) -> Summary:
-    """Run `config.segments` segments of `config.refresh_every` steps, with a refresh before each
-    and one after the last.
+    """Train `config.segments` times `config.refresh_every` steps, with a refresh before the first
+    and one from the checkpoint after each.
 
-    `training` holds the flags of `train-segment` that make the run (data, checkpoint, recipe),
-    `segment` those of each of its calls, `refreshing` those of `refresh`; only what the caller set.
-    The same call continues an interrupted loop.
+    With devices for both sides the trainer never waits for a refresh; with one device they take
+    turns. The same call continues an interrupted loop.
     """
     run = RunFolder(output)
     last_step = config.segments * config.refresh_every
-    training, refreshing, segment = training or {}, refreshing or {}, segment or {}
-    if not run.exists and not {"data", "ckpt"} <= set(training):
+    if not run.exists and not {"data", "ckpt"} <= set(given.training):
         raise UsageProblem(
             f"{output} is a new run: it needs --data and --ckpt",
             hint="ance loop --data DATASET --split train --ckpt CHECKPOINT -o RUN",
         )
-    _check(training, refreshing, last_step, train_gpus, infer_gpus)
-    tone = ["--quiet"] if quiet else []
-    running = {**segment, "gpus": train_gpus}
-    prepare = ["train-segment", "-o", str(output), "--steps", "0", "--quiet",
-               *as_flags({"total_steps": last_step, **training, **running})]  # fmt: skip
-    refreshed = ["refresh", str(output), *as_flags({**refreshing, "gpus": infer_gpus})]
+    devices = place_sides(config.mode, config.split, gpus, train_gpus, infer_gpus)
+    _check(given, config, max_staleness, last_step)
+    commands = _Commands(output, config, follow, given, max_staleness, devices, quiet)
     if dry_run:
-        first = run.generation_at(1) / NEGATIVES
-        trained = _training(output, first, config.refresh_every, running)
-        commands = [" ".join(["ance", *words]) for words in (prepare, refreshed, trained)]
-        return {"output": str(output), "kind": "run", "dry_run": True, "last_step": last_step,
-                "commands": commands}  # fmt: skip
-
-    def child(*arguments: str) -> None:
-        run_stage([*arguments, *tone], config.max_restarts, run, reporter)
-
-    def refresh() -> None:
-        reporter.say(f"refresh from checkpoint step {_step(run)}")
-        child(*refreshed)
-
-    def train(negatives: Path, steps: int) -> None:
-        reporter.say(f"training {steps} steps from step {_step(run)} on {negatives}")
-        child(*_training(output, negatives, steps, running))
+        return {"output": str(output), "kind": "run", "dry_run": True, "mode": devices.mode,
+                "last_step": last_step, "commands": commands.first_cycle(run)}  # fmt: skip
 
     with run.held("supervisor"):
         before = _finished(run, last_step)
-        run_stage(prepare, config.max_restarts, run, reporter)
+        run_stage(commands.prepare(last_step), config.max_restarts, run, reporter)
+        settings = {**asdict(config), **asdict(follow), "mode": devices.mode,
+                    "max_staleness": max_staleness, "last_step": last_step}  # fmt: skip
+        run.write_once(LOOP, settings)
+        reason = None
         if not before:
-            run.event("supervisor", "loop started", last_step=last_step)
-        cycle(run, last_step, config.refresh_every, refresh, train)
-        if not before:
-            run.event("supervisor", "loop finished", step=last_step)
+            run.event("supervisor", "loop started", last_step=last_step, mode=devices.mode)
+            together = _side_by_side if devices.mode == "async" else _in_turn
+            reason = together(run, config, commands, last_step, reporter)
+            run.event("supervisor", "loop finished", step=_step(run), reason=reason)
     return {
         "output": str(output),
         "kind": "run",
         "up_to_date": before,
+        "mode": devices.mode,
         "step": _step(run),
+        **({"stopped_early": reason} if reason else {}),
         "generations": generation_table(run),
     }
 
 
-def _training(output: Path, negatives: Path, steps: int, running: Mapping[str, Any]) -> list[str]:
-    """The command of one segment."""
-    flags = as_flags({"steps": steps, **running})
-    return ["train-segment", str(negatives), "-o", str(output), *flags]
+@dataclass(frozen=True)
+class _Commands:
+    """The command lines of a loop's children."""
+
+    output: Path
+    config: LoopConfig
+    follow: FollowConfig
+    given: Given
+    max_staleness: int
+    devices: Devices
+    quiet: bool
+
+    def prepare(self, last_step: int) -> list[str]:
+        """Make the run, or check that it is the one that is meant."""
+        flags = {"total_steps": last_step, **self.given.training, **self._running}
+        return ["train-segment", "-o", str(self.output), "--steps", "0", "--quiet",
+                *as_flags(flags)]  # fmt: skip
+
+    @property
+    def _running(self) -> dict[str, Any]:
+        return {**self.given.segment, "gpus": self.devices.train_gpus}
+
+    @property
+    def _tone(self) -> list[str]:
+        return ["--quiet"] if self.quiet else []
+
+    def refresh(self) -> list[str]:
+        """One refresh."""
+        flags = {**self.given.refreshing, "gpus": self.devices.infer_gpus, "keep": self.follow.keep}
+        return ["refresh", str(self.output), *as_flags(flags), *self._tone]
+
+    def infer(self, last_step: int) -> list[str]:
+        """The inferencer of an asynchronous loop."""
+        follow = {**asdict(self.follow), "until": last_step, "follow": True}
+        flags = {**self.given.refreshing, "gpus": self.devices.infer_gpus, **follow,
+                 "threads": len(self.devices.infer_cpus)}  # fmt: skip
+        return ["refresh", str(self.output), *as_flags(flags), *self._tone]
+
+    def train(self, negatives: str | None, steps: int, force: bool = False) -> list[str]:
+        """One segment on a file of negatives."""
+        flags = {"steps": steps, **self._running, "force": force}
+        named = [negatives] if negatives else []
+        return ["train-segment", *named, "-o", str(self.output), *as_flags(flags), *self._tone]
+
+    def train_on(self, steps: int, force: bool) -> list[str]:
+        """The trainer of an asynchronous loop."""
+        follow = {"follow": True, "checkpoint_every": self.config.refresh_every,
+                  "max_staleness": self.max_staleness or None,
+                  "threads": len(self.devices.train_cpus)}  # fmt: skip
+        return [*self.train(None, steps, force), *as_flags(follow)]
+
+    def first_cycle(self, run: RunFolder) -> list[str]:
+        """The commands of the first cycle, as one would type them."""
+        every, last = self.config.refresh_every, self.config.refresh_every * self.config.segments
+        if self.devices.mode == "async":
+            sides = [self.train_on(last, False), self.infer(last)]
+        else:
+            first = str(run.generation_at(1) / NEGATIVES)
+            sides = [self.refresh(), self.train(first, every)]
+        return [" ".join(["ance", *words]) for words in (self.prepare(last), *sides)]
 
 
-def _check(
-    training: Mapping[str, Any],
-    refreshing: Mapping[str, Any],
-    last_step: int,
-    train_gpus: str,
-    infer_gpus: str,
-) -> None:
+def _in_turn(
+    run: RunFolder, config: LoopConfig, commands: _Commands, last_step: int, reporter: Reporter
+) -> str | None:
+    """The synchronous loop; returns why it ended early, None where it did not."""
+
+    def child(arguments: list[str]) -> None:
+        run_stage(arguments, config.max_restarts, run, reporter)
+
+    def refresh() -> None:
+        reporter.say(f"refresh from checkpoint step {_step(run)}")
+        child(commands.refresh())
+
+    def train(negatives: Path, steps: int) -> None:
+        reporter.say(f"training {steps} steps from step {_step(run)} on {negatives}")
+        last = run.unfinished_segment()
+        child(commands.train(str(negatives), steps, bool(last and last["input"] == FOLLOW)))
+
+    return cycle(run, last_step, config.refresh_every, refresh, train,
+                 lambda: out_of_patience(run, config.patience))  # fmt: skip
+
+
+def _side_by_side(
+    run: RunFolder, config: LoopConfig, commands: _Commands, last_step: int, reporter: Reporter
+) -> str | None:
+    """The asynchronous loop; returns why it ended early, None where it did not."""
+    if reason := out_of_patience(run, config.patience):
+        return reason
+    last = run.unfinished_segment()
+    if last is not None and last["input"] == FOLLOW:
+        steps, force = int(last["steps"]), False
+    else:
+        steps, force = last_step - state_step(run), last is not None
+    devices = commands.devices
+    restarts = config.max_restarts
+    trainer = Side(
+        "trainer", commands.train_on(steps, force), devices.train_cpus, restarts, run, reporter
+    )
+    trainer.is_done = steps <= 0
+    inferencer = Side(
+        "inferencer",
+        commands.infer(last_step),
+        devices.infer_cpus,
+        restarts,
+        run,
+        reporter,
+        endures=lambda: not trainer.is_done,
+    )
+    sides = (trainer, inferencer)
+    return run_sides(sides, lambda: out_of_patience(run, config.patience))
+
+
+def out_of_patience(run: RunFolder, patience: int) -> str | None:
+    """Why the run should stop: the dev measure has not risen for `patience` generations."""
+    if not patience:
+        return None
+    values = [row["value"] for row in generation_table(run) if row["value"] is not None]
+    best = max(range(len(values)), key=values.__getitem__, default=0)
+    if len(values) - 1 - best < patience:
+        return None
+    return f"no generation was better than number {best + 1} of {len(values)} on dev"
+
+
+def _check(given: Given, config: LoopConfig, max_staleness: int, last_step: int) -> None:
     """Refuse now what a stage would refuse hours later."""
-    parse_gpus(infer_gpus)
-    parse_gpus(train_gpus)
-    if training.get("total_steps", last_step) < last_step:
+    if given.training.get("total_steps", last_step) < last_step:
         raise UsageProblem(
-            f"--total-steps {training['total_steps']} is less than the {last_step} steps of "
+            f"--total-steps {given.training['total_steps']} is less than the {last_step} steps of "
             "--segments times --refresh-every"
         )
-    kept = refreshing.get("negatives", RefreshConfig.negatives)
-    if training.get("negatives_per_positive", 1) > kept:
+    if 0 < max_staleness < config.refresh_every:
         raise UsageProblem(
-            f"--negatives-per-positive {training['negatives_per_positive']} is more than the "
+            f"--max-staleness {max_staleness} is less than --refresh-every {config.refresh_every}: "
+            "fresher negatives come from a newer checkpoint"
+        )
+    kept = given.refreshing.get("negatives", RefreshConfig.negatives)
+    if given.training.get("negatives_per_positive", 1) > kept:
+        raise UsageProblem(
+            f"--negatives-per-positive {given.training['negatives_per_positive']} is more than the "
             f"{kept} that --negatives keeps for a pair"
         )
 
@@ -136,7 +256,8 @@ def _finished(run: RunFolder, last_step: int) -> bool:
 
 
 def generation_table(run: RunFolder) -> list[dict[str, Any]]:
-    """One row a generation: number, checkpoint step, dev measures, seconds."""
+    """One row a generation: number, checkpoint step, age when published, seconds, dev measures;
+    `value` is the first of them."""
     rows = []
     for path in sorted(run.generations.glob("[0-9]*")):
         stats = read_manifest(path, "generation")["stats"]
@@ -144,7 +265,10 @@ def generation_table(run: RunFolder) -> list[dict[str, Any]]:
             {
                 "generation": int(path.name),
                 "checkpoint_step": stats["checkpoint_step"],
+                "age": stats["age"],
                 "seconds": stats["seconds"]["all"],
+                "probe_overlap": stats["probe_overlap"],
+                "value": next(iter(stats["dev"].values()), None),
                 **stats["dev"],
             }
         )

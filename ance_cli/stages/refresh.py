@@ -17,6 +17,7 @@ import orjson
 
 from ance_cli.config import (
     EncodeConfig,
+    FollowConfig,
     IndexConfig,
     RefreshConfig,
     SearchConfig,
@@ -24,11 +25,21 @@ from ance_cli.config import (
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset, read_answers
+from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.manifest import Plan, read_manifest
-from ance_cli.formats.run_folder import NEGATIVES, REFRESH, RunFolder, compare_settings
+from ance_cli.formats.run_folder import (
+    NEGATIVES,
+    REFRESH,
+    RunFolder,
+    compare_settings,
+    read_ledger,
+)
+from ance_cli.loop.probe import overlap
+from ance_cli.loop.retention import prune
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
+from ance_cli.stages.drift import probe_generation, read_probe
 from ance_cli.stages.encode import encode
 from ance_cli.stages.evaluate import evaluate_runs
 from ance_cli.stages.index import index
@@ -50,6 +61,7 @@ def refresh(
     force: bool = False,
     dry_run: bool = False,
     threads: int = 0,
+    keep: int = FollowConfig.keep,
     reporter: Reporter = Silent(),
 ) -> Summary:
     """Make and publish a generation from the run's newest checkpoint.
@@ -57,7 +69,8 @@ def refresh(
     `given` holds the `RefreshConfig` fields that the caller set; the first refresh fixes them for
     the run, later ones may leave them out. Up to date where the published generation is of the
     newest checkpoint already. A half-made generation of the same checkpoint is continued, one of an
-    older checkpoint abandoned.
+    older checkpoint abandoned. Of the `keep` newest generations everything is kept, of older ones
+    all but the large parts.
     """
     run = RunFolder(output)
     dataset = run.dataset()
@@ -101,6 +114,7 @@ def refresh(
         _point_to_best(run, config)
         run.publish(number, step, plan.output)
         run.event("inferencer", "generation published", generation=number, checkpoint_step=step)
+        prune(run, keep)
         return summary_of(made, plan.output, up_to_date=False)
 
 
@@ -242,19 +256,43 @@ def _make(
             threads=threads,
             reporter=reporter,
         )
+    with clock("probe"):
+        ranked = probe_generation(
+            checkpoint, dataset, folder, Embeddings(folder / EMBEDDINGS), config.seed, encode_config
+        )
+        probed = read_probe(before) if before else None
     measures = {}
     if config.dev_split != NO_DEV:
         with clock("measure"):
             measures = _measure(
                 checkpoint, dataset, source, folder, config, encode_config, reporter
             )
+    step = plan.shaped_by["checkpoint_step"]
+    now = max(run.last_logged_step(), step)
     stats = {
-        "checkpoint_step": plan.shaped_by["checkpoint_step"],
+        "checkpoint_step": step,
+        "age": now - step,
+        "probe_overlap": round(overlap(probed, ranked), 4) if probed else None,
+        "consumed": _consumed(run, published, now, mined),
         "seconds": {**seconds, "all": round(sum(seconds.values()), 2)},
         "dev": measures,
         "audit": mined["audit"],
     }
     return plan.publish_folder({}, stats)
+
+
+def _consumed(
+    run: RunFolder, published: dict[str, Any] | None, step: int, mined: Summary
+) -> float | None:
+    """Pairs trained on the published generation so far, as a multiple of the pairs there are."""
+    begun = [record for record in read_ledger(run.switches)
+             if published and record["generation"] == published["generation"]]  # fmt: skip
+    identity = run.read()["identity"]
+    if not begun:
+        return None
+    pairs = identity["batch_size"] * identity["devices"] * identity["accumulation"]
+    total = mined["audit"]["pairs"]
+    return round((step - begun[-1]["step"]) * pairs / total, 4) if total else None
 
 
 class _Clock:

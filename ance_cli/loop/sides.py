@@ -1,0 +1,119 @@
+"""Trainer and inferencer side by side: two children that share nothing but the run folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+
+from ance_cli.formats.run_folder import RunFolder
+from ance_cli.loop.supervisor import RETRIABLE, named, stage_failed, start
+from ance_cli.progress import Reporter
+
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 120.0
+"""For a child to finish its step or its block before it is killed."""
+_LONGEST_PAUSE = 60.0
+_STEADY_SECONDS = 300.0
+"""A child that ran this long before it died has its tries back."""
+_DISK_FULL = 5
+
+
+class Side:
+    """One child: `ance ARGUMENTS`, started again, with backoff, where it died of what may pass.
+
+    `endures` says how long a full disk or memory is waited for: as long as it is true, tries do not
+    count.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        cpus: frozenset[int],
+        max_restarts: int,
+        run: RunFolder,
+        reporter: Reporter,
+        endures: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.name = name
+        self.is_done = False
+        self._arguments, self._cpus = list(arguments), cpus
+        self._max_restarts, self._run, self._reporter = max_restarts, run, reporter
+        self._endures = endures
+        self._child: subprocess.Popen[bytes] | None = None
+        self._failures = 0
+        self._started = self._not_before = 0.0
+
+    def tend(self) -> None:
+        """Start the child, or look what became of it; raises `StageFailed` where it is not to be
+        started again."""
+        now = time.monotonic()
+        if self.is_done:
+            return
+        if self._child is None:
+            if now >= self._not_before:
+                self._child, self._started = start(self._arguments, self._cpus), now
+                self._run.event("supervisor", f"{self.name} started", pid=self._child.pid)
+            return
+        code = self._child.poll()
+        if code is None:
+            return
+        self._child = None
+        if code == 0:
+            self.is_done = True
+            self._run.event("supervisor", f"{self.name} finished")
+            return
+        self._run.event("supervisor", f"{self.name} died", exit_code=code)
+        if now - self._started > _STEADY_SECONDS:
+            self._failures = 0
+        may_pass = code < 0 or code in RETRIABLE
+        patient = code == _DISK_FULL and self._endures()
+        if not may_pass or (self._failures >= self._max_restarts and not patient):
+            raise stage_failed(self._arguments, code)
+        pause = min(2.0**self._failures, _LONGEST_PAUSE)
+        self._failures += 1
+        self._not_before = now + pause
+        self._reporter.warn(f"the {self.name} ended with {named(code)}; again in {pause:.0f} s")
+
+    def stop(self) -> None:
+        """End the child: it finishes what it has in hand, and is killed if that takes too long."""
+        if self._child is None:
+            return
+        self._child.terminate()
+        try:
+            self._child.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child = None
+
+
+def run_sides(sides: Sequence[Side], stop_early: Callable[[], str | None]) -> str | None:
+    """Tend the sides until all are done; returns why they were stopped before, else None.
+
+    Whatever ends this ends them.
+    """
+    try:
+        while not all(side.is_done for side in sides):
+            for side in sides:
+                side.tend()
+            if reason := stop_early():
+                return reason
+            time.sleep(_POLL_SECONDS)
+        return None
+    finally:
+        for side in sides:
+            side.stop()
+
+
+def split_cpus(split: tuple[int, int]) -> tuple[frozenset[int], frozenset[int]]:
+    """This process's CPUs dealt out to trainer and inferencer in the ratio `split`, at least one
+    each; the same one where there is no other."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) == 1:
+        return frozenset(cpus), frozenset(cpus)
+    first = round(len(cpus) * split[0] / sum(split))
+    first = min(max(first, 1), len(cpus) - 1)
+    return frozenset(cpus[:first]), frozenset(cpus[first:])

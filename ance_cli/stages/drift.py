@@ -1,0 +1,100 @@
+"""Measuring drift on a run's probe: from a generation's own vectors, or with a newer checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from ance_cli.config import EncodeConfig
+from ance_cli.formats import atomic
+from ance_cli.formats.dataset import Dataset, read_corpus
+from ance_cli.formats.embeddings import Embeddings
+from ance_cli.loop.probe import NUM_PASSAGES, NUM_QUERIES, overlap, sample, top
+from ance_cli.models.checkpoint import Checkpoint, Side
+from ance_cli.progress import Reporter, Silent
+from ance_cli.stages.search import queries_of_split
+
+PROBE = "probe.json"
+"""In a generation: the places of the probe's queries and passages, and each query's best."""
+
+
+def _queries(dataset: Dataset, seed: int) -> tuple[list[int], list[str]]:
+    texts = list(queries_of_split(dataset).values())
+    places = sample(len(texts), NUM_QUERIES, seed, "queries").tolist()
+    return places, [texts[place] for place in places]
+
+
+def _encode(
+    checkpoint: Checkpoint, texts: list[str], side: Side, config: EncodeConfig
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """(rows, d) vectors of some texts, and how many rows each has."""
+    from ance_cli.models.devices import choose_devices, choose_dtype
+    from ance_cli.models.encoder import load_encoder
+    from ance_cli.models.inference import InferenceEngine
+    from ance_cli.models.tokens import Tokenizer
+
+    devices = choose_devices(config.gpus)
+    dtype = choose_dtype(config.dtype, devices[0])
+    tokenizer = Tokenizer(checkpoint)
+    engine = InferenceEngine(
+        load_encoder(checkpoint, side), tokenizer.pad_id_of(side), devices, dtype,
+        config.tokens_for(devices[0].type),
+    )  # fmt: skip
+    rows = tokenizer(texts, side)
+    return engine.encode(rows), rows.row_counts
+
+
+def probe_generation(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    folder: Path,
+    embeddings: Embeddings,
+    seed: int,
+    encode_config: EncodeConfig,
+) -> list[list[int]]:
+    """Each probe query's best passages by a generation's own vectors, kept in its `probe.json`."""
+    queries, texts = _queries(dataset, seed)
+    places = sample(embeddings.num_docs, NUM_PASSAGES, seed, "passages")
+    xq, _ = _encode(checkpoint, texts, "query", encode_config)
+    starts, ends = embeddings.doc_offsets[places], embeddings.doc_offsets[places + 1]
+    rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
+    vectors = np.asarray(embeddings.vectors[rows], np.float32)
+    ranked = top(xq, vectors, ends - starts)
+    kept = {"queries": queries, "passages": places.tolist(), "top": ranked}
+    atomic.write_bytes(folder / PROBE, orjson.dumps(kept))
+    return ranked
+
+
+def read_probe(folder: Path) -> list[list[int]] | None:
+    """What `probe_generation` kept; None where it kept nothing."""
+    try:
+        found: dict[str, Any] = orjson.loads((folder / PROBE).read_bytes())
+    except FileNotFoundError:
+        return None
+    return found["top"]  # type: ignore[no-any-return]
+
+
+def measured_overlap(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    before: list[list[int]],
+    seed: int,
+    encode_config: EncodeConfig,
+    reporter: Reporter = Silent(),
+) -> float:
+    """Overlap of the probe's lists under a checkpoint with those of a generation: the probe's
+    texts are encoded anew, and nothing else is."""
+    _, queries = _queries(dataset, seed)
+    separator = checkpoint.pins.separator
+    passages = [passage.joined(separator) for passage in read_corpus(dataset.corpus)]
+    places = sample(len(passages), NUM_PASSAGES, seed, "passages")
+    with reporter.task("probing", 1, "checkpoint") as bar:
+        xq, _ = _encode(checkpoint, queries, "query", encode_config)
+        texts = [passages[place] for place in places.tolist()]
+        vectors, counts = _encode(checkpoint, texts, "passage", encode_config)
+        bar.advance()
+    return overlap(before, top(xq, vectors, counts))
