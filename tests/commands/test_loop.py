@@ -9,7 +9,7 @@ import pytest
 from tests.world import jsonl, tree
 
 LOOP = ["--data", "data", "--refresh-every", 3, "--segments", 2, "--batch-size", 8, "--lr", "1e-3",
-        "--depth", 12, "--negatives", 4, "--log-every", 1]  # fmt: skip
+        "--depth", 12, "--negatives", 4, "--log-every", 1, "--keep", 9]  # fmt: skip
 
 
 def shape_of(run):
