@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -123,8 +124,7 @@ def reading(artifact: Path) -> Iterator[None]:
     Readers do not exclude each other. Where the folder cannot be written there is no lease, and
     nobody prunes there either.
     """
-    name = f".{artifact.name}.reader-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
-    path = artifact.with_name(name)
+    path = artifact.with_name(f".{artifact.name}.reader-{uuid.uuid4().hex}")
     if not os.access(artifact.parent, os.W_OK):
         yield
         return

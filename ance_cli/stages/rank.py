@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ import orjson
 
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import BadInput, Diverged, Stopped
-from ance_cli.formats import atomic
+from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import (
     Dataset,
     read_corpus,
@@ -109,7 +110,8 @@ def train_rank(
 ) -> None:
     """Train one rank's part of a segment to its end; `labels`, if they were read already."""
     labels = labels or Labels.read(run.dataset(), config, skipped)
-    with world.losing_peers():
+    vectors = Path(orders.embeddings) if orders.embeddings else None
+    with world.losing_peers(), lease.reading(vectors) if vectors else nullcontext():
         trainer = _make_trainer(run, config, orders, world, labels, skipped, reporter)
         trainer.run(reporter, int(orders.record["start_step"]))
         if trainer.step < trainer.last_step:  # another rank was told to stop

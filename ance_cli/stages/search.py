@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,11 @@ def search(
             **stats,
         }
 
-    if output == STDIO:
-        return write()
-    with lease.hold(lease.lease_name(output), str(output)):
-        return write()
+    with lease.reading(source.path) if source is not None else nullcontext():
+        if output == STDIO:
+            return write()
+        with lease.hold(lease.lease_name(output), str(output)):
+            return write()
 
 
 def hits(

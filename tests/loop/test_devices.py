@@ -1,0 +1,67 @@
+"""Who gets which device, on machines of every kind."""
+
+import os
+
+import pytest
+
+from ance_cli.loop import devices
+from ance_cli.loop.devices import Devices, place_sides
+from ance_cli.loop.sides import split_cpus
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A machine with so many GPUs."""
+
+    def set_number(number):
+        monkeypatch.setattr(devices, "_num_gpus", lambda: number)
+
+    return set_number
+
+
+@pytest.mark.parametrize(
+    ("number", "mode", "split", "flags", "expected"),
+    [
+        (8, "auto", (1, 1), ("all", None, None), ("async", "0,1,2,3", "4,5,6,7")),
+        (8, "auto", (3, 1), ("all", None, None), ("async", "0,1,2,3,4,5", "6,7")),
+        (8, "auto", (9, 1), ("0-3", None, None), ("async", "0,1,2", "3")),
+        (8, "auto", (1, 1), ("all", "0-3", "4-7"), ("async", "0-3", "4-7")),
+        (8, "auto", (1, 1), ("all", "0-3", None), ("async", "0-3", "4,5,6,7")),
+        (8, "auto", (1, 1), ("all", None, "7"), ("async", "0,1,2,3,4,5,6", "7")),
+        (8, "auto", (1, 1), ("all", "0-3", "3"), ("sync", "0-3", "3")),
+        (8, "sync", (1, 1), ("all", None, None), ("sync", "all", "all")),
+        (1, "auto", (1, 1), ("all", None, None), ("sync", "all", "all")),
+        (1, "async", (1, 1), ("0", None, None), ("async", "0", "0")),
+        (0, "auto", (1, 1), ("all", None, None), ("sync", "all", "all")),
+        (2, "auto", (1, 1), ("none", None, None), ("sync", "none", "none")),
+    ],
+)
+def test_placing(gpus, number, mode, split, flags, expected):
+    gpus(number)
+    found = place_sides(mode, split, *flags)
+    assert (found.mode, found.train_gpus, found.infer_gpus) == expected
+    assert not found.train_cpus and not found.infer_cpus
+
+
+def test_two_sides_on_one_cpu_are_pinned_apart(gpus, monkeypatch):
+    gpus(0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    expected = Devices("async", "all", "all", frozenset({0, 1, 2}), frozenset({3}))
+    assert place_sides("async", (3, 1), "all", None, None) == expected
+
+
+@pytest.mark.parametrize(
+    ("cpus", "split", "sizes"),
+    [(8, (1, 1), (4, 4)), (8, (3, 1), (6, 2)), (2, (9, 1), (1, 1)), (1, (1, 1), (1, 1))],
+)
+def test_cores_are_dealt_out(monkeypatch, cpus, split, sizes):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cpus)))
+    first, second = split_cpus(split)
+    assert (len(first), len(second)) == sizes
+    assert cpus == 1 or not first & second
+
+
+def test_gpus_are_counted_without_torch(monkeypatch, tmp_path):
+    for visible, number in (("0,2", 2), ("", 0), ("-1", 0), ("GPU-a,GPU-b,GPU-c", 3)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert devices._num_gpus() == number
