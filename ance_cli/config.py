@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,19 @@ MEASURES = "RR@10 nDCG@10 R@100"
 def _check(condition: bool, what: str) -> None:
     if not condition:
         raise UsageProblem(what)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_finite(config: Any) -> None:
+    for field in fields(config):
+        value = getattr(config, field.name)
+        _check(
+            not isinstance(value, float) or math.isfinite(value),
+            f"{_flag(field.name)} {value}: expected a finite number",
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ class DrawConfig:
     min_rel: int = MIN_REL
 
     def __post_init__(self) -> None:
+        _check_finite(self)
         if self.teacher is not None:  # so that it means the same from another folder
             object.__setattr__(self, "teacher", str(Path(self.teacher).absolute()))
         _check(self.depth > 0, "--depth must be at least 1")
@@ -215,12 +228,20 @@ class TrainConfig:
     dim: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulation", "live_depth"):
-            _check(getattr(self, name) >= 1, f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("lr", "max_grad_norm"):
-            _check(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be greater than 0")
-        for name in ("warmup_steps", "total_steps", "weight_decay", "negatives_per_positive"):
-            _check(getattr(self, name) >= 0, f"--{name.replace('_', '-')} must not be negative")
+        _check_finite(self)
+        for name, least in (
+            ("batch_size", 1), ("accumulation", 1), ("live_depth", 1), ("dim", 1),
+            ("max_segments", 1), ("query_length", 3), ("passage_length", 3),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            _check(value is None or value >= least, f"{_flag(name)} must be at least {least}")
+        for name in ("lr", "max_grad_norm", "scale"):
+            value = getattr(self, name)
+            _check(value is None or value > 0, f"{_flag(name)} must be greater than 0")
+        for name in (
+            "warmup_steps", "total_steps", "weight_decay", "negatives_per_positive", "margin",
+        ):  # fmt: skip
+            _check(getattr(self, name) >= 0, f"{_flag(name)} must not be negative")
         _check(
             self.negatives_per_positive > 0 or self.in_batch != "none",
             "--negatives-per-positive 0 leaves nothing to train against: add --in-batch",
@@ -228,6 +249,15 @@ class TrainConfig:
         _check(self.dropout is None or 0 <= self.dropout < 1, "--dropout lies in 0..1")
         _check(self.dtype != "fp16", "--dtype fp16: training runs in bf16 or fp32")
         _check(0 <= self.distill_weight <= 1, "--distill-weight lies in 0..1")
+        _check(
+            self.distill is None or self.needs_negatives,
+            "--distill learns from the teacher's scores of mined negatives, and "
+            "--negatives-per-positive is 0",
+        )
+        _check(
+            self.distill is None or self.distill_weight < 1 or self.in_batch == "none",
+            "--distill-weight 1 leaves nothing of the loss that --in-batch is for",
+        )
         if self.freeze_passages:
             _check(
                 self.in_batch == "none" and self.distill is None and self.towers != "shared",
@@ -273,7 +303,9 @@ class SegmentConfig:
     """Steps between the negatives' checkpoint and the step trained, at most; 0 = any."""
 
     def __post_init__(self) -> None:
+        _check_finite(self)
         _check(self.steps >= 0, "--steps must not be negative")
+        _check(self.checkpoint_every >= 0, "--checkpoint-every must not be negative")
         _check(self.log_every >= 1, "--log-every must be at least 1")
         _check(self.grad_cache >= 0, "--grad-cache must not be negative")
         _check(self.max_staleness >= 0, "--max-staleness must not be negative")
@@ -361,70 +393,3 @@ class DemoConfig:
     query_length: int = 32
     passage_length: int = 96
     seed: int = SEED
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # released scripts of the paper: BM25 warm-up of RoBERTa-base
-    "warmup": {
-        "optimizer": "lamb", "lr": 2e-4, "warmup_steps": 1000, "batch_size": 32,
-        "weight_decay": 0.0, "query_length": 64, "passage_length": 128,
-    },
-    # released scripts: ANCE on MARCO passage, 4 GPUs with 8 x 2 each
-    "ance-passage": {
-        "optimizer": "lamb", "lr": 1e-6, "warmup_steps": 5000, "batch_size": 8, "accumulation": 2,
-        "weight_decay": 0.0, "query_length": 64, "passage_length": 512,
-    },
-    # released scripts: ANCE on MARCO document, FirstP
-    "ance-doc-firstp": {
-        "optimizer": "lamb", "lr": 5e-6, "warmup_steps": 3000, "batch_size": 8, "accumulation": 2,
-        "weight_decay": 0.0, "query_length": 64, "passage_length": 512,
-    },
-    # released scripts: ANCE on MARCO document, MaxP, 8 GPUs with 2 x 8 each; one sequence of 2,048
-    # tokens is cut at every 512th
-    "ance-doc-maxp": {
-        "optimizer": "lamb", "lr": 1e-5, "warmup_steps": 500, "batch_size": 2, "accumulation": 8,
-        "weight_decay": 0.0, "query_length": 64, "passage_length": 512, "segmentation": "slice",
-        "max_segments": 4,
-    },
-    # released scripts: NQ and TriviaQA from DPR's two towers, 8 GPUs with 16 each
-    "ance-openqa": {
-        "optimizer": "lamb", "lr": 1e-5, "warmup_steps": 1000, "batch_size": 16,
-        "weight_decay": 0.0, "query_length": 256, "passage_length": 256, "towers": "two",
-    },
-    # what is common since (DPR, RocketQA, Contriever, E5): every document of the batch is a
-    # negative of every query, beside hard ones
-    "modern": {
-        "optimizer": "adamw", "lr": 2e-5, "warmup_steps": 1000, "batch_size": 64,
-        "in_batch": "all", "negatives_per_positive": 4, "query_length": 64, "passage_length": 256,
-    },
-    # runs of hundreds of steps on a small corpus (docs/reproduce.md): LAMB at the rates above
-    # would move each tensor by a millionth of its norm a step, and dropout scatters the dot
-    # products of layer-normed vectors by nearly what separates a hard negative from its positive
-    "small": {
-        "optimizer": "adamw", "lr": 3e-5, "warmup_steps": 0, "dropout": 0.0, "batch_size": 32,
-        "query_length": 24, "passage_length": 96,
-    },
-}  # fmt: skip
-
-BASELINES: dict[str, dict[str, Any]] = {
-    # the paper's arms (Sec. 5, Table 1), each with one negative a positive: what `--mix` draws
-    # from, or the batch itself, for which nothing is mined
-    "rand": {"mix": "random"},
-    "rand-batch": {"negatives": 0, "negatives_per_positive": 0, "in_batch": "random"},
-    "nce": {"negatives": 0, "negatives_per_positive": 0, "in_batch": "hardest"},
-    "bm25": {"mix": "bm25", "depth": 100},
-    "bm25+rand": {"mix": "bm25:0.5,random:0.5", "depth": 100},
-    "ance": {"mix": "ann"},
-}
-"""Settings of training and refreshing that make an arm of the paper's comparison."""
-
-
-def train_config(preset: str | None, given: Mapping[str, Any]) -> TrainConfig:
-    """Defaults, then the preset, then what was given explicitly."""
-    if preset is not None and preset not in PRESETS:
-        raise UsageProblem(
-            f"--preset {preset!r} is not known", hint=f"the presets are {', '.join(PRESETS)}"
-        )
-    known = {field.name for field in fields(TrainConfig)}
-    chosen = {**(PRESETS[preset] if preset else {}), **given}
-    return replace(TrainConfig(), **{name: chosen[name] for name in chosen if name in known})

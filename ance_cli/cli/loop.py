@@ -8,8 +8,9 @@ from ance_cli.cli.calls import COMMON, data_of, run_stage
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.refresh import REFRESHING
 from ance_cli.cli.train_segment import RECIPE, RUNNING
-from ance_cli.config import BASELINES, FollowConfig, LoopConfig
+from ance_cli.config import FollowConfig, LoopConfig
 from ance_cli.formats.jsonl import Skipped
+from ance_cli.presets import BASELINES
 from ance_cli.progress import Reporter
 from ance_cli.stages.summary import Summary
 

@@ -18,8 +18,6 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from ance_cli.config import (
-    BASELINES,
-    PRESETS,
     Bm25Config,
     EncodeConfig,
     FollowConfig,
@@ -31,6 +29,7 @@ from ance_cli.config import (
     SegmentConfig,
     TrainConfig,
 )
+from ance_cli.presets import BASELINES, PRESETS
 
 Engine = StrEnum("Engine", ["lucene", "bm25s"])
 SearchEngine = StrEnum("SearchEngine", ["dense", "lucene", "bm25s"])
@@ -207,8 +206,8 @@ FLAGS: dict[str, Flag] = {
                       "inferencer, as a ratio.", RUNTIME, metavar="A:B"),
     "max_staleness": Flag(int, "Wait for a generation where the negatives come from a checkpoint "
                           "so many steps ago; 0 = never wait.", TRAINING),
-    "grad_cache": Flag(int, "Rows encoded at a time by gradient caching, for batches larger than "
-                       "memory; 0 = off.", TRAINING),
+    "grad_cache": Flag(int, "Queries, and rows of passages, encoded at a time by gradient caching, "
+                       "for batches larger than memory; 0 = off.", TRAINING),
     "gradient_checkpointing": Flag(bool, "Recompute activations in the backward pass: less memory, "
                                    "more time.", TRAINING),
     "refresh_every": Flag(int, "Steps between refreshes.", TRAINING),

@@ -16,9 +16,10 @@ import orjson
 
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic
-from ance_cli.formats.dataset import Dataset, read_shares
+from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.lease import hold
 from ance_cli.formats.manifest import AUTO
+from ance_cli.formats.merged import read_shares
 
 RUN = "run.json"
 REFRESH = "refresh.json"

@@ -130,6 +130,11 @@ def _parse(record: dict[str, object], where: str) -> PairNegatives:
     pair.teacher_positive_score = _score(
         record.get("teacher_positive_score"), "teacher_positive_score", where
     )
+    if pair.teacher_positive_score is not None and negative_ids and not scores:
+        raise BadInput(
+            f"{where}: has a 'teacher_positive_score' and no 'teacher_scores' beside it",
+            hint="a teacher scores a positive together with its negatives: mine with --teacher",
+        )
     return pair
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ance_cli.formats.run_folder import RunFolder
-from ance_cli.loop.supervisor import RETRIABLE, named, stage_failed, start
+from ance_cli.loop.supervisor import may_pass, named, stage_failed, start
 from ance_cli.progress import Reporter
 
 _POLL_SECONDS = 0.2
@@ -68,9 +68,8 @@ class Side:
         self._run.event("supervisor", f"{self.name} died", exit_code=code)
         if now - self._started > _STEADY_SECONDS:
             self._failures = 0
-        may_pass = code < 0 or code in RETRIABLE
         patient = code == _DISK_FULL and self._endures()
-        if not may_pass or (self._failures >= self._max_restarts and not patient):
+        if not may_pass(code) or (self._failures >= self._max_restarts and not patient):
             raise stage_failed(self._arguments, code)
         pause = min(2.0**self._failures, _LONGEST_PAUSE)
         self._failures += 1

@@ -18,9 +18,12 @@ from ance_cli.errors import AnceError, Stopped, die_with_parent
 from ance_cli.formats.run_folder import NEGATIVES, RunFolder
 from ance_cli.progress import Reporter
 
-RETRIABLE = (1, 5)
-"""Exit codes after which a child is started again: a bug, and a machine that gave out. A child that
-died of a signal is as well; all other codes would come again."""
+
+def may_pass(code: int) -> bool:
+    """Whether a child that ended so is worth starting again: after a bug, a machine that gave out,
+    and a signal that killed it, or one of its own ranks (128 + signal; 130 and 143 are stops that
+    somebody asked for). All other codes would come again."""
+    return code < 0 or code in (1, 5) or (code > 128 and code not in (130, 143))
 
 
 class StageFailed(AnceError):
@@ -40,7 +43,7 @@ def run_stage(
             return
         if run.exists:
             run.event("supervisor", "stage failed", command=list(arguments), exit_code=code)
-        if not (code < 0 or code in RETRIABLE) or attempt == max_restarts:
+        if not may_pass(code) or attempt == max_restarts:
             break
         pause = 2**attempt
         reporter.warn(f"`ance {arguments[0]}` ended with {named(code)}; again in {pause} s")
@@ -120,7 +123,7 @@ def cycle(
         if reason := stop_early():
             return reason
         if unfinished and unfinished["negatives"]:
-            train(Path(unfinished["negatives"]), int(unfinished["steps"]))
+            train(run.path / unfinished["negatives"], int(unfinished["steps"]))
         elif published is None or published["checkpoint_step"] < step:
             refresh()
         elif step >= last_step:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import orjson
 
-from ance_cli.errors import BadInput
+from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.models.tower import PINS, ST_CONFIG, Tower, read_json, read_towers
 
@@ -165,12 +165,16 @@ class Checkpoint:
     def with_pins(self, **changes: Any) -> Checkpoint:
         """The same checkpoint with some pins overridden (None leaves a pin as it is)."""
         given = {name: value for name, value in changes.items() if value is not None}
+        for name, least in (("query_length", 3), ("passage_length", 3), ("max_segments", 1)):
+            if given.get(name, least) < least:
+                raise UsageProblem(f"--{name.replace('_', '-')} must be at least {least}")
         for side, tower in self._towers.items():
             name = f"{side}_length"
             if given.get(name, 0) > tower.max_positions:
                 raise BadInput(
                     f"{self.shown}: takes at most {tower.max_positions} tokens, "
-                    f"--{side}-length asks for {given[name]}"
+                    f"--{side}-length asks for {given[name]}",
+                    hint=f"give --{side}-length {tower.max_positions} or less",
                 )
         changed = copy.copy(self)
         changed.pins = replace(self.pins, **given)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.formats.dataset import Passage, dataset_name_of, owners
+from ance_cli.formats.dataset import Passage
+from ance_cli.formats.merged import dataset_name_of, owners
 from ance_cli.negatives.sampling import Floats, Places
 
 

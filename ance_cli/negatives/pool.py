@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +76,10 @@ class Pool:
         """Positions of all documents from which a query's negatives may come."""
         if self.territories is not None:
             return self.territories.members(query_id)
+        return self._everything
+
+    @cached_property
+    def _everything(self) -> Places:
         return np.arange(len(self.copies.doc_ids))
 
     def scored(self, query_id: str, docs: Places, scores: Floats | None = None) -> Floats:

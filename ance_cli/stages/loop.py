@@ -3,6 +3,7 @@ that a person would type."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ance_cli.formats.run_folder import LOOP, NEGATIVES, RunFolder
 from ance_cli.loop.devices import Devices, place_sides
 from ance_cli.loop.sides import Side, run_sides
 from ance_cli.loop.supervisor import cycle, run_stage
+from ance_cli.presets import train_config
 from ance_cli.progress import Reporter, Silent
 from ance_cli.stages.segments import FOLLOW, state_step
 from ance_cli.stages.summary import Summary
@@ -160,7 +162,7 @@ class _Commands:
         else:
             first = str(run.generation_at(1) / NEGATIVES)
             sides = [self.refresh(), self.train(first, every)]
-        return [" ".join(["ance", *words]) for words in (self.prepare(last), *sides)]
+        return [shlex.join(["ance", *words]) for words in (self.prepare(last), *sides)]
 
 
 def _in_turn(
@@ -178,7 +180,7 @@ def _in_turn(
     def train(negatives: Path, steps: int) -> None:
         reporter.say(f"training {steps} steps from step {_step(run)} on {negatives}")
         last = run.unfinished_segment()
-        child(commands.train(str(negatives), steps, bool(last and last["input"] == FOLLOW)))
+        child(commands.train(str(negatives), steps, bool(last and not last["negatives"])))
 
     return cycle(run, last_step, config.refresh_every, refresh, train,
                  lambda: out_of_patience(run, config.patience))  # fmt: skip
@@ -237,11 +239,17 @@ def _check(given: Given, config: LoopConfig, max_staleness: int, last_step: int)
             f"--max-staleness {max_staleness} is less than --refresh-every {config.refresh_every}: "
             "fresher negatives come from a newer checkpoint"
         )
-    kept = given.refreshing.get("negatives", RefreshConfig.negatives)
-    if given.training.get("negatives_per_positive", 1) > kept:
+    if given.training.get("distill") and not given.refreshing.get("teacher"):
         raise UsageProblem(
-            f"--negatives-per-positive {given.training['negatives_per_positive']} is more than the "
-            f"{kept} that --negatives keeps for a pair"
+            f"--distill {given.training['distill']} learns from a teacher's scores",
+            hint="name the cross-encoder that gives them: --teacher DIR",
+        )
+    kept = given.refreshing.get("negatives", RefreshConfig.negatives)
+    per_positive = train_config(given.training.get("preset"), given.training).negatives_per_positive
+    if per_positive > kept:
+        raise UsageProblem(
+            f"--negatives-per-positive {per_positive} is more than the {kept} that --negatives "
+            "keeps for a pair"
         )
 
 

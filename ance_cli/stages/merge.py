@@ -20,18 +20,11 @@ import orjson
 from ance_cli.config import MIN_REL
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic, lease
-from ance_cli.formats.dataset import (
-    locate,
-    merged_id,
-    read_corpus,
-    read_qrels,
-    read_query_records,
-    splits_of,
-    write_shares,
-)
+from ance_cli.formats.dataset import locate, read_corpus, read_qrels, read_query_records, splits_of
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.jsonl import Skipped, refuse_stdio
 from ance_cli.formats.manifest import Plan
+from ance_cli.formats.merged import merged_id, write_shares
 from ance_cli.progress import Reporter, Silent
 from ance_cli.stages.summary import Summary, planned, summary_of
 

@@ -12,16 +12,10 @@ import orjson
 from ance_cli.config import DrawConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
-from ance_cli.formats.dataset import (
-    Dataset,
-    positives_of,
-    read_corpus,
-    read_qrels,
-    read_queries,
-    read_shares,
-)
+from ance_cli.formats.dataset import Dataset, positives_of, read_corpus, read_qrels, read_queries
 from ance_cli.formats.jsonl import STDIO, Skipped, read_records
 from ance_cli.formats.manifest import Plan
+from ance_cli.formats.merged import read_shares
 from ance_cli.formats.triples import Texts
 from ance_cli.negatives.audit import Audit
 from ance_cli.negatives.filtering import Copies, Filters, Territories
@@ -161,11 +155,11 @@ def write_negatives(
             **extra_stats,
             "audit": audit.summary(),
         }
-    if plan.output != STDIO:
-        atomic.write_bytes(
-            beside(plan.output, ".audit.json"),
-            orjson.dumps(stats["audit"], option=orjson.OPT_INDENT_2),
-        )
+        if plan.output != STDIO:
+            atomic.write_bytes(
+                beside(plan.output, ".audit.json"),
+                orjson.dumps(stats["audit"], option=orjson.OPT_INDENT_2),
+            )
     if audit.short_pairs:
         sources = ", ".join(f"{source} {count}" for source, count in (+audit.missing).items())
         reporter.warn(

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ance_cli import __version__
-from ance_cli.config import TrainConfig, train_config
+from ance_cli.config import TrainConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
-from ance_cli.formats.dataset import Dataset, read_shares
+from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.merged import read_shares
 from ance_cli.formats.run_folder import RUN, RunFolder, compare_settings, now
 from ance_cli.models.checkpoint import COSINE_SCALE, Checkpoint, Pins
+from ance_cli.presets import train_config
 from ance_cli.progress import Reporter
 
 if TYPE_CHECKING:
@@ -72,6 +74,17 @@ def continue_run(
     return identity, config
 
 
+def pinned_start(checkpoint: Path | Checkpoint, config: TrainConfig) -> Checkpoint:
+    """The start checkpoint with the pins that the recipe sets."""
+    start = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    changes = {name: getattr(config, name) for name in _PIN_FIELDS}
+    if not start.has_head:
+        changes["similarity"] = config.similarity
+        if config.similarity == "cosine" and changes["scale"] is None:
+            changes["scale"] = COSINE_SCALE
+    return start.with_pins(**changes, training_step=0)
+
+
 def start_run(
     run: RunFolder,
     dataset: Dataset,
@@ -85,12 +98,7 @@ def start_run(
     from ance_cli.models.tokens import Tokenizer
 
     similarity = config.similarity
-    changes = {name: getattr(config, name) for name in _PIN_FIELDS}
-    if not checkpoint.has_head:
-        changes["similarity"] = similarity
-        if similarity == "cosine" and changes["scale"] is None:
-            changes["scale"] = COSINE_SCALE
-    pinned = checkpoint.with_pins(**changes, training_step=0)
+    pinned = pinned_start(checkpoint, config)
     dual, fresh = start_dual(pinned, config.dim, config.seed, config.towers, similarity)  # type: ignore[arg-type]
     if config.freeze_passages:
         if fresh:

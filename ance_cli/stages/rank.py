@@ -27,10 +27,11 @@ from ance_cli.formats.dataset import (
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.run_folder import RunFolder, cut_ledger
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.negatives.filtering import Territories
 from ance_cli.progress import Reporter
 from ance_cli.stages.following import follow_run
 from ance_cli.stages.new_run import config_of, publish_checkpoint
-from ance_cli.stages.segments import FOLLOW, SegmentInput
+from ance_cli.stages.segments import FOLLOW, SegmentInput, state_step
 from ance_cli.stages.streams import Labels
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def join_segment(run: RunFolder, reporter_of: Callable[[bool, bool], Reporter]) 
         if world.is_main:
             raise
         sys.exit(problem.exit_code)  # every rank saw it; one says it
+    except Stopped as stop:
+        sys.exit(stop.exit_code)  # the process that started the ranks says it
 
 
 def train_rank(
@@ -154,6 +157,7 @@ def _make_trainer(
         set_dropout(encoder, config.dropout)
     optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
     standing = Standing()
+    state_step(run)  # refuses a checkpoint that is newer than the state
     if state := run.newest_state():
         standing = load_state(state[1], encoder, optimizer)
     _check_dtype(standing, orders, reporter)
@@ -172,7 +176,7 @@ def _make_trainer(
     if orders.record["input"] == FOLLOW:
         follower, lesson = follow_run(run, standing.step, logged, make_lesson, world, reporter)
     else:
-        lesson = make_lesson(SegmentInput.of(orders.record))
+        lesson = make_lesson(SegmentInput.of(run, orders.record))
     if lesson.stream.num_skipped:
         reporter.warn(
             f"{lesson.stream.num_skipped} of {len(lesson.stream.pairs)} pairs have too few "
@@ -219,7 +223,7 @@ def _make_trainer(
         log=log,
         switched=note_switch,
         follower=follower,
-        live=_live(config, orders, lesson.stream, world),
+        live=_live(config, orders, labels, lesson.stream, world),
         ceiling=matmul_ceiling(world.device, orders.dtype),
         facts={"segment": orders.record["segment"]},
     )
@@ -238,7 +242,7 @@ def _check_dtype(standing: Standing, orders: Orders, reporter: Reporter) -> None
 
 
 def _live(
-    config: TrainConfig, orders: Orders, stream: PairStream, world: World
+    config: TrainConfig, orders: Orders, labels: Labels, stream: PairStream, world: World
 ) -> LiveNegatives | None:
     """Live retrieval for a frozen passage tower, from vectors that this very tower made."""
     if not config.freeze_passages:
@@ -247,9 +251,11 @@ def _live(
     from ance_cli.training.live import LiveNegatives
 
     assert orders.embeddings is not None
+    embeddings = Embeddings(Path(orders.embeddings))
+    territories = Territories(embeddings.ids, list(labels.shares)) if labels.shares else None
     return LiveNegatives(
-        Embeddings(Path(orders.embeddings)), world.device, stream.known, config.live_depth,
-        config.negatives_per_positive, config.seed,
+        embeddings, world.device, stream.known, config.live_depth, config.negatives_per_positive,
+        config.seed, territories,
     )  # fmt: skip
 
 

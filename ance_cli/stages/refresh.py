@@ -46,7 +46,7 @@ from ance_cli.stages.index import index
 from ance_cli.stages.judging import teacher_inputs
 from ance_cli.stages.mine import mine, shares_of
 from ance_cli.stages.search import queries_of_split, search
-from ance_cli.stages.sources import PREVIOUS
+from ance_cli.stages.sources import ANN, PREVIOUS
 from ance_cli.stages.summary import Summary, summary_of
 
 EMBEDDINGS, INDEX, CANDIDATES = "embeddings", "index", "candidates"
@@ -192,10 +192,11 @@ def _as_kept(found: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 def _check_mining(config: RefreshConfig, dataset: Dataset) -> None:
     """Refuse now what mining would refuse once the corpus is encoded."""
     shares = shares_of(config, exact=config.index_factory is None)
-    if config.negatives and list(shares) == [PREVIOUS]:
+    if config.negatives and PREVIOUS in shares and ANN not in shares:
         raise UsageProblem(
-            "--mix previous: the first generation has none before it to draw from",
-            hint="mix another source in: --mix ann:0.5,previous:0.5",
+            f"--mix {config.mix}: previous draws from what the generation before ranked, and "
+            "without ann none of them ranks anything",
+            hint="mix ann in: --mix ann:0.5,previous:0.5",
         )
     if config.answers:
         read_answers(dataset.need("queries"))

@@ -30,17 +30,19 @@ class SegmentInput:
     generation: int | None
 
     @classmethod
-    def of(cls, record: dict[str, Any]) -> SegmentInput:
-        """What `facts` left in a segment's record."""
-        path = Path(record["negatives"]) if record["negatives"] else None
+    def of(cls, run: RunFolder, record: dict[str, Any]) -> SegmentInput:
+        """What `new_segment` left in a segment's record."""
+        path = run.path / record["negatives"] if record["negatives"] else None
         return cls(path, record["input"], record["checkpoint_step"], record["generation"])
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What a segment's record says of it."""
+    def facts(self, run: RunFolder) -> dict[str, Any]:
+        """What a segment's record says of it; a path inside the run moves along with the run."""
+        path = self.path.resolve() if self.path else None
+        if path and path.is_relative_to(run.path.resolve()):
+            path = path.relative_to(run.path.resolve())
         return {
             "input": self.fingerprint,
-            "negatives": str(self.path) if self.path else None,
+            "negatives": path.as_posix() if path else None,
             "generation": self.generation,
             "checkpoint_step": self.checkpoint_step,
         }
@@ -65,13 +67,14 @@ def find_segment(
 ) -> tuple[dict[str, Any] | None, bool]:
     """The record of this very segment in `segments.jsonl` and whether it is done; None if new.
 
-    Raises `Mismatch` where another segment is unfinished; `force` abandons that one.
+    Raises `Mismatch` where another segment is unfinished; `force` abandons that one, and begins a
+    new one where this very segment was finished before.
     """
     records = read_ledger(run.segments)
     finished = {record["finished"] for record in records if "finished" in record}
     for record in records:
         same = record.get("input") == source.fingerprint and record.get("steps") == steps
-        if same and record["segment"] in finished:
+        if same and record["segment"] in finished and not force:
             return record, True
     last = run.unfinished_segment()
     if last is None or force:
@@ -106,7 +109,7 @@ def state_step(run: RunFolder) -> int:
 def check_room(run: RunFolder, steps: int, config: TrainConfig) -> None:
     """Refuse steps beyond the schedule's horizon, where the learning rate is 0."""
     start = state_step(run)
-    if config.schedule == "linear" and start + steps > config.total_steps:
+    if config.schedule != "constant" and start + steps > config.total_steps:
         raise Mismatch(
             f"{run.path}: steps {start + 1} to {start + steps} go beyond the schedule's horizon "
             f"of {config.total_steps} steps, where the learning rate is 0",
@@ -122,7 +125,7 @@ def new_segment(run: RunFolder, source: SegmentInput, steps: int) -> dict[str, A
         "segment": len(begun) + 1,
         "start_step": state_step(run),
         "steps": steps,
-        **source.facts,
+        **source.facts(run),
         "started": now(),
     }
     atomic.append_line(run.segments, orjson.dumps(record))

@@ -11,16 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ance_cli.config import TrainConfig
-from ance_cli.formats.dataset import (
-    Dataset,
-    owners,
-    positives_of,
-    read_corpus,
-    read_qrels,
-    read_queries,
-    read_shares,
-)
+from ance_cli.formats.dataset import Dataset, positives_of, read_corpus, read_qrels, read_queries
 from ance_cli.formats.jsonl import Skipped
+from ance_cli.formats.merged import dataset_name_of, owners, read_shares
 from ance_cli.formats.triples import PairNegatives, read_negatives
 from ance_cli.negatives.filtering import Copies
 
@@ -69,7 +62,11 @@ class Labels:
             config.negatives_per_positive if config.needs_negatives else 0,
             self._known,
             self._order(pairs),
+            self._is_foreign if self.shares else None,
         )
+
+    def _is_foreign(self, query_id: str, doc_id: str) -> bool:
+        return dataset_name_of(query_id) != dataset_name_of(doc_id)
 
     def _known(self, query_id: str) -> set[str]:
         own, same = self.copies.banned(self.positives[query_id])

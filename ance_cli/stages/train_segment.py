@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ance_cli.config import SegmentConfig, TrainConfig, train_config
+from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset
@@ -22,9 +22,10 @@ from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import STDIO, Skipped, open_input
 from ance_cli.formats.run_folder import RunFolder, read_ledger
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.presets import train_config
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
-from ance_cli.stages.new_run import continue_run, identity_of, start_run
+from ance_cli.stages.new_run import continue_run, identity_of, pinned_start, start_run
 from ance_cli.stages.rank import Orders, devices_of, train_rank
 from ance_cli.stages.segments import (
     FOLLOW,
@@ -72,8 +73,8 @@ def train_segment(
     tower, need no file. Several devices (`gpus`, or `cpu_workers` processes) share each step.
     """
     run = RunFolder(output)
-    if nodes.count > 1 and nodes.endpoint is None:
-        raise UsageProblem("--nnodes needs --rdzv-endpoint HOST:PORT, where the machines meet")
+    if cpu_workers < 1:
+        raise UsageProblem("--cpu-workers must be at least 1")
     if run.exists:
         identity, config = continue_run(run, dataset, checkpoint, preset, given or {})
         dataset = run.dataset()
@@ -109,7 +110,11 @@ def train_segment(
         if segment.steps:
             source = _source(run, config, segment, negatives, embeddings)
             record, done = find_segment(run, source, segment.steps, force)
-            if done:
+            if done and record is not None:
+                reporter.say(
+                    f"segment {record['segment']} of the run was these {record['steps']} steps on "
+                    "the same negatives: --force trains them once more"
+                )
                 return _summary(run, up_to_date=True)
             if record is None:
                 check_room(run, segment.steps, config)
@@ -124,13 +129,17 @@ def train_segment(
                         f"{config.distill} learns from",
                         hint="mine with --teacher CROSS_ENCODER",
                     )
+        if config.freeze_passages and segment.steps:
+            newest = run.newest_checkpoint() if run.exists else None
+            folder = newest[1] if newest else checkpoint
+            assert folder is not None and source.path is not None
+            start = Checkpoint(folder) if newest else pinned_start(folder, config)
+            VectorSource(source.path, "embeddings").check(start, hash_file(dataset.corpus))
         if made:
             assert checkpoint is not None
             start_run(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
         if not segment.steps:
             return _summary(run, up_to_date=not made)
-        if config.freeze_passages:
-            _check_vectors(run, dataset, source)
         record = record or new_segment(run, source, segment.steps)
         orders = Orders(
             segment, record, _dtype(config, devices[0]), gpus, cpu_workers, skipped is not None,
@@ -143,6 +152,7 @@ def train_segment(
         else:
             _launch(run, orders, len(devices), nodes, threads)
         atomic.append_line(run.segments, orjson.dumps({"finished": record["segment"]}))
+        run.orders.unlink(missing_ok=True)
         run.event("trainer", "segment finished", step=record["start_step"] + record["steps"],
                   negatives=record["negatives"])  # fmt: skip
         return _summary(run, up_to_date=False)
@@ -181,6 +191,16 @@ def _check_negatives(
             "missing",
             hint="ance encode --ckpt CHECKPOINT --data DATASET -o emb, then --embeddings emb",
         )
+    if embeddings is not None and not config.freeze_passages:
+        raise UsageProblem(
+            "--embeddings is for --freeze-passages alone: otherwise passages are trained",
+            hint="leave it out, or add --freeze-passages",
+        )
+    if config.freeze_passages and negatives is not None:
+        raise UsageProblem(
+            f"--freeze-passages retrieves its negatives itself, and {negatives} was named",
+            hint="leave the file out",
+        )
     if negatives is None and config.needs_negatives and not segment.follow:
         raise UsageProblem(
             "name the negatives to train on, or - for stdin",
@@ -209,13 +229,6 @@ def _source(
     if negatives is None:
         return SegmentInput(None, f"batch/{config.in_batch}", None, None)
     return segment_input(run, _spooled(run, negatives))
-
-
-def _check_vectors(run: RunFolder, dataset: Dataset, source: SegmentInput) -> None:
-    newest = run.newest_checkpoint()
-    assert newest is not None and source.path is not None
-    vectors = VectorSource(source.path, "embeddings")
-    vectors.check(Checkpoint(newest[1]), hash_file(dataset.corpus))
 
 
 def _launch(

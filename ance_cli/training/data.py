@@ -61,11 +61,13 @@ class PairStream:
         per_positive: int,
         known: Callable[[str], set[str]] = lambda query_id: set(),
         order: Callable[[int], Ints] | None = None,
+        is_foreign: Callable[[str, str], bool] | None = None,
     ) -> None:
         """`pairs` are all (query, positive) pairs of the labels, in their order; `corpus_order`
         gives each document's position, and `doc_ids` lists those that occur in that order; `known`
         gives a query's positives and their copies; `order` the permutation of the pairs in an
-        epoch, where it is not simply a random one.
+        epoch, where it is not simply a random one; `is_foreign` says of a query and a document
+        whether they belong to different datasets of a merged one.
 
         Raises `BadInput` where no pair has `per_positive` negatives. Pairs with fewer are skipped
         and counted in `num_skipped`.
@@ -92,6 +94,7 @@ class PairStream:
         self.doc_ids = sorted(doc_ids, key=corpus_order.__getitem__)
         self._query_number = {name: number for number, name in enumerate(self.query_ids)}
         self._doc_number = {name: number for number, name in enumerate(self.doc_ids)}
+        self._is_foreign = is_foreign
         self._permutation = order or self._random_order
         self._order: tuple[int, Ints] | None = None
 
@@ -124,14 +127,23 @@ class PairStream:
         queries: list[int] = []
         members: list[list[int]] = []
         teacher = np.full((size, 1 + self.per_positive), np.nan, np.float32)
+        passed_over = 0
         while len(queries) < size:
+            if passed_over == 2 * len(self.pairs):
+                raise BadInput(
+                    "none of the pairs that the shares of the datasets let come has enough "
+                    "negatives",
+                    hint="mine with a greater --depth, or give another dataset a share",
+                )
             if position == len(self.pairs):
                 epoch, position = epoch + 1, 0
             pair = int(self.order(epoch)[position])
             position += 1
             found = self.negatives[pair]
             if len(found.negative_ids) < self.per_positive:
+                passed_over += 1
                 continue
+            passed_over = 0
             query_id, positive_id = self.pairs[pair]
             picked = self.picks(pair, epoch)
             if found.teacher_positive_score is not None:
@@ -149,12 +161,16 @@ class PairStream:
         return batch, StreamPosition(epoch, position)
 
     def _banned(self, queries: list[int], docs: Ints) -> npt.NDArray[np.bool_]:
-        """(B, D) whether a document is a known positive of the query, or a copy of one."""
+        """(B, D) whether a document is a known positive of the query, a copy of one, or of another
+        dataset."""
         place = {self.doc_ids[doc]: column for column, doc in enumerate(docs.tolist())}
         banned = np.zeros((len(queries), len(docs)), np.bool_)
         for row, query in enumerate(queries):
             columns = [place[name] for name in self.known(self.query_ids[query]) if name in place]
             banned[row, columns] = True
+            if self._is_foreign is not None:
+                query_id = self.query_ids[query]
+                banned[row] |= [self._is_foreign(query_id, name) for name in place]
         return banned
 
 

@@ -91,10 +91,15 @@ class World:
         dist.all_reduce(found, dist.ReduceOp.MIN)
         return int(found)
 
-    def close(self) -> None:
-        """Wait for the others and leave the group."""
+    def wait(self) -> None:
+        """Wait until every rank is here."""
         if self.size > 1:
             dist.barrier()
+
+    def close(self) -> None:
+        """Wait for the others and leave the group."""
+        self.wait()
+        if self.size > 1:
             dist.destroy_process_group()
 
     @contextmanager

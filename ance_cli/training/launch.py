@@ -9,11 +9,16 @@ import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 
-from ance_cli.errors import AnceError, MachineGaveOut, Stopped
+from ance_cli.errors import AnceError, MachineGaveOut, Stopped, UsageProblem
 
 PEER_LOST = 76
 """Exit code of a rank that ended because another was gone; nobody outside sees it."""
+
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,30 @@ class Nodes:
     endpoint: str | None = None
     """HOST:PORT on node 0."""
 
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 <= self.rank < self.count:
+            raise UsageProblem(
+                f"--node-rank {self.rank} of --nnodes {self.count}: ranks count from 0 up to the "
+                "number of machines"
+            )
+        if self.count > 1 and self.endpoint is None:
+            raise UsageProblem(
+                "--nnodes needs --rdzv-endpoint, where the machines meet",
+                hint="--rdzv-endpoint HOST:PORT names a free port of node 0, on every node",
+            )
+
 
 class RankFailed(AnceError):
     """A rank ended with an error; `exit_code` is its own."""
 
     exit_code = MachineGaveOut.exit_code
+
+
+def _pass_on(signum: int, _frame: FrameType | None) -> None:
+    """Hand a signal to the ranks: they finish their step, save the state and end."""
+    for listed in Path("/proc/self/task").glob("*/children"):  # Linux, as are the GPUs
+        for pid in listed.read_text().split():
+            os.kill(int(pid), signum)
 
 
 def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int) -> None:
@@ -39,12 +63,14 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
     Raises `RankFailed` with the exit code of the rank that failed first, and `Stopped` where a
     signal arrived here; the ranks are ended in both cases.
     """
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves
-    os.environ["OMP_NUM_THREADS"] = str(threads or max(1, (os.cpu_count() or 1) // num_ranks))
+    if threads or "OMP_NUM_THREADS" not in os.environ:
+        own = threads or max(1, len(os.sched_getaffinity(0)) // num_ranks)
+        os.environ["OMP_NUM_THREADS"] = str(own)
     alone = nodes.count == 1
     config = LaunchConfig(
         min_nodes=nodes.count,
@@ -57,8 +83,9 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
         max_restarts=0,
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(),
+        signals_to_handle="SIGUSR1",  # not those that stop us: torchrun would kill after 30 seconds
     )
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, _pass_on) for number in _STOPS}
     try:
         elastic_launch(config, sys.executable)("-m", *arguments)
     except ChildFailedError as failed:
@@ -66,16 +93,20 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
         found = {rank: failure.exitcode for rank, failure in failed.failures.items()}
         causes = {rank: code for rank, code in found.items() if code != PEER_LOST} or found
         rank, code = min(causes.items())
-        named = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if code - 128 in _STOPS:
+            raise Stopped(code - 128) from None
+        named = f"ended with exit code {code}"
+        if code < 0:
+            named = f"ended with signal {signal.Signals(-code).name}"
+        elif code == PEER_LOST:
+            named = "lost a rank on another machine"
         problem = RankFailed(
-            f"rank {rank} ended with {named}; the others were stopped",
+            f"rank {rank} {named}; the others were stopped",
             hint="its own message stands above; the same command continues from the newest state",
         )
         if code != PEER_LOST:
             problem.exit_code = code if code > 0 else 128 - code
         raise problem from None
-    except SignalException as stop:
-        raise Stopped(int(stop.sigval)) from None
-    finally:  # torchrun leaves its own
+    finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

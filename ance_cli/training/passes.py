@@ -29,10 +29,11 @@ class Passes:
     """Runs an encoder over token rows and differentiates a loss of its vectors.
 
     `model` is called with query ids and mask, passage ids and mask; either pair may be None.
-    `chunk` rows are encoded at a time, 0 = all at once. With chunks the batch is encoded twice
-    (gradient caching; Gao et al., 2021, Sec. 3.2): without gradients for the loss and its gradient
-    with respect to each vector, then chunk by chunk with gradients; so memory is bounded by the
-    chunk, and the gradient is the same.
+    `chunk` rows of each side are encoded at a time, 0 = all at once. With chunks the batch is
+    encoded twice (gradient caching; Gao et al., 2021, Sec. 3.2): without gradients for the loss and
+    its gradient with respect to each vector, then chunk by chunk with gradients; so memory is
+    bounded by the chunk, and the gradient is the same where there is no dropout, whose draws come
+    chunk by chunk.
     """
 
     model: nn.Module
@@ -89,12 +90,11 @@ class Passes:
     def _chunks(self, query_rows: Ints, passage_rows: Ints) -> list[Chunk]:
         """The last chunk holds rows of both sides: the averaging over ranks, in its backward pass,
         waits for every parameter."""
-        if not self.chunk or len(query_rows) + len(passage_rows) <= self.chunk:
+        if not self.chunk or max(len(query_rows), len(passage_rows)) <= self.chunk:
             return [(query_rows, passage_rows if len(passage_rows) else None)]
-        half = max(1, self.chunk // 2)
         sides: list[list[Ints]] = []
         for rows in (query_rows, passage_rows):
-            pieces = -(-len(rows) // half)
+            pieces = -(-len(rows) // self.chunk)
             sides.append(np.array_split(rows, pieces)[::-1] if pieces else [])
         pairs: list[Chunk] = list(zip_longest(*sides))  # type: ignore[arg-type]
         return pairs[::-1]

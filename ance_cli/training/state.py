@@ -78,7 +78,8 @@ def load_state(folder: Path, encoder: DualEncoder, optimizer: torch.optim.Optimi
     except Exception as error:  # safetensors and torch raise many types for a damaged file
         raise BadInput(
             f"{folder}: this resume state does not load ({error})",
-            hint="remove the folder to go on from the state before it",
+            hint="bring the folder back, or remove it to go on from the state before it, if there "
+            "is one",
         ) from error
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})

@@ -91,8 +91,9 @@ class Trainer:
         A signal to any rank is obeyed by all after the step in hand, with the state saved.
         """
         main = self.world.is_main
-        if main and self.step == self.last_step:  # a kill came between the last state and this
-            self.save_checkpoint(self)
+        due = self.segment.checkpoint_every and self.step % self.segment.checkpoint_every == 0
+        if main and self.step and (due or self.step == self.last_step):
+            self.save_checkpoint(self)  # where a kill came between the state and its checkpoint
         total = self.last_step - first_step
         saved = time.monotonic()
         speed = _Speed(self.step, self._passes, self.encoder, self.ceiling)
@@ -127,6 +128,7 @@ class Trainer:
                 if main and (at_checkpoint or last):
                     self.save_checkpoint(self)
                 if stopping:
+                    self.world.wait()  # nobody ends before the state is saved
                     reporter.warn(
                         f"stopped after step {self.step}, state saved: the same command continues"
                     )
@@ -169,7 +171,7 @@ class Trainer:
             "generation": self.lesson.generation,
             "negatives_step": self.lesson.checkpoint_step,
         }
-        if self.lesson.checkpoint_step is not None:
+        if self.lesson.generation is not None and self.lesson.checkpoint_step is not None:
             line["negatives_age"] = self.step - self.lesson.checkpoint_step
         return line
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.formats.dataset import locate, read_corpus, read_qrels, read_queries, read_shares
+from ance_cli.formats.dataset import locate, read_corpus, read_qrels, read_queries
 from ance_cli.formats.jsonl import Skipped
+from ance_cli.formats.merged import read_shares
 from ance_cli.stages.merge import merge, parse_source
 from tests.world import jsonl, make_dataset, tree
 

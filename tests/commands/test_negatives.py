@@ -8,7 +8,7 @@ import pytest
 
 from ance_cli.stages.loop import as_flags
 from tests.commands.test_chain import check_negatives
-from tests.world import AnceInside, jsonl, make_cross_encoder, make_dataset, tree, write_jsonl
+from tests.world import Ance, AnceInside, jsonl, make_cross_encoder, make_dataset, tree, write_jsonl
 
 EVERYTHING = [
     "--mix", "ann:3,bm25:2,lookahead:2,random:1", "--engine", "bm25s", "--depth", 20,
@@ -130,7 +130,7 @@ def test_bm25_negatives_take_a_teacher_for_some_pairs(world):
 
 
 def test_what_the_mix_does_not_name_is_not_searched(world):
-    found = world.ance("bm25-negatives", "--data", "data", "--mix", "random", "--negatives", 3,
+    found = Ance(world.cwd)("bm25-negatives", "--data", "data", "--mix", "random", "--negatives", 3,
                        "-o", "random.jsonl", JAVA_HOME="/nowhere")  # fmt: skip
     assert "BM25" not in found.stderr
     found = world.ance(*world.mine, "--mix", "random", "--depth", 20, "--negatives", 3,
@@ -238,7 +238,7 @@ def test_a_refresh_refuses_at_once_what_mining_would_refuse_later(ance, dataset,
     ance("train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0, "--total-steps", 9,
          "-o", "run")  # fmt: skip
     for flags, code, words in (
-        (["--mix", "previous"], 2, "the first generation has none before it"),
+        (["--mix", "previous"], 2, "without ann none of them ranks anything"),
         (["--mix", "lookahead", "--index-factory", "Flat"], 2, "the source lookahead"),
         (["--answers"], 3, "data/queries.jsonl: no query has an answer"),
         (["--teacher", "data"], 3, "not a cross-encoder's folder"),

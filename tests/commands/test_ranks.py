@@ -141,3 +141,41 @@ def test_two_nodes_meet_and_train_as_one(world):
     assert "up to date" in world(*nodes, "--node-rank", 1).stderr
     found = world(*command(world, "x", "--nnodes", 2), code=2)
     assert "--nnodes needs --rdzv-endpoint" in found.stderr
+
+
+@pytest.mark.slow
+def test_ranks_end_with_the_command_that_started_them(world):
+    """SIGTERM: the step is finished, the state saved, one word said. SIGKILL: they go at once, so
+    that nobody trains without the run's lease."""
+    train = command(world, "ended", "--batch-size", 4, "--cpu-workers", 2)
+    train[train.index(6)] = 4000
+    metrics = world.cwd / "ended" / "metrics.jsonl"
+
+    def started(lines):
+        process = Ance(world.cwd).start(*train)
+        until = time.monotonic() + 120
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
+            assert process.poll() is None and time.monotonic() < until, process.communicate()
+            time.sleep(0.01)
+        return process
+
+    def ranks():
+        found = subprocess.run(["pgrep", "-f", "ance_cli.cli.rank ended"], capture_output=True)
+        return found.stdout.split()
+
+    process = started(3)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert stderr.count("stopped; what is finished is kept") == 1 and not ranks()
+    assert "death signal" not in stderr and "Traceback" not in stderr
+    last = jsonl(metrics)[-1]["step"]
+    assert (world.cwd / "ended" / "state" / f"step-{last:08d}").exists()
+    process = started(last + 3)
+    assert len(ranks()) == 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    until = time.monotonic() + 5
+    while ranks():
+        assert time.monotonic() < until, "a rank outlived the command"
+        time.sleep(0.05)

@@ -1,6 +1,7 @@
 """Every recipe of training through the binary, on the small dataset."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def test_the_log_says_what_a_step_cost_and_where_its_gradients_were(world):
     parts = [first[f"grad_norm_{name}"] for name in ("bottom", "middle", "top", "head")]
     assert np.sqrt(np.square(parts).sum()) == pytest.approx(first["grad_norm"], rel=1e-4)
     assert 0 < first["mfu"] < 1
-    assert (first["negatives_step"], first["negatives_age"], second["negatives_age"]) == (0, 2, 4)
+    assert first["negatives_step"] == 0 and "negatives_age" not in second  # of no generation
 
 
 BASELINES = ["rand", "rand-batch", "nce", "bm25", "bm25+rand", "ance"]
@@ -158,7 +159,9 @@ def test_an_arm_of_the_paper_is_one_flag(world, baseline):
     planned = world("loop", "--data", "data", "--ckpt", world.checkpoint, "--baseline", baseline,
                     "--refresh-every", 2, "--segments", 1, "--batch-size", 8, "--lr", "1e-3",
                     "--depth", 6, *mined, "-o", run, "--dry-run", "--json")  # fmt: skip
-    prepare, refresh, train = [line.split()[1:] for line in json.loads(planned.stdout)["commands"]]
+    prepare, refresh, train = [
+        shlex.split(line)[1:] for line in json.loads(planned.stdout)["commands"]
+    ]
     for command in (prepare, refresh, train, refresh):
         world(*command)
     folder = world.cwd / run

@@ -11,22 +11,18 @@ from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.dataset import (
     Dataset,
     Passage,
-    dataset_name_of,
     locate,
-    merged_id,
-    owners,
     positives_of,
     read_answers,
     read_corpus,
     read_qrels,
     read_queries,
     read_query_records,
-    read_shares,
     splits_of,
-    write_shares,
 )
 from ance_cli.formats.embeddings import read_ids, write_ids
 from ance_cli.formats.jsonl import Skipped
+from ance_cli.formats.merged import dataset_name_of, merged_id, owners, read_shares, write_shares
 from ance_cli.formats.trec import read_run, write_hits
 
 

@@ -1,0 +1,87 @@
+"""A dataset merged from several: an ordinary one whose ids begin with their dataset's name, and
+`datasets.json`, which gives each one's share of the training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from ance_cli.errors import BadInput
+from ance_cli.formats import atomic
+from ance_cli.formats.dataset import Dataset, checked_id
+
+DATASETS = "datasets.json"
+
+
+def merged_id(name: str, own_id: str) -> str:
+    """The id that a document or query of the dataset `name` has in a merged dataset."""
+    return f"{name}/{own_id}"
+
+
+def dataset_name_of(merged: str) -> str:
+    """The name of the dataset that an id of a merged dataset belongs to."""
+    return merged.partition("/")[0]
+
+
+def owners(doc_ids: Sequence[str], names: Collection[str]) -> npt.NDArray[np.int16]:
+    """For each id of a merged dataset the position of its dataset in `names`, (ids,) int16.
+
+    Raises `BadInput` for an id that belongs to none of them.
+    """
+    positions = {name: position for position, name in enumerate(names)}
+    found = (positions.get(dataset_name_of(doc_id), -1) for doc_id in doc_ids)
+    owner = np.fromiter(found, np.int16, len(doc_ids))
+    if (strangers := np.flatnonzero(owner < 0)).size:
+        raise BadInput(
+            f"{doc_ids[strangers[0]]!r} is an id of none of the datasets {', '.join(names)}",
+            hint=f"ids of a merged dataset are NAME/ID, with a NAME that its {DATASETS} lists",
+        )
+    return owner
+
+
+def write_shares(folder: Path, shares: Mapping[str, float]) -> None:
+    """Write `datasets.json` into the folder of a merged dataset."""
+    listed = [{"name": name, "share": share} for name, share in shares.items()]
+    atomic.write_bytes(folder / DATASETS, orjson.dumps(listed, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def read_shares(dataset: Dataset) -> dict[str, float] | None:
+    """name -> share of each dataset in a merged one, adding up to one; None where it is not merged.
+
+    Read from `datasets.json` beside the corpus. Raises `BadInput` where that is broken.
+    """
+    path = dataset.corpus.parent / DATASETS
+    try:
+        listed = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"{path}: not valid JSON ({error})", hint=_SHARES_LOOK_LIKE) from error
+    if not isinstance(listed, list) or not listed:
+        raise BadInput(f"{path}: expected a list of datasets", hint=_SHARES_LOOK_LIKE)
+    shares: dict[str, float] = {}
+    for entry in listed:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or "/" in checked_id(name, str(path)):
+            raise BadInput(f"{path}: {entry!r} has no name of a dataset", hint=_SHARES_LOOK_LIKE)
+        if name in shares:
+            raise BadInput(f"{path}: the dataset {name!r} stands there twice")
+        share = entry.get("share")
+        if not isinstance(share, int | float) or isinstance(share, bool) or share < 0:
+            raise BadInput(
+                f"{path}: the share of {name!r} should be a number from 0 on, found {share!r}",
+                hint=_SHARES_LOOK_LIKE,
+            )
+        shares[name] = float(share)
+    total = sum(shares.values())
+    if not 0 < total < math.inf:
+        raise BadInput(f"{path}: the shares add up to {total:g}", hint=_SHARES_LOOK_LIKE)
+    return {name: share / total for name, share in shares.items()}
+
+
+_SHARES_LOOK_LIKE = 'it looks like [{"name": "a", "share": 0.7}, {"name": "b", "share": 0.3}]'
