@@ -29,7 +29,8 @@ def train(run_folder: Path) -> None:
 def leave(code: int) -> None:
     """End the process without taking the interpreter down: gloo's threads, which outlive the group,
     sometimes abort a process that did everything right."""
-    atexit._run_exitfuncs()
+    if code == 0:  # after a failure they would speak of a group that is gone
+        atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
