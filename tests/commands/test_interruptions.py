@@ -33,13 +33,23 @@ def negatives(ance, dataset):
 
 
 def without_rates(records):
-    rates = ("tokens_per_s", "steps_per_s")
+    rates = ("tokens_per_s", "steps_per_s", "mfu")
     return [{k: v for k, v in record.items() if k not in rates} for record in records]
 
 
-def test_training_killed_is_training_uninterrupted(ance, negatives, checkpoint):
-    """SIGKILL in the middle of the steps, then the same command: same losses, same bytes."""
-    train = [*TRAIN, "--ckpt", checkpoint]
+RECIPES = {
+    "plain": [],
+    "everything": ["--optimizer", "lamb", "--accumulation", 2, "--grad-cache", 4, "--in-batch",
+                   "random", "--towers", "two", "--negatives-per-positive", 2, "--schedule",
+                   "cosine", "--warmup-steps", 5],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_training_killed_is_training_uninterrupted(ance, negatives, checkpoint, recipe):
+    """SIGKILL in the middle of the steps, then the same command: same losses, same bytes. Dropout
+    is the checkpoint's."""
+    train = [*TRAIN, "--ckpt", checkpoint, *RECIPES[recipe]]
     ance(*train, "-o", "whole")
     whole = jsonl(ance.cwd / "whole" / "metrics.jsonl")
     metrics = ance.cwd / "cut" / "metrics.jsonl"

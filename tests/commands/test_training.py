@@ -6,6 +6,7 @@ import shlex
 import numpy as np
 import pytest
 
+from ance_cli.presets import PRESETS
 from tests.world import Ance, AnceInside, jsonl, make_dataset
 
 STEPS = ["--steps", 4, "--batch-size", 8, "--lr", "1e-3", "--dropout", "0", "--log-every", 1,
@@ -54,9 +55,9 @@ RECIPES = {
     "two": ["--towers", "two"],
     "maxp": ["--segmentation", "special", "--passage-length", 8, "--max-segments", 3],
     "sliced": ["--segmentation", "slice", "--passage-length", 8, "--max-segments", 3],
-    "modern": ["--preset", "modern", "--query-length", 12, "--passage-length", 24],
-    "openqa": ["--preset", "ance-openqa", "--query-length", 12, "--passage-length", 24],
-}
+    **{preset: ["--preset", preset, "--query-length", 12, "--passage-length", 24]
+       for preset in PRESETS},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -69,6 +70,27 @@ def test_a_recipe_runs_and_leaves_a_checkpoint_that_encodes(world, name):
         world("encode", "--ckpt", f"runs/{name}/latest", "--data", "data", "-o", f"emb-{name}")
         world("mine", "--ckpt", f"runs/{name}/latest", "--data", "data", "--embeddings",
               f"emb-{name}", "--depth", 6, "--negatives", 2, "-o", f"{name}.jsonl")  # fmt: skip
+
+
+def test_a_fresh_head_has_the_dimensions_and_the_similarity_asked_for(world, backbone):
+    world("train-segment", "bm25.jsonl", "--data", "data", "--ckpt", backbone, *STEPS, "--dim", 16,
+          "--similarity", "cosine", "--query-length", 12, "--passage-length", 24,
+          "-o", "runs/fresh")  # fmt: skip
+    pins = json.loads((world.cwd / "runs/fresh/latest/ance.json").read_text())
+    assert (pins["similarity"], pins["scale"]) == ("cosine", 20.0)
+    world("encode", "--ckpt", "runs/fresh/latest", "--data", "data", "-o", "emb-fresh")
+    vectors = np.load(world.cwd / "emb-fresh" / "embeddings.npy").astype(np.float32)
+    assert vectors.shape == (64, 16)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=2e-3)
+
+
+def test_the_log_goes_to_a_tracker_too(world):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(world, "tracked", "--track", "tensorboard")
+    events = EventAccumulator(str(world.cwd / "runs" / "tracked" / "tensorboard")).Reload()
+    drawn = [event.value for event in events.Scalars("loss")]
+    assert drawn == pytest.approx(losses(world, "tracked"), rel=1e-5)
 
 
 def test_distillation_learns_from_the_teachers_scores(world):
