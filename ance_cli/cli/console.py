@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -213,7 +214,10 @@ def show_rows(rows: list[dict[str, Any]], console: Console = stderr) -> None:
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in values.items():
-        if isinstance(value, dict):
+        if key.endswith("_bytes"):
+            sizes = "  ".join(f"{name} {decimal(size)}" for name, size in value.items())
+            yield f"{prefix}{key.removesuffix('_bytes')}", sizes
+        elif isinstance(value, dict):
             if value and not any(isinstance(part, dict) for part in value.values()):
                 yield f"{prefix}{key}", "  ".join(f"{k} {_shown(v)}" for k, v in value.items())
             else:

@@ -18,6 +18,7 @@ from ance_cli.cli import (
     mine,
     refresh,
     search,
+    status,
     train_segment,
 )
 from ance_cli.cli.ending import exit_code_of
@@ -52,7 +53,7 @@ def _root(
 
 for module in (
     demo, merge, bm25_negatives, encode, index, mine, train_segment, search, evaluate, refresh,
-    loop,
+    loop, status,
 ):  # fmt: skip
     module.register(app)
 

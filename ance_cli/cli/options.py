@@ -235,6 +235,9 @@ FLAGS: dict[str, Flag] = {
                     names=("--dry-run", "-n")),
     "quiet": Flag(bool, "No progress, no summary; only warnings and errors.", RUNTIME,
                   names=("--quiet", "-q")),
+    "watch": Flag(bool, "Look again and again, until the loop has finished or Ctrl-C.", RUNTIME,
+                  names=("--watch", "-w")),
+    "interval": Flag(float, "Seconds between two looks of --watch.", RUNTIME),
     "json": Flag(bool, "Print the summary as one JSON object on stdout.", RUNTIME),
 }  # fmt: skip
 
@@ -247,6 +250,7 @@ _CONFIGS = {
 
 _DEFAULTS = {
     "gpus": "all", "threads": 0, "dtype": "auto", "cpu_workers": 1, "nnodes": 1, "node_rank": 0,
+    "interval": 1.0,
 }  # fmt: skip
 """Of flags that no config has."""
 

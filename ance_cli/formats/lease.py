@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
@@ -40,6 +41,58 @@ def read_holder(path: Path) -> dict[str, str | int] | None:
     except (OSError, ValueError):
         return None
     return holder if isinstance(holder, dict) else None
+
+
+class Holder(NamedTuple):
+    """Whom a lease names, and whether they are still there; the heartbeat's age is in seconds."""
+
+    host: str
+    pid: int
+    started: str
+    command: str
+    heartbeat_age: float
+    alive: bool
+
+
+def look(path: Path) -> Holder | None:
+    """Who holds a lease, without touching it; None where nobody is named.
+
+    Whoever took its lock to find out, for a moment only, would turn away a holder who comes just
+    then. So on this host a holder lives as long as its process has the file open, and its heartbeat
+    decides on another host and where that cannot be seen (a process of another user).
+    """
+    named = read_holder(path)
+    try:
+        age = max(0.0, time.time() - path.stat().st_mtime)
+    except OSError:
+        return None
+    if named is None:
+        return None
+    try:
+        host, pid = str(named["host"]), int(named["pid"])
+    except (KeyError, ValueError):
+        return None
+    has_open = _has_open(pid, path) if host == socket.gethostname() else None
+    alive = age < STALE_SECONDS if has_open is None else has_open
+    return Holder(host, pid, str(named.get("started")), str(named.get("command")), age, alive)
+
+
+def _has_open(pid: int, path: Path) -> bool | None:
+    """Whether a process of this host has a file open; None where that cannot be seen."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        descriptors = os.listdir(folder)
+    except FileNotFoundError:
+        return False if os.path.isdir("/proc/self/fd") else None
+    except OSError:
+        return None
+    for name in descriptors:
+        try:
+            if os.path.samefile(os.path.join(folder, name), path):
+                return True
+        except OSError:  # closed since it was listed
+            continue
+    return False
 
 
 def _refuse(path: Path, what: str) -> Busy:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from ance_cli.formats import atomic, lease
@@ -32,38 +33,90 @@ def prune(run: RunFolder, keep: int) -> list[Path]:
     return removed
 
 
-def disk_need(
-    num_docs: int,
-    rows_per_doc: int,
-    dim: int,
-    num_queries: int,
-    depth: int,
-    weight_bytes: int,
-    num_checkpoints: int,
-    keep: int,
-    has_index: bool,
-) -> Mapping[str, int]:
-    """Bytes, at most, of each part of a run: float16 vectors, a Flat index beside them where one is
-    asked for, candidates of 8 bytes each, float32 weights, and two resume states of three times
-    the weights, while one more of each is being written."""
-    vectors = num_docs * rows_per_doc * dim * 2
+@dataclass(frozen=True)
+class Extent:
+    """What the size of a run depends on."""
+
+    num_docs: int
+    rows_per_doc: int
+    """Segments of a document, at most."""
+    dim: int
+    id_bytes: int
+    """Of a document's or query's id."""
+    num_queries: int
+    num_pairs: int
+    num_dev_queries: int
+    depth: int
+    negatives: int
+    dev_depth: int
+    weight_bytes: int
+    """Of one checkpoint in float32, its tokenizer included."""
+    num_checkpoints: int
+    """All of them are kept, and each has a generation."""
+    num_log_lines: int
+    keep: int
+    has_index: bool
+
+
+def disk_need(extent: Extent) -> dict[str, int]:
+    """Bytes, at most, of each part of a run, and of `all`.
+
+    float16 vectors, a Flat index beside them where there is one, candidates of 8 bytes each,
+    float32 weights, two resume states of three times the weights, while one more of each is being
+    written; and the records: the negatives and dev runs of every generation, and the log.
+    """
+    ids = extent.num_docs * (extent.id_bytes + 1 + 8)  # and where the document's rows begin
+    vectors = extent.num_docs * extent.rows_per_doc * extent.dim * 2
+    pair = _PAIR_BYTES + extent.negatives * (extent.id_bytes + _NEGATIVE_BYTES)
+    records = extent.num_pairs * pair
+    records += extent.num_dev_queries * extent.dev_depth * (2 * extent.id_bytes + _RUN_LINE_BYTES)
+    candidates = extent.num_queries * (extent.depth * 8 + extent.id_bytes + 1)
+    candidates += extent.num_pairs * (extent.id_bytes + _POSITIVE_BYTES)
     need = {
-        "embeddings": (keep + 1) * vectors,
-        "index": (keep + 1) * 2 * vectors if has_index else 0,
-        "candidates": (keep + 1) * num_queries * depth * 8,
-        "checkpoints": (num_checkpoints + 1) * weight_bytes,
-        "states": 3 * 3 * weight_bytes,
+        "embeddings": (extent.keep + 1) * (vectors + ids),
+        "index": (extent.keep + 1) * (2 * vectors + ids) if extent.has_index else 0,
+        "candidates": (extent.keep + 2) * candidates,  # BM25's too, where it is a source
+        "checkpoints": (extent.num_checkpoints + 1) * extent.weight_bytes,
+        "states": 3 * 3 * extent.weight_bytes,
+        "records": extent.num_checkpoints * (records + _GENERATION_BYTES)
+        + extent.num_log_lines * _LOG_LINE_BYTES,
     }
     return {**need, "all": sum(need.values())}
 
 
-def disk_use(folder: Path) -> int:
-    """Bytes that the files below a folder take."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file() and not path.is_symlink():
-                total += path.stat().st_size
-        except FileNotFoundError:  # a run that is being written
-            continue
-    return total
+_PAIR_BYTES, _NEGATIVE_BYTES = 160, 50
+"""Of a line of negatives: what surrounds the ids of a pair, and those of each negative."""
+_POSITIVE_BYTES = 40
+_RUN_LINE_BYTES = 30
+_LOG_LINE_BYTES = 400
+_GENERATION_BYTES = 50_000
+"""A generation's manifests, audit and probe."""
+
+
+def disk_use(run: RunFolder) -> dict[str, int]:
+    """Bytes that the files of a run take now, by the parts of `disk_need`.
+
+    What is unfinished counts with the part that it will be. Files may come and go meanwhile.
+    """
+    use = dict.fromkeys(("embeddings", "index", "candidates", "checkpoints", "states"), 0)
+    use["records"] = 0
+    for folder, _, names in os.walk(run.path):
+        part = _part_of(Path(folder).relative_to(run.path).parts)
+        for name in names:
+            try:
+                use[part] += os.lstat(os.path.join(folder, name)).st_size
+            except FileNotFoundError:
+                continue
+    return {**use, "all": sum(use.values())}
+
+
+def _part_of(place: tuple[str, ...]) -> str:
+    """The part that the files of a folder belong to, named by its place within the run."""
+    if place[:1] == ("checkpoints",):
+        return "checkpoints"
+    if place[:1] == ("state",):
+        return "states"
+    if place[:1] == ("generations",) and len(place) > 2:
+        name = place[2].strip(".").removesuffix(".partial").removesuffix(".removed")
+        return name if name in LARGE else "records"
+    return "records"

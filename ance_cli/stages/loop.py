@@ -18,6 +18,7 @@ from ance_cli.loop.sides import Side, run_sides
 from ance_cli.loop.supervisor import cycle, run_stage
 from ance_cli.presets import train_config
 from ance_cli.progress import Reporter, Silent
+from ance_cli.stages.disk import check_disk
 from ance_cli.stages.segments import FOLLOW, state_step
 from ance_cli.stages.summary import Summary
 
@@ -77,8 +78,10 @@ def loop(
     _check(given, config, max_staleness, last_step)
     commands = _Commands(output, config, follow, given, max_staleness, devices, quiet)
     if dry_run:
+        disk = commands.check_disk(run, reporter)
         return {"output": str(output), "kind": "run", "dry_run": True, "mode": devices.mode,
-                "last_step": last_step, "commands": commands.first_cycle(run)}  # fmt: skip
+                "last_step": last_step, "commands": commands.first_cycle(run),
+                "disk_bytes": disk}  # fmt: skip
 
     with run.held("supervisor"):
         before = _finished(run, last_step)
@@ -88,6 +91,7 @@ def loop(
         run.write_once(LOOP, settings)
         reason = None
         if not before:
+            commands.check_disk(run, reporter)
             run.event("supervisor", "loop started", last_step=last_step, mode=devices.mode)
             together = _side_by_side if devices.mode == "async" else _in_turn
             reason = together(run, config, commands, last_step, reporter)
@@ -153,6 +157,12 @@ class _Commands:
                   "max_staleness": self.max_staleness or None,
                   "threads": len(self.devices.train_cpus)}  # fmt: skip
         return [*self.train(None, steps, force), *as_flags(follow)]
+
+    def check_disk(self, run: RunFolder, reporter: Reporter) -> dict[str, int]:
+        """What the run will take on disk; warns where there is not enough."""
+        given = self.given
+        return check_disk(run, self.config, self.follow, given.training, given.segment,
+                          given.refreshing, reporter)  # fmt: skip
 
     def first_cycle(self, run: RunFolder) -> list[str]:
         """The commands of the first cycle, as one would type them."""

@@ -126,6 +126,37 @@ def test_read_holder_of_no_lease(path):
     assert lease.read_holder(path) is None
 
 
+def test_looking_at_a_lease_leaves_it_alone(path):
+    assert lease.look(path) is None and not path.exists()
+    with lease.hold(path, "out"):
+        before = path.stat()
+        found = lease.look(path)
+        assert found.alive and found.pid == os.getpid() and found.heartbeat_age < 60
+        assert path.stat().st_mtime_ns == before.st_mtime_ns
+        with pytest.raises(Busy), lease.hold(path, "out"):
+            pytest.fail("the look took the lease")
+
+
+def test_a_lease_that_nobody_has_open_is_dead(path):
+    for pid in (os.getpid(), 2**22 + 1):  # a process that does other things, and none at all
+        record(path, socket.gethostname(), pid, age=0)
+        assert not lease.look(path).alive
+
+
+def test_another_hosts_heartbeat_tells_who_is_alive(path):
+    for age, alive in ((lease.STALE_SECONDS - 10, True), (lease.STALE_SECONDS + 1, False)):
+        record(path, "elsewhere", 77, age=age)
+        found = lease.look(path)
+        assert (found.host, found.pid, found.alive) == ("elsewhere", 77, alive)
+        assert found.heartbeat_age == pytest.approx(age, abs=5)
+
+
+@pytest.mark.parametrize("left", [b"", b'{"host": "els', b"[1]", b'{"pid": 3}'])
+def test_a_lease_that_names_nobody_shows_nobody(path, left):
+    path.write_bytes(left)
+    assert lease.look(path) is None
+
+
 def test_the_holder_shows_that_it_is_alive(path, monkeypatch):
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
     with lease.hold(path, "out"):

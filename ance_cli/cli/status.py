@@ -1,0 +1,302 @@
+"""`ance status`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ance_cli.cli.options import Flags, command
+from ance_cli.errors import Stopped, UsageProblem
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.table import Table
+
+    from ance_cli.stages.status import Refresh, RunStanding
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @command(
+        app,
+        "status",
+        "watch interval json",
+        arguments={"run_folder": (Path, ..., "Run folder.")},
+        panel="Loop",
+    )
+    def status(flags: Flags) -> None:
+        """Tell how a run stands: training, negatives, who is alive, refreshes, errors, disk.
+
+        It only reads, while the run goes on or after, and also a copy of a run. With --watch it
+        looks again every --interval seconds; where the output is no terminal that is one block, or
+        with --json one line, each time.
+
+        Example: `ance status runs/ance --watch`
+        """
+        if flags.interval <= 0:
+            raise UsageProblem(f"--interval {flags.interval:g} must be greater than 0")
+        try:
+            _watch(flags) if flags.watch else _show_once(flags)
+        except Stopped as stop:  # Ctrl-C is how one leaves a viewer
+            if stop.signum != signal.SIGINT or not flags.watch:
+                raise
+
+
+def _show_once(flags: Flags) -> None:
+    from ance_cli.cli.console import stdout
+    from ance_cli.stages.status import status
+
+    found = status(flags.run_folder)
+    if flags.json:
+        _print_json(found, indented=sys.stdout.isatty())
+    else:
+        console = stdout()
+        console.print(view(found, console.width))
+
+
+def _watch(flags: Flags) -> None:
+    from rich.live import Live
+
+    from ance_cli.cli.console import stdout
+
+    console = stdout()
+    if flags.json or not console.is_terminal:
+        for found in _looks(flags):
+            if flags.json:
+                _print_json(found, indented=False)
+            else:
+                console.print(f"--- {found.time}")
+                console.print(view(found, console.width))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for found in _looks(flags):
+            live.update(_fitting(found, console), refresh=True)
+
+
+def _looks(flags: Flags) -> Iterator[RunStanding]:
+    """How the run stands, now and every interval, until it has finished."""
+    from ance_cli.stages.status import status
+
+    while True:
+        found = status(flags.run_folder)
+        yield found
+        if found.state == "finished":
+            return
+        time.sleep(flags.interval)
+
+
+def _print_json(found: RunStanding, indented: bool) -> None:
+    import orjson
+
+    text = orjson.dumps(found, option=orjson.OPT_INDENT_2 if indented else 0)
+    sys.stdout.buffer.write(text + b"\n")
+    sys.stdout.buffer.flush()
+
+
+# ---------------------------------------------------------------- the view
+
+
+def _fitting(found: RunStanding, console: Console) -> Group:
+    """The view with as many of the last refreshes as the terminal has lines for."""
+    last = len(found.refreshes)
+    while True:
+        shown = view(found, console.width, last)
+        if last <= 1 or len(console.render_lines(shown)) < console.height:
+            return shown
+        last -= 1
+
+
+def view(found: RunStanding, width: int, last_refreshes: int | None = None) -> Group:
+    """Everything in one block for a console of `width` columns: lines that fold, and the table of
+    refreshes, cut into several where it is wider."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, lines in _sections(found).items():
+        for place, line in enumerate(lines):
+            grid.add_row("" if place else label, Text.from_markup(line))
+    shown = found.refreshes[-last_refreshes:] if last_refreshes else found.refreshes
+    rows = [_row(refresh) for refresh in shown]
+    left_out = len(found.refreshes) - len(rows)
+    notes = [Text(f"... {left_out} earlier refreshes", style="dim")] if left_out else []
+    return Group(grid, *notes, *_tables(rows, width))
+
+
+def _sections(found: RunStanding) -> dict[str, list[str]]:
+    """The lines of each part, as rich's markup."""
+    from rich.filesize import decimal
+    from rich.markup import escape
+
+    colour = {"running": "green", "finished": "green", "stopped": "yellow"}.get(found.state, "bold")
+    mode = f", {found.mode}" if found.mode else ""
+    reason = f": {found.reason}" if found.reason else ""
+    sections = {
+        "run": [f"{escape(found.run)}  [{colour}]{found.state}[/{colour}]{mode}{escape(reason)}"],
+        "training": _training_lines(found),
+        "negatives": [_negatives_line(found)],
+        "inferencer": [_inferencer_line(found)],
+        "processes": [
+            f"[{'green' if worker.alive else 'red'}]{worker.role}[/] "
+            f"{'' if worker.alive else 'dead: '}process {worker.pid} on {escape(worker.host)}, "
+            f"since {_clock(worker.started)}, heartbeat {_duration(worker.heartbeat_age)} ago"
+            for worker in found.workers
+        ]
+        or ["none"],
+    }
+    if drift := found.drift:
+        kept = "refresh" if drift.get("refresh") else "no refresh"
+        sections["drift"] = [
+            f"overlap {drift.get('overlap')} of step {drift.get('checkpoint_step')} with "
+            f"generation {drift.get('generation')}: {kept} ({_clock(drift.get('time'))})"
+        ]
+    parts = [f"{name} {decimal(size)}" for name, size in found.disk.items()
+             if size and name not in ("all", "free")]  # fmt: skip
+    sections["disk"] = [
+        f"{decimal(found.disk['all'])} ({', '.join(parts)}); {decimal(found.disk['free'])} free"
+    ]
+    if found.problems:
+        sections["errors"] = [
+            f"[red]{_clock(problem.time)}[/red] {escape(problem.who)}: {escape(problem.what)}"
+            + escape("".join(f", {name} {value}" for name, value in problem.facts.items()))
+            for problem in found.problems
+        ]
+    return sections
+
+
+def _training_lines(found: RunStanding) -> list[str]:
+    training = found.training
+    line = f"step {training.step:,}"
+    if training.last_step is not None:
+        line += f" of {training.last_step:,}"
+        if training.last_step:
+            line += f" ({training.step / training.last_step:.1%})"
+    if training.waiting:
+        line += ", [yellow]waiting for negatives[/yellow]"
+    if training.seconds_left is not None:
+        line += f", {_duration(training.seconds_left)} left"
+    lines = [line]
+    figures = []
+    if training.loss is not None:
+        figures.append(f"loss {training.loss:.4f}")
+    if training.lr is not None:
+        figures.append(f"lr {training.lr:.2e}")
+    if training.steps_per_s is not None:
+        figures.append(f"{training.steps_per_s:,.2f} steps/s")
+    if training.tokens_per_s is not None:
+        figures.append(f"{training.tokens_per_s:,.0f} tokens/s")
+    if training.mfu is not None:
+        figures.append(f"MFU {training.mfu:.2%}")
+    if training.logged_age is not None:
+        figures.append(f"logged {_duration(training.logged_age)} ago")
+    return [*lines, ", ".join(figures)] if figures else lines
+
+
+def _negatives_line(found: RunStanding) -> str:
+    negatives = found.negatives
+    if negatives.generation is not None:
+        line = f"generation {negatives.generation}"
+    else:
+        line = "of a file" if negatives.checkpoint_step is not None else "none in use"
+    if negatives.checkpoint_step is not None:
+        line += f" from step {negatives.checkpoint_step:,}, {negatives.age:,} steps old"
+    if negatives.published is None:
+        return f"{line}; none published"
+    if negatives.published == negatives.generation:
+        return f"{line}, the published one"
+    return f"{line}; published: {negatives.published} from step {negatives.published_step:,}"
+
+
+def _inferencer_line(found: RunStanding) -> str:
+    at = found.refreshing
+    if at.phase is None:
+        return "none"
+    if at.phase == "waiting":
+        return "waiting for a checkpoint"
+    line = at.phase if at.running else f"[yellow]left unfinished[/yellow]: {at.phase}"
+    if at.generation is not None:
+        line += f" of generation {at.generation}"
+    if at.checkpoint_step is not None:
+        line += f" from step {at.checkpoint_step:,}"
+    if at.blocks and at.blocks_done is not None:
+        line += f": {at.blocks_done:,} of {at.blocks:,} blocks ({at.blocks_done / at.blocks:.0%})"
+    return f"{line}, begun {_clock(at.started)}" if at.started else line
+
+
+def _row(refresh: Refresh) -> dict[str, str]:
+    """One refresh, the columns in the order of their weight."""
+    return {
+        "gen": f"{refresh.generation}{'*' if refresh.is_best else ''}",
+        "step": f"{refresh.checkpoint_step:,}",
+        "age": _figure(refresh.age),
+        **{name: f"{value:.4f}" for name, value in refresh.dev.items()},
+        "overlap": _figure(refresh.probe_overlap),
+        "kept": _figure(refresh.overlap_with_earlier),
+        "used": _figure(refresh.consumed),
+        "filtered": _figure(refresh.positives_filtered),
+        "short": _figure(refresh.pairs_short_of_negatives),
+        **{f"{name} s": f"{value:,.1f}" for name, value in refresh.seconds.items()},
+    }
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _tables(rows: list[dict[str, str]], width: int) -> list[Table]:
+    """The rows as a table, cut into several that fit; each begins with the first column."""
+    from rich.table import Table
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if not rows:
+        return []
+    wide = {name: max(len(name), *(len(row.get(name, "")) for row in rows)) + 2 for name in names}
+    groups: list[list[str]] = []
+    for name in names[1:]:
+        if not groups or sum(wide[other] for other in [*groups[-1], name]) > width:
+            groups.append([names[0]])
+        groups[-1].append(name)
+    tables = []
+    for group in groups:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for name in group:
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(*(row.get(name, "") for name in group))
+        tables.append(table)
+    return tables
+
+
+def _duration(seconds: float) -> str:
+    """45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def _clock(moment: Any) -> str:
+    """A time from a ledger, in the zone of who looks."""
+    from datetime import datetime
+
+    try:
+        return datetime.fromisoformat(str(moment)).astimezone().strftime("%d %b %H:%M:%S")
+    except ValueError:
+        return str(moment)
