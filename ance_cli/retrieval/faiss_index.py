@@ -17,10 +17,13 @@ import numpy.typing as npt
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.embeddings import Embeddings, read_ids
 from ance_cli.formats.manifest import read_manifest
+from ance_cli.retrieval.exact import Found, in_order, pool_to_documents
 
 INDEX = "index"
 DOC_IDS = "docid"
 SEGMENT_MARK = "#"
+
+_RESULT_BYTES = 64 << 20
 
 
 def _reason(error: RuntimeError) -> str:
@@ -144,3 +147,28 @@ class FaissIndex:
         """(nq, k) scores and row positions, best first, -1 where there is nothing."""
         D, I = self.index.search(np.ascontiguousarray(xq), k)  # noqa: E741
         return D, I
+
+    def top_docs(
+        self,
+        xq: npt.NDArray[np.float32],
+        depth: int,
+        on_queries: Callable[[int], None] | None = None,
+        out: Found | None = None,
+    ) -> Found:
+        """(nq, depth) scores and document positions in corpus order, best first, -1 = none.
+
+        MaxP searches `depth * segments` rows, which hold at least `depth` documents, and pools.
+        `out` takes the results.
+        """
+        nq, k = len(xq), depth * self.max_segments
+        D, docs = out or (np.empty((nq, depth), np.float32), np.empty((nq, depth), np.int32))
+        batch = max(1, _RESULT_BYTES // (12 * k))
+        for start in range(0, nq, batch):
+            part = slice(start, start + batch)
+            found = in_order(*self.search(xq[part], k))
+            if self.max_segments > 1:
+                found = pool_to_documents(*found, self.doc_of_row, depth)
+            D[part], docs[part] = found
+            if on_queries:
+                on_queries(len(found[0]))
+        return D, docs
