@@ -117,7 +117,7 @@ class _Reader:
         buffers = self._buffers[parity]
         if not buffers or len(buffers[0]) < rows:
             made = {
-                device: torch.empty(shape, dtype=self._dtype, device=device)
+                device: _empty(shape, self._dtype, device)
                 for device in dict.fromkeys(self._devices)
             }
             buffers = self._buffers[parity] = [made[device] for device in self._devices]
@@ -126,6 +126,14 @@ class _Reader:
         if self._pinned is None or len(self._pinned) < rows:
             self._pinned = torch.empty(shape, dtype=self._dtype, pin_memory=True)
         return self._pinned, buffers
+
+
+def _empty(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    # numpy asks the kernel for huge pages, torch does not: first touching small ones takes half of
+    # the time that a chunk is read in
+    return torch.from_numpy(np.empty(shape, np.float32 if dtype == torch.float32 else np.float16))
 
 
 def _tensor_of(block: Floats) -> Tensor:
