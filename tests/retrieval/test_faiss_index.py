@@ -1,5 +1,6 @@
 """FAISS indexes in pyserini's layout, built from any factory string."""
 
+import json
 import os
 import re
 import shutil
@@ -167,7 +168,8 @@ def test_recall_against_its_twin(embed, tmp_path, row_counts):
     assert stats["recall_queries"] == 25
     for at in (10, 100):
         shares = [
-            len({*a} & {*b}) / at for a, b in zip(found[:, :at].tolist(), exact[:, :at].tolist())
+            len({*a} & {*b}) / at
+            for a, b in zip(found[:, :at].tolist(), exact[:, :at].tolist(), strict=True)
         ]
         assert stats[f"recall@{at}"] == round(np.mean(shares), 4)
     assert 0 < stats["recall@100"] < 0.9
@@ -195,6 +197,14 @@ def test_recall_of_an_index_that_is_there_is_measured_once(vectors, tmp_path):
     stats = read_manifest(tmp_path / "index", "index")["stats"]
     assert stats["recall@10"] == found["recall@10"] < 1
     assert stats["rows"] == 400
+
+
+def test_the_command_reports_recall(vectors, ance):
+    command = ("index", vectors.folder, "-o", "index", "--factory", "IVF5,Flat", "--probes", 5)
+    found = json.loads(ance(*command, "--recall-check", 9, "--json").stdout)
+    assert (found["recall_queries"], found["recall@10"], found["recall@100"]) == (9, 1.0, 1.0)
+    refused = ance("index", vectors.folder, "-o", "other", "--recall-check", -1, code=2)
+    assert "--recall-check must not be negative" in refused.stderr
 
 
 def test_probes_are_the_default_of_the_index(vectors, publish):
