@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,12 +135,10 @@ def _search_group(
     chunks = read_ahead(embeddings, [share.device for share in shares], shares[0].engine.dtype)
     with closing(chunks), ThreadPoolExecutor(len(shares), "search") as threads:
         for chunk in chunks:
-            jobs = [
-                threads.submit(share.add, chunk, x)
-                for share, x in zip(shares, chunk.on, strict=True)
-            ]
-            for job in jobs:
-                job.result()
+            # one device is searched in this thread, which has the caller's number of threads
+            run = map if len(shares) == 1 else threads.map
+            for _ in run(_Share.add, shares, repeat(chunk), chunk.on):
+                pass
             yield chunk.first_row + len(chunk)
     for share in shares:
         share.finish()
@@ -175,7 +173,8 @@ class _Share:
         k = self._D.shape[1]
         starts = chunk.starts.to(self.device) if self._pooled else None
         first = chunk.first_doc if self._pooled else chunk.first_row
-        batch = self.engine.batch(len(x), k)
+        segments = 1 if starts is None else int(starts.diff().max())
+        batch = self.engine.batch(len(x), k * segments)
         with torch.inference_mode():
             x = self.engine.prepare(x)
             for start in range(0, len(self._q), batch):
@@ -192,7 +191,9 @@ class _Share:
 
     def finish(self) -> None:
         """Put the results where they belong."""
-        for filled, found in zip(self._filled, (self._D / self.engine.scale, self._I), strict=True):
+        if self.engine.scale != 1:
+            self._D /= self.engine.scale
+        for filled, found in zip(self._filled, (self._D, self._I), strict=True):
             filled.copy_(found)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 _SCORE_BYTES = {"cuda": 1 << 30, "cpu": 128 << 20}
-_RESULT_BYTES = 64 << 20
+_RESULT_BYTES = 256 << 20
 _GROUP = 64
 _TIED_AT_ONCE = 64
 _FAISS_GPU_MAX_K = 2_048
@@ -133,7 +133,7 @@ class Engine(Protocol):
         """The queries as `best` takes them, on the device."""
 
     def batch(self, rows: int, k: int) -> int:
-        """How many queries to pass to `best` at once."""
+        """How many queries to pass to `best` at once, of which each finds k rows of so many."""
 
     def prepare(self, x: Tensor) -> Tensor:
         """A chunk as `best` takes it; called once for all batches."""
@@ -174,15 +174,17 @@ class TorchEngine:
         return max(1, _SCORE_BYTES[self.device.type] // (4 * rows))
 
     def prepare(self, x: Tensor) -> Tensor:
-        return x if self.dtype == torch.float32 else torch.cat([x, x], 1)
+        if self.dtype == torch.float32:
+            return x
+        pair = torch.cat([x, x], 1)
+        # torch multiplies halves into 32 bits on GPUs only
+        return pair if self.device.type == "cuda" else pair.float()
 
     def scores(self, q: Tensor, x: Tensor) -> Tensor:
         """(b, n) float32 of what `queries` and `prepare` returned."""
-        if q.dtype == torch.float32:
-            return q @ x.T
-        if q.device.type == "cuda":
-            return torch.mm(q, x.T, out_dtype=torch.float32)
-        return q.float() @ x.float().T  # torch multiplies halves into 32 bits on GPUs only
+        if x.dtype == torch.float32:
+            return q.float() @ x.T
+        return torch.mm(q, x.T, out_dtype=torch.float32)
 
     def best(
         self, q: Tensor, x: Tensor, starts: Tensor | None, k: int, floor: Tensor
@@ -229,7 +231,7 @@ class FaissEngine:
         return torch.from_numpy(xq)
 
     def batch(self, rows: int, k: int) -> int:
-        return max(1, _RESULT_BYTES // (12 * (k + 1)))
+        return max(1, _RESULT_BYTES // (64 * (k + 1)))  # found, sorted, merged
 
     def prepare(self, x: Tensor) -> Tensor:
         return x

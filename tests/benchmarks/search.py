@@ -163,6 +163,8 @@ def resident(what: str) -> float:
 
 def memory_of(options: argparse.Namespace) -> None:
     """In the child: search and say what it took."""
+    import faiss  # noqa: F401  (its own memory is not the search's)
+
     embeddings = Embeddings(options.child)
     xq = np.random.default_rng(1).standard_normal((options.queries, embeddings.dim), np.float32)
     before = resident("VmRSS")
