@@ -147,9 +147,13 @@ class IndexConfig:
     factory: str = "Flat"
     train_rows: int = 262_144
     seed: int = SEED
+    probes: int | None = None
+    recall_check: int = 0
 
     def __post_init__(self) -> None:
         _check(self.train_rows > 0, "--train-rows must be at least 1")
+        _check(self.probes is None or self.probes > 0, "--probes must be at least 1")
+        _check(self.recall_check >= 0, "--recall-check must not be negative")
 
 
 @dataclass(frozen=True)

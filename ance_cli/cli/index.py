@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "index",
-        f"output factory train_rows seed threads force {COMMON}",
+        f"output factory train_rows probes recall_check seed threads force {COMMON}",
         configs="index",
         required="output",
         arguments={"embeddings": (Path, ..., "Embeddings folder that `ance encode` made.")},
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
         Searching embeddings exactly needs no index: build one for serving, or to trade recall for
         speed on a large corpus.
 
-        Example: `ance index emb/ -o index/ --factory HNSW32`
+        Example: `ance index emb/ -o index/ --factory HNSW32 --recall-check 1000`
         """
         from ance_cli.stages.index import index as stage
 

@@ -134,6 +134,8 @@ FLAGS: dict[str, Flag] = {
                     METHOD),
     "index_factory": Flag(str, "Search an index of this factory string instead of searching "
                           "exactly.", METHOD),
+    "recall_check": Flag(int, "Search with so many sampled passages as queries and report recall "
+                         "against exact search; 0 = do not.", METHOD),
     "train_rows": Flag(int, "Rows, at most, from which a trained index learns.", METHOD),
     "side": Flag(SideName, "Encode passages (the corpus) or queries.", METHOD),
     "query_length": Flag(int, "Tokens of a query, special ones included.", METHOD),

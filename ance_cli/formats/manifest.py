@@ -215,6 +215,13 @@ class Plan:
             (self.output / name).unlink(missing_ok=True)
         return manifest
 
+    def add_stats(self, stats: dict[str, Any]) -> dict[str, Any]:
+        """Add figures to the manifest of the published output; returns the manifest."""
+        manifest = read_manifest(self.output, self.kind)
+        manifest["stats"].update(stats)
+        atomic.write_bytes(self.manifest, _dump(manifest))
+        return manifest
+
     # ---------------------------------------------------------------- files
 
     @property

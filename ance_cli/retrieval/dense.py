@@ -73,8 +73,8 @@ class DenseRetriever:
         from ance_cli.models.inference import InferenceEngine
         from ance_cli.models.tokens import Tokenizer
 
-        devices = choose_devices(config.gpus)
-        self.device = devices[0]
+        self.devices = choose_devices(config.gpus)
+        self.device = self.devices[0]
         self.dtype = choose_dtype(config.dtype, self.device)
         self.checkpoint = checkpoint
         self.embeddings: Embeddings | None = None
@@ -91,7 +91,7 @@ class DenseRetriever:
         self._engine = InferenceEngine(
             load_encoder(checkpoint, "query"),
             self._tokenizer.pad_id_of("query"),
-            devices,
+            self.devices,
             self.dtype,
             config.tokens_for(self.device.type),
         )
@@ -109,27 +109,20 @@ class DenseRetriever:
         return vectors
 
     def search(
-        self, xq: npt.NDArray[np.float32], depth: int, reporter: Reporter
+        self,
+        xq: npt.NDArray[np.float32],
+        depth: int,
+        reporter: Reporter,
+        out: tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]] | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """(nq, depth) scores and document positions in corpus order, best first, -1 = none.
 
-        MaxP searches `depth * segments` rows, which hold at least `depth` documents, and pools.
+        `out` takes them, for instance memory-mapped arrays.
         """
-        from ance_cli.retrieval.exact import exact_top_k, in_order, pool_to_documents
+        from ance_cli.retrieval.exact import exact_top_docs
 
         if self.embeddings is not None:
-            segments = self.embeddings.max_segments
-            doc_of_row = self.embeddings.doc_of_row()
             with reporter.task("searching", self.embeddings.num_rows, "row") as bar:
-                D, I = exact_top_k(  # noqa: E741
-                    xq, self.embeddings, depth * segments, self.device, bar.advance
-                )
-        else:
-            segments = self._index.max_segments
-            doc_of_row = self._index.doc_of_row
-            with reporter.task("searching", len(xq), "query") as bar:
-                D, I = in_order(*self._index.search(xq, depth * segments))  # noqa: E741
-                bar.advance(len(xq))
-        if segments > 1:
-            return pool_to_documents(D, I, doc_of_row, depth)
-        return D, I.astype(np.int32)
+                return exact_top_docs(xq, self.embeddings, depth, self.devices, bar.advance, out)
+        with reporter.task("searching", len(xq), "query") as bar:
+            return self._index.top_docs(xq, depth, bar.advance, out)

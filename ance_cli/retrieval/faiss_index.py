@@ -17,10 +17,13 @@ import numpy.typing as npt
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.embeddings import Embeddings, read_ids
 from ance_cli.formats.manifest import read_manifest
+from ance_cli.retrieval.exact import Found, in_order, pool_to_documents
 
 INDEX = "index"
 DOC_IDS = "docid"
 SEGMENT_MARK = "#"
+
+_RESULT_BYTES = 64 << 20
 
 
 def _reason(error: RuntimeError) -> str:
@@ -28,10 +31,13 @@ def _reason(error: RuntimeError) -> str:
     return str(error).strip().splitlines()[-1]
 
 
-def new_index(dim: int, factory: str) -> Any:
-    """An empty inner-product index; `UsageProblem` where faiss does not know the string."""
+def new_index(dim: int, factory: str, probes: int | None = None) -> Any:
+    """An empty inner-product index; `UsageProblem` where faiss does not know the string.
+
+    `probes` is how many inverted lists a query visits unless its search says otherwise.
+    """
     try:
-        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise UsageProblem(
             f"--factory {factory!r} is not a faiss factory string for {dim} dimensions "
@@ -39,6 +45,29 @@ def new_index(dim: int, factory: str) -> Any:
             hint="for instance Flat, IVF1024,Flat, HNSW32, OPQ16,IVF1024,PQ16; "
             "PQ needs a divisor of the dimension",
         ) from error
+    if probes is not None and not set_probes(index, probes):
+        raise UsageProblem(f"--probes does not apply to --factory {factory!r}: no inverted lists")
+    return index
+
+
+def rows_to_train(index: Any) -> int:
+    """The fewest rows from which an index learns its centroids: one for each of them.
+
+    faiss checks this too, but does not say how many it wants.
+    """
+    index = faiss.downcast_index(index)
+    needed = [int(getattr(index, "nlist", 1))]
+    if hasattr(index, "pq"):
+        needed.append(int(index.pq.ksub))
+    if isinstance(index, faiss.IndexPreTransform):
+        chain: Any = index.chain  # a C++ vector, whatever its stub says
+        transforms = [chain.at(place) for place in range(chain.size())]
+        if any(isinstance(faiss.downcast_VectorTransform(t), faiss.OPQMatrix) for t in transforms):
+            needed.append(256)  # its rotation is fitted to a quantizer of 8 bits
+        needed.append(rows_to_train(index.index))
+    if isinstance(index, faiss.IndexRefine):
+        needed.append(rows_to_train(index.base_index))
+    return max(needed)
 
 
 def build_index(
@@ -47,21 +76,26 @@ def build_index(
     train_rows: int,
     seed: int,
     on_rows: Callable[[int], None] | None = None,
+    probes: int | None = None,
 ) -> Any:
     """Train (if the factory string needs it) and fill an index over all rows."""
-    index = new_index(embeddings.dim, factory)
+    index = new_index(embeddings.dim, factory, probes)
     if not index.is_trained:
         count = min(train_rows, embeddings.num_rows)
         generator = np.random.Generator(np.random.Philox(key=seed))
         chosen = np.sort(generator.choice(embeddings.num_rows, count, replace=False))
         sample = np.ascontiguousarray(embeddings.vectors[chosen], np.float32)
         try:
+            if count < rows_to_train(index):
+                raise RuntimeError(f"it takes at least {rows_to_train(index):,}")
             index.train(sample)
         except RuntimeError as error:
             raise BadInput(
                 f"{embeddings.folder}: {count} rows are too few to train {factory!r} "
                 f"({_reason(error)})",
-                hint="use --factory Flat, or fewer centroids",
+                hint="train on more of them with --train-rows"
+                if count < embeddings.num_rows
+                else "use --factory Flat, or fewer centroids",
             ) from error
     for _, xb in embeddings.blocks():
         try:
@@ -129,14 +163,11 @@ class FaissIndex:
         return str(self.manifest["inputs"]["tower"])
 
     def set_probes(self, probes: int | None) -> None:
-        """How many inverted lists a query visits (`nprobe`), where the index has any."""
-        if probes is not None:
-            try:
-                faiss.ParameterSpace().set_index_parameter(self.index, "nprobe", probes)
-            except RuntimeError as error:
-                raise UsageProblem(
-                    f"--probes does not apply to {self.folder}: it has no inverted lists"
-                ) from error
+        """How many inverted lists a query visits, where the index has any; None leaves it."""
+        if probes is not None and not set_probes(self.index, probes):
+            raise UsageProblem(
+                f"--probes does not apply to {self.folder}: it has no inverted lists"
+            )
 
     def search(
         self, xq: npt.NDArray[np.float32], k: int
@@ -144,3 +175,54 @@ class FaissIndex:
         """(nq, k) scores and row positions, best first, -1 where there is nothing."""
         D, I = self.index.search(np.ascontiguousarray(xq), k)  # noqa: E741
         return D, I
+
+    def top_docs(
+        self,
+        xq: npt.NDArray[np.float32],
+        depth: int,
+        on_queries: Callable[[int], None] | None = None,
+        out: Found | None = None,
+    ) -> Found:
+        """(nq, depth) scores and document positions in corpus order, best first, -1 = none.
+
+        `out` takes the results.
+        """
+        return index_top_docs(
+            self.index, xq, depth, self.max_segments, self.doc_of_row, on_queries, out
+        )
+
+
+def set_probes(index: Any, probes: int) -> bool:
+    """Set how many inverted lists a query visits (`nprobe`); False where there are none."""
+    try:
+        faiss.ParameterSpace().set_index_parameter(index, "nprobe", probes)
+    except RuntimeError:
+        return False
+    return True
+
+
+def index_top_docs(
+    index: Any,
+    xq: npt.NDArray[np.float32],
+    depth: int,
+    max_segments: int,
+    doc_of_row: npt.NDArray[np.int32],
+    on_queries: Callable[[int], None] | None = None,
+    out: Found | None = None,
+) -> Found:
+    """(nq, depth) scores and document positions that a faiss index finds, best first, -1 = none.
+
+    MaxP searches `depth * max_segments` rows, which hold at least `depth` documents, and pools.
+    """
+    nq, k = len(xq), depth * max_segments
+    D, docs = out or (np.empty((nq, depth), np.float32), np.empty((nq, depth), np.int32))
+    batch = max(1, _RESULT_BYTES // (12 * k))
+    for start in range(0, nq, batch):
+        part = slice(start, start + batch)
+        found = in_order(*index.search(np.ascontiguousarray(xq[part]), k))
+        if max_segments > 1:
+            found = pool_to_documents(*found, doc_of_row, depth)
+        D[part], docs[part] = found
+        if on_queries:
+            on_queries(len(found[0]))
+    return D, docs

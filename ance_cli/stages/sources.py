@@ -111,7 +111,7 @@ def neighbours(
 
     MaxP: the similarity of two documents is the maximum over their rows.
     """
-    from ance_cli.retrieval.exact import exact_top_k, in_order, pool_to_documents
+    from ance_cli.retrieval.exact import exact_top_docs, in_order, pool_to_documents
 
     position = {doc_id: place for place, doc_id in enumerate(embeddings.ids)}
     doc_ids = sorted({name for names in positives.values() for name in names}, key=position.get)  # type: ignore[arg-type]
@@ -119,16 +119,15 @@ def neighbours(
     first, last = embeddings.doc_offsets[places], embeddings.doc_offsets[places + 1]
     rows = np.concatenate([np.arange(start, stop) for start, stop in zip(first, last, strict=True)])
     xq = embeddings.vectors[rows].astype(np.float32)
-    segments = embeddings.max_segments
     with reporter.task("searching neighbours", embeddings.num_rows, "row") as bar:
-        D, I = exact_top_k(xq, embeddings, depth * segments, device, bar.advance)  # noqa: E741
+        D, found = exact_top_docs(xq, embeddings, depth, [device], bar.advance)
     row_of = {doc_id: row for row, doc_id in enumerate(doc_ids)}
-    if segments == 1:
-        return RankedLists(I.astype(np.int32), None, row_of, by_positive=True)
-    doc_of_row = embeddings.doc_of_row()
+    if len(rows) == len(doc_ids):
+        return RankedLists(found, None, row_of, by_positive=True)
+    itself = np.arange(embeddings.num_docs, dtype=np.int32)
     docs = np.empty((len(doc_ids), depth), np.int32)
     ends = np.cumsum(last - first)
     for nth, (start, end) in enumerate(zip(ends - (last - first), ends, strict=True)):
-        best = in_order(D[start:end].reshape(1, -1), I[start:end].reshape(1, -1))
-        docs[nth] = pool_to_documents(*best, doc_of_row, depth)[1][0]
+        best = in_order(D[start:end].reshape(1, -1), found[start:end].reshape(1, -1))
+        docs[nth] = pool_to_documents(*best, itself, depth)[1][0]
     return RankedLists(docs, None, row_of, by_positive=True)

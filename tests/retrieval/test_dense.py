@@ -26,7 +26,7 @@ def checkpoint(tower="t"):
 def retriever(source):
     """A retriever over opened vectors, without a checkpoint to encode with."""
     made = DenseRetriever.__new__(DenseRetriever)
-    made.device = torch.device("cpu")
+    made.devices = [torch.device("cpu")]
     made.embeddings = None if isinstance(source, FaissIndex) else source
     made._index = source
     return made

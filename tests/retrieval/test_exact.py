@@ -4,22 +4,33 @@ import numpy as np
 import pytest
 import torch
 
-from ance_cli.retrieval import exact
-from ance_cli.retrieval.exact import exact_top_k, in_order, pool_to_documents, positive_scores
+from ance_cli.errors import BadInput
+from ance_cli.formats.embeddings import VECTORS, Embeddings
+from ance_cli.retrieval import chunks, exact, top_k
+from ance_cli.retrieval.exact import (
+    exact_top_docs,
+    exact_top_k,
+    in_order,
+    pair_scores,
+    pool_to_documents,
+    positive_scores,
+)
 
-
-class Elsewhere(str):
-    """Not called a CPU, so that the code for GPUs runs, and yet one as far as torch can tell."""
-
-    type = "elsewhere"
-
-
-DEVICES = [
-    pytest.param(None, id="no device"),
-    pytest.param(torch.device("cpu"), id="cpu"),
-    pytest.param(Elsewhere("cpu"), id="code for GPUs"),
+CPU = torch.device("cpu")
+PATHS = [
+    pytest.param("faiss", (), id="faiss"),
+    pytest.param("torch", (CPU,), id="torch"),
+    pytest.param("faiss", (CPU, CPU, CPU), id="faiss on three devices"),
+    pytest.param("torch", (CPU, CPU), id="torch on two devices"),
 ]
-quiet = pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+paths = pytest.mark.parametrize(("engine", "devices"), PATHS)
+
+
+def on_every_path(search, *arguments):
+    """What the search finds on each of them."""
+    for path in PATHS:
+        engine, devices = path.values
+        yield search(*arguments, devices, engine=engine)
 
 
 def normal(*shape, seed=0):
@@ -36,102 +47,174 @@ def brute_force(xq, xb, k):
     scores = xq.astype(np.float64) @ xb.astype(np.float64).T
     D = np.full((len(xq), k), -np.inf)
     positions = np.full((len(xq), k), -1)
-    for query, row in enumerate(scores):
-        best = sorted(range(len(xb)), key=lambda place: (-row[place], place))[:k]
-        positions[query, : len(best)] = best
-        D[query, : len(best)] = row[best]
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    positions[:, : best.shape[1]] = best
+    D[:, : best.shape[1]] = np.take_along_axis(scores, best, 1)
     return D, positions
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """`small_chunks(rows)`: so many rows are searched at a time, if no block is larger."""
+    return lambda rows: monkeypatch.setattr(chunks, "CHUNK_ROWS", rows)
 
 
 # ---------------------------------------------------------------- exact_top_k
 
 
-@quiet
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("rows", "k", "block_docs"), [(50, 10, 7), (50, 1, 50), (300, 120, 64)])
-def test_top_k_over_several_blocks(embed, device, rows, k, block_docs):
+def test_top_k_over_several_blocks(embed, small_chunks, rows, k, block_docs):
     xq, xb = normal(9, 16, seed=1), normal(rows, 16, seed=2)
-    D, positions = exact_top_k(xq, embed(xb, block_docs=block_docs), k, device)
+    embeddings = embed(xb, block_docs=block_docs)
     D_twin, twin = brute_force(xq, xb, k)
+    for chunk_rows in (1, 100, 1000):
+        small_chunks(chunk_rows)
+        for D, positions in on_every_path(exact_top_k, xq, embeddings, k):
+            assert np.array_equal(positions, twin)
+            assert np.allclose(D, D_twin, atol=1e-5)
+            assert (D.dtype, positions.dtype) == (np.float32, np.int32)
+
+
+@paths
+@pytest.mark.parametrize("size", [1e-4, 1, 1e3])
+def test_stored_halves_are_searched_with_whole_queries(embed, engine, devices, size):
+    xq, xb = (normal(9, 16, seed=1) * size).astype(np.float32), normal(400, 16, seed=2)
+    embeddings = embed(xb, dtype="float16", block_docs=90)
+    D, positions = exact_top_k(xq, embeddings, 80, devices, engine=engine)
+    D_twin, twin = brute_force(xq, xb.astype(np.float16), 80)
     assert np.array_equal(positions, twin)
-    assert np.allclose(D, D_twin, atol=1e-5)
-    assert (D.dtype, positions.dtype) == (np.float32, np.int64)
+    assert np.allclose(D / size, D_twin / size, atol=1e-5)
 
 
-@quiet
-@pytest.mark.parametrize("device", DEVICES)
-def test_stored_halves_are_searched_as_they_are_stored(embed, device):
-    xq, xb = normal(9, 16, seed=1), normal(40, 16, seed=2)
-    embeddings = embed(xb, dtype="float16")
-    D, positions = exact_top_k(xq, embeddings, 8, device)
-    D_twin, twin = brute_force(xq, xb.astype(np.float16), 8)
-    assert np.array_equal(positions, twin)
-    assert np.allclose(D, D_twin, atol=1e-5)
-
-
-@quiet
-@pytest.mark.parametrize("device", DEVICES)
+@paths
 @pytest.mark.parametrize("block_docs", [1, 4, 100])
-def test_more_places_than_rows_stay_empty(embed, device, block_docs):
+def test_more_places_than_rows_stay_empty(embed, engine, devices, block_docs):
     xq, xb = normal(3, 8, seed=1), normal(10, 8, seed=2)
-    D, positions = exact_top_k(xq, embed(xb, block_docs=block_docs), 15, device)
+    D, positions = exact_top_k(xq, embed(xb, block_docs=block_docs), 15, devices, engine=engine)
     assert np.array_equal(positions, brute_force(xq, xb, 15)[1])
     assert (positions[:, 10:] == -1).all()
     assert np.isneginf(D[:, 10:]).all()
 
 
-@quiet
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("block_docs", [7, 60])
-def test_ties_are_broken_by_position(embed, device, block_docs):
-    xq, xb = small_integers(20, 3, seed=1, high=3), small_integers(60, 3, seed=2)
-    D, positions = exact_top_k(xq, embed(xb, block_docs=block_docs), 60, device)
-    D_twin, twin = brute_force(xq, xb, 60)
-    assert np.array_equal(positions, twin)
-    assert np.array_equal(D, D_twin)
+@pytest.mark.parametrize("seed", range(8))
+def test_ties_are_broken_by_position_also_at_the_cut(embed, small_chunks, seed):
+    rng = np.random.default_rng(seed)
+    rows, k, block_docs = (
+        int(rng.integers(1, 700)),
+        int(rng.integers(1, 150)),
+        rng.integers(60, 300),
+    )
+    small_chunks(int(rng.integers(1, 400)))
+    xq = small_integers(int(rng.integers(1, 40)), 3, seed=seed + 1, high=3)
+    xb = small_integers(rows, 3, seed=seed + 2, high=3)
+    dtype = ("float16", "float32")[seed % 2]
+    embeddings = embed(xb, block_docs=int(block_docs), dtype=dtype)
+    D_twin, twin = brute_force(xq, xb, k)
+    for D, positions in on_every_path(exact_top_k, xq, embeddings, k):
+        assert np.array_equal(positions, twin)
+        assert np.array_equal(D, D_twin)
 
 
-@quiet
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("block_docs", [4, 10])
-def test_ties_for_the_last_places_in_blocks_that_fit(embed, device, block_docs):
-    xq, xb = small_integers(20, 3, seed=1, high=3), small_integers(60, 3, seed=2)
-    _, positions = exact_top_k(xq, embed(xb, block_docs=block_docs), 10, device)
-    assert np.array_equal(positions, brute_force(xq, xb, 10)[1])
+@paths
+def test_equal_vectors_are_ranked_in_corpus_order(embed, small_chunks, engine, devices):
+    small_chunks(64)
+    xq, xb = normal(70, 8, seed=1), np.tile(normal(1, 8, seed=2), (300, 1))
+    _, positions = exact_top_k(xq, embed(xb, block_docs=64), 100, devices, engine=engine)
+    assert (positions == np.arange(100)).all()
 
 
-@quiet
-@pytest.mark.parametrize("device", DEVICES)
-def test_ties_for_the_last_places_in_larger_blocks(embed, device):
-    for rows, k, block_docs in [(40, 10, 16), (40, 10, 40), (300, 20, 64), (1000, 150, 400)]:
-        xq, xb = small_integers(20, 3, seed=1, high=3), small_integers(rows, 3, seed=2)
-        D, positions = exact_top_k(xq, embed(xb, block_docs=block_docs), k, device)
-        expected, _ = brute_force(xq, xb, k)  # which of the last ties are kept is not promised
-        assert np.array_equal(D, expected)
-        assert np.array_equal(np.take_along_axis(xq @ xb.T, positions, 1), expected)
-
-
-@quiet
-@pytest.mark.parametrize("device", DEVICES)
-def test_batches_of_queries_change_nothing(embed, device, monkeypatch):
+@paths
+def test_batches_and_groups_of_queries_change_nothing(embed, monkeypatch, engine, devices):
     xq, embeddings = normal(11, 8, seed=1), embed(normal(30, 8, seed=2))
-    whole = exact_top_k(xq, embeddings, 6, device)
-    monkeypatch.setattr(exact, "_QUERY_BATCH", 4)
-    D, positions = exact_top_k(xq, embeddings, 6, device)
+    whole = exact_top_k(xq, embeddings, 6, devices, engine=engine)
+    monkeypatch.setattr(exact, "_GROUP_BYTES", 4 * (4 * 8 + 8 * 6))
+    monkeypatch.setattr(top_k, "_RESULT_BYTES", 2 * 64 * 7)
+    monkeypatch.setattr(top_k, "_SCORE_BYTES", {"cpu": 2 * 4 * 30})
+    heard = []
+    D, positions = exact_top_k(xq, embeddings, 6, devices, heard.append, engine)
     assert np.array_equal(positions, whole[1])
     assert np.allclose(D, whole[0], atol=1e-6)
+    assert sum(heard) == 30, "each row once, however often the corpus is read"
 
 
-def test_progress_hears_of_every_row_once(embed):
+def test_progress_hears_of_every_row_once(embed, small_chunks):
+    small_chunks(6)
     heard = []
     embeddings = embed(normal(13, 4), row_counts=[2, 1, 3, 1, 4, 2], block_docs=4)
-    exact_top_k(normal(2, 4), embeddings, 3, on_block=heard.append)
+    exact_top_k(normal(2, 4), embeddings, 3, on_rows=heard.append)
     assert heard == [7, 6]
 
 
 def test_no_queries_find_nothing(embed):
     D, positions = exact_top_k(np.zeros((0, 4), np.float32), embed(normal(13, 4)), 3)
     assert D.shape == positions.shape == (0, 3)
+
+
+def test_fewer_queries_than_devices(embed):
+    xq, xb = normal(2, 4, seed=1), normal(13, 4)
+    _, positions = exact_top_k(xq, embed(xb), 3, [CPU] * 5)
+    assert np.array_equal(positions, brute_force(xq, xb, 3)[1])
+
+
+@paths
+@pytest.mark.parametrize("at", [0, -1], ids=["first block", "last block"])
+def test_a_damaged_block_is_refused(embed, small_chunks, engine, devices, at):
+    small_chunks(7)
+    embeddings = embed(normal(40, 4), block_docs=7)
+    path = embeddings.folder / VECTORS
+    data = bytearray(path.read_bytes())
+    data[128 if at == 0 else -1] ^= 1
+    path.write_bytes(data)
+    block, rows = (0, "0 to 7") if at == 0 else (5, "35 to 40")
+    with pytest.raises(BadInput) as caught:
+        exact_top_k(normal(2, 4), Embeddings(embeddings.folder), 3, devices, engine=engine)
+    assert caught.value.what == (
+        f"{path}: block {block} (rows {rows}) is damaged: its hash is not the one in the manifest"
+    )
+
+
+def test_results_go_where_they_should(embed, tmp_path):
+    xq, embeddings = normal(9, 8, seed=1), embed(normal(30, 8, seed=2), [1, 2] * 10)
+    out = tuple(
+        np.lib.format.open_memmap(tmp_path / name, "w+", dtype, (9, 5))
+        for name, dtype in (("scores.npy", np.float32), ("rows.npy", np.int32))
+    )
+    found = exact_top_docs(xq, embeddings, 5, out=out)
+    assert found[0] is out[0] and found[1] is out[1]
+    D, docs = exact_top_docs(xq, embeddings, 5)
+    assert np.array_equal(D, np.load(tmp_path / "scores.npy"))
+    assert np.array_equal(docs, np.load(tmp_path / "rows.npy"))
+
+
+# ---------------------------------------------------------------- top_k
+
+
+def test_the_best_columns_are_in_the_groups_with_the_greatest_maxima():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        k, n = int(rng.integers(1, 8)), int(rng.integers(2000, 4000))
+        S = torch.from_numpy(small_integers(5, n, seed=seed, high=int(rng.integers(2, 4000))))
+        D, I = top_k.top_of_scores(S, k)  # noqa: E741
+        assert torch.equal(D, S.topk(k, 1).values)
+        assert torch.equal(S.gather(1, I), D)
+        assert all(len(set(row)) == k for row in I.tolist()), "no column twice"
+
+
+def test_a_large_search_goes_through_groups(embed):
+    xq, xb = normal(4, 8, seed=1), small_integers(5000, 8, seed=2, high=50)
+    xq = np.round(xq * 8)
+    _, positions = exact_top_k(xq, embed(xb, block_docs=5000), 10, engine="torch")
+    assert np.array_equal(positions, brute_force(xq, xb, 10)[1])
+
+
+def test_a_query_is_the_sum_of_two_halves():
+    q = (normal(50, 8) * np.logspace(-2, 2, 50)[:, None]).astype(np.float32)
+    engine = top_k.TorchEngine(CPU, torch.float16)
+    high, low = engine.queries(q).double().numpy().reshape(50, 2, 8).swapaxes(0, 1)
+    assert torch.isfinite(engine.queries(q)).all()
+    restored = (high + low) / engine.scale
+    assert (np.abs(restored - q) <= 2.0**-20 * np.abs(q).max(1, keepdims=True)).all()
+    assert np.log2(engine.scale) % 1 == 0
 
 
 # ---------------------------------------------------------------- in_order
@@ -151,19 +234,29 @@ def test_in_order_puts_empty_places_last():
 def brute_force_documents(xq, xb, owners, depth):
     """(scores, documents): the maximum over each document's rows, ties by position."""
     scores = xq.astype(np.float64) @ xb.astype(np.float64).T
-    num_docs = owners.max() + 1
-    pooled = np.stack([scores[:, owners == doc].max(1) for doc in range(num_docs)], 1)
-    D = np.full((len(xq), depth), -np.inf)
-    docs = np.full((len(xq), depth), -1)
-    for query, row in enumerate(pooled):
-        best = sorted(range(num_docs), key=lambda doc: (-row[doc], doc))[:depth]
-        docs[query, : len(best)], D[query, : len(best)] = best, row[best]
-    return D, docs
+    pooled = np.stack([scores[:, owners == doc].max(1) for doc in range(owners.max() + 1)], 1)
+    return brute_force(pooled, np.eye(pooled.shape[1]), depth)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("vectors", [normal, small_integers])
+def test_a_document_scores_as_its_best_row(embed, small_chunks, vectors, seed):
+    rng = np.random.default_rng(seed)
+    small_chunks(int(rng.integers(1, 200)))
+    row_counts = rng.integers(1, 5, int(rng.integers(1, 120)))
+    depth = int(rng.integers(1, 40))
+    xq, xb = vectors(12, 4, seed=seed + 1), vectors(int(row_counts.sum()), 4, seed=seed + 2)
+    embeddings = embed(xb, row_counts, block_docs=int(rng.integers(10, 60)))
+    D_twin, twin = brute_force_documents(xq, xb, embeddings.doc_of_row(), depth)
+    for D, docs in on_every_path(exact_top_docs, xq, embeddings, depth):
+        assert np.array_equal(docs, twin)
+        assert np.allclose(D, D_twin, atol=1e-5)
+        assert (D.dtype, docs.dtype) == (np.float32, np.int32)
 
 
 @pytest.mark.parametrize("depth", [1, 5, 20, 30])
 @pytest.mark.parametrize("vectors", [normal, small_integers])
-def test_a_document_scores_as_its_best_row(embed, depth, vectors):
+def test_ranked_rows_are_pooled_to_documents(embed, depth, vectors):
     row_counts = np.random.default_rng(3).integers(1, 5, 20)
     xq, xb = vectors(12, 4, seed=1), vectors(int(row_counts.sum()), 4, seed=2)
     embeddings = embed(xb, row_counts, block_docs=6)
@@ -210,3 +303,18 @@ def test_positive_scores_are_those_of_the_search(embed):
     found = positive_scores(xq[:1], ["q"], {"q": embeddings.ids}, embeddings)["q"]
     for score, place in zip(D[0], positions[0], strict=True):
         assert found[f"d{place}"] == pytest.approx(float(score), abs=2e-6)
+
+
+def test_pair_scores_do_not_depend_on_the_other_pairs(embed, monkeypatch):
+    row_counts = [1, 3, 2, 4, 1, 1, 2]
+    xq, embeddings = normal(4, 8, seed=1), embed(normal(14, 8, seed=2), row_counts, block_docs=3)
+    rng = np.random.default_rng(5)
+    query_of, doc_of = rng.integers(0, 4, 40), rng.integers(0, 7, 40)
+    whole = pair_scores(xq, query_of, doc_of, embeddings)
+    expected = brute_force_documents(xq, embeddings.vectors, embeddings.doc_of_row(), 7)
+    for score, query, doc in zip(whole, query_of, doc_of, strict=True):
+        twin = expected[0][query][expected[1][query] == doc].item()
+        assert score == pytest.approx(twin, abs=1e-5)
+    monkeypatch.setattr(exact, "_PAIR_BYTES", 1)
+    assert np.array_equal(pair_scores(xq, query_of, doc_of, embeddings), whole)
+    assert len(pair_scores(xq, query_of[:0], doc_of[:0], embeddings)) == 0

@@ -1,5 +1,6 @@
 """FAISS indexes in pyserini's layout, built from any factory string."""
 
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,8 @@ import pytest
 from ance_cli.config import IndexConfig
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats.embeddings import write_ids
-from ance_cli.retrieval.exact import exact_top_k, in_order
+from ance_cli.formats.manifest import read_manifest
+from ance_cli.retrieval.exact import exact_top_docs, exact_top_k, in_order
 from ance_cli.retrieval.faiss_index import FaissIndex, build_index, new_index, row_names
 from ance_cli.stages.index import index
 
@@ -97,16 +99,34 @@ def test_a_string_that_faiss_does_not_know_is_refused(factory):
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("factory", ["IVF100,Flat", "PQ4", "OPQ4,IVF4,PQ4"])
-def test_too_few_rows_to_train_are_refused(embed, factory):
+@pytest.mark.parametrize(
+    ("factory", "needed"),
+    [
+        ("IVF100,Flat", "100"),
+        ("PQ4", "256"),
+        ("OPQ4,IVF4,PQ4", "256"),
+        ("OPQ4,IVF4,Flat", "256"),
+        ("PCA4,IVF30,SQ8", "30"),
+        ("IVF1024_HNSW8,Flat", "1,024"),
+        ("IVF21,Flat,RFlat", "21"),
+        ("PQ4x5", "32"),
+    ],
+)
+def test_too_few_rows_to_train_are_refused(embed, factory, needed):
     embeddings = embed(normal(20, DIM))
     with pytest.raises(BadInput) as caught:
         build_index(embeddings, factory, 1000, 1)
-    assert caught.value.what.startswith(
-        f"{embeddings.folder}: 20 rows are too few to train {factory!r} ("
+    assert caught.value.what == (
+        f"{embeddings.folder}: 20 rows are too few to train {factory!r} "
+        f"(it takes at least {needed})"
     )
-    assert "\n" not in caught.value.what
     assert caught.value.hint == "use --factory Flat, or fewer centroids"
+
+
+def test_after_a_refusal_another_index_can_be_built_there(vectors, publish):
+    with pytest.raises(BadInput, match="400 rows are too few"):
+        publish(vectors, "IVF401,Flat")
+    assert publish(vectors, "Flat").index.ntotal == 400
 
 
 @pytest.mark.parametrize("factory", ["IDMap,Flat", "NSG32"])
@@ -122,14 +142,87 @@ def test_the_training_sample_is_bounded_and_seeded(vectors):
     assert built(200, 1) == built(200, 1)
     assert built(200, 1) != built(200, 2)
     assert built(400, 1) == built(100_000, 1), "no more rows than there are"
-    with pytest.raises(BadInput, match=": 3 rows are too few to train 'IVF4,Flat'"):
+    with pytest.raises(BadInput, match=": 3 rows are too few to train 'IVF4,Flat'") as caught:
         built(3, 1)
+    assert caught.value.hint == "train on more of them with --train-rows"
 
 
 def test_progress_hears_of_every_row_once(vectors):
     heard = []
     build_index(vectors, "Flat", 1, 1, heard.append)
     assert heard == [150, 150, 100]
+
+
+# ---------------------------------------------------------------- recall
+
+
+@pytest.mark.parametrize("row_counts", [[1] * 300, [1, 3, 2] * 50], ids=["FirstP", "MaxP"])
+def test_recall_against_its_twin(embed, tmp_path, row_counts):
+    vectors = embed(normal(300, DIM), row_counts, block_docs=60)
+    config = IndexConfig("IVF8,Flat", recall_check=25, seed=3)
+    stats = index(vectors.folder, tmp_path / "index", config)
+    rows = np.sort(np.random.Generator(np.random.Philox(key=3)).choice(300, 25, replace=False))
+    depth = 100
+    exact = exact_top_docs(vectors.vectors[rows], vectors, depth)[1]
+    found = FaissIndex(tmp_path / "index").top_docs(vectors.vectors[rows], depth)[1]
+    assert stats["recall_queries"] == 25
+    for at in (10, 100):
+        shares = [
+            len({*a} & {*b}) / at
+            for a, b in zip(found[:, :at].tolist(), exact[:, :at].tolist(), strict=True)
+        ]
+        assert stats[f"recall@{at}"] == round(np.mean(shares), 4)
+    assert 0 < stats["recall@100"] < 0.9
+
+
+def test_recall_of_an_exact_index_is_whole(embed, tmp_path):
+    vectors = embed(normal(20, DIM))
+    stats = index(vectors.folder, tmp_path / "index", IndexConfig(recall_check=50))
+    assert {name: stats[name] for name in stats if "recall" in name} == {
+        "recall_queries": 20, "recall@10": 1.0, "recall@20": 1.0,
+    }  # fmt: skip
+    manifest = read_manifest(tmp_path / "index", "index")
+    assert manifest["stats"]["recall@10"] == 1.0
+
+
+def test_recall_of_an_index_that_is_there_is_measured_once(vectors, tmp_path):
+    first = index(vectors.folder, tmp_path / "index", IndexConfig("IVF5,Flat"))
+    assert "recall@10" not in first
+    for queries in (30, 40):
+        found = index(
+            vectors.folder, tmp_path / "index", IndexConfig("IVF5,Flat", recall_check=queries)
+        )
+        assert found["up_to_date"]
+        assert found["recall_queries"] == 30
+    stats = read_manifest(tmp_path / "index", "index")["stats"]
+    assert stats["recall@10"] == found["recall@10"] < 1
+    assert stats["rows"] == 400
+
+
+def test_the_command_reports_recall(vectors, ance):
+    command = ("index", vectors.folder, "-o", "index", "--factory", "IVF5,Flat", "--probes", 5)
+    found = json.loads(ance(*command, "--recall-check", 9, "--json").stdout)
+    assert (found["recall_queries"], found["recall@10"], found["recall@100"]) == (9, 1.0, 1.0)
+    refused = ance("index", vectors.folder, "-o", "other", "--recall-check", -1, code=2)
+    assert "--recall-check must not be negative" in refused.stderr
+
+
+def test_probes_are_the_default_of_the_index(vectors, publish):
+    xq = normal(20, DIM, seed=1)
+    built = publish(vectors, "OPQ4,IVF5,Flat", probes=5, recall_check=20)
+    assert read_manifest(built.folder, "index")["stats"]["recall@100"] == 1
+    _, exact = exact_top_docs(xq, vectors, 30)
+    assert np.array_equal(built.top_docs(xq, 30)[1], exact)
+    built.set_probes(1)
+    assert not np.array_equal(built.top_docs(xq, 30)[1], exact)
+
+
+def test_probes_without_lists_are_refused_before_any_work(vectors, publish, tmp_path):
+    there = sorted(tmp_path.iterdir())
+    with pytest.raises(UsageProblem) as caught:
+        publish(vectors, "HNSW8", probes=4)
+    assert sorted(tmp_path.iterdir()) == there
+    assert caught.value.what == "--probes does not apply to --factory 'HNSW8': no inverted lists"
 
 
 # ---------------------------------------------------------------- names of rows

@@ -1,0 +1,287 @@
+"""The best of one chunk for a batch of queries, by faiss or by a matrix product.
+
+Scores are inner products; the order is by score, descending, then by position, ascending: it does
+not depend on the library, of which every one keeps some of the rows that tie at the cut.
+
+Shapes: q (b, d) queries, x (n, d) rows, D (b, k) float32 scores, I (b, k) int64 positions, S (b, n)
+scores of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+_SCORE_BYTES = {"cuda": 1 << 30, "cpu": 128 << 20}
+_RESULT_BYTES = 256 << 20
+_GROUP = 64
+_TIED_AT_ONCE = 64
+_FAISS_GPU_MAX_K = 2_048
+
+
+# ---------------------------------------------------------------- order
+
+
+def sorted_places(D: Tensor, I: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
+    """Each row by score, descending, ties by position, ascending."""
+    by_place = I.argsort(1)
+    D, I = D.gather(1, by_place), I.gather(1, by_place)  # noqa: E741
+    D, by_score = D.sort(dim=1, descending=True, stable=True)
+    return D, I.gather(1, by_score)
+
+
+def first_of_ties(S: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best columns, in order; of those that tie at the cut the first are kept. k <= n."""
+    cut = S.topk(k, 1).values[:, -1:]
+    above, equal = cut < S, cut == S
+    room = k - above.sum(1, keepdim=True)
+    kept = above | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
+    I = kept.nonzero()[:, 1].view(len(S), k)  # noqa: E741
+    D, by_score = S.gather(1, I).sort(dim=1, descending=True, stable=True)
+    return D, I.gather(1, by_score)
+
+
+def settle_ties(
+    D: Tensor,
+    I: Tensor,  # noqa: E741
+    k: int,
+    floor: Tensor,
+    scores_of: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The k best in order, from the k + 1 best (or all) that a library found.
+
+    What scores no more than `floor` (b,) does not matter. Where the cut divides a tie, the queries
+    are ranked again by `scores_of` (t,) -> (t, n); that is rare, and so are ties among the kept.
+    """
+    tied = (D[:, 1:] == D[:, :-1]) & (D[:, 1:] > floor[:, None])
+    if len(inside := tied[:, : k - 1].any(1).nonzero()[:, 0]):
+        D[inside, :k], I[inside, :k] = sorted_places(D[inside, :k], I[inside, :k])
+    if D.shape[1] > k:
+        for some in torch.split(tied[:, k - 1].nonzero()[:, 0], _TIED_AT_ONCE):
+            D[some, :k], I[some, :k] = first_of_ties(scores_of(some), k)
+    return D[:, :k], I[:, :k]
+
+
+def best_documents(D: Tensor, docs: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """MaxP over rows that arrive best first: a document's first row is its best.
+
+    `docs` (b, k) are the documents of the rows, -1 where there is none. Returns (b, depth) scores
+    and documents, -inf and -1 where there are fewer.
+    """
+    by_doc, place = docs.sort(dim=1, stable=True)
+    again = torch.zeros_like(by_doc, dtype=torch.bool)
+    again[:, 1:] = by_doc[:, 1:] == by_doc[:, :-1]
+    dropped = torch.zeros_like(again).scatter_(1, place, again) | (docs < 0)
+    order = dropped.to(torch.uint8).sort(dim=1, stable=True).indices[:, :depth]
+    gone = dropped.gather(1, order)
+    D = D.gather(1, order).masked_fill_(gone, -torch.inf)
+    docs = docs.gather(1, order).masked_fill_(gone, -1)
+    missing = (0, depth - order.shape[1])
+    return (
+        torch.nn.functional.pad(D, missing, value=-torch.inf),
+        torch.nn.functional.pad(docs, missing, value=-1),
+    )
+
+
+# ---------------------------------------------------------------- matrix products
+
+
+def document_scores(S: Tensor, starts: Tensor) -> Tensor:
+    """(b, docs): the maximum over the rows of each document, which are adjacent (ICLR Sec. 5)."""
+    first, last = starts[:-1], starts[1:] - 1
+    best = S.index_select(1, first)
+    for further in range(1, int((last - first).max()) + 1):
+        torch.maximum(best, S.index_select(1, torch.minimum(first + further, last)), out=best)
+    return best
+
+
+def top_of_scores(S: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best columns, ties in any order.
+
+    A top-k reads its input several times. The k groups of columns with the greatest maxima hold the
+    k best columns, so only the maxima are taken over all, in one reading.
+    """
+    b, n = S.shape
+    groups = n // _GROUP
+    whole = groups * _GROUP
+    if 4 * k > groups:  # the groups would hold most of it
+        found = S.topk(k, 1)
+        return found.values, found.indices
+    grouped = S[:, :whole].view(b, groups, _GROUP)
+    chosen = grouped.amax(2).topk(k, 1).indices  # (b, k)
+    inside = grouped.gather(1, chosen[:, :, None].expand(-1, -1, _GROUP)).view(b, k * _GROUP)
+    D, slot = torch.cat([inside, S[:, whole:]], 1).topk(k, 1)
+    group = chosen.gather(1, (slot // _GROUP).clamp_(max=k - 1))
+    in_tail = slot >= k * _GROUP
+    return D, torch.where(in_tail, slot - k * _GROUP + whole, group * _GROUP + slot % _GROUP)
+
+
+class Engine(Protocol):
+    """How one device finds the best of a chunk."""
+
+    dtype: torch.dtype
+    """What chunks are brought as."""
+    scale: float
+    """The scores of `best` are greater than the inner products by this power of two."""
+
+    def queries(self, xq: npt.NDArray[np.float32]) -> Tensor:
+        """The queries as `best` takes them, on the device."""
+
+    def batch(self, rows: int, k: int) -> int:
+        """How many queries to pass to `best` at once, of which each finds k rows of so many."""
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """A chunk as `best` takes it; called once for all batches."""
+
+    def best(
+        self, q: Tensor, x: Tensor, starts: Tensor | None, k: int, floor: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The k best rows, or documents where `starts` (docs + 1,) divides the rows into them, in
+        order; what scores no more than `floor` (b,) need not be right."""
+
+
+class TorchEngine:
+    """A matrix product and torch's top-k.
+
+    Stored halves are multiplied as they are, with accumulation in 32 bits. A query goes into the
+    product as the sum of two halves beside each other, which hold 22 bits of it, so that its scores
+    are those of 32-bit queries at twice the cost of rounded ones; rounding to one half would move a
+    score by 1e-4 of its size, more than what lies between neighbours of a list.
+    """
+
+    def __init__(self, device: torch.device, stored: torch.dtype) -> None:
+        self.device = device
+        self.dtype = stored
+        self.scale = 1.0
+
+    def queries(self, xq: npt.NDArray[np.float32]) -> Tensor:
+        q = torch.from_numpy(xq).to(self.device)
+        if self.dtype == torch.float32:
+            return q
+        greatest = float(np.abs(xq).max(initial=0))
+        # a power of two changes no bit, and keeps the lower halves of small queries normal numbers
+        self.scale = 2.0 ** (13 - np.frexp(greatest)[1]) if greatest else 1.0
+        q = q * self.scale
+        high = q.half()
+        return torch.cat([high, (q - high.float()).half()], 1)  # (b, 2 d)
+
+    def batch(self, rows: int, k: int) -> int:
+        return max(1, _SCORE_BYTES[self.device.type] // (4 * rows))
+
+    def prepare(self, x: Tensor) -> Tensor:
+        if self.dtype == torch.float32:
+            return x
+        pair = torch.cat([x, x], 1)
+        # torch multiplies halves into 32 bits on GPUs only
+        return pair if self.device.type == "cuda" else pair.float()
+
+    def scores(self, q: Tensor, x: Tensor) -> Tensor:
+        """(b, n) float32 of what `queries` and `prepare` returned."""
+        if x.dtype == torch.float32:
+            return q.float() @ x.T
+        return torch.mm(q, x.T, out_dtype=torch.float32)
+
+    def best(
+        self, q: Tensor, x: Tensor, starts: Tensor | None, k: int, floor: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        S = self.scores(q, x)
+        if starts is not None:
+            S = document_scores(S, starts)
+        k = min(k, S.shape[1])
+        D, I = top_of_scores(S, min(k + 1, S.shape[1]))  # noqa: E741
+        return settle_ties(D, I, k, floor, lambda some: S[some])
+
+
+def _best_by_rows(
+    search: Callable[[int], tuple[Tensor, Tensor]],
+    scores_of: Callable[[Tensor], Tensor],
+    num_rows: int,
+    starts: Tensor | None,
+    k: int,
+    floor: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """What `Engine.best` promises, of a library that only finds the best rows.
+
+    The best `k * segments` rows hold the best k documents: a document without a row among them has
+    k others before it.
+    """
+    counts = None if starts is None else starts.diff()
+    wanted = k if counts is None else k * int(counts.max())
+    wanted = min(wanted, num_rows)
+    D, I = search(min(wanted + 1, num_rows))  # noqa: E741
+    D, I = settle_ties(D, I, wanted, floor, scores_of)  # noqa: E741
+    if counts is None:
+        return D, I
+    doc_of_row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    return best_documents(D, doc_of_row[I], k)
+
+
+class FaissEngine:
+    """faiss on the CPU: a blocked product whose scores never leave the cache."""
+
+    dtype = torch.float32
+    scale = 1.0
+
+    def queries(self, xq: npt.NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(xq)
+
+    def batch(self, rows: int, k: int) -> int:
+        return max(1, _RESULT_BYTES // (64 * (k + 1)))  # found, sorted, merged
+
+    def prepare(self, x: Tensor) -> Tensor:
+        return x
+
+    def best(
+        self, q: Tensor, x: Tensor, starts: Tensor | None, k: int, floor: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        import faiss
+
+        def search(wanted: int) -> tuple[Tensor, Tensor]:
+            D, I = faiss.knn(q.numpy(), x.numpy(), wanted, faiss.METRIC_INNER_PRODUCT)  # noqa: E741
+            return torch.from_numpy(D), torch.from_numpy(I)
+
+        return _best_by_rows(search, lambda some: q[some] @ x.T, len(x), starts, k, floor)
+
+
+class FaissGpuEngine(TorchEngine):
+    """faiss's brute force on a GPU, over the same products; beyond its limit of 2,048 places (MaxP:
+    depth times segments) torch's top-k takes its place."""
+
+    def __init__(self, device: torch.device, stored: torch.dtype) -> None:
+        super().__init__(device, stored)
+        import faiss
+        import faiss.contrib.torch_utils  # faiss then takes tensors
+
+        self._resources: Any = faiss.StandardGpuResources()
+
+    def best(
+        self, q: Tensor, x: Tensor, starts: Tensor | None, k: int, floor: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        import faiss
+
+        segments = 1 if starts is None else int(starts.diff().max())
+        if k * segments + 1 > _FAISS_GPU_MAX_K:
+            return super().best(q, x, starts, k, floor)
+
+        def search(wanted: int) -> tuple[Tensor, Tensor]:
+            found: tuple[Tensor, Tensor] = faiss.knn_gpu(
+                self._resources, q, x, wanted, metric=faiss.METRIC_INNER_PRODUCT,
+                device=self.device.index,
+            )  # fmt: skip
+            return found
+
+        return _best_by_rows(search, lambda some: self.scores(q[some], x), len(x), starts, k, floor)
+
+
+def engine_of(name: str, device: torch.device, stored: torch.dtype) -> Engine:
+    """`faiss` (CPU), `torch` (any device) or `faiss-gpu`; `auto` is the faster one there."""
+    if name == "auto":
+        name = "faiss" if device.type == "cpu" else "torch"
+    if name == "faiss":
+        return FaissEngine()
+    return {"torch": TorchEngine, "faiss-gpu": FaissGpuEngine}[name](device, stored)
