@@ -111,7 +111,12 @@ def train_rank(
     labels = labels or Labels.read(run.dataset(), config, skipped)
     with world.losing_peers():
         trainer = _make_trainer(run, config, orders, world, labels, skipped, reporter)
-        trainer.run(reporter, int(orders.record["start_step"]))
+        try:
+            trainer.run(reporter, int(orders.record["start_step"]))
+        except Diverged as problem:
+            if world.is_main:
+                run.event("trainer", "diverged", step=trainer.step, reason=problem.what)
+            raise
         if trainer.step < trainer.last_step:  # another rank was told to stop
             raise Stopped(signal.SIGTERM)
         world.close()
@@ -170,7 +175,7 @@ def _make_trainer(
     if orders.record["input"] == FOLLOW:
         follower, lesson = follow_run(run, standing.step, logged, make_lesson, world, reporter)
     else:
-        lesson = make_lesson(SegmentInput.of(orders.record))
+        lesson = make_lesson(SegmentInput.of(run, orders.record))
     if lesson.stream.num_skipped:
         reporter.warn(
             f"{lesson.stream.num_skipped} of {len(lesson.stream.pairs)} pairs have too few "

@@ -30,6 +30,7 @@ from ance_cli.training.state import Standing
 
 _POLL_SECONDS = 0.2
 """Between two looks for a generation, where training waits for one."""
+_TRY = "start a new run with a smaller --lr, or more --warmup-steps"
 
 
 @dataclass
@@ -91,8 +92,8 @@ class Trainer:
         A signal to any rank is obeyed by all after the step in hand, with the state saved.
         """
         main = self.world.is_main
-        if main and self.step == self.last_step:  # a kill came between the last state and this
-            self.save_checkpoint(self)
+        if main and self.step > first_step and self._is_checkpoint:
+            self.save_checkpoint(self)  # a kill may have come between this step's state and it
         total = self.last_step - first_step
         saved = time.monotonic()
         speed = _Speed(self.step, self._passes, self.encoder, self.ceiling)
@@ -117,20 +118,34 @@ class Trainer:
                     if main:
                         self.log(self._line(norms, rates))
                     losses.clear()
-                every = self.segment.checkpoint_every
-                at_checkpoint = bool(every) and self.step % every == 0
-                last = self.step == self.last_step
-                if at_checkpoint or saving or stopping or last:
+                if self._is_checkpoint or saving or stopping:
+                    self._check_weights()
                     if main:
                         self.save_state(self)
                     saved = time.monotonic()
-                if main and (at_checkpoint or last):
+                if main and self._is_checkpoint:
                     self.save_checkpoint(self)
                 if stopping:
                     reporter.warn(
                         f"stopped after step {self.step}, state saved: the same command continues"
                     )
                     return
+
+    @property
+    def _is_checkpoint(self) -> bool:
+        """Whether a checkpoint is due after the steps done."""
+        every = self.segment.checkpoint_every
+        return self.step == self.last_step or bool(every and self.step % every == 0)
+
+    def _check_weights(self) -> None:
+        """Raise `Diverged` where the last step made a weight that is not finite: a finite gradient
+        does not rule it out, and no loss has shown it yet."""
+        if not all(bool(torch.isfinite(weights).all()) for weights in self._trained):
+            raise Diverged(
+                f"step {self.step}: a weight is not finite: training diverged; nothing of this "
+                "step was kept",
+                hint=_TRY,
+            )
 
     def _follow(self, follower: Follower, stop: list[int], reporter: Reporter) -> None:
         """Take the newest generation that every rank has read, and wait for one where the
@@ -193,7 +208,7 @@ class Trainer:
             raise Diverged(
                 f"step {self.step + 1}: loss {total}, gradient norm {norm}: training diverged; "
                 "nothing of this step was kept",
-                hint="start a new run with a smaller --lr, or more --warmup-steps",
+                hint=_TRY,
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
