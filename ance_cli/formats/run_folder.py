@@ -168,6 +168,17 @@ class RunFolder:
         begun = [record for record in records if "segment" in record]
         return begun[-1] if begun and begun[-1]["segment"] not in finished else None
 
+    def negatives_of(self, record: dict[str, Any]) -> Path | None:
+        """The file that a segment's record names; one of this run, wherever its folder lies now."""
+        if record["generation"] is not None:
+            return self.generation_at(record["generation"]) / NEGATIVES
+        if not record["negatives"]:
+            return None
+        path = Path(record["negatives"])
+        if path.parent.name == self.inputs.name and (self.inputs / path.name).exists():
+            return self.inputs / path.name  # named by its content
+        return path
+
     def publish(self, generation: int, checkpoint_step: int, folder: Path) -> None:
         """Point the trainer to a whole generation."""
         value = {

@@ -18,9 +18,10 @@ from ance_cli.errors import AnceError, Stopped, die_with_parent
 from ance_cli.formats.run_folder import NEGATIVES, RunFolder
 from ance_cli.progress import Reporter
 
-RETRIABLE = (1, 5)
-"""Exit codes after which a child is started again: a bug, and a machine that gave out. A child that
-died of a signal is as well; all other codes would come again."""
+RETRIABLE = (1, 5, 6)
+"""Exit codes after which a child is started again: a bug, a machine that gave out, and a lease that
+is held (for a moment, by the children of a supervisor that was killed). A child that died of a
+signal is as well; all other codes would come again."""
 
 
 class StageFailed(AnceError):
@@ -65,8 +66,12 @@ def named(code: int) -> str:
 def start(arguments: Sequence[str], cpus: frozenset[int] = frozenset()) -> subprocess.Popen[bytes]:
     """Start `ance ARGUMENTS` as a child that ends with us, on some of the CPUs (empty = all)."""
 
+    parent = os.getpid()
+
     def prepare() -> None:  # between fork and exec: nothing may be imported or locked here
         die_with_parent(signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before the kernel was asked
+            os._exit(1)
         if cpus:
             os.sched_setaffinity(0, cpus)
 
@@ -119,8 +124,8 @@ def cycle(
         before = standing
         if reason := stop_early():
             return reason
-        if unfinished and unfinished["negatives"]:
-            train(Path(unfinished["negatives"]), int(unfinished["steps"]))
+        if unfinished and (negatives := run.negatives_of(unfinished)):
+            train(negatives, int(unfinished["steps"]))
         elif published is None or published["checkpoint_step"] < step:
             refresh()
         elif step >= last_step:

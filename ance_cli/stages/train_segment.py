@@ -131,6 +131,8 @@ def train_segment(
             return _summary(run, up_to_date=not made)
         if config.freeze_passages:
             _check_vectors(run, dataset, source)
+        for folder in (run.states, run.checkpoints):
+            atomic.sweep(folder, "partial", "removed")
         record = record or new_segment(run, source, segment.steps)
         orders = Orders(
             segment, record, _dtype(config, devices[0]), gpus, cpu_workers, skipped is not None,
