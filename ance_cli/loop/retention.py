@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,9 +18,11 @@ def prune(run: RunFolder, keep: int) -> list[Path]:
 
     A part that somebody reads (its lease) stays until a later call.
     """
+    atomic.sweep(run.generations, "removed")
     numbered = [path for path in sorted(run.generations.glob("[0-9]*")) if path.name.isdecimal()]
     removed = []
     for folder in numbered[: max(0, len(numbered) - keep)]:
+        atomic.sweep(folder, "removed")
         for name in LARGE:
             part = folder / name
             if part.exists() and not lease.has_readers(part):
@@ -55,6 +58,13 @@ def disk_need(
         "states": 3 * 3 * weight_bytes,
     }
     return {**need, "all": sum(need.values())}
+
+
+def has_room(run: RunFolder) -> bool:
+    """Whether the disk takes another resume state of the run, or another megabyte."""
+    newest = run.newest_state()
+    needed = disk_use(newest[1]) if newest else 0
+    return shutil.disk_usage(run.path).free > max(needed, 1 << 20)
 
 
 def disk_use(folder: Path) -> int:

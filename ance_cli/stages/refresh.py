@@ -8,7 +8,7 @@ same artifacts.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from ance_cli.config import (
     RefreshConfig,
     SearchConfig,
 )
-from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.errors import AnceError, BadInput, MachineGaveOut, UsageProblem
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset, read_answers
 from ance_cli.formats.embeddings import Embeddings
+from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.manifest import Plan, read_manifest
 from ance_cli.formats.run_folder import (
     NEGATIVES,
@@ -108,9 +109,15 @@ def refresh(
                 made = None
         if made is None:
             run.event("inferencer", "refresh started", generation=number, checkpoint_step=step)
-            made = _make(
-                run, plan, checkpoint, dataset, config, gpus, threads, force, published, reporter
-            )
+            try:
+                made = _make(
+                    run, plan, checkpoint, dataset, config, gpus, threads, force, published,
+                    reporter,
+                )  # fmt: skip
+            except MachineGaveOut:
+                for part in (INDEX, CANDIDATES):  # made in one piece: the trainer needs the room
+                    atomic.remove(atomic.partial_name(plan.partial / part))
+                raise
         _point_to_best(run, config)
         run.publish(number, step, plan.output)
         run.event("inferencer", "generation published", generation=number, checkpoint_step=step)
@@ -228,6 +235,10 @@ def _make(
     """Fill the generation's folder stage by stage and publish it whole."""
     folder = plan.open_partial(force, abandon_other=True)
     encode_config = EncodeConfig(dtype=config.encode_dtype, gpus=gpus)
+    for part in _damaged(folder):
+        reporter.warn(f"{part}: was damaged since an earlier call made it: it is made again")
+        run.event("inferencer", "damaged part dropped", part=str(part.relative_to(run.path)))
+        atomic.remove(part)
     seconds: dict[str, float] = {}
     clock = _Clock(seconds)
 
@@ -267,6 +278,7 @@ def _make(
             measures = _measure(
                 checkpoint, dataset, source, folder, config, encode_config, reporter
             )
+    atomic.sweep(folder, "partial", "removed", "lease")
     step = plan.shaped_by["checkpoint_step"]
     now = max(run.last_logged_step(), step)
     stats = {
@@ -279,6 +291,27 @@ def _make(
         "audit": mined["audit"],
     }
     return plan.publish_folder({}, stats)
+
+
+def _damaged(folder: Path) -> Iterator[Path]:
+    """The parts of a half-made generation that are not what their manifests say."""
+    if (part := folder / EMBEDDINGS).exists():
+        try:
+            for _ in Embeddings(part).blocks():
+                pass
+        except AnceError:
+            yield part
+    if (part := folder / INDEX).exists() and not _is_whole(part, "index", part / "index"):
+        yield part
+    if (part := folder / NEGATIVES).exists() and not _is_whole(part, "negatives", part):
+        yield part
+
+
+def _is_whole(part: Path, kind: str, file: Path) -> bool:
+    try:
+        return bool(read_manifest(part, kind)["content"]["xxh3"] == hash_file(file))
+    except AnceError:
+        return False
 
 
 def _consumed(
