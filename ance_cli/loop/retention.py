@@ -9,7 +9,8 @@ from pathlib import Path
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.run_folder import RunFolder
 
-LARGE = ("embeddings", "index", "candidates")
+EMBEDDINGS, INDEX, CANDIDATES = "embeddings", "index", "candidates"
+LARGE = (EMBEDDINGS, INDEX, CANDIDATES)
 """The parts of a generation that go; negatives, audit, dev measures and manifests stay."""
 
 

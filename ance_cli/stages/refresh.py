@@ -8,7 +8,7 @@ same artifacts.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,10 @@ from ance_cli.config import (
     RefreshConfig,
     SearchConfig,
 )
-from ance_cli.errors import AnceError, BadInput, MachineGaveOut, UsageProblem
+from ance_cli.errors import BadInput, MachineGaveOut, UsageProblem
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset, read_answers
 from ance_cli.formats.embeddings import Embeddings
-from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.manifest import Plan, read_manifest
 from ance_cli.formats.run_folder import (
     NEGATIVES,
@@ -36,10 +35,11 @@ from ance_cli.formats.run_folder import (
     read_ledger,
 )
 from ance_cli.loop.probe import overlap
-from ance_cli.loop.retention import prune
+from ance_cli.loop.retention import CANDIDATES, EMBEDDINGS, INDEX, prune
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
+from ance_cli.stages.damage import damaged_parts, negatives_to_compare
 from ance_cli.stages.drift import probe_generation, read_probe
 from ance_cli.stages.encode import encode
 from ance_cli.stages.evaluate import evaluate_runs
@@ -50,7 +50,6 @@ from ance_cli.stages.search import queries_of_split, search
 from ance_cli.stages.sources import PREVIOUS
 from ance_cli.stages.summary import Summary, summary_of
 
-EMBEDDINGS, INDEX, CANDIDATES = "embeddings", "index", "candidates"
 NO_DEV = "none"
 _DEV = "dev.json"
 
@@ -235,7 +234,7 @@ def _make(
     """Fill the generation's folder stage by stage and publish it whole."""
     folder = plan.open_partial(force, abandon_other=True)
     encode_config = EncodeConfig(dtype=config.encode_dtype, gpus=gpus)
-    for part in _damaged(folder):
+    for part in damaged_parts(folder):
         reporter.warn(f"{part}: was damaged since an earlier call made it: it is made again")
         run.event("inferencer", "damaged part dropped", part=str(part.relative_to(run.path)))
         atomic.remove(part)
@@ -262,7 +261,7 @@ def _make(
             encode_config,
             candidates_folder=folder / CANDIDATES,
             previous=previous if previous and previous.exists() else None,
-            earlier=before / NEGATIVES if before and (before / NEGATIVES).exists() else None,
+            earlier=negatives_to_compare(before, reporter),
             bm25_folder=run.inputs / "bm25",
             threads=threads,
             reporter=reporter,
@@ -291,27 +290,6 @@ def _make(
         "audit": mined["audit"],
     }
     return plan.publish_folder({}, stats)
-
-
-def _damaged(folder: Path) -> Iterator[Path]:
-    """The parts of a half-made generation that are not what their manifests say."""
-    if (part := folder / EMBEDDINGS).exists():
-        try:
-            for _ in Embeddings(part).blocks():
-                pass
-        except AnceError:
-            yield part
-    if (part := folder / INDEX).exists() and not _is_whole(part, "index", part / "index"):
-        yield part
-    if (part := folder / NEGATIVES).exists() and not _is_whole(part, "negatives", part):
-        yield part
-
-
-def _is_whole(part: Path, kind: str, file: Path) -> bool:
-    try:
-        return bool(read_manifest(part, kind)["content"]["xxh3"] == hash_file(file))
-    except AnceError:
-        return False
 
 
 def _consumed(
