@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -97,11 +98,13 @@ def write_bytes(path: Path, data: bytes) -> None:
 def append_line(path: Path, line: bytes) -> None:
     """Append one record to a ledger and make it durable before returning.
 
-    A record that an earlier kill cut short (no newline at the end) is removed first.
+    A record that an earlier kill cut short (no newline at the end) is removed first; the lock keeps
+    that from taking what another process appends meanwhile.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab+") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
             size = handle.seek(0, os.SEEK_END)
             if size:
                 handle.seek(size - 1)
@@ -144,9 +147,14 @@ def publish_folder(partial: Path, path: Path) -> None:
 
 
 def point(link: Path, target: Path) -> None:
-    """Make the symbolic link `link` name `target`, relative to the link's folder, in one step."""
+    """Make the symbolic link `link` name `target`, relative to the link's folder, in one step.
+
+    A folder under its name is what a copy made of the link that stood there, and goes.
+    """
     partial = partial_name(link)
     partial.unlink(missing_ok=True)
+    if link.is_dir() and not link.is_symlink():
+        remove(link)
     with disk_errors(link):
         os.symlink(os.path.relpath(target, link.parent), partial)
         os.replace(partial, link)
@@ -166,3 +174,10 @@ def remove(path: Path) -> None:
         shutil.rmtree(doomed)
     else:
         path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, *endings: str) -> None:
+    """Remove what killed writers left in `folder` under names like `.NAME.ENDING`."""
+    for ending in endings:
+        for path in folder.glob(f".*.{ending}"):
+            remove(path)

@@ -102,6 +102,21 @@ class EmbeddingsWriter:
             with atomic.new_file(folder / ROW_COUNTS) as handle:
                 np.save(handle, np.zeros(num_docs, np.int32))
         self._counts = np.load(folder / ROW_COUNTS, mmap_mode="r+", allow_pickle=False)
+        self._forget_damaged()
+
+    def _forget_damaged(self) -> None:
+        """Count a block whose vectors are not those that were written as undone, with all after
+        it."""
+        first = 0
+        with open(self.folder / VECTORS, "rb") as handle:
+            handle.seek(_HEADER_BYTES)
+            while first < self.num_done:
+                rows, expected = self._done[first].tolist()
+                data = handle.read(rows * self.dim * self.dtype.itemsize)
+                if xxhash.xxh3_64_intdigest(data) != expected:
+                    self._done["rows"][first:] = -1
+                    self._done.flush()
+                first += 1
 
     def is_done(self, block: int) -> bool:
         """Whether the block's vectors are durable."""
@@ -135,11 +150,16 @@ class EmbeddingsWriter:
             )
         docs = self.docs_of(block)
         with atomic.disk_errors(self.folder):
-            with open(self.folder / VECTORS, "r+b") as handle:
-                handle.seek(_HEADER_BYTES + first_row * self.dim * self.dtype.itemsize)
-                handle.write(data.data)
-                handle.flush()
-                os.fsync(handle.fileno())
+            start = _HEADER_BYTES + first_row * self.dim * self.dtype.itemsize
+            try:
+                with open(self.folder / VECTORS, "r+b") as handle:
+                    handle.seek(start)
+                    handle.write(data.data)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+            except OSError:
+                os.truncate(self.folder / VECTORS, start)  # others need the room of half a block
+                raise
             self._counts[docs.start : docs.stop] = row_counts
             self._counts.flush()
             self._done[block] = (len(data), xxhash.xxh3_64_intdigest(data.data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,3 +121,10 @@ def _part_of(place: tuple[str, ...]) -> str:
         name = place[2].strip(".").removesuffix(".partial").removesuffix(".removed")
         return name if name in LARGE else "records"
     return "records"
+
+
+def has_room(run: RunFolder) -> bool:
+    """Whether the disk takes another resume state of the run, or another megabyte."""
+    newest = run.newest_state()
+    needed = sum(path.stat().st_size for path in newest[1].glob("*")) if newest else 0
+    return shutil.disk_usage(run.path).free > max(needed, 1 << 20)

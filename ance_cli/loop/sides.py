@@ -6,7 +6,9 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from ance_cli.errors import MachineGaveOut
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop.supervisor import may_pass, named, stage_failed, start
 from ance_cli.progress import Reporter
@@ -55,7 +57,7 @@ class Side:
         if self._child is None:
             if now >= self._not_before:
                 self._child, self._started = start(self._arguments, self._cpus), now
-                self._run.event("supervisor", f"{self.name} started", pid=self._child.pid)
+                self._note("started", pid=self._child.pid)
             return
         code = self._child.poll()
         if code is None:
@@ -63,9 +65,9 @@ class Side:
         self._child = None
         if code == 0:
             self.is_done = True
-            self._run.event("supervisor", f"{self.name} finished")
+            self._note("finished")
             return
-        self._run.event("supervisor", f"{self.name} died", exit_code=code)
+        self._note("died", exit_code=code)
         if now - self._started > _STEADY_SECONDS:
             self._failures = 0
         patient = code == _DISK_FULL and self._endures()
@@ -75,6 +77,12 @@ class Side:
         self._failures += 1
         self._not_before = now + pause
         self._reporter.warn(f"the {self.name} ended with {named(code)}; again in {pause:.0f} s")
+
+    def _note(self, what: str, **facts: Any) -> None:
+        try:
+            self._run.event("supervisor", f"{self.name} {what}", **facts)
+        except MachineGaveOut as problem:  # a full disk is no reason to end the other side
+            self._reporter.warn(problem.what)
 
     def stop(self) -> None:
         """End the child: it finishes what it has in hand, and is killed if that takes too long."""

@@ -21,9 +21,10 @@ from ance_cli.progress import Reporter
 
 def may_pass(code: int) -> bool:
     """Whether a child that ended so is worth starting again: after a bug, a machine that gave out,
-    and a signal that killed it, or one of its own ranks (128 + signal; 130 and 143 are stops that
-    somebody asked for). All other codes would come again."""
-    return code < 0 or code in (1, 5) or (code > 128 and code not in (130, 143))
+    a lease that is held (for a moment, by the children of a supervisor that was killed), and a
+    signal that killed it or one of its own ranks (128 + signal; 130 and 143 are stops that somebody
+    asked for). All other codes would come again."""
+    return code < 0 or code in (1, 5, 6) or (code > 128 and code not in (130, 143))
 
 
 class StageFailed(AnceError):
@@ -68,8 +69,12 @@ def named(code: int) -> str:
 def start(arguments: Sequence[str], cpus: frozenset[int] = frozenset()) -> subprocess.Popen[bytes]:
     """Start `ance ARGUMENTS` as a child that ends with us, on some of the CPUs (empty = all)."""
 
+    parent = os.getpid()
+
     def prepare() -> None:  # between fork and exec: nothing may be imported or locked here
         die_with_parent(signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before the kernel was asked
+            os._exit(1)
         if cpus:
             os.sched_setaffinity(0, cpus)
 

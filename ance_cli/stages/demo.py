@@ -21,6 +21,7 @@ from ance_cli.config import (
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import Dataset, locate
 from ance_cli.formats.run_folder import RunFolder
+from ance_cli.loop.retention import EMBEDDINGS
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
@@ -29,7 +30,6 @@ from ance_cli.stages.docstrings import docstring_dataset
 from ance_cli.stages.encode import encode
 from ance_cli.stages.evaluate import evaluate_runs
 from ance_cli.stages.loop import Given, loop
-from ance_cli.stages.refresh import EMBEDDINGS
 from ance_cli.stages.search import queries_of_split, search
 from ance_cli.stages.summary import Summary
 from ance_cli.stages.train_segment import train_segment

@@ -8,20 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ance_cli.config import (
-    FollowConfig,
-    LoopConfig,
-    RefreshConfig,
-    SegmentConfig,
-    TrainConfig,
-    train_config,
-)
+from ance_cli.config import FollowConfig, LoopConfig, RefreshConfig, SegmentConfig, TrainConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Dataset, locate, positives_of, read_qrels
 from ance_cli.formats.jsonl import read_lines
 from ance_cli.formats.run_folder import REFRESH, RunFolder
 from ance_cli.loop.retention import Extent, disk_need, disk_use
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.presets import train_config
 from ance_cli.progress import Reporter
 from ance_cli.stages.new_run import config_of
 

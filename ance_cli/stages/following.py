@@ -31,12 +31,13 @@ def follow_run(
     """The follower of a run that stands at `step`, and the negatives of its next batch.
 
     `logged` is the last step that an interrupted call logged: up to there the ledger's switches
-    are repeated. Waits for the first generation where nothing was mined yet.
+    are repeated, and up to the last switch, which is noted before its batch. Waits for the first
+    generation where nothing was mined yet.
     """
     from ance_cli.training.follow import Follower
 
     switches = {record["step"]: record["generation"] for record in read_ledger(run.switches)}
-    replay_until = max([logged, *(at for at in switches if at > step)])
+    replay_until = max([logged, *(at + 1 for at in switches if at > step)])
     in_use = [switches[at] for at in sorted(switches) if at <= step]
     published = _Pointer(run)
 

@@ -10,6 +10,7 @@ from ance_cli.config import IndexConfig
 from ance_cli.formats import lease
 from ance_cli.formats.atomic import disk_errors
 from ance_cli.formats.embeddings import Embeddings, write_ids
+from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import Plan, read_manifest
 from ance_cli.progress import Reporter, Silent
@@ -75,7 +76,8 @@ def index(
         }
         if config.recall_check:
             stats |= _recall(built, vectors, config, reporter)
-        manifest = plan.publish_folder({"rows": vectors.num_rows, "dim": vectors.dim}, stats)
+        content = {"rows": vectors.num_rows, "dim": vectors.dim, "xxh3": hash_file(folder / INDEX)}
+        manifest = plan.publish_folder(content, stats)
     return summary_of(manifest, output, up_to_date=False)
 
 

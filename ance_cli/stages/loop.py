@@ -14,6 +14,7 @@ from ance_cli.errors import UsageProblem
 from ance_cli.formats.manifest import read_manifest
 from ance_cli.formats.run_folder import LOOP, NEGATIVES, RunFolder
 from ance_cli.loop.devices import Devices, place_sides
+from ance_cli.loop.retention import has_room
 from ance_cli.loop.sides import Side, run_sides
 from ance_cli.loop.supervisor import cycle, run_stage
 from ance_cli.presets import train_config
@@ -210,7 +211,13 @@ def _side_by_side(
     devices = commands.devices
     restarts = config.max_restarts
     trainer = Side(
-        "trainer", commands.train_on(steps, force), devices.train_cpus, restarts, run, reporter
+        "trainer",
+        commands.train_on(steps, force),
+        devices.train_cpus,
+        restarts,
+        run,
+        reporter,
+        endures=lambda: not has_room(run),
     )
     trainer.is_done = steps <= 0
     inferencer = Side(

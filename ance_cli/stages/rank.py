@@ -116,7 +116,12 @@ def train_rank(
     vectors = Path(orders.embeddings) if orders.embeddings else None
     with world.losing_peers(), lease.reading(vectors) if vectors else nullcontext():
         trainer = _make_trainer(run, config, orders, world, labels, skipped, reporter)
-        trainer.run(reporter, int(orders.record["start_step"]))
+        try:
+            trainer.run(reporter, int(orders.record["start_step"]))
+        except Diverged as problem:
+            if world.is_main:
+                run.event("trainer", "diverged", step=trainer.step, reason=problem.what)
+            raise
         if trainer.step < trainer.last_step:  # another rank was told to stop
             raise Stopped(signal.SIGTERM)
         world.close()

@@ -22,7 +22,7 @@ from ance_cli.config import (
     RefreshConfig,
     SearchConfig,
 )
-from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.errors import BadInput, MachineGaveOut, UsageProblem
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset, read_answers
 from ance_cli.formats.embeddings import Embeddings
@@ -35,10 +35,11 @@ from ance_cli.formats.run_folder import (
     read_ledger,
 )
 from ance_cli.loop.probe import overlap
-from ance_cli.loop.retention import prune
+from ance_cli.loop.retention import CANDIDATES, EMBEDDINGS, INDEX, prune
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
+from ance_cli.stages.damage import damaged_parts, negatives_to_compare
 from ance_cli.stages.drift import probe_generation, read_probe
 from ance_cli.stages.encode import encode
 from ance_cli.stages.evaluate import evaluate_runs
@@ -49,7 +50,6 @@ from ance_cli.stages.search import queries_of_split, search
 from ance_cli.stages.sources import ANN, PREVIOUS
 from ance_cli.stages.summary import Summary, summary_of
 
-EMBEDDINGS, INDEX, CANDIDATES = "embeddings", "index", "candidates"
 NO_DEV = "none"
 _DEV = "dev.json"
 
@@ -108,9 +108,15 @@ def refresh(
                 made = None
         if made is None:
             run.event("inferencer", "refresh started", generation=number, checkpoint_step=step)
-            made = _make(
-                run, plan, checkpoint, dataset, config, gpus, threads, force, published, reporter
-            )
+            try:
+                made = _make(
+                    run, plan, checkpoint, dataset, config, gpus, threads, force, published,
+                    reporter,
+                )  # fmt: skip
+            except MachineGaveOut:
+                for part in (INDEX, CANDIDATES):  # made in one piece: the trainer needs the room
+                    atomic.remove(atomic.partial_name(plan.partial / part))
+                raise
         _point_to_best(run, config)
         run.publish(number, step, plan.output)
         run.event("inferencer", "generation published", generation=number, checkpoint_step=step)
@@ -229,6 +235,10 @@ def _make(
     """Fill the generation's folder stage by stage and publish it whole."""
     folder = plan.open_partial(force, abandon_other=True)
     encode_config = EncodeConfig(dtype=config.encode_dtype, gpus=gpus)
+    for part in damaged_parts(folder):
+        reporter.warn(f"{part}: was damaged since an earlier call made it: it is made again")
+        run.event("inferencer", "damaged part dropped", part=str(part.relative_to(run.path)))
+        atomic.remove(part)
     seconds: dict[str, float] = {}
     clock = _Clock(seconds)
 
@@ -252,7 +262,7 @@ def _make(
             encode_config,
             candidates_folder=folder / CANDIDATES,
             previous=previous if previous and previous.exists() else None,
-            earlier=before / NEGATIVES if before and (before / NEGATIVES).exists() else None,
+            earlier=negatives_to_compare(before, reporter),
             bm25_folder=run.inputs / "bm25",
             threads=threads,
             reporter=reporter,
@@ -268,6 +278,7 @@ def _make(
             measures = _measure(
                 checkpoint, dataset, source, folder, config, encode_config, reporter
             )
+    atomic.sweep(folder, "partial", "removed", "lease")
     step = plan.shaped_by["checkpoint_step"]
     now = max(run.last_logged_step(), step)
     stats = {

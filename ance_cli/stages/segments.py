@@ -9,11 +9,11 @@ from typing import Any
 import orjson
 
 from ance_cli.config import TrainConfig
-from ance_cli.errors import Mismatch
+from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.manifest import manifest_name
-from ance_cli.formats.run_folder import RunFolder, now, read_ledger
+from ance_cli.formats.run_folder import RunFolder, cut_ledger, now, read_ledger
 
 FOLLOW = "follow"
 """The input of a segment that follows the run's published generations."""
@@ -59,6 +59,11 @@ def segment_input(run: RunFolder, path: Path) -> SegmentInput:
             return SegmentInput(path, manifest["fingerprint"], step, generation)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # a file from a pipe or an editor: known by its content
+    if generation is not None:
+        raise BadInput(
+            f"{path}: is not what its manifest says: it was changed since it was made",
+            hint=f"ance refresh {run.path} --force makes another generation",
+        )
     return SegmentInput(path, content, 0, generation)
 
 
@@ -119,8 +124,12 @@ def check_room(run: RunFolder, steps: int, config: TrainConfig) -> None:
 
 
 def new_segment(run: RunFolder, source: SegmentInput, steps: int) -> dict[str, Any]:
-    """Append a segment that begins at the newest state to `segments.jsonl`."""
+    """Append a segment that begins at the newest state to `segments.jsonl`.
+
+    What an abandoned segment noted beyond that state goes: nobody may repeat its switches.
+    """
     begun = [record for record in read_ledger(run.segments) if "segment" in record]
+    cut_ledger(run.switches, state_step(run))
     record = {
         "segment": len(begun) + 1,
         "start_step": state_step(run),

@@ -140,6 +140,8 @@ def train_segment(
             start_run(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
         if not segment.steps:
             return _summary(run, up_to_date=not made)
+        for folder in (run.states, run.checkpoints):
+            atomic.sweep(folder, "partial", "removed")
         record = record or new_segment(run, source, segment.steps)
         orders = Orders(
             segment, record, _dtype(config, devices[0]), gpus, cpu_workers, skipped is not None,

@@ -30,6 +30,7 @@ from ance_cli.training.state import Standing
 
 _POLL_SECONDS = 0.2
 """Between two looks for a generation, where training waits for one."""
+_TRY = "start a new run with a smaller --lr, or more --warmup-steps"
 
 
 @dataclass
@@ -91,9 +92,8 @@ class Trainer:
         A signal to any rank is obeyed by all after the step in hand, with the state saved.
         """
         main = self.world.is_main
-        due = self.segment.checkpoint_every and self.step % self.segment.checkpoint_every == 0
-        if main and self.step and (due or self.step == self.last_step):
-            self.save_checkpoint(self)  # where a kill came between the state and its checkpoint
+        if main and self.step > first_step and self._is_checkpoint:
+            self.save_checkpoint(self)  # a kill may have come between this step's state and it
         total = self.last_step - first_step
         saved = time.monotonic()
         speed = _Speed(self.step, self._passes, self.encoder, self.ceiling)
@@ -118,14 +118,12 @@ class Trainer:
                     if main:
                         self.log(self._line(norms, rates))
                     losses.clear()
-                every = self.segment.checkpoint_every
-                at_checkpoint = bool(every) and self.step % every == 0
-                last = self.step == self.last_step
-                if at_checkpoint or saving or stopping or last:
+                if self._is_checkpoint or saving or stopping:
+                    self._check_weights()
                     if main:
                         self.save_state(self)
                     saved = time.monotonic()
-                if main and (at_checkpoint or last):
+                if main and self._is_checkpoint:
                     self.save_checkpoint(self)
                 if stopping:
                     self.world.wait()  # nobody ends before the state is saved
@@ -133,6 +131,22 @@ class Trainer:
                         f"stopped after step {self.step}, state saved: the same command continues"
                     )
                     return
+
+    @property
+    def _is_checkpoint(self) -> bool:
+        """Whether a checkpoint is due after the steps done."""
+        every = self.segment.checkpoint_every
+        return self.step == self.last_step or bool(every and self.step % every == 0)
+
+    def _check_weights(self) -> None:
+        """Raise `Diverged` where the last step made a weight that is not finite: a finite gradient
+        does not rule it out, and no loss has shown it yet."""
+        if not all(bool(torch.isfinite(weights).all()) for weights in self._trained):
+            raise Diverged(
+                f"step {self.step}: a weight is not finite: training diverged; nothing of this "
+                "step was kept",
+                hint=_TRY,
+            )
 
     def _follow(self, follower: Follower, stop: list[int], reporter: Reporter) -> None:
         """Take the newest generation that every rank has read, and wait for one where the
@@ -195,7 +209,7 @@ class Trainer:
             raise Diverged(
                 f"step {self.step + 1}: loss {total}, gradient norm {norm}: training diverged; "
                 "nothing of this step was kept",
-                hint="start a new run with a smaller --lr, or more --warmup-steps",
+                hint=_TRY,
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

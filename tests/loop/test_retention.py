@@ -2,7 +2,7 @@ import json
 
 from ance_cli.formats import lease
 from ance_cli.formats.run_folder import RunFolder
-from ance_cli.loop.retention import disk_need, disk_use, prune
+from ance_cli.loop.retention import prune
 
 
 def make_run(tmp_path, generations=4):
@@ -52,13 +52,3 @@ def test_a_dead_readers_lease_holds_nothing(tmp_path):
     left.write_text("{}")
     prune(run, 1)
     assert not (run.generation_at(1) / "embeddings").exists() and not left.exists()
-
-
-def test_disk(tmp_path):
-    run = make_run(tmp_path)
-    assert disk_use(run.path) == 4 * (200 + 6)
-    need = disk_need(1000, 2, 64, 100, 200, 10**6, 4, 2, has_index=False)
-    assert need["embeddings"] == 3 * 1000 * 2 * 64 * 2
-    assert need["candidates"] == 3 * 100 * 200 * 8
-    assert need["checkpoints"] == 5 * 10**6 and need["states"] == 9 * 10**6
-    assert need["all"] == sum(value for name, value in need.items() if name != "all")
