@@ -10,7 +10,8 @@ from pathlib import Path
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.run_folder import RunFolder
 
-LARGE = ("embeddings", "index", "candidates")
+EMBEDDINGS, INDEX, CANDIDATES = "embeddings", "index", "candidates"
+LARGE = (EMBEDDINGS, INDEX, CANDIDATES)
 """The parts of a generation that go; negatives, audit, dev measures and manifests stay."""
 
 
@@ -19,9 +20,11 @@ def prune(run: RunFolder, keep: int) -> list[Path]:
 
     A part that somebody reads (its lease) stays until a later call.
     """
+    atomic.sweep(run.generations, "removed")
     numbered = [path for path in sorted(run.generations.glob("[0-9]*")) if path.name.isdecimal()]
     removed = []
     for folder in numbered[: max(0, len(numbered) - keep)]:
+        atomic.sweep(folder, "removed")
         for name in LARGE:
             part = folder / name
             if part.exists() and not lease.has_readers(part):

@@ -23,9 +23,9 @@ from ance_cli.formats.embeddings import DONE, load_array
 from ance_cli.formats.lease import look
 from ance_cli.formats.manifest import MANIFEST
 from ance_cli.formats.run_folder import LOOP, NEGATIVES, POINTER, REFRESH, RUN, RunFolder, now
-from ance_cli.loop.retention import disk_use
+from ance_cli.loop.retention import EMBEDDINGS, INDEX, disk_use
 from ance_cli.stages.drift import PROBE
-from ance_cli.stages.refresh import EMBEDDINGS, INDEX, NO_DEV
+from ance_cli.stages.refresh import NO_DEV
 
 ROLES = ("supervisor", "trainer", "inferencer")
 
