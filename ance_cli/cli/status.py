@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.table import Table
 
-    from ance_cli.stages.status import Refresh, RunStanding
+    from ance_cli.loop.standing import Refresh, RunStanding
 
 
 def register(app: typer.Typer) -> None:
