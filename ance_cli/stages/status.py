@@ -22,10 +22,7 @@ from ance_cli.formats.embeddings import DONE, load_array
 from ance_cli.formats.lease import look
 from ance_cli.formats.manifest import MANIFEST
 from ance_cli.formats.run_folder import LOOP, NEGATIVES, POINTER, REFRESH, RUN, RunFolder, now
-<<<<<<< HEAD
 from ance_cli.loop.retention import EMBEDDINGS, INDEX, disk_use
-=======
-from ance_cli.loop.retention import disk_use
 from ance_cli.loop.standing import (
     Negatives,
     Problem,
@@ -35,7 +32,6 @@ from ance_cli.loop.standing import (
     Training,
     Worker,
 )
->>>>>>> status
 from ance_cli.stages.drift import PROBE
 from ance_cli.stages.refresh import NO_DEV
 
