@@ -18,6 +18,7 @@ from ance_cli.cli import (
     mine,
     refresh,
     search,
+    tokenize,
     train_segment,
 )
 from ance_cli.cli.ending import exit_code_of
@@ -51,8 +52,8 @@ def _root(
 
 
 for module in (
-    demo, merge, bm25_negatives, encode, index, mine, train_segment, search, evaluate, refresh,
-    loop,
+    demo, merge, bm25_negatives, tokenize, encode, index, mine, train_segment, search, evaluate,
+    refresh, loop,
 ):  # fmt: skip
     module.register(app)
 

@@ -13,8 +13,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from ance_cli.formats.atomic import disk_errors
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
+WAIT_SECONDS = 0.5
 
 
 def lease_name(output: Path) -> Path:
@@ -114,3 +115,20 @@ def hold(path: Path, what: str) -> Iterator[None]:
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+
+
+@contextmanager
+def hold_in_turn(path: Path, what: str, say: Callable[[str], None]) -> Iterator[None]:
+    """As `hold`, but waits until whoever has the lease is done, and says once who that is."""
+    with ExitStack() as held:
+        told = False
+        while True:
+            try:
+                held.enter_context(hold(path, what))
+                break
+            except Busy as busy:
+                if not told:
+                    say(f"{busy.what}; waiting until it is done")
+                    told = True
+                time.sleep(WAIT_SECONDS)
+        yield

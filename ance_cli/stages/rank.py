@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +39,12 @@ from ance_cli.stages.new_run import config_of, publish_checkpoint
 if TYPE_CHECKING:
     import torch
 
-    from ance_cli.models.tokens import Tokenizer, TokenRows
+    from ance_cli.models.tokens import TokenRows
     from ance_cli.training.data import PairStream
     from ance_cli.training.distributed import World
     from ance_cli.training.live import LiveNegatives
     from ance_cli.training.state import Standing
     from ance_cli.training.trainer import Trainer
-
-_TOKENIZE_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -231,7 +228,7 @@ def _make_trainer(
         optimizer=optimizer,
         stream=stream,
         queries=tokenizer([queries[name] for name in stream.query_ids], "query"),
-        passages=_passage_rows(dataset, tokenizer, doc_ids, skipped, reporter),
+        passages=_passage_rows(start, dataset, doc_ids, skipped, reporter),
         pads=(tokenizer.pad_id_of("query"), tokenizer.pad_id_of("passage")),
         config=config,
         segment=segment,
@@ -290,27 +287,16 @@ def _live(
 
 
 def _passage_rows(
+    start: Checkpoint,
     dataset: Dataset,
-    tokenizer: Tokenizer,
     doc_ids: list[str],
     skipped: Skipped | None,
     reporter: Reporter,
 ) -> TokenRows:
-    """Token rows of the documents that occur, in corpus order, tokenised chunk by chunk."""
-    from ance_cli.models.tokens import TokenRows, join_rows
+    """Token rows of the documents that occur, in corpus order, from the corpus's token cache."""
+    from ance_cli.formats.tokens import join_rows
+    from ance_cli.stages.tokenize import corpus_tokens
 
-    wanted = set(doc_ids)
-    if not wanted:
-        return TokenRows(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32))
-    separator = tokenizer.pins.separator
-    texts: Iterator[str] = (
-        passage.joined(separator)
-        for passage in read_corpus(dataset.corpus, skipped)
-        if passage.doc_id in wanted
-    )
-    parts = []
-    with reporter.task("tokenising", len(doc_ids), "passage") as bar:
-        while chunk := list(islice(texts, _TOKENIZE_CHUNK)):
-            parts.append(tokenizer(chunk, "passage"))
-            bar.advance(len(chunk))
-    return join_rows(parts)
+    if not doc_ids:
+        return join_rows([])
+    return corpus_tokens(start, dataset, None, skipped, reporter).rows_of(set(doc_ids))
