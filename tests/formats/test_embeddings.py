@@ -168,9 +168,8 @@ def test_a_writer_killed_inside_a_block_goes_on_with_that_block(tmp_path, before
     np.save(tmp_path / "row_counts.npy", ROW_COUNTS)
     (tmp_path / "part").mkdir()
     arguments = [tmp_path / name for name in ("part", "vectors.npy", "row_counts.npy")]
-    found = subprocess.run(
-        [sys.executable, "-c", KILLED_IN_BLOCK_1, *arguments, before], capture_output=True, timeout=60
-    )
+    command = [sys.executable, "-c", KILLED_IN_BLOCK_1, *arguments, before]
+    found = subprocess.run(command, capture_output=True, timeout=60)
     assert found.returncode == -signal.SIGKILL, found.stderr.decode()
     again = writer(tmp_path / "part")
     assert again.missing() == [1, 2]
@@ -240,7 +239,8 @@ def test_any_writer_writes_any_block(tmp_path, order):
 
 
 def test_vectors_that_are_not_the_blocks_are_a_mistake_of_the_caller(tmp_path):
-    with pytest.raises(ValueError, match=r"block 1 has vectors of shape \(5, 4\), expected \(6, 4\)"):
+    expected = r"block 1 has vectors of shape \(5, 4\), expected \(6, 4\)"
+    with pytest.raises(ValueError, match=expected):
         writer(tmp_path).write_block(1, vectors_of(ROW_COUNTS)[:5])
 
 
