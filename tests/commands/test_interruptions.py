@@ -33,7 +33,7 @@ def negatives(ance, dataset):
 
 
 def without_rates(records):
-    rates = ("tokens_per_s", "steps_per_s")
+    rates = ("tokens_per_s", "steps_per_s", "mfu")
     return [{k: v for k, v in record.items() if k not in rates} for record in records]
 
 
