@@ -130,14 +130,17 @@ class EncodeConfig:
     dtype: str = "auto"
     output_dtype: str = "float16"
     gpus: str = "all"
+    cpu_workers: int = 1
+    """Processes, where no GPU is used."""
     batch_tokens: int = 0
-    """Padded tokens in a batch; 0 = 4,096 on a CPU, 131,072 on a GPU."""
+    """Padded tokens in a batch; 0 = 2,048 on a CPU, 32,768 on a GPU."""
 
     def __post_init__(self) -> None:
         _check(self.batch_tokens >= 0, "--batch-tokens must not be negative")
+        _check(self.cpu_workers >= 1, "--cpu-workers must be at least 1")
 
     def tokens_for(self, device_type: str) -> int:
-        return self.batch_tokens or (4_096 if device_type == "cpu" else 131_072)
+        return self.batch_tokens or (2_048 if device_type == "cpu" else 32_768)
 
 
 @dataclass(frozen=True)

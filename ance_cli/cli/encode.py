@@ -15,8 +15,8 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "encode",
-        f"ckpt data split corpus queries qrels skip_bad output side {PINS} output_dtype gpus dtype "
-        f"batch_tokens threads force {COMMON}",
+        f"ckpt data split corpus queries qrels skip_bad tokens output side {PINS} output_dtype "
+        f"gpus cpu_workers shard dtype batch_tokens threads force {COMMON}",
         configs="encode",
         required="ckpt output",
         panel="Stages",
@@ -25,11 +25,12 @@ def register(app: typer.Typer) -> None:
         """Encode a corpus (or queries) to memory-mapped vectors.
 
         The work is cut into blocks: an interrupted call is continued by the same command, and only
-        the blocks that are missing are encoded.
+        the blocks that are missing are encoded. Each GPU has a process of its own.
 
         Example: `ance encode --ckpt runs/warmup/latest --data data/medquad -o emb/`
         """
         from ance_cli.stages.encode import encode as stage
+        from ance_cli.stages.encode import parse_shard
 
         run_stage(
             flags,
@@ -38,6 +39,8 @@ def register(app: typer.Typer) -> None:
                 dataset_of(flags),
                 flags.output,
                 flags.config(EncodeConfig),
+                tokens=flags.tokens,
+                shard=parse_shard(flags.shard),
                 force=flags.force,
                 dry_run=flags.dry_run,
                 skipped=skipped,

@@ -19,6 +19,7 @@ from ance_cli.cli import (
     refresh,
     search,
     status,
+    tokenize,
     train_segment,
 )
 from ance_cli.cli.ending import exit_code_of
@@ -52,8 +53,8 @@ def _root(
 
 
 for module in (
-    demo, merge, bm25_negatives, encode, index, mine, train_segment, search, evaluate, refresh,
-    loop, status,
+    demo, merge, bm25_negatives, tokenize, encode, index, mine, train_segment, search, evaluate,
+    refresh, loop, status,
 ):  # fmt: skip
     module.register(app)
 

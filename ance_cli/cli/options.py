@@ -89,6 +89,8 @@ FLAGS: dict[str, Flag] = {
     "run": Flag(Path, "TREC run whose ranking replaces BM25's.", DATA, metavar="FILE"),
     "output": Flag(Path, "What to make; - is stdout where the output is text.", DATA,
                    names=("--output", "-o"), metavar="PATH"),
+    "tokens": Flag(Path, "Token cache of the corpus, made first where there is none (default: in "
+                   "the cache folder).", DATA, metavar="DIR"),
     "candidates": Flag(Path, "Where the candidates go (default: beside the output).", DATA,
                        metavar="DIR"),
     "overlap_with": Flag(Path, "Earlier negatives file: the audit reports the overlap.", DATA,
@@ -219,6 +221,8 @@ FLAGS: dict[str, Flag] = {
     "train_gpus": Flag(str, "GPUs of the trainer.", RUNTIME, metavar="LIST"),
     "infer_gpus": Flag(str, "GPUs of the refreshes.", RUNTIME, metavar="LIST"),
     "cpu_workers": Flag(int, "Processes, where no GPU is used.", RUNTIME),
+    "shard": Flag(str, "Encode part I of N, from 1: for N such calls side by side that share the "
+                  "output's file system. The last one to end publishes.", RUNTIME, metavar="I/N"),
     "nnodes": Flag(int, "Machines that train together.", RUNTIME),
     "node_rank": Flag(int, "Which of them this is, from 0.", RUNTIME),
     "rdzv_endpoint": Flag(str, "HOST:PORT of node 0, where the machines meet.", RUNTIME,

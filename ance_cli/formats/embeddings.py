@@ -1,4 +1,4 @@
-"""Embeddings on disk: a folder with a memory-mapped matrix that grows in resumable blocks.
+"""Embeddings on disk: a folder with a memory-mapped matrix that fills in resumable blocks.
 
 `embeddings.npy` (rows x dim, float16 or float32, C order), `ids.txt` (one id a line, one for each
 document), `doc_offsets.npy` (int64, documents + 1): document i owns the rows
@@ -9,7 +9,7 @@ While unfinished, `done.npy` tells which blocks of documents are durable.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,11 @@ VECTORS = "embeddings.npy"
 IDS = "ids.txt"
 DOC_OFFSETS = "doc_offsets.npy"
 DONE = "done.npy"
-ROW_COUNTS = "row_counts.npy"
-UNFINISHED_ONLY = (DONE, ROW_COUNTS)
+UNFINISHED_ONLY = (DONE,)
 """What a folder holds only until it is published."""
 
 BLOCK_DOCS = 16_384
-"""Documents in a block: the unit of resuming, of hashing and of memory."""
+"""Documents in a block: the unit of work, of resuming, of hashing and of memory."""
 
 _HEADER_BYTES = 128
 _DONE_DTYPE = np.dtype([("rows", "<i8"), ("xxh3", "<u8")])
@@ -38,10 +37,14 @@ _DONE_DTYPE = np.dtype([("rows", "<i8"), ("xxh3", "<u8")])
 Floats = npt.NDArray[np.floating[Any]]
 
 
-def write_ids(path: Path, ids: Sequence[str]) -> None:
-    """One id a line."""
+def write_ids(path: Path, ids: Iterable[str]) -> int:
+    """One id a line; returns how many there are."""
+    count = 0
     with atomic.new_file(path) as handle:
-        handle.write("".join(f"{name}\n" for name in ids).encode())
+        for name in ids:
+            handle.write(f"{name}\n".encode())
+            count += 1
+    return count
 
 
 def read_ids(path: Path) -> list[str]:
@@ -67,80 +70,124 @@ def load_array(path: Path, mapped: bool = False) -> npt.NDArray[Any]:
         raise BadInput(f"{path}: not a whole .npy array ({error})") from error
 
 
-def _npy_header(rows: int, dim: int, dtype: np.dtype[Any]) -> bytes:
-    """A version-1 .npy header of fixed size, so that the row count can be set at the end."""
-    described = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({rows}, {dim}), }}"
+def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """A version-1 .npy header of fixed size, so that it can be written again with another shape."""
+    descr = np.lib.format.dtype_to_descr(dtype)
+    described = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}"
     padding = _HEADER_BYTES - 10 - len(described) - 1
     text = described + " " * padding + "\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin1")
 
 
-class EmbeddingsWriter:
-    """Fills a partial embeddings folder block by block; killed and reopened, it goes on.
+def _write_at(path: Path, offset: int, data: Any) -> None:
+    """Write into the middle of a file, durably.
 
-    A block is `BLOCK_DOCS` consecutive documents. Blocks are visited in order, since the row at
-    which a block begins is the sum of the rows before it; a block already done is passed over.
+    `O_DSYNC` also keeps the clients of a network file system from writing whole pages back, and
+    with them what another host has written next to it.
     """
 
-    def __init__(self, folder: Path, num_docs: int, dim: int, dtype: str, block_docs: int) -> None:
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_DSYNC)
+
+    with atomic.disk_errors(path.parent), open(path, "r+b", opener=opener) as handle:
+        handle.seek(offset)
+        handle.write(data)
+
+
+class EmbeddingsWriter:
+    """Fills a partial embeddings folder block by block, from any number of processes.
+
+    A block is `block_docs` consecutive documents. Where its rows begin is known from the documents'
+    row counts, so any process may write any block; `done.npy` names those that are durable.
+    """
+
+    def __init__(self, folder: Path, dim: int, dtype: str, block_docs: int) -> None:
+        """Opens the folder that `begin` prepared."""
         self.folder = folder
-        self.num_docs = num_docs
         self.dim = dim
         self.dtype = np.dtype(dtype)
         self.block_docs = block_docs
-        self.num_blocks = -(-num_docs // block_docs)
-        done_path = folder / DONE
-        if not done_path.exists() or not (folder / VECTORS).exists():
-            fresh = np.zeros(self.num_blocks, _DONE_DTYPE)
+        offsets = load_array(folder / DOC_OFFSETS, mapped=True)
+        self.num_docs = len(offsets) - 1
+        self.num_blocks = -(-self.num_docs // block_docs)
+        self._first_row = np.append(offsets[: self.num_docs : block_docs], offsets[-1])
+
+    @classmethod
+    def begin(
+        cls,
+        folder: Path,
+        doc_offsets: npt.NDArray[np.int64],
+        dim: int,
+        dtype: str,
+        block_docs: int = BLOCK_DOCS,
+    ) -> EmbeddingsWriter:
+        """Open a folder, and prepare it before where that was not done: one process at a time.
+
+        `doc_offsets` (documents + 1,): the first row of each document. The matrix has its final
+        size from the start.
+        """
+        num_blocks = -(-(len(doc_offsets) - 1) // block_docs)
+        rows = int(doc_offsets[-1])
+        if not (folder / DONE).exists():
+            fresh = np.zeros(num_blocks, _DONE_DTYPE)
             fresh["rows"] = -1
             with atomic.disk_errors(folder):
-                (folder / VECTORS).write_bytes(_npy_header(0, dim, self.dtype))
-                with atomic.new_file(done_path) as handle:
-                    np.save(handle, fresh)
-        self._done = np.load(done_path, mmap_mode="r+", allow_pickle=False)
-        if not (folder / ROW_COUNTS).exists():
-            with atomic.new_file(folder / ROW_COUNTS) as handle:
-                np.save(handle, np.zeros(num_docs, np.int32))
-        self._counts = np.load(folder / ROW_COUNTS, mmap_mode="r+", allow_pickle=False)
-        self._forget_damaged()
+                with atomic.new_file(folder / DOC_OFFSETS) as handle:
+                    np.save(handle, doc_offsets)
+                with atomic.new_file(folder / VECTORS) as handle:
+                    header = npy_header((rows, dim), np.dtype(dtype))
+                    handle.write(header)
+                    handle.truncate(len(header) + rows * dim * np.dtype(dtype).itemsize)
+                with atomic.new_file(folder / DONE) as handle:
+                    handle.write(npy_header((num_blocks,), _DONE_DTYPE))
+                    handle.write(fresh.tobytes())
+            return cls(folder, dim, dtype, block_docs)
+        found = cls(folder, dim, dtype, block_docs)
+        found._forget_damaged()
+        return found
 
     def _forget_damaged(self) -> None:
-        """Count a block whose vectors are not those that were written as undone, with all after
-        it."""
-        first = 0
+        """Count the blocks whose vectors are not those that were written as undone."""
+        row_bytes = self.dim * self.dtype.itemsize
         with open(self.folder / VECTORS, "rb") as handle:
-            handle.seek(_HEADER_BYTES)
-            while first < self.num_done:
-                rows, expected = self._done[first].tolist()
-                data = handle.read(rows * self.dim * self.dtype.itemsize)
-                if xxhash.xxh3_64_intdigest(data) != expected:
-                    self._done["rows"][first:] = -1
-                    self._done.flush()
-                first += 1
+            for block, (rows, expected) in enumerate(self._done().tolist()):
+                if rows < 0:
+                    continue
+                handle.seek(_HEADER_BYTES + int(self._first_row[block]) * row_bytes)
+                if xxhash.xxh3_64_intdigest(handle.read(rows * row_bytes)) != expected:
+                    self._note(block, -1, 0)
+
+    def _note(self, block: int, rows: int, digest: int) -> None:
+        entry = np.array((rows, digest), _DONE_DTYPE)
+        offset = _HEADER_BYTES + block * _DONE_DTYPE.itemsize
+        _write_at(self.folder / DONE, offset, entry.tobytes())
+
+    def _done(self) -> npt.NDArray[Any]:
+        """The map of finished blocks as it is now: others write into it."""
+        return load_array(self.folder / DONE)
 
     def is_done(self, block: int) -> bool:
         """Whether the block's vectors are durable."""
-        return bool(self._done["rows"][block] >= 0)
+        return bool(self._done()["rows"][block] >= 0)
 
-    @property
-    def num_done(self) -> int:
-        """How many blocks are durable."""
-        return int((self._done["rows"] >= 0).sum())
+    def missing(self) -> list[int]:
+        """The blocks that are not durable yet."""
+        found: list[int] = np.flatnonzero(self._done()["rows"] < 0).tolist()
+        return found
 
     def docs_of(self, block: int) -> range:
         """The positions of the block's documents."""
         start = block * self.block_docs
         return range(start, min(start + self.block_docs, self.num_docs))
 
-    def write_block(self, block: int, vectors: Floats, row_counts: npt.NDArray[np.int32]) -> None:
-        """Store a block's vectors (rows x dim) and how many rows each of its documents has.
-
-        The vectors are durable before the block counts as done.
-        """
-        before = self._done["rows"][:block]
-        if (before < 0).any():
-            raise ValueError("blocks are written in order")
-        first_row = int(before.sum())
+    def write_block(self, block: int, vectors: Floats) -> None:
+        """Store a block's vectors (rows x dim), durable before the block counts as done."""
+        first, last = self._first_row[block : block + 2].tolist()
+        if vectors.shape != (last - first, self.dim):
+            raise ValueError(
+                f"block {block} has vectors of shape {vectors.shape}, "
+                f"expected {(last - first, self.dim)}"
+            )
         data = np.ascontiguousarray(vectors, self.dtype)
         if not np.isfinite(data).all():
             raise BadInput(
@@ -148,48 +195,22 @@ class EmbeddingsWriter:
                 f"{self.dtype.name}",
                 hint="store the vectors with --output-dtype float32",
             )
-        docs = self.docs_of(block)
-        with atomic.disk_errors(self.folder):
-            start = _HEADER_BYTES + first_row * self.dim * self.dtype.itemsize
-            try:
-                with open(self.folder / VECTORS, "r+b") as handle:
-                    handle.seek(start)
-                    handle.write(data.data)
-                    handle.flush()
-                    os.fsync(handle.fileno())
-            except OSError:
-                os.truncate(self.folder / VECTORS, start)  # others need the room of half a block
-                raise
-            self._counts[docs.start : docs.stop] = row_counts
-            self._counts.flush()
-            self._done[block] = (len(data), xxhash.xxh3_64_intdigest(data.data))
-            self._done.flush()
+        row_bytes = self.dim * self.dtype.itemsize
+        _write_at(self.folder / VECTORS, _HEADER_BYTES + first * row_bytes, data.data)
+        self._note(block, len(data), xxhash.xxh3_64_intdigest(data.data))
 
-    def finish(self, ids: Sequence[str]) -> dict[str, Any]:
-        """Write ids and offsets, set the row count, and return the manifest's `content`."""
-        if self.num_done != self.num_blocks or len(ids) != self.num_docs:
+    def finish(self, ids: Iterable[str]) -> dict[str, Any]:
+        """Write the ids and return the manifest's `content`."""
+        if self.missing() or write_ids(self.folder / IDS, ids) != self.num_docs:
             raise ValueError("not every block is done")
-        offsets = np.zeros(self.num_docs + 1, np.int64)
-        np.cumsum(self._counts, out=offsets[1:])
-        rows = int(offsets[-1])
-        with atomic.disk_errors(self.folder):
-            with open(self.folder / VECTORS, "r+b") as handle:
-                handle.write(_npy_header(rows, self.dim, self.dtype))
-                handle.truncate(_HEADER_BYTES + rows * self.dim * self.dtype.itemsize)
-                handle.flush()
-                os.fsync(handle.fileno())
-            with atomic.new_file(self.folder / DOC_OFFSETS) as handle:
-                np.save(handle, offsets)
-            write_ids(self.folder / IDS, ids)
-        content = {
-            "rows": rows,
+        return {
+            "rows": int(self._first_row[-1]),
             "docs": self.num_docs,
             "dim": self.dim,
             "dtype": self.dtype.name,
             "block_docs": self.block_docs,
-            "block_xxh3": [f"{value:016x}" for value in self._done["xxh3"].tolist()],
+            "block_xxh3": [f"{value:016x}" for value in self._done()["xxh3"].tolist()],
         }
-        return content
 
 
 class Embeddings:

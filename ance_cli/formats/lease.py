@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from ance_cli.formats.atomic import disk_errors
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
+WAIT_SECONDS = 0.5
 
 
 def lease_name(output: Path) -> Path:
@@ -212,3 +213,20 @@ def has_readers(artifact: Path) -> bool:
         except Busy:
             living = True
     return living
+
+
+@contextmanager
+def hold_in_turn(path: Path, what: str, say: Callable[[str], None]) -> Iterator[None]:
+    """As `hold`, but waits until whoever has the lease is done, and says once who that is."""
+    with ExitStack() as held:
+        told = False
+        while True:
+            try:
+                held.enter_context(hold(path, what))
+                break
+            except Busy as busy:
+                if not told:
+                    say(f"{busy.what}; waiting until it is done")
+                    told = True
+                time.sleep(WAIT_SECONDS)
+        yield

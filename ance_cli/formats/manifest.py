@@ -38,10 +38,11 @@ ALGORITHM_VERSIONS = {
     "generation": 1,
     "bm25-index": 1,
     "dataset": 1,
+    "tokens": 1,
 }
 """Raised when a stage computes something else from the same inputs: old outputs go stale."""
 
-_FOLDERS = {"embeddings", "index", "candidates", "generation", "bm25-index", "dataset"}
+_FOLDERS = {"embeddings", "index", "candidates", "generation", "bm25-index", "dataset", "tokens"}
 
 
 def manifest_name(output: Path, kind: str) -> Path:
@@ -70,6 +71,7 @@ def read_manifest(output: Path, kind: str) -> dict[str, Any]:
 
 
 _MAKERS = {
+    "tokens": "make it with: ance tokenize --ckpt CHECKPOINT --data DATASET -o DIR",
     "embeddings": "make it with: ance encode --ckpt CHECKPOINT --data DATASET -o DIR",
     "index": "make it with: ance index EMBEDDINGS -o DIR",
     "candidates": "make it with: ance mine",

@@ -16,7 +16,7 @@ import orjson
 
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.hashing import hash_file, hash_json
-from ance_cli.models.tower import PINS, ST_CONFIG, Tower, read_json, read_towers
+from ance_cli.models.tower import MODULES, PINS, ST_CONFIG, Tower, read_json, read_towers
 
 Side = Literal["query", "passage"]
 Similarity = Literal["dot", "cosine"]
@@ -104,6 +104,16 @@ class Checkpoint:
     def has_head(self) -> bool:
         """Whether the folder says how token vectors become one vector."""
         return self._towers["query"].has_head
+
+    def need_head(self) -> None:
+        """Raises `BadInput` where a raw language model is named: its vectors mean nothing yet."""
+        if not self.has_head:
+            raise BadInput(
+                f"{self.shown}: has no pooling and head ({MODULES} is missing): "
+                "a plain encoder's vectors are not trained for retrieval",
+                hint="train it first: ance train-segment NEGATIVES --ckpt "
+                f"{self.shown} adds a fresh head",
+            )
 
     @property
     def dim(self) -> int:

@@ -133,7 +133,7 @@ class CrossEncoder:
         logits = np.empty(len(pairs), np.float32)
         for batch in batches_by_length(lengths, self._batch_tokens, multiple=1):
             one = f"{self.device}: one pair of {lengths[batch[0]]} tokens"
-            logits[batch] = in_halves(logits_of, batch, one, "lower max_length")
+            logits[batch] = in_halves(logits_of, batch, one, "lower max_length", np.concatenate)
             if on_pairs:
                 on_pairs(len(batch))
         if broken := int((~np.isfinite(logits)).sum()):

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint, Side
-from ance_cli.models.tower import MODULES, Tower, read_json
+from ance_cli.models.tower import Tower, read_json
 
 _WITHOUT_POOLER = ("bert", "roberta", "xlm-roberta", "electra", "camembert")
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -47,8 +47,9 @@ class Encoder(nn.Module):
         self.head = head
         self.dim = dim
 
-    def forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, L) int64 token ids and mask -> (B, dim) float32 vectors.
+    def forward(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, L) int64 token ids and mask, None where nothing is padded -> (B, dim) float32
+        vectors.
 
         Pooling and head run in float32 also where the backbone is autocast or held in bf16: they
         cost nothing and the scores depend on them.
@@ -57,6 +58,8 @@ class Encoder(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             if self.pooling == "cls":
                 pooled = hidden[:, 0].float()
+            elif mask is None:
+                pooled = hidden.float().mean(1)
             else:
                 weights = mask.unsqueeze(-1).float()  # (B, L, 1)
                 pooled = (hidden.float() * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
@@ -161,13 +164,7 @@ def load_encoder(checkpoint: Checkpoint, side: Side = "passage") -> Encoder:
     Raises `BadInput` where the folder has no pooling and head: a raw language model does not yet
     make vectors that mean anything.
     """
-    if not checkpoint.has_head:
-        raise BadInput(
-            f"{checkpoint.shown}: has no pooling and head ({MODULES} is missing): "
-            "a plain encoder's vectors are not trained for retrieval",
-            hint="train it first: ance train-segment NEGATIVES --ckpt "
-            f"{checkpoint.shown} adds a fresh head",
-        )
+    checkpoint.need_head()
     tower = checkpoint.tower(side)
     backbone = _load_backbone(tower)
     pooling, head, dim = _load_head(tower, _hidden_size(backbone))

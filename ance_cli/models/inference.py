@@ -1,7 +1,7 @@
 """The encoding engine: token rows in, vectors out, as fast as the devices go.
 
 Rows are sorted by length, so that a batch pads next to nothing, and batches hold a fixed number of
-tokens rather than of rows. Several devices share the batches of a block, one thread each.
+tokens rather than of rows. Where all rows of a batch have one length it has no mask either.
 """
 
 from __future__ import annotations
@@ -10,18 +10,27 @@ import copy
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from ance_cli.errors import MachineGaveOut
+from ance_cli.formats.tokens import TokenRows
+from ance_cli.models.attention import use_products
 from ance_cli.models.devices import torch_dtype
 from ance_cli.models.encoder import Encoder
-from ance_cli.models.tokens import TokenRows
 
 Places = npt.NDArray[np.int64]
 """Row indices."""
+
+T = TypeVar("T")
+
+_MULTIPLE = 1
+"""Widths are not rounded up: to a multiple of 8 that alone pads passages of MS MARCO's lengths by
+5 %, and neither the matrix products nor the fused attention kernels ask for it."""
 
 
 def batches_by_length(
@@ -29,38 +38,62 @@ def batches_by_length(
 ) -> Iterator[Places]:
     """Row indices in batches of at most `batch_tokens` padded tokens, longest rows first.
 
-    The order is stable, so it depends on the lengths alone. A row longer than the budget comes by
+    A batch that is half full ends where the width changes, so that the next one pads less. The
+    order is stable, so it depends on the lengths alone. A row longer than the budget comes by
     itself.
     """
     order = np.argsort(-lengths, kind="stable")
+    widths = -(-lengths[order] // multiple) * multiple
+    ends = np.append(np.flatnonzero(np.diff(widths)) + 1, len(order))  # of the rows of one width
     start = 0
     while start < len(order):
-        width = -(-int(lengths[order[start]]) // multiple) * multiple
-        stop = start + max(1, batch_tokens // max(width, 1))
+        room = max(1, batch_tokens // max(int(widths[start]), 1))
+        half_full = min(start + (room + 1) // 2, len(order))
+        end = int(ends[np.searchsorted(ends, half_full)])
+        stop = min(start + room, end)
         yield order[start:stop]
         start = stop
 
 
-def in_halves(
-    compute: Callable[[Places], npt.NDArray[np.float32]], batch: Places, one: str, remedy: str
-) -> npt.NDArray[np.float32]:
-    """`compute(batch)`, (rows, ...); where memory runs out, that of its halves, and so on.
+def _ran_out(error: RuntimeError) -> bool:
+    """Whether memory ran out; torch has a type for its GPUs and only words for the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
-    Raises `MachineGaveOut` where a single row is too much; `one` and `remedy` put it in words.
+
+def in_halves(
+    compute: Callable[[Places], T],
+    batch: Places,
+    one: str,
+    remedy: str,
+    join: Callable[[list[T]], T],
+    on_halving: Callable[[Places], None] = lambda batch: None,
+) -> T:
+    """`compute(batch)`; where memory runs out, that of its halves, `join`ed, and so on.
+
+    `on_halving` hears of each batch that did not fit. Raises `MachineGaveOut` where a single row is
+    too much; `one` and `remedy` say so.
     """
     try:
         return compute(batch)
-    except torch.OutOfMemoryError:
-        pass  # gone on with below, where nothing holds on to the failed batch
+    except RuntimeError as error:
+        if not _ran_out(error):
+            raise
+    # gone on with here, where nothing holds on to the failed batch
     if len(batch) == 1:
         raise MachineGaveOut(f"{one} does not fit in memory", hint=f"free the device, or {remedy}")
     torch.cuda.empty_cache()
-    halves = [in_halves(compute, half, one, remedy) for half in np.array_split(batch, 2)]
-    return np.concatenate(halves)
+    on_halving(batch)
+    halves = [
+        in_halves(compute, half, one, remedy, join, on_halving) for half in np.array_split(batch, 2)
+    ]
+    return join(halves)
 
 
 class InferenceEngine:
-    """An encoder replicated on one or more devices, in one number format."""
+    """An encoder replicated on one or more devices, in one number format.
+
+    `say` hears of it where batches are made smaller because memory ran out.
+    """
 
     def __init__(
         self,
@@ -69,34 +102,51 @@ class InferenceEngine:
         devices: list[torch.device],
         dtype: str,
         batch_tokens: int,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.dim = encoder.dim
         self._pad_id = pad_id
         self._batch_tokens = batch_tokens
+        self._say = say
         self._replicas = []
         for device in devices:
             replica = copy.deepcopy(encoder).eval().requires_grad_(False).to(device)
             replica.backbone.to(torch_dtype(dtype))
+            if device.type == "cpu":
+                use_products(replica.backbone)
             self._replicas.append((replica, device))
 
     def encode(
-        self, rows: TokenRows, on_rows: Callable[[int], None] | None = None
+        self,
+        rows: TokenRows,
+        on_rows: Callable[[int], None] | None = None,
+        on_batch: Callable[[Places, int], None] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """(rows, dim) float32 vectors of the token rows; `on_rows` hears of each batch's size."""
+        """(rows, dim) float32 vectors of the token rows.
+
+        `on_rows` hears of each batch's size, `on_batch` of its rows and its padded width.
+        """
         vectors = np.empty((rows.num_rows, self.dim), np.float32)
-        batches = iter(list(batches_by_length(rows.lengths, self._batch_tokens)))
+        lengths = rows.lengths
+        batches = iter(list(batches_by_length(lengths, self._batch_tokens, _MULTIPLE)))
         lock = threading.Lock()
 
         def work(replica: Encoder, device: torch.device) -> None:
+            on_device: list[tuple[Places, Tensor]] = []
             while True:
                 with lock:
                     batch = next(batches, None)
                 if batch is None:
-                    return
-                vectors[batch] = self._encode_batch(replica, device, rows, batch)
-                if on_rows:
-                    with lock:
+                    break
+                # a GPU works on while the next batch is padded: nothing here waits for it
+                on_device.append((batch, self._encode_batch(replica, device, rows, batch)))
+                with lock:
+                    if on_rows:
                         on_rows(len(batch))
+                    if on_batch:
+                        on_batch(batch, int(lengths[batch[0]]))
+            for batch, found in on_device:
+                vectors[batch] = found.cpu().numpy()
 
         if len(self._replicas) == 1:
             work(*self._replicas[0])
@@ -107,14 +157,14 @@ class InferenceEngine:
 
     def _encode_batch(
         self, replica: Encoder, device: torch.device, rows: TokenRows, batch: Places
-    ) -> npt.NDArray[np.float32]:
-        def vectors_of(part: Places) -> npt.NDArray[np.float32]:
-            token_ids, mask = rows.padded(part, self._pad_id)
+    ) -> Tensor:
+        def vectors_of(part: Places) -> Tensor:
+            token_ids, mask = rows.padded(part, self._pad_id, _MULTIPLE)
             with torch.inference_mode():
-                vectors = replica(
-                    torch.from_numpy(token_ids).to(device), torch.from_numpy(mask).to(device)
+                whole = bool(mask.all())
+                found: Tensor = replica(
+                    _moved(token_ids, device), None if whole else _moved(mask, device)
                 )
-                found: npt.NDArray[np.float32] = vectors.cpu().numpy()
                 return found
 
         longest = int(rows.lengths[batch].max())
@@ -123,4 +173,22 @@ class InferenceEngine:
             batch,
             f"{device}: one sequence of {longest} tokens",
             "shorten the texts with --passage-length",
+            torch.cat,
+            lambda part: self._shrink(len(part) * int(rows.lengths[part].max())),
         )
+
+    def _shrink(self, tokens: int) -> None:
+        """Plan what comes after with batches half as large as one that did not fit."""
+        if tokens // 2 < self._batch_tokens:
+            self._batch_tokens = tokens // 2
+            self._say(
+                f"memory ran out: going on with batches of {self._batch_tokens:,} tokens "
+                "(--batch-tokens)"
+            )
+
+
+def _moved(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -3,100 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ance_cli.errors import BadInput
+from ance_cli.formats.hashing import hash_file, hash_json
+from ance_cli.formats.tokens import TokenRows, join_rows
 from ance_cli.models.checkpoint import Checkpoint, Side
-from ance_cli.models.tower import Tower
+from ance_cli.models.tower import Tower, read_json
+
+__all__ = ["TokenRows", "Tokenizer", "join_rows", "tokenizer_hash"]
+
+_TOKENIZER_FILES = ("*token*.json", "*vocab*", "merges.txt", "*.model", "*.bpe", "*.tiktoken")
 
 
-@dataclass(frozen=True)
-class TokenRows:
-    """Ragged rows of token ids.
-
-    `ids` (tokens,) int32; `offsets` (rows + 1,) int64; `row_counts` (texts,) int32: how many
-    adjacent rows each text has (1 for queries and FirstP, up to `max_segments` for MaxP).
-    """
-
-    ids: npt.NDArray[np.int32]
-    offsets: npt.NDArray[np.int64]
-    row_counts: npt.NDArray[np.int32]
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.offsets) - 1
-
-    @cached_property
-    def starts(self) -> npt.NDArray[np.int64]:
-        """(texts,) the first row of each text."""
-        return np.cumsum(self.row_counts, dtype=np.int64) - self.row_counts
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """(rows,) tokens of each row."""
-        return np.diff(self.offsets)
-
-    def row(self, index: int) -> npt.NDArray[np.int32]:
-        """The token ids of one row."""
-        return self.ids[self.offsets[index] : self.offsets[index + 1]]
-
-    def padded(
-        self, rows: Sequence[int] | npt.NDArray[np.int64], pad_id: int, multiple: int = 8
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Token ids and attention mask (rows, width), int64, of the chosen rows.
-
-        The width is the longest row's, rounded up to a multiple, so that few shapes occur.
-        """
-        chosen = np.asarray(rows)
-        lengths = self.offsets[chosen + 1] - self.offsets[chosen]
-        width = -(-int(lengths.max()) // multiple) * multiple
-        token_ids = np.full((len(rows), width), pad_id, np.int64)
-        for place, index in enumerate(rows):
-            token_ids[place, : lengths[place]] = self.row(int(index))
-        return token_ids, (np.arange(width) < lengths[:, None]).astype(np.int64)
-
-
-def join_rows(parts: Sequence[TokenRows]) -> TokenRows:
-    """One `TokenRows` out of several, in order."""
-    lengths = np.concatenate([part.lengths for part in parts])
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return TokenRows(
-        np.concatenate([part.ids for part in parts]),
-        offsets,
-        np.concatenate([part.row_counts for part in parts]),
-    )
+def tokenizer_hash(tower: Tower) -> str:
+    """Hash of what turns texts into token ids: the tokenizer's files and the type of the model,
+    which decides how they are read. Weights and lengths are not in it."""
+    files = {
+        path.name: hash_file(path)
+        for pattern in _TOKENIZER_FILES
+        for path in tower.backbone.glob(pattern)
+    }
+    model_type = read_json(tower.backbone / "config.json").get("model_type")
+    return hash_json({"files": files, "model_type": model_type})
 
 
 def _load_tokenizer(tower: Tower) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(tower.backbone, use_fast=True, trust_remote_code=False)
+        found = AutoTokenizer.from_pretrained(
+            tower.backbone, use_fast=True, trust_remote_code=False
+        )
     except Exception as error:  # transformers raises many types for broken files
         raise BadInput(
             f"{tower.shown}: the tokenizer does not load ({error})",
             hint="copy the whole folder again",
         ) from error
+    if not hasattr(found, "backend_tokenizer"):
+        raise BadInput(
+            f"{tower.shown}: its tokenizer is not a fast one",
+            hint="convert it with transformers: the folder needs a tokenizer.json",
+        )
+    return found
 
 
 class Tokenizer:
-    """Tokenises the queries and the passages of a checkpoint, each as their own tower does."""
+    """Tokenises the queries and the passages of a checkpoint, each as their own tower does.
+
+    The fast tokenizer works on a batch of texts in parallel, on `RAYON_NUM_THREADS` threads.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.pins = checkpoint.pins
         passage = _load_tokenizer(checkpoint.tower("passage"))
         query = passage if checkpoint.shared else _load_tokenizer(checkpoint.tower("query"))
         self._tokenizers: dict[Side, Any] = {"query": query, "passage": passage}
+        self._fast = {side: _own_copy(whole) for side, whole in self._tokenizers.items()}
 
     def pad_id_of(self, side: Side) -> int:
         """The token that fills the rows of one side."""
         return int(self._tokenizers[side].pad_token_id or 0)
+
+    def vocabulary_of(self, side: Side) -> int:
+        """One more than the greatest token id."""
+        return int(max(self._tokenizers[side].get_vocab().values(), default=0)) + 1
 
     def __call__(self, texts: Sequence[str], side: Side) -> TokenRows:
         """Token rows of `texts`: cut to the side's length, or for MaxP passages to segments."""
@@ -108,35 +82,43 @@ class Tokenizer:
         length = pins.query_length if side == "query" else pins.passage_length
         segments = pins.segments if side == "passage" else 1
         sliced = segments > 1 and pins.segmentation == "slice"
-        found = self._tokenizers[side](
-            texts,
-            truncation=True,
-            max_length=length * segments if sliced else length,
-            return_overflowing_tokens=segments > 1 and not sliced,
-            return_attention_mask=False,
-            return_token_type_ids=False,
+        fast = self._fast[side]
+        fast.enable_truncation(
+            length * segments if sliced else length,
+            direction=self._tokenizers[side].truncation_side,
         )
-        rows = found["input_ids"]
+        found = fast.encode_batch_fast(texts)
         if sliced:
-            cut = [[row[at : at + length] for at in range(0, len(row), length)] for row in rows]
-            return _ragged([piece for pieces in cut for piece in pieces], [len(c) for c in cut])
-        if segments == 1:
-            return _ragged(rows, [1] * len(texts))
-        owner = np.asarray(found["overflow_to_sample_mapping"])
-        starts = np.searchsorted(owner, np.arange(len(texts)))
-        nth = np.arange(len(owner)) - starts[owner]  # which segment of its text a row is
-        rows = [row for row, segment in zip(rows, nth, strict=True) if segment < segments]
-        return _ragged(rows, np.minimum(np.bincount(owner, minlength=len(texts)), segments))
+            cut = [
+                [ids[at : at + length] for at in range(0, len(ids), length)]
+                for ids in (encoding.ids for encoding in found)
+            ]
+        elif segments > 1:
+            cut = [
+                [part.ids for part in (encoding, *encoding.overflowing[: segments - 1])]
+                for encoding in found
+            ]
+        else:
+            return _ragged([encoding.ids for encoding in found], [1] * len(texts))
+        return _ragged([piece for pieces in cut for piece in pieces], [len(c) for c in cut])
 
     def save(self, folder: str, side: Side) -> None:
         """Write the files of one tower's tokenizer into a checkpoint that is being built."""
         self._tokenizers[side].save_pretrained(folder)
 
 
-def _ragged(
-    rows: Sequence[Sequence[int]], row_counts: Sequence[int] | npt.NDArray[np.int64]
-) -> TokenRows:
+def _own_copy(whole: Any) -> Any:
+    """The fast tokenizer inside, apart from the one that is saved: how it was used last, its
+    truncation, would go into the file."""
+    import tokenizers
+
+    fast = tokenizers.Tokenizer.from_str(whole.backend_tokenizer.to_str())
+    fast.no_padding()
+    return fast
+
+
+def _ragged(rows: Sequence[Sequence[int]], row_counts: Sequence[int]) -> TokenRows:
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
-    ids = np.fromiter((token for row in rows for token in row), np.int32, int(offsets[-1]))
+    ids = np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1]))
     return TokenRows(ids, offsets, np.asarray(row_counts, np.int32))

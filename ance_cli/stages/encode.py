@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import glob
+import os
+import re
 import time
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ance_cli.config import EncodeConfig
-from ance_cli.errors import BadInput
-from ance_cli.formats import lease
-from ance_cli.formats.dataset import Dataset, read_corpus, read_qrels, read_queries
+from ance_cli.errors import UsageProblem
+from ance_cli.formats import atomic, lease
+from ance_cli.formats.dataset import Dataset, read_qrels, read_queries
 from ance_cli.formats.embeddings import BLOCK_DOCS, UNFINISHED_ONLY, EmbeddingsWriter
-from ance_cli.formats.hashing import hash_file, hash_lines
+from ance_cli.formats.hashing import hash_lines
 from ance_cli.formats.jsonl import Skipped, refuse_stdio
 from ance_cli.formats.manifest import Plan
+from ance_cli.formats.tokens import KIND, TokenCache
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Reporter, Silent
+from ance_cli.models.tokens import tokenizer_hash
+from ance_cli.progress import Bar, Reporter, Silent
 from ance_cli.stages.summary import Summary, planned, summary_of
+from ance_cli.stages.tokenize import corpus_tokens, tokens_plan, write_tokens
+
+if TYPE_CHECKING:
+    from ance_cli.stages.blocks import Orders, Work
+
+Shard = tuple[int, int]
+"""Which of how many, from 1."""
+
+
+def parse_shard(text: str | None) -> Shard | None:
+    """`2/8`: the second of eight parts."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageProblem(f"--shard {text!r}: expected I/N with I from 1 to N, for instance 2/8")
+    return int(match[1]), int(match[2])
 
 
 def encode(
@@ -27,6 +49,8 @@ def encode(
     dataset: Dataset,
     output: Path,
     config: EncodeConfig = EncodeConfig(),
+    tokens: Path | None = None,
+    shard: Shard | None = None,
     force: bool = False,
     dry_run: bool = False,
     skipped: Skipped | None = None,
@@ -34,18 +58,76 @@ def encode(
 ) -> Summary:
     """Encode the dataset's corpus (`side="passage"`) or its queries (`side="query"`).
 
-    Only blocks that an earlier, interrupted call left undone are encoded. Raises `BadInput` for a
-    broken corpus, a checkpoint that is not whole, or vectors that are not finite.
+    The corpus's tokens come from its token cache, in the folder `tokens` if that is named, which is
+    made first where there is none. Only blocks that are missing are encoded; `shard` (i, n) takes
+    every n-th block, for n such calls side by side on one file system, and the last of them to end
+    publishes. Raises `BadInput` for a broken corpus, a checkpoint that is not whole, or vectors
+    that are not finite, and `MachineGaveOut` where every worker process died.
     """
     refuse_stdio(output, "an embeddings folder")
+    if shard and force:
+        raise UsageProblem(
+            "--force with --shard: each shard would drop what the others have done",
+            hint=f"remove {output} and {atomic.partial_name(output)} first, or name another -o",
+        )
+    checkpoint.need_head()
     plan = _plan(checkpoint, dataset, output, config, skipped)
     if manifest := plan.published(force):
         return summary_of(manifest, output, up_to_date=True)
     if dry_run:
         return planned(plan.kind, output, plan.shaped_by)
+    job = _Job(checkpoint, dataset, plan, config, tokens, force, skipped, reporter)
+    if shard:
+        return _encode_shard(job, shard)
     with lease.hold(lease.lease_name(output), str(output)):
-        ids = [name for name, _ in _texts(dataset, config.side, checkpoint, skipped)]
-        return _encode(checkpoint, dataset, plan, config, ids, force, skipped, reporter)
+        with _no_shard(output):
+            job.open()
+        work, seconds = job.encode(job.writer.missing())
+        return job.publish(work, seconds)
+
+
+def _encode_shard(job: _Job, shard: Shard) -> Summary:
+    """One shard's blocks. What all share is prepared, and published, by one process at a time."""
+    output, say = job.plan.output, job.reporter.say
+    main, own = lease.lease_name(output), _shard_lease(output, shard)
+    what = f"shard {shard[0]} of {shard[1]} of {output}"
+    with ExitStack() as holding:
+        with lease.hold_in_turn(main, str(output), say):
+            if manifest := job.plan.published():
+                return summary_of(manifest, output, up_to_date=True)
+            holding.enter_context(lease.hold(own, what))
+            job.open()
+        blocks = [block for block in job.writer.missing() if block % shard[1] == shard[0] - 1]
+        work, seconds = job.encode(blocks)
+        with lease.hold_in_turn(main, str(output), say):
+            if manifest := job.plan.published():
+                return summary_of(manifest, output, up_to_date=False)
+            if left := len(job.writer.missing()):
+                return {
+                    "output": str(output),
+                    "kind": job.plan.kind,
+                    "up_to_date": False,
+                    "shard": f"{shard[0]}/{shard[1]}",
+                    "blocks_encoded": len(blocks),
+                    "blocks_left": left,
+                    **job.figures(work, seconds),
+                }
+            return job.publish(work, seconds)
+
+
+def _shard_lease(output: Path, shard: Shard) -> Path:
+    return lease.lease_name(output.with_name(f"{output.name}.shard-{shard[0]}-of-{shard[1]}"))
+
+
+@contextmanager
+def _no_shard(output: Path) -> Iterator[None]:
+    """Raises `Busy` where a shard of the output is being encoded. None can begin meanwhile: it
+    needs the output's own lease first."""
+    pattern = lease.lease_name(output.with_name(f"{glob.escape(output.name)}.shard-*")).name
+    with ExitStack() as held:
+        for path in sorted(output.parent.glob(pattern)):
+            held.enter_context(lease.hold(path, f"a shard of {output}"))
+        yield
 
 
 def _plan(
@@ -57,127 +139,185 @@ def _plan(
 ) -> Plan:
     side = config.side
     inputs = {"tower": checkpoint.tower_hash(side)}
+    block_docs = BLOCK_DOCS
     if side == "passage":
-        inputs["corpus"] = hash_file(dataset.corpus)
+        read = tokens_plan(checkpoint, dataset, None, skipped)
+        inputs["corpus"], block_docs = read.inputs["corpus"], read.shaped_by["block_docs"]
     else:
-        texts = _texts(dataset, side, checkpoint, skipped)
-        inputs["queries"] = hash_lines(f"{name}\t{text}" for name, text in texts)
+        queries = _queries(dataset, skipped)
+        inputs["queries"] = hash_lines(f"{name}\t{text}" for name, text in queries.items())
     shaped_by = {
         "side": side,
         "dtype": config.dtype,
         "output_dtype": config.output_dtype,
-        "block_docs": BLOCK_DOCS,
+        "block_docs": block_docs,
         **checkpoint.pins.shaping(side),
     }
     ran_with = {"checkpoint": str(checkpoint.path), "gpus": config.gpus}
     return Plan("embeddings", output, shaped_by, inputs, ran_with)
 
 
-def _texts(
-    dataset: Dataset, side: str, checkpoint: Checkpoint, skipped: Skipped | None
-) -> Iterator[tuple[str, str]]:
-    """(id, text) of what is encoded, in order: the corpus, or the queries of the split."""
-    if side == "passage":
-        for passage in read_corpus(dataset.corpus, skipped):
-            yield passage.doc_id, passage.joined(checkpoint.pins.separator)
-        return
+def _queries(dataset: Dataset, skipped: Skipped | None) -> dict[str, str]:
+    """The queries of the split, all where none is named."""
     queries = read_queries(dataset.need("queries"), skipped)
-    wanted = queries
-    if dataset.qrels is not None:
-        qrels = read_qrels(dataset.qrels, known_queries=queries, skipped=skipped)
-        wanted = {query_id: queries[query_id] for query_id in qrels}
-    yield from wanted.items()
+    if dataset.qrels is None:
+        return queries
+    qrels = read_qrels(dataset.qrels, known_queries=queries, skipped=skipped)
+    return {query_id: queries[query_id] for query_id in qrels}
 
 
-def _encode(
-    checkpoint: Checkpoint,
-    dataset: Dataset,
-    plan: Plan,
-    config: EncodeConfig,
-    ids: list[str],
-    force: bool,
-    skipped: Skipped | None,
-    reporter: Reporter,
-) -> Summary:
-    from ance_cli.models.devices import choose_devices, choose_dtype
-    from ance_cli.models.encoder import load_encoder
-    from ance_cli.models.inference import InferenceEngine
-    from ance_cli.models.tokens import Tokenizer
+class _Job:
+    """One call's work on an output: open, encode some blocks, publish."""
 
-    started = time.monotonic()
-    devices = choose_devices(config.gpus)
-    dtype = choose_dtype(config.dtype, devices[0])
-    plan.shaped_by["dtype"] = dtype
-    plan.ran_with["devices"] = [str(device) for device in devices]
-    tokenizer = Tokenizer(checkpoint)
-    engine = InferenceEngine(
-        load_encoder(checkpoint, config.side), tokenizer.pad_id_of(config.side), devices, dtype,
-        config.tokens_for(devices[0].type),
-    )  # fmt: skip
-    folder = plan.open_partial(force)
-    writer = EmbeddingsWriter(folder, len(ids), engine.dim, config.output_dtype, BLOCK_DOCS)
-    resumed = writer.num_done
-    if resumed:
-        reporter.say(f"{resumed} of {writer.num_blocks} blocks are done already")
-    tokens = rows_encoded = 0
-    side = plan.shaped_by["side"]
-    texts = _texts(dataset, side, checkpoint, skipped)
-    first = sum(len(writer.docs_of(block)) for block in range(resumed))
-    with reporter.task("encoding", len(ids), side, done=first) as bar:
-        remaining = islice(texts, first, None)
-        for block in range(resumed, writer.num_blocks):
-            chunk = list(islice(remaining, len(writer.docs_of(block))))
-            rows = tokenizer([text for _, text in chunk], side)
-            progress = _DocProgress(bar.advance, len(chunk), rows.num_rows)
-            vectors = engine.encode(rows, progress)
-            _check_finite(vectors, [name for name, _ in chunk], rows.row_counts, checkpoint)
-            writer.write_block(block, vectors, rows.row_counts)
-            tokens += int(rows.offsets[-1])
-            rows_encoded += rows.num_rows
-    if side == "passage" and hash_file(dataset.corpus) != plan.inputs["corpus"]:
-        raise BadInput(
-            f"{dataset.corpus}: changed while it was read",
-            hint="encode again with --force, once nobody writes to it",
-        )
-    content = writer.finish(ids)
-    seconds = time.monotonic() - started
-    stats = {
-        "docs": len(ids),
-        "rows": content["rows"],
-        "dim": content["dim"],
-        "tokens": tokens,
-        "seconds": round(seconds, 2),
-        "rows_per_s": round(rows_encoded / seconds, 1),
-        "dtype": dtype,
-    }
-    return summary_of(
-        plan.publish_folder(content, stats, UNFINISHED_ONLY), plan.output, up_to_date=False
-    )
+    tokens: TokenCache
+    writer: EmbeddingsWriter
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dataset: Dataset,
+        plan: Plan,
+        config: EncodeConfig,
+        tokens_folder: Path | None,
+        force: bool,
+        skipped: Skipped | None,
+        reporter: Reporter,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.dataset = dataset
+        self.plan = plan
+        self.config = config
+        self.tokens_folder = tokens_folder
+        self.force = force
+        self.skipped = skipped
+        self.reporter = reporter
+
+    def open(self) -> None:
+        """Find the tokens and the unfinished embeddings, or begin them."""
+        from ance_cli.models.devices import choose_devices, choose_dtype
+
+        devices = choose_devices(self.config.gpus)
+        if devices[0].type == "cpu":
+            devices = devices * self.config.cpu_workers
+        self.devices = devices
+        self.plan.shaped_by["dtype"] = choose_dtype(self.config.dtype, devices[0])
+        self.plan.ran_with["devices"] = [str(device) for device in devices]
+        self.tokens = self._find_tokens()
+        folder = self.plan.open_partial(self.force)
+        self.writer = EmbeddingsWriter.begin(
+            folder, self.tokens.doc_offsets, self.checkpoint.dim, self.config.output_dtype,
+            self.tokens.block_docs,
+        )  # fmt: skip
+
+    def _find_tokens(self) -> TokenCache:
+        """The corpus's from the cache; queries are few, and theirs lie beside the output."""
+        if self.config.side == "passage":
+            return corpus_tokens(
+                self.checkpoint, self.dataset, self.tokens_folder, self.skipped, self.reporter
+            )
+        plan = Plan(
+            KIND,
+            self._query_tokens,
+            {name: self.plan.shaped_by[name]
+             for name in ("block_docs", *self.checkpoint.pins.shaping("query"))},
+            {"queries": self.plan.inputs["queries"],
+             "tokenizer": tokenizer_hash(self.checkpoint.tower("query"))},
+        )  # fmt: skip
+        atomic.remove(plan.output)
+        queries = _queries(self.dataset, self.skipped)
+        write_tokens(plan, self.checkpoint, queries.items(), "query", len(queries), self.reporter)
+        return TokenCache(plan.output)
+
+    @property
+    def _query_tokens(self) -> Path:
+        return self.plan.output.with_name(f".{self.plan.output.name}.tokens")
+
+    def encode(self, blocks: list[int]) -> tuple[Work, float]:
+        """Encode some blocks, here or in worker processes; what was done, in how many seconds."""
+        from ance_cli.stages.blocks import BlockEncoder, Work
+
+        work = Work()
+        started = time.monotonic()
+        if not blocks:
+            return work, 0.0
+        done = self.writer.num_blocks - len(self.writer.missing())
+        if done:
+            self.reporter.say(f"{done} of {self.writer.num_blocks} blocks are done already")
+        sizes = self.tokens.block_tokens
+        with self.reporter.task("encoding", int(sizes[blocks].sum()), "token") as bar:
+            listener = _Listener(work, bar, self.reporter)
+            orders = self._orders()
+            if len(orders) == 1:
+                remaining = iter(blocks)
+                encoder = BlockEncoder(orders[0], listener)
+                work.capacity = encoder.run(lambda: next(remaining, None))
+            else:
+                from ance_cli.stages.block_workers import run_workers
+
+                threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
+                share = max(1, threads // len(orders))
+                work.capacity = run_workers(orders, share, blocks, listener)
+        return work, time.monotonic() - started
+
+    def _orders(self) -> list[Orders]:
+        from ance_cli.models.tokens import Tokenizer
+        from ance_cli.stages.blocks import Orders
+
+        side = self.config.side
+        pad_id = Tokenizer(self.checkpoint).pad_id_of(side)
+        return [
+            Orders(
+                checkpoint=str(self.checkpoint.path),
+                pins=asdict(self.checkpoint.pins),
+                side=side,
+                tokens=str(self.tokens.folder),
+                folder=str(self.writer.folder),
+                output_dtype=self.config.output_dtype,
+                block_docs=self.writer.block_docs,
+                device=str(device),
+                dtype=self.plan.shaped_by["dtype"],
+                batch_tokens=self.config.tokens_for(device.type),
+                pad_id=pad_id,
+            )
+            for device in self.devices
+        ]
+
+    def figures(self, work: Work, seconds: float) -> dict[str, Any]:
+        """What this call did, and how fast. `mfu` is the share of what matrix products reach."""
+        figures: dict[str, Any] = {
+            "tokens": work.tokens,
+            "seconds": round(seconds, 2),
+            "rows_per_s": round(work.rows / seconds, 1) if seconds else 0.0,
+            "tokens_per_s": round(work.tokens / seconds) if seconds else 0,
+            "dtype": self.plan.shaped_by["dtype"],
+        }
+        if work.tokens:
+            figures["padding"] = round(work.padded_tokens / work.tokens - 1, 4)
+        if work.capacity:
+            figures["mfu"] = round(work.flops / work.capacity, 3)
+        return figures
+
+    def publish(self, work: Work, seconds: float) -> Summary:
+        content = self.writer.finish(self.tokens.doc_ids())
+        stats = {
+            **{name: content[name] for name in ("docs", "rows", "dim")},
+            **self.figures(work, seconds),
+        }
+        manifest = self.plan.publish_folder(content, stats, UNFINISHED_ONLY)
+        if self.config.side == "query":
+            atomic.remove(self._query_tokens)
+        return summary_of(manifest, self.plan.output, up_to_date=False)
 
 
-class _DocProgress:
-    """Turns rows into documents for the progress bar (MaxP has several rows a document)."""
+class _Listener:
+    """Adds up the work and moves the bar."""
 
-    def __init__(self, advance, docs: int, rows: int) -> None:  # type: ignore[no-untyped-def]
-        self._advance, self._docs, self._rows = advance, docs, rows
-        self._seen = self._told = 0
+    def __init__(self, work: Work, bar: Bar, reporter: Reporter) -> None:
+        self._work, self._bar = work, bar
+        self.say = reporter.say
 
-    def __call__(self, rows: int) -> None:
-        self._seen += rows
-        now = self._seen * self._docs // self._rows
-        self._advance(now - self._told)
-        self._told = now
+    def encoded(self, block: int, tokens: int) -> None:
+        self._bar.advance(tokens)
 
-
-def _check_finite(
-    vectors: np.ndarray, ids: list[str], row_counts: np.ndarray, checkpoint: Checkpoint
-) -> None:
-    bad = np.flatnonzero(~np.isfinite(vectors).all(1))
-    if len(bad):
-        owner = np.repeat(np.arange(len(ids)), row_counts)
-        raise BadInput(
-            f"{checkpoint.shown}: the vector of {ids[owner[bad[0]]]!r} and {len(bad) - 1} others "
-            "are not finite (NaN or infinite)",
-            hint="the checkpoint is damaged or training diverged; use an earlier one, "
-            "or --dtype fp32",
-        )
+    def finished(self, block: int, work: Work) -> None:
+        self._work.add(work)

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 
 from ance_cli.config import SegmentConfig, TrainConfig
@@ -22,7 +20,6 @@ from ance_cli.errors import BadInput, Diverged, Stopped
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import (
     Dataset,
-    read_corpus,
 )
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.run_folder import RunFolder, cut_ledger
@@ -37,14 +34,12 @@ from ance_cli.stages.streams import Labels
 if TYPE_CHECKING:
     import torch
 
-    from ance_cli.models.tokens import Tokenizer, TokenRows
+    from ance_cli.models.tokens import TokenRows
     from ance_cli.training.data import PairStream
     from ance_cli.training.distributed import World
     from ance_cli.training.live import LiveNegatives
     from ance_cli.training.state import Standing
     from ance_cli.training.trainer import Trainer
-
-_TOKENIZE_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -174,7 +169,7 @@ def _make_trainer(
     def make_lesson(source: SegmentInput) -> Lesson:
         stream = labels.stream(source.path, source.checkpoint_step or 0)
         doc_ids = [] if config.freeze_passages else stream.doc_ids
-        passages = _passage_rows(dataset, tokenizer, doc_ids, skipped, reporter)
+        passages = _passage_rows(start, dataset, doc_ids, skipped, reporter)
         return Lesson(stream, passages, source.generation, source.checkpoint_step)
 
     follower = None
@@ -265,27 +260,16 @@ def _live(
 
 
 def _passage_rows(
+    start: Checkpoint,
     dataset: Dataset,
-    tokenizer: Tokenizer,
     doc_ids: list[str],
     skipped: Skipped | None,
     reporter: Reporter,
 ) -> TokenRows:
-    """Token rows of the documents that occur, in corpus order, tokenised chunk by chunk."""
-    from ance_cli.models.tokens import TokenRows, join_rows
+    """Token rows of the documents that occur, in corpus order, from the corpus's token cache."""
+    from ance_cli.formats.tokens import join_rows
+    from ance_cli.stages.tokenize import corpus_tokens
 
-    wanted = set(doc_ids)
-    if not wanted:
-        return TokenRows(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32))
-    separator = tokenizer.pins.separator
-    texts: Iterator[str] = (
-        passage.joined(separator)
-        for passage in read_corpus(dataset.corpus, skipped)
-        if passage.doc_id in wanted
-    )
-    parts = []
-    with reporter.task("tokenising", len(doc_ids), "passage") as bar:
-        while chunk := list(islice(texts, _TOKENIZE_CHUNK)):
-            parts.append(tokenizer(chunk, "passage"))
-            bar.advance(len(chunk))
-    return join_rows(parts)
+    if not doc_ids:
+        return join_rows([])
+    return corpus_tokens(start, dataset, None, skipped, reporter).rows_of(set(doc_ids))

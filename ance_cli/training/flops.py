@@ -15,15 +15,14 @@ from torch import nn
 from ance_cli.models.devices import torch_dtype
 
 
-def training_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> int:
-    """FLOPs of a forward and a backward pass of a transformer encoder's matrix products.
+def forward_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> int:
+    """FLOPs of a forward pass of a transformer encoder's matrix products.
 
     `num_tokens` is the sum of the rows' lengths and `sum_squares` that of their squares, padding
-    included as it is computed too. Forward: 2 P tokens + 4 layers hidden sum(length^2), with P the
-    weights of the linear maps (each is a multiplication and an addition per token), then the
-    queries against the keys and the weights against the values. The backward pass is two such
-    products for each one. Recomputed activations do not count, and every layer is taken to attend
-    to the whole row and to have weights of its own (unlike those of ALBERT).
+    included as it is computed too: 2 P tokens + 4 layers hidden sum(length^2), with P the weights
+    of the linear maps (each is a multiplication and an addition per token), then the queries
+    against the keys and the weights against the values. Every layer is taken to attend to the whole
+    row and to have weights of its own (unlike those of ALBERT).
     """
     config: Any = backbone.config
     weights = sum(
@@ -32,7 +31,13 @@ def training_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> in
         if isinstance(module, nn.Linear) and not name.startswith("pooler")  # not one per token
     )
     attention = 4 * config.num_hidden_layers * config.hidden_size * sum_squares
-    return int(3 * (2 * weights * num_tokens + attention))
+    return int(2 * weights * num_tokens + attention)
+
+
+def training_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> int:
+    """FLOPs of a forward and a backward pass: the latter is two products for each one of the
+    former. Recomputed activations do not count."""
+    return 3 * forward_flops(backbone, num_tokens, sum_squares)
 
 
 def matmul_ceiling(device: torch.device, dtype: str, seconds: float = 0.3) -> float:

@@ -124,16 +124,17 @@ def test_only_missing_blocks_are_encoded(ance, dataset, checkpoint, monkeypatch,
     from ance_cli.models import inference
     from ance_cli.models.checkpoint import Checkpoint
     from ance_cli.stages import encode as stage
+    from ance_cli.stages import tokenize
 
-    monkeypatch.setattr(stage, "BLOCK_DOCS", 10)
+    monkeypatch.setattr(tokenize, "BLOCK_DOCS", 10)
     real = inference.InferenceEngine.encode
     calls = []
 
-    def crashing(self, rows, on_rows=None):
+    def crashing(self, rows, **listeners):
         calls.append(rows.num_rows)
         if len(calls) == 3:
             raise RuntimeError("power cut")
-        return real(self, rows, on_rows)
+        return real(self, rows, **listeners)
 
     arguments = (Checkpoint(checkpoint), locate(dataset))
     stage.encode(*arguments, tmp_path / "whole")

@@ -1,6 +1,7 @@
 """Embeddings: written in resumable blocks, read through checks."""
 
 import errno
+import io
 import os
 import pickle
 import signal
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from ance_cli.errors import BadInput, MachineGaveOut, Mismatch
+from ance_cli.formats import embeddings
 from ance_cli.formats.embeddings import (
     DOC_OFFSETS,
     DONE,
@@ -35,17 +37,19 @@ def vectors_of(row_counts, dtype=np.float32):
     return np.random.default_rng(1).standard_normal((int(row_counts.sum()), DIM)).astype(dtype)
 
 
+def offsets_of(row_counts):
+    return np.concatenate([[0], np.cumsum(row_counts)])
+
+
 def writer(folder, row_counts=ROW_COUNTS, dtype="float32"):
-    return EmbeddingsWriter(folder, len(row_counts), DIM, dtype, BLOCK_DOCS)
+    return EmbeddingsWriter.begin(folder, offsets_of(row_counts), DIM, dtype, BLOCK_DOCS)
 
 
 def write_blocks(open_writer, blocks, vectors, row_counts=ROW_COUNTS):
-    offsets = np.concatenate([[0], np.cumsum(row_counts)])
+    offsets = offsets_of(row_counts)
     for block in blocks:
         docs = open_writer.docs_of(block)
-        open_writer.write_block(
-            block, vectors[offsets[docs.start] : offsets[docs.stop]], row_counts[list(docs)]
-        )
+        open_writer.write_block(block, vectors[offsets[docs.start] : offsets[docs.stop]])
 
 
 def ids_of(row_counts):
@@ -123,11 +127,11 @@ def test_an_interrupted_writer_goes_on_and_ends_with_the_same_bytes(tmp_path):
     vectors = vectors_of(ROW_COUNTS)
     (tmp_path / "part").mkdir()
     first = writer(tmp_path / "part")
-    assert first.num_done == 0
+    assert first.missing() == [0, 1, 2]
     write_blocks(first, [0, 1], vectors)
     del first
     second = writer(tmp_path / "part")
-    assert second.num_done == 2
+    assert second.missing() == [2]
     assert [second.is_done(block) for block in range(3)] == [True, True, False]
     write_blocks(second, [2], vectors)
     content = second.finish(ids_of(ROW_COUNTS))
@@ -142,26 +146,33 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from ance_cli.formats.embeddings import EmbeddingsWriter
+from ance_cli.formats import embeddings
 vectors, row_counts = np.load(sys.argv[2]), np.load(sys.argv[3])
-writer = EmbeddingsWriter(Path(sys.argv[1]), 8, vectors.shape[1], "float32", 3)
-writer.write_block(0, vectors[:4], row_counts[:3])
-os.fsync = lambda handle: os.kill(os.getpid(), 9)
-writer.write_block(1, vectors[4:10], row_counts[3:6])
+offsets = np.concatenate([[0], np.cumsum(row_counts)])
+writer = EmbeddingsWriter.begin(Path(sys.argv[1]), offsets, vectors.shape[1], "float32", 3)
+writer.write_block(0, vectors[:4])
+write = embeddings._write_at
+def killed(path, offset, data):
+    if path.name == sys.argv[4]:
+        os.kill(os.getpid(), 9)
+    write(path, offset, data)
+embeddings._write_at = killed
+writer.write_block(1, vectors[4:10])
 """
 
 
-def test_a_writer_killed_inside_a_block_goes_on_with_that_block(tmp_path):
+@pytest.mark.parametrize("before", [VECTORS, DONE])
+def test_a_writer_killed_inside_a_block_goes_on_with_that_block(tmp_path, before):
     vectors = vectors_of(ROW_COUNTS)
     np.save(tmp_path / "vectors.npy", vectors)
     np.save(tmp_path / "row_counts.npy", ROW_COUNTS)
     (tmp_path / "part").mkdir()
     arguments = [tmp_path / name for name in ("part", "vectors.npy", "row_counts.npy")]
-    found = subprocess.run(
-        [sys.executable, "-c", KILLED_IN_BLOCK_1, *arguments], capture_output=True, timeout=60
-    )
+    command = [sys.executable, "-c", KILLED_IN_BLOCK_1, *arguments, before]
+    found = subprocess.run(command, capture_output=True, timeout=60)
     assert found.returncode == -signal.SIGKILL, found.stderr.decode()
     again = writer(tmp_path / "part")
-    assert again.num_done == 1
+    assert again.missing() == [1, 2]
     write_blocks(again, [1, 2], vectors)
     again.finish(ids_of(ROW_COUNTS))
     assert np.array_equal(np.load(tmp_path / "part" / VECTORS), vectors)
@@ -172,16 +183,17 @@ def test_a_block_that_did_not_become_durable_is_not_done(tmp_path, monkeypatch):
     open_writer = writer(tmp_path)
     write_blocks(open_writer, [0], vectors)
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
+        patched.setattr(embeddings, "open", lambda *_, **__: Full(), raising=False)
         with pytest.raises(MachineGaveOut) as caught:
             write_blocks(open_writer, [1], vectors + 1)
     assert caught.value.what.startswith(f"{tmp_path}: no room left on the disk")
     again = writer(tmp_path)
-    assert again.num_done == 1
+    assert again.missing() == [1, 2]
     write_blocks(again, [1, 2], vectors)
     again.finish(ids_of(ROW_COUNTS))
     assert np.array_equal(np.load(tmp_path / VECTORS), vectors)
@@ -200,22 +212,36 @@ def test_a_full_disk_at_the_end_keeps_every_block(tmp_path, monkeypatch):
         with pytest.raises(MachineGaveOut):
             open_writer.finish(ids_of(ROW_COUNTS))
     again = writer(tmp_path)
-    assert again.num_done == 3
+    assert again.missing() == []
     again.finish(ids_of(ROW_COUNTS))
     assert np.array_equal(np.load(tmp_path / VECTORS), vectors)
 
 
-def test_a_kill_before_the_first_block_starts_anew(tmp_path):
-    writer(tmp_path)
-    (tmp_path / VECTORS).unlink()
-    assert writer(tmp_path).num_done == 0
-    (tmp_path / DONE).unlink()
-    assert writer(tmp_path).num_done == 0
+def test_a_kill_while_it_is_prepared_starts_anew(tmp_path):
+    write_blocks(writer(tmp_path), [0], vectors_of(ROW_COUNTS))
+    (tmp_path / DONE).unlink()  # it is made last
+    assert writer(tmp_path).missing() == [0, 1, 2]
 
 
-def test_blocks_out_of_order_are_a_mistake_of_the_caller(tmp_path):
-    with pytest.raises(ValueError, match="blocks are written in order"):
-        write_blocks(writer(tmp_path), [1], vectors_of(ROW_COUNTS))
+@pytest.mark.parametrize("order", [[2, 0, 1], [1, 2, 0]])
+def test_any_writer_writes_any_block(tmp_path, order):
+    """Two writers of one folder, in any order, leave what one leaves that goes from the start."""
+    (tmp_path / "part").mkdir()
+    vectors, both = vectors_of(ROW_COUNTS), [writer(tmp_path / "part") for _ in range(2)]
+    for nth, block in enumerate(order):
+        write_blocks(both[nth % 2], [block], vectors)
+        assert both[0].missing() == both[1].missing() == sorted(order[nth + 1 :])
+    content = both[1].finish(ids_of(ROW_COUNTS))
+    whole = publish(tmp_path / "whole")
+    for name in (VECTORS, IDS, DOC_OFFSETS):
+        assert (tmp_path / "part" / name).read_bytes() == (whole / name).read_bytes()
+    assert content["block_xxh3"] == Embeddings(whole).manifest["content"]["block_xxh3"]
+
+
+def test_vectors_that_are_not_the_blocks_are_a_mistake_of_the_caller(tmp_path):
+    expected = r"block 1 has vectors of shape \(5, 4\), expected \(6, 4\)"
+    with pytest.raises(ValueError, match=expected):
+        writer(tmp_path).write_block(1, vectors_of(ROW_COUNTS)[:5])
 
 
 def test_finishing_early_is_a_mistake_of_the_caller(tmp_path):

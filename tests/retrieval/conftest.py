@@ -22,12 +22,12 @@ def embed(tmp_path):
             "embeddings", tmp_path / f"emb{next(numbers)}", {}, {"tower": "t", "corpus": "c"}
         )
         folder = plan.open_partial()
-        writer = EmbeddingsWriter(folder, len(row_counts), vectors.shape[1], dtype, block_docs)
         offsets = np.concatenate([[0], np.cumsum(row_counts)])
+        writer = EmbeddingsWriter.begin(folder, offsets, vectors.shape[1], dtype, block_docs)
         for block in range(writer.num_blocks):
             docs = writer.docs_of(block)
             rows = slice(offsets[docs.start], offsets[docs.stop])
-            writer.write_block(block, vectors[rows], row_counts[docs.start : docs.stop])
+            writer.write_block(block, vectors[rows])
         content = writer.finish(ids or [f"d{place}" for place in range(len(row_counts))])
         plan.publish_folder(content, {})
         return Embeddings(plan.output)

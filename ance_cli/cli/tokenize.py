@@ -1,0 +1,45 @@
+"""`ance tokenize`."""
+
+from __future__ import annotations
+
+import typer
+
+from ance_cli.cli.calls import COMMON, checkpoint_of, dataset_of, run_stage
+from ance_cli.cli.options import Flags, command
+
+_PINS = "passage_length separator segmentation max_segments"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @command(
+        app,
+        "tokenize",
+        f"ckpt data corpus skip_bad output {_PINS} threads force {COMMON}",
+        required="ckpt",
+        panel="Stages",
+    )
+    def tokenize(flags: Flags) -> None:
+        """Tokenise a corpus once, for every checkpoint with the same tokenizer.
+
+        Encoding and training do this by themselves where it was not done yet. The token cache goes
+        into the cache folder, where they look for it, or into -o, which `ance encode --tokens`
+        names.
+
+        Example: `ance tokenize --ckpt runs/warmup/latest --data data/medquad`
+        """
+        from ance_cli.stages.tokenize import tokenize as stage
+
+        run_stage(
+            flags,
+            lambda reporter, skipped: stage(
+                checkpoint_of(flags),
+                dataset_of(flags),
+                flags.output,
+                force=flags.force,
+                dry_run=flags.dry_run,
+                skipped=skipped,
+                reporter=reporter,
+            ),
+        )

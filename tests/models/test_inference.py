@@ -1,0 +1,186 @@
+"""The engine: batches, attention, masks, and what it does when memory runs out."""
+
+import numpy as np
+import pytest
+import torch
+
+from ance_cli.errors import MachineGaveOut
+from ance_cli.models import attention
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.encoder import Encoder, load_encoder
+from ance_cli.models.inference import InferenceEngine, batches_by_length
+from ance_cli.models.tokens import Tokenizer
+
+CPU = torch.device("cpu")
+TEXTS = [" ".join(["river", "old", "granite"] * length) for length in (1, 2, 2, 3, 5, 5, 7)]
+
+
+@pytest.fixture
+def rows(checkpoint):
+    return Tokenizer(Checkpoint(checkpoint))(TEXTS, "passage")
+
+
+def engine(checkpoint, batch_tokens=4096, **options):
+    return InferenceEngine(
+        load_encoder(Checkpoint(checkpoint)), 0, [CPU], "fp32", batch_tokens, **options
+    )
+
+
+@pytest.mark.parametrize("pieces", [1, 1 << 21])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_is_the_formula(monkeypatch, pieces, masked):
+    monkeypatch.setattr(attention, "_SCORES_AT_A_TIME", pieces)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 5, 2, 7, 4, generator=generator).unbind(0)
+    mask = None
+    if masked:
+        mask = torch.zeros(5, 1, 7, 7)
+        mask[1, :, :, 4:] = float("-inf")
+    found, _ = attention.attend(torch.nn.Identity(), q, k, v, mask, 0.5)
+    for row in range(5):
+        for head in range(2):
+            scores = q[row, head] @ k[row, head].T * 0.5
+            if masked:
+                scores = scores + mask[row, 0]
+            expected = torch.exp(scores) / torch.exp(scores).sum(1, keepdim=True) @ v[row, head]
+            torch.testing.assert_close(found[row, :, head], expected)
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "Electra"])
+def test_each_kind_of_encoder_keeps_its_vectors(kind):
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=90, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=40, embedding_size=32,
+    )  # fmt: skip
+    backbone = getattr(transformers, f"{kind}Model")(config).eval()
+    ids = torch.randint(5, 90, (3, 12))
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+    with torch.inference_mode():
+        expected = [backbone(ids, m).last_hidden_state for m in (mask, None)]
+        attention.use_products(backbone)
+        assert backbone.config._attn_implementation == "ance_products"
+        found = [backbone(ids, m).last_hidden_state for m in (mask, None)]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one[mask.bool()], other[mask.bool()], atol=1e-5, rtol=1e-4)
+
+
+def test_other_encoders_keep_their_own_attention():
+    from transformers import DistilBertConfig, DistilBertModel
+
+    backbone = DistilBertModel(DistilBertConfig(vocab_size=9, dim=8, n_layers=1, n_heads=2))
+    before = backbone.config._attn_implementation
+    attention.use_products(backbone)
+    assert backbone.config._attn_implementation == before
+
+
+def test_a_batch_of_one_length_has_no_mask(checkpoint, rows, monkeypatch):
+    seen = []
+    real = Encoder.forward
+
+    def watched(self, token_ids, mask):
+        seen.append((tuple(token_ids.shape), mask is None))
+        return real(self, token_ids, mask)
+
+    monkeypatch.setattr(Encoder, "forward", watched)
+    lengths = rows.lengths
+    small = engine(checkpoint, batch_tokens=20).encode(rows)
+    assert lengths.tolist() == [5, 8, 8, 11, 17, 17, 23]
+    assert seen == [
+        ((1, 23), True), ((1, 17), True), ((1, 17), True), ((1, 11), True), ((2, 8), True),
+        ((1, 5), True),
+    ]  # fmt: skip
+    seen.clear()
+    large = engine(checkpoint).encode(rows)
+    assert seen == [((7, 23), False)]
+    np.testing.assert_allclose(small, large, atol=1e-5)
+
+
+def test_both_poolings_without_a_mask():
+    class Backbone(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            from types import SimpleNamespace
+
+            return SimpleNamespace(last_hidden_state=input_ids[..., None].float())
+
+    ids = torch.tensor([[3, 5, 7], [2, 4, 9]])
+    for pooling, expected in (("mean", [5.0, 5.0]), ("cls", [3.0, 2.0])):
+        encoder = Encoder(Backbone(), pooling, torch.nn.Sequential(), 1)
+        for mask in (None, torch.ones_like(ids)):
+            assert encoder(ids, mask)[:, 0].tolist() == expected
+
+
+def test_a_half_full_batch_ends_where_the_width_changes():
+    lengths = np.array([10] * 3 + [9] * 4 + [8])
+    assert [batch.tolist() for batch in batches_by_length(lengths, 50, 1)] == [
+        [0, 1, 2], [3, 4, 5, 6], [7],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_tokens", [512, 2_048, 32_768])
+def test_a_block_of_passages_pads_less_than_three_per_cent(batch_tokens):
+    rng = np.random.default_rng(0)
+    lengths = np.exp(rng.normal(np.log(70), 0.38, 16_384)).astype(np.int64)
+    batches = list(batches_by_length(lengths, batch_tokens, 1))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+    assert padded < 1.03 * lengths.sum()
+
+
+def failing_above(monkeypatch, limit, error):
+    """Encoders run out of memory for more than `limit` tokens; the sizes that were tried."""
+    real, tried = Encoder.forward, []
+
+    def forward(self, token_ids, mask):
+        tried.append(tuple(token_ids.shape))
+        if token_ids.numel() > limit:
+            raise error
+        return real(self, token_ids, mask)
+
+    monkeypatch.setattr(Encoder, "forward", forward)
+    return tried
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_where_memory_runs_out_batches_are_halved_from_then_on(
+    checkpoint, rows, monkeypatch, error
+):
+    expected = engine(checkpoint).encode(rows)
+    tried, said = failing_above(monkeypatch, 60, error), []
+    small = engine(checkpoint, batch_tokens=23 * 7, say=said.append)
+    np.testing.assert_allclose(small.encode(rows), expected, atol=1e-5)
+    assert tried == [(4, 23), (2, 23), (2, 17), (3, 8)]
+    assert said == ["memory ran out: going on with batches of 46 tokens (--batch-tokens)"]
+    tried.clear()
+    np.testing.assert_allclose(small.encode(rows), expected, atol=1e-5)
+    assert max(rows * width for rows, width in tried) <= 60 and len(said) == 1
+
+
+def test_one_sequence_that_does_not_fit_ends_it(checkpoint, rows, monkeypatch):
+    failing_above(monkeypatch, 0, OUT_OF_MEMORY[0])
+    with pytest.raises(MachineGaveOut, match="one sequence of 23 tokens does not fit in memory"):
+        engine(checkpoint).encode(rows)
+
+
+def test_another_error_is_not_taken_for_it(checkpoint, rows, monkeypatch):
+    failing_above(monkeypatch, 0, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        engine(checkpoint).encode(rows)
+
+
+def test_who_listens_hears_of_every_row_and_token(checkpoint, rows):
+    heard, batches = [], []
+    engine(checkpoint, batch_tokens=40).encode(
+        rows, heard.append, lambda batch, width: batches.append((len(batch), width))
+    )
+    assert sum(heard) == rows.num_rows == sum(size for size, _ in batches)
+    assert sum(size * width for size, width in batches) >= rows.lengths.sum()
