@@ -91,6 +91,11 @@ def train_segment(
             if not segment.steps:
                 raise UsageProblem("--steps 0 needs --total-steps: the horizon of the schedule")
             config = replace(config, total_steps=segment.steps)
+        if config.warmup_steps >= config.total_steps:
+            reporter.warn(
+                f"the learning rate warms up for {config.warmup_steps} steps and the run has "
+                f"{config.total_steps}: it never reaches {config.lr:g} (--warmup-steps)"
+            )
         identity = identity_of(dataset, Checkpoint(checkpoint), config)
     if segment.steps:
         _check_negatives(config, segment, negatives, embeddings)

@@ -26,7 +26,7 @@ def world(tmp_path, checkpoint):
     return program
 
 
-def wait_for(what, process, seconds=60):
+def wait_for(what, process, seconds=180):
     until = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, process.communicate()
@@ -55,7 +55,7 @@ def test_a_switch_comes_at_the_next_batch_without_a_pause(world):
     refresh(world)
     wait_for(lambda: any(line["generation"] == 2 for line in lines(world)), process)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=180)
     assert process.returncode == 143, stderr
     assert "waiting for the first negatives" in stderr and "on to generation 2" in stderr
     first, second = jsonl(world.run / "switches.jsonl")
@@ -115,7 +115,7 @@ def test_a_damaged_generation_is_passed_over(world):
     at = lines(world)[-1]["step"]
     wait_for(lambda: lines(world)[-1]["step"] > at + 10, process)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=180)
     assert "generation 2 cannot be read, training goes on" in stderr
     assert {line["generation"] for line in lines(world)} == {1}
     assert jsonl(world.run / "switches.jsonl") == [{"step": 0, "generation": 1}]
@@ -131,7 +131,7 @@ def test_negatives_may_not_grow_older_than_they_may(world):
     refresh(world)
     wait_for(lambda: lines(world)[-1]["step"] == 40, process)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=180)
     assert process.returncode == 143, stderr
     assert "waiting, the negatives are 20 steps old" in stderr
     assert jsonl(world.run / "switches.jsonl")[1] == {"step": 20, "generation": 2}
@@ -152,8 +152,38 @@ def test_two_ranks_switch_at_the_same_step(world, checkpoint):
     world("refresh", "two")
     wait_for(lambda: any(line["generation"] == 2 for line in lines(world)), process)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=180)
     assert process.returncode == 143, stderr
     step = jsonl(world.run / "switches.jsonl")[1]["step"]
     for line in lines(world):
         assert line["generation"] == (1 if line["step"] <= step else 2)
+
+
+def test_an_inferencer_that_measures_drift_refreshes_only_where_the_model_moved(world):
+    """With a threshold of 0 nothing has moved, so only the last checkpoint is refreshed from."""
+    refresh(world)
+    process = Ance(world.cwd).start(
+        "refresh", "run", "--follow", "--refresh", "auto", "--drift-threshold", 0, "--until", 8
+    )
+    train = ["train-segment", "run/generations/0001/negatives.jsonl", "-o", "run", "--steps", 4]
+    world(*train)
+    events = world.run / "events.jsonl"
+    wait_for(lambda: "drift measured" in events.read_text(), process)
+    world(*train, "--force")
+    _, stderr = process.communicate(timeout=180)
+    assert process.returncode == 0, stderr
+    measured = [event for event in jsonl(events) if event["what"] == "drift measured"]
+    assert [(m["checkpoint_step"], m["generation"], m["refresh"]) for m in measured] == [
+        (4, 1, False)
+    ]
+    assert 0 <= measured[0]["overlap"] <= 1 and "no refresh yet" in stderr
+    published = json.loads((world.run / "negatives.json").read_text())
+    assert (published["generation"], published["checkpoint_step"]) == (2, 8)
+    stats = json.loads((world.run / "generations/0002/manifest.json").read_text())["stats"]
+    assert 0 <= stats["probe_overlap"] <= 1 and stats["age"] == 0
+    assert stats["consumed"] == pytest.approx(8 * 8 / 48, abs=1e-4)
+    world(*train[:-1], 2, "--force")
+    found = world("refresh", "run", "--follow", "--refresh", "auto", "--drift-threshold", 1.0,
+                  "--until", 10)  # fmt: skip
+    assert json.loads((world.run / "negatives.json").read_text())["generation"] == 3
+    assert "made generation" in found.stderr
