@@ -133,14 +133,14 @@ class EncodeConfig:
     cpu_workers: int = 1
     """Processes, where no GPU is used."""
     batch_tokens: int = 0
-    """Padded tokens in a batch; 0 = 2,048 on a CPU, 32,768 on a GPU."""
+    """Padded tokens in a batch; 0 = 2,048 on a CPU, 24,576 on a GPU."""
 
     def __post_init__(self) -> None:
         _check(self.batch_tokens >= 0, "--batch-tokens must not be negative")
         _check(self.cpu_workers >= 1, "--cpu-workers must be at least 1")
 
     def tokens_for(self, device_type: str) -> int:
-        return self.batch_tokens or (2_048 if device_type == "cpu" else 32_768)
+        return self.batch_tokens or (2_048 if device_type == "cpu" else 24_576)
 
 
 @dataclass(frozen=True)

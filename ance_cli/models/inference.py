@@ -38,19 +38,15 @@ def batches_by_length(
 ) -> Iterator[Places]:
     """Row indices in batches of at most `batch_tokens` padded tokens, longest rows first.
 
-    A batch that is half full ends where the width changes, so that the next one pads less. The
-    order is stable, so it depends on the lengths alone. A row longer than the budget comes by
-    itself.
+    A width has one number of rows, so that few shapes occur: a library that keeps code for each
+    shape (oneDNN) would take memory without end. The order is stable, so it depends on the lengths
+    alone. A row longer than the budget comes by itself.
     """
     order = np.argsort(-lengths, kind="stable")
-    widths = -(-lengths[order] // multiple) * multiple
-    ends = np.append(np.flatnonzero(np.diff(widths)) + 1, len(order))  # of the rows of one width
     start = 0
     while start < len(order):
-        room = max(1, batch_tokens // max(int(widths[start]), 1))
-        half_full = min(start + (room + 1) // 2, len(order))
-        end = int(ends[np.searchsorted(ends, half_full)])
-        stop = min(start + room, end)
+        width = -(-int(lengths[order[start]]) // multiple) * multiple
+        stop = start + max(1, batch_tokens // max(width, 1))
         yield order[start:stop]
         start = stop
 
@@ -127,7 +123,7 @@ class InferenceEngine:
         `on_rows` hears of each batch's size, `on_batch` of its rows and its padded width.
         """
         vectors = np.empty((rows.num_rows, self.dim), np.float32)
-        lengths = rows.lengths
+        lengths, budget = rows.lengths, self._batch_tokens
         batches = iter(list(batches_by_length(lengths, self._batch_tokens, _MULTIPLE)))
         lock = threading.Lock()
 
@@ -153,6 +149,11 @@ class InferenceEngine:
         else:
             with ThreadPoolExecutor(len(self._replicas)) as pool:
                 list(pool.map(work, *zip(*self._replicas, strict=True)))
+        if self._batch_tokens < budget:
+            self._say(
+                f"memory ran out: going on with batches of {self._batch_tokens:,} tokens "
+                "(--batch-tokens)"
+            )
         return vectors
 
     def _encode_batch(
@@ -179,12 +180,7 @@ class InferenceEngine:
 
     def _shrink(self, tokens: int) -> None:
         """Plan what comes after with batches half as large as one that did not fit."""
-        if tokens // 2 < self._batch_tokens:
-            self._batch_tokens = tokens // 2
-            self._say(
-                f"memory ran out: going on with batches of {self._batch_tokens:,} tokens "
-                "(--batch-tokens)"
-            )
+        self._batch_tokens = min(self._batch_tokens, tokens // 2)
 
 
 def _moved(array: npt.NDArray[Any], device: torch.device) -> Tensor:
