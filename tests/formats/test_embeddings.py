@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -184,6 +185,41 @@ def test_a_block_that_did_not_become_durable_is_not_done(tmp_path, monkeypatch):
     assert again.num_done == 1
     write_blocks(again, [1, 2], vectors)
     again.finish(ids_of(ROW_COUNTS))
+    assert np.array_equal(np.load(tmp_path / VECTORS), vectors)
+
+
+def test_a_done_block_that_was_damaged_is_done_again(tmp_path):
+    """It and those after it: the row at which a block begins is known from those before."""
+    vectors = vectors_of(ROW_COUNTS)
+    write_blocks(writer(tmp_path), [0, 1, 2], vectors)
+    data = bytearray((tmp_path / VECTORS).read_bytes())
+    data[128 + 5 * DIM * 4] ^= 1  # in the sixth row, the second of the block
+    (tmp_path / VECTORS).write_bytes(data)
+    again = writer(tmp_path)
+    assert [again.is_done(block) for block in range(3)] == [True, False, False]
+    write_blocks(again, [1, 2], vectors)
+    again.finish(ids_of(ROW_COUNTS))
+    assert np.array_equal(np.load(tmp_path / VECTORS), vectors)
+
+
+def test_a_block_without_room_gives_back_what_it_took(tmp_path):
+    """A process beside this one may need it."""
+    vectors = vectors_of(ROW_COUNTS)
+    opened = writer(tmp_path)
+    write_blocks(opened, [0], vectors)
+    whole = (tmp_path / VECTORS).stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole + 20, hard))
+    try:
+        with pytest.raises(MachineGaveOut):
+            write_blocks(opened, [1], vectors)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (tmp_path / VECTORS).stat().st_size == whole
+    write_blocks(opened, [1, 2], vectors)
+    opened.finish(ids_of(ROW_COUNTS))
     assert np.array_equal(np.load(tmp_path / VECTORS), vectors)
 
 
