@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -94,6 +95,12 @@ class Tokenizer:
         query = passage if checkpoint.shared else _load_tokenizer(checkpoint.tower("query"))
         self._tokenizers: dict[Side, Any] = {"query": query, "passage": passage}
 
+    @cached_property
+    def _working(self) -> dict[Side, Any]:
+        """The tokenizers that make rows. A call leaves its length in them, and what is saved has to
+        be what was loaded, whatever was tokenised before: a tower's hash covers it."""
+        return deepcopy(self._tokenizers)
+
     def pad_id_of(self, side: Side) -> int:
         """The token that fills the rows of one side."""
         return int(self._tokenizers[side].pad_token_id or 0)
@@ -108,7 +115,7 @@ class Tokenizer:
         length = pins.query_length if side == "query" else pins.passage_length
         segments = pins.segments if side == "passage" else 1
         sliced = segments > 1 and pins.segmentation == "slice"
-        found = self._tokenizers[side](
+        found = self._working[side](
             texts,
             truncation=True,
             max_length=length * segments if sliced else length,
