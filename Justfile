@@ -41,3 +41,4 @@ bench:
     python tests/benchmarks/encode.py
     python tests/benchmarks/startup.py
     python tests/benchmarks/train.py
+    python tests/benchmarks/loop.py

@@ -171,6 +171,8 @@ def replayed(run: Path, scratch: Path, last_step: int, every: int, flags: list[s
         copy = shutil.copytree if (run / name).is_dir() else shutil.copy
         copy(run / name, scratch / name)
     shutil.copytree(run / "checkpoints" / "step-00000000", scratch / "checkpoints/step-00000000")
+    begun = (run / "segments.jsonl").read_text().splitlines(keepends=True)[0]
+    (scratch / "segments.jsonl").write_text(begun)  # interrupted before its first step
     last = ledger(run / "switches.jsonl")[-1]["generation"]
     (scratch / "negatives.json").write_text(
         json.dumps({"generation": last, "path": f"generations/{last:04d}"})

@@ -8,7 +8,9 @@ While unfinished, `done.npy` tells which blocks of documents are durable.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,12 @@ BLOCK_DOCS = 16_384
 
 _HEADER_BYTES = 128
 _DONE_DTYPE = np.dtype([("rows", "<i8"), ("xxh3", "<u8")])
+
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_FALLOCATE = None
+if sys.platform == "linux":
+    _FALLOCATE = ctypes.CDLL(None).fallocate
+    _FALLOCATE.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -85,13 +93,25 @@ def _write_at(path: Path, offset: int, data: Any) -> None:
     `O_DSYNC` also keeps the clients of a network file system from writing whole pages back, and
     with them what another host has written next to it.
     """
+    left = memoryview(data).cast("B")
+    with atomic.disk_errors(path.parent):
+        descriptor = os.open(path, os.O_WRONLY | os.O_DSYNC)
+        try:
+            at = offset
+            while left:
+                written = os.pwrite(descriptor, left, at)
+                left, at = left[written:], at + written
+        except OSError:  # others need the room of half a block
+            _give_back(descriptor, offset, memoryview(data).nbytes)
+            raise
+        finally:
+            os.close(descriptor)
 
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_DSYNC)
 
-    with atomic.disk_errors(path.parent), open(path, "r+b", opener=opener) as handle:
-        handle.seek(offset)
-        handle.write(data)
+def _give_back(descriptor: int, offset: int, length: int) -> None:
+    """Make a hole of a stretch of a file, which keeps its size (Linux; else nothing)."""
+    if _FALLOCATE is not None:
+        _FALLOCATE(descriptor, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
 
 
 class EmbeddingsWriter:

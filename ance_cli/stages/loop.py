@@ -14,7 +14,7 @@ from ance_cli.errors import UsageProblem
 from ance_cli.formats.manifest import read_manifest
 from ance_cli.formats.run_folder import LOOP, NEGATIVES, RunFolder
 from ance_cli.loop.devices import Devices, place_sides
-from ance_cli.loop.retention import has_room
+from ance_cli.loop.retention import has_room, prune
 from ance_cli.loop.sides import Side, run_sides
 from ance_cli.loop.supervisor import cycle, run_stage
 from ance_cli.presets import train_config
@@ -97,6 +97,7 @@ def loop(
             together = _side_by_side if devices.mode == "async" else _in_turn
             reason = together(run, config, commands, last_step, reporter)
             run.event("supervisor", "loop finished", step=_step(run), reason=reason)
+        prune(run, follow.keep)  # a kill may have cut short what the last refresh pruned
     return {
         "output": str(output),
         "kind": "run",

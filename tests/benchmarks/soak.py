@@ -136,7 +136,9 @@ class Soak:
         if self._reference is None:
             run = self.folder / "undisturbed"
             if not run.exists():
-                self._expect(self._start(run).wait(), {0})
+                self._child = self._start(run)
+                code, self._child = self._child.wait(), None
+                self._expect(code, {0})
             self._reference = what_it_left(run)
         return self._reference
 
@@ -148,9 +150,9 @@ class Soak:
     def rounds(self, count: int) -> Tally:
         """Go on until `count` kills were done and the last run is finished."""
         began = time.monotonic()
-        if self.recipe.mode == "sync":
-            self.reference()
         try:
+            if self.recipe.mode == "sync":
+                self.reference()
             while self.tally.kills.total() < count or self._child is not None:
                 if self._child is None:
                     self._child, self._struck = self._start(self.run), 0

@@ -3,10 +3,13 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +37,7 @@ def world(tmp_path, checkpoint):
     return program
 
 
-def wait_for(what, process, seconds=120):
+def wait_for(what, process, seconds=240):
     until = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, process.communicate()
@@ -401,3 +404,60 @@ def test_the_two_sides_by_hand_make_the_run_of_a_loop(world):
     check_finished(world.run, last_step, EVERY)
     found = world(*LOOP, "--segments", segments, *world.ckpt)
     assert "up to date" in found.stderr
+
+
+def from_the_docs(opening, program, last_step):
+    """The code block of docs/operations.md that begins with or holds `opening`, with this
+    machine's paths and few steps."""
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    (block,) = [block for block in re.findall(r"```\w*\n(.*?)```", text, re.S) if opening in block]
+    for written, here in (
+        ("/srv/retrieval", str(program.cwd)),
+        (".venv/bin/ance", f"{sys.executable} -m ance_cli"),
+        ("runs/ance", "run"),
+        ("30000", str(last_step)),
+        ("3000", str(EVERY)),
+        (" --gpus 1", ""),
+    ):
+        block = block.replace(written, here)
+    return block
+
+
+def test_the_crontab_line_twice_in_a_row(world):
+    world(*PREPARE, "--total-steps", 40, "-o", "run", *world.ckpt)
+    line = from_the_docs("*/15 * * * *", world, 40).removeprefix("*/15 * * * *").strip()
+    for _ in range(2):
+        subprocess.run(["sh", "-c", line], check=True, env=Ance(world.cwd).environment())
+    assert [path.name for path in (world.run / "generations").iterdir()] == ["0001"]
+    said = (world.cwd / "refresh.log").read_text()
+    assert said.count("warning") == said.count("\n"), said  # nothing else with -q
+
+
+@pytest.mark.slow
+def test_slurms_scripts_requeue_what_was_stopped_and_end_with_the_run(world):
+    """Both scripts as the documentation has them; `scontrol` is a stand-in that notes its call."""
+    last_step = 2 * EVERY
+    world(*PREPARE, "--total-steps", last_step, "-o", "run", *world.ckpt)
+    world("refresh", "run", *MINING)
+    queue = world.cwd / "bin" / "scontrol"
+    queue.parent.mkdir()
+    queue.write_text(f"#!/bin/sh\necho $* >>{world.cwd}/requeued\n")
+    queue.chmod(0o755)
+    environment = Ance(world.cwd).environment(
+        PATH=f"{queue.parent}:{os.environ['PATH']}", SLURM_JOB_ID="7"
+    )
+
+    def submit(name):
+        script = from_the_docs(f"--job-name={name}", world, last_step)
+        return subprocess.Popen(["bash", "-c", script], env=environment, start_new_session=True)
+
+    inferencer = submit("ance-inferencer")
+    time.sleep(1.5)
+    inferencer.send_signal(signal.SIGTERM)
+    assert inferencer.wait(60) == 143
+    assert (world.cwd / "requeued").read_text() == "requeue 7\n"
+    both = [submit("ance-inferencer"), submit("ance-trainer")]
+    assert [job.wait(240) for job in both] == [0, 0]
+    assert (world.cwd / "requeued").read_text() == "requeue 7\n"
+    check_intact(world.run)
+    assert json.loads((world.run / "negatives.json").read_text())["checkpoint_step"] == last_step

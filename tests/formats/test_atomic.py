@@ -291,3 +291,20 @@ def test_remove_takes_the_name_away_before_the_content(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic.shutil, "rmtree", stop)
     atomic.remove(tmp_path / "out")
     assert seen[-1] == [".out.removed"]
+
+
+def test_point_replaces_the_folder_that_a_copy_made_of_a_link(tmp_path):
+    filled(tmp_path / "latest", content="old")
+    filled(tmp_path / "step-2", content="new")
+    atomic.point(tmp_path / "latest", tmp_path / "step-2")
+    assert (tmp_path / "latest").is_symlink()
+    assert names(tmp_path) == ["latest", "step-2"]
+
+
+def test_sweep_takes_what_killed_writers_left_and_nothing_else(tmp_path):
+    filled(tmp_path / ".a.partial", content="half")
+    filled(tmp_path / ".b.removed", content="half")
+    filled(tmp_path / "c.removed", content="whole")
+    (tmp_path / ".d.lease").write_bytes(b"")
+    atomic.sweep(tmp_path, "partial", "removed")
+    assert names(tmp_path) == [".d.lease", "c.removed"]

@@ -1,7 +1,6 @@
 """Embeddings: written in resumable blocks, read through checks."""
 
 import errno
-import io
 import os
 import pickle
 import signal
@@ -21,6 +20,7 @@ from ance_cli.formats.embeddings import (
     VECTORS,
     Embeddings,
     EmbeddingsWriter,
+    _give_back,
     load_array,
     read_ids,
     write_ids,
@@ -183,12 +183,11 @@ def test_a_block_that_did_not_become_durable_is_not_done(tmp_path, monkeypatch):
     open_writer = writer(tmp_path)
     write_blocks(open_writer, [0], vectors)
 
-    class Full(io.BytesIO):
-        def write(self, data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(embeddings, "open", lambda *_, **__: Full(), raising=False)
+        patched.setattr(embeddings.os, "pwrite", full)
         with pytest.raises(MachineGaveOut) as caught:
             write_blocks(open_writer, [1], vectors + 1)
     assert caught.value.what.startswith(f"{tmp_path}: no room left on the disk")
@@ -197,6 +196,33 @@ def test_a_block_that_did_not_become_durable_is_not_done(tmp_path, monkeypatch):
     write_blocks(again, [1, 2], vectors)
     again.finish(ids_of(ROW_COUNTS))
     assert np.array_equal(np.load(tmp_path / VECTORS), vectors)
+
+
+def test_a_done_block_that_was_damaged_is_done_again(tmp_path):
+    vectors = vectors_of(ROW_COUNTS)
+    write_blocks(writer(tmp_path), [0, 1, 2], vectors)
+    data = bytearray((tmp_path / VECTORS).read_bytes())
+    data[128 + 5 * DIM * 4] ^= 1  # in the sixth row, the second of the block
+    (tmp_path / VECTORS).write_bytes(data)
+    again = writer(tmp_path)
+    assert again.missing() == [1]
+    write_blocks(again, [1], vectors)
+    again.finish(ids_of(ROW_COUNTS))
+    assert np.array_equal(np.load(tmp_path / VECTORS), vectors)
+
+
+def test_a_block_without_room_gives_back_what_it_took(tmp_path):
+    """A process beside this one may need it."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * (1 << 20))
+    before = path.stat()
+    with open(path, "r+b") as handle:
+        _give_back(handle.fileno(), 1 << 18, 1 << 19)
+    after = path.stat()
+    assert after.st_size == before.st_size
+    assert after.st_blocks <= before.st_blocks - (1 << 19) // 512
+    data = path.read_bytes()
+    assert data == b"x" * (1 << 18) + bytes(1 << 19) + b"x" * (1 << 18)
 
 
 def test_a_full_disk_at_the_end_keeps_every_block(tmp_path, monkeypatch):

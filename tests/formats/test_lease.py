@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -102,10 +103,34 @@ def test_another_hosts_fresh_lease_is_refused(path):
     assert path.read_bytes() == before
 
 
-def test_another_hosts_stale_lease_is_taken(path):
-    record(path, "elsewhere", 77, age=lease.STALE_SECONDS + 1)
+@pytest.mark.parametrize("age", [lease.STALE_SECONDS + 1, -86_400])
+def test_another_hosts_stale_lease_is_taken(path, monkeypatch, age):
+    """One from the future is, too: a clock that jumped does not lock a run for a day."""
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
+    record(path, "elsewhere", 77, age)
     with lease.hold(path, "out"):
         assert lease.read_holder(path)["host"] == socket.gethostname()
+
+
+@pytest.mark.parametrize("age", [3600, -3600])
+def test_another_hosts_beating_lease_is_refused_whatever_its_clock_says(path, monkeypatch, age):
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.2)
+    record(path, "elsewhere", 77, age)
+    beats = iter(range(1, 1000))
+
+    def beat():
+        while not done.wait(0.02):
+            os.utime(path, (time.time() - age + next(beats),) * 2)
+
+    done = threading.Event()
+    holder = threading.Thread(target=beat)
+    holder.start()
+    try:
+        with pytest.raises(Busy, match="by process 77 on elsewhere"), lease.hold(path, "out"):
+            pytest.fail("two holders at once")
+    finally:
+        done.set()
+        holder.join()
 
 
 def test_a_fresh_lease_of_this_host_without_a_lock_is_taken(path):

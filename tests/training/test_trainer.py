@@ -1,5 +1,7 @@
 """The trainer without a run folder: what it computes, and that going on is not stopping."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -124,3 +126,26 @@ def test_divergence_is_refused_before_anything_is_kept(checkpoint, tmp_path):
         trainer.run(Silent(), 0)
     assert problem.value.exit_code == 7
     assert not list(tmp_path.glob("s*"))
+
+
+def test_weights_that_are_not_finite_are_never_kept(checkpoint, tmp_path):
+    """The last step itself broke them: its loss and its gradients were still finite."""
+    config = TrainConfig(lr=1e39, batch_size=8, total_steps=1, schedule="constant")
+    kept = []
+    trainer = make(checkpoint, tmp_path, config, 1)
+    trainer.save_checkpoint = kept.append
+    with pytest.raises(Diverged, match="step 1: a weight is not finite"):
+        trainer.run(Silent(), 0)
+    assert not kept and not list(tmp_path.glob("s*"))
+
+
+def test_a_checkpoint_that_a_kill_came_before_is_made_up_for(checkpoint, tmp_path):
+    """The state of a step is kept first, then its checkpoint: a kill in between costs neither."""
+    config = TrainConfig(lr=1e-3, batch_size=8, total_steps=6)
+    made = []
+    for state in (None, tmp_path / "s2"):
+        trainer = make(checkpoint, tmp_path, config, 6, state)
+        trainer.segment = replace(trainer.segment, checkpoint_every=2)
+        trainer.save_checkpoint = lambda t, begun=state: made.append((begun is None, t.step))
+        trainer.run(Silent(), 0)
+    assert made == [(True, 2), (True, 4), (True, 6), (False, 2), (False, 4), (False, 6)]

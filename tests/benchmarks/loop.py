@@ -1,0 +1,148 @@
+"""What the loop costs beside the work itself: trainer's rate, supervisor, time to publication.
+
+    python tests/benchmarks/loop.py [--ckpt DIR] [--data DIR] [--steps 60] [--every 10]
+
+Two CPU cores stand for two devices: `ance loop --mode async` pins the trainer to one and the
+inferencer to the other. Its ceiling, measured before and after, is the same trainer pinned to the
+same core with nobody beside it. Says nothing on a machine that does other work: the table ends with
+its load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ance_cli.progress import Silent
+from ance_cli.stages.demo import packaged_encoder
+from ance_cli.stages.docstrings import docstring_dataset
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def ance(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "ance_cli", *map(str, arguments), "--quiet"]
+
+
+def rate(run: Path) -> float:
+    """Steps a second, the median over the lines of the log but the first (a cold start)."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return statistics.median(line["steps_per_s"] for line in lines[1:])
+
+
+def alone(prepared: Path, run: Path, core: int, options: argparse.Namespace) -> float:
+    """The trainer on `core`, on the first generation, with nobody beside it."""
+    shutil.copytree(prepared, run, symlinks=True)
+    subprocess.run(
+        ance("train-segment", "--follow", "-o", run, "--steps", options.steps, "--checkpoint-every",
+             options.every, "--log-every", options.log_every, "--threads", 1, "--gpus", "none"),
+        check=True, stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )  # fmt: skip
+    return rate(run)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of one process without its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def side_by_side(
+    prepared: Path, run: Path, recipe: list[object], options: argparse.Namespace
+) -> tuple[float, float]:
+    """The loop on two cores: the trainer's rate, and the supervisor's share of a core, counted
+    from when both sides run."""
+    shutil.copytree(prepared, run, symlinks=True)
+    child = subprocess.Popen(
+        ance("loop", *recipe, "-o", run, "--mode", "async", "--refresh-every", options.every,
+             "--segments", options.steps // options.every, "--log-every", options.log_every,
+             "--gpus", "none"),
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (run / "metrics.jsonl").exists():
+        time.sleep(0.1)
+        if child.poll() is not None:
+            raise SystemExit(child.returncode)
+    began, before = time.monotonic(), cpu_seconds(child.pid)
+    used = elapsed = 0.0
+    while child.poll() is None:
+        used, elapsed = cpu_seconds(child.pid) - before, time.monotonic() - began
+        time.sleep(0.5)
+    if child.returncode:
+        raise SystemExit(child.returncode)
+    return rate(run), used / elapsed
+
+
+def delays(run: Path) -> list[tuple[float, float]]:
+    """For each generation of the loop: seconds from its checkpoint, or from when the inferencer
+    had time for it, to its publication; and the sum of the stages' own seconds."""
+    found = []
+    published = 0.0
+    for folder in sorted((run / "generations").glob("[0-9]*")):
+        stats = json.loads((folder / "manifest.json").read_text())["stats"]
+        made = run / "checkpoints" / f"step-{stats['checkpoint_step']:08d}" / "ance.json"
+        begun = max(published, made.stat().st_mtime)
+        published = (folder / "manifest.json").stat().st_mtime
+        if stats["checkpoint_step"]:
+            found.append((published - begun, stats["seconds"]["all"]))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ckpt", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--every", type=int, default=10)
+    parser.add_argument("--log-every", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=8)
+    options = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp())
+    data = options.data or scratch / "data"
+    if options.data is None:
+        docstring_dataset(data, Silent())
+    recipe = ["--data", data, "--ckpt", options.ckpt or packaged_encoder(), "--batch-size",
+              options.batch_size, "--passage-length", 64, "--query-length", 32, "--depth",
+              20, "--negatives", 4, "--total-steps", options.steps]  # fmt: skip
+    training, mining = [*recipe[:10], *recipe[14:]], recipe[10:14]
+    prepared = scratch / "prepared"
+    for command in (ance("train-segment", *training, "--steps", 0, "-o", prepared),
+                    ance("refresh", prepared, *mining)):  # fmt: skip
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    core = min(os.sched_getaffinity(0))
+    before = alone(prepared, scratch / "before", core, options)
+    beside, supervisor = side_by_side(prepared, scratch / "loop", recipe, options)
+    after = alone(prepared, scratch / "after", core, options)
+    ceiling = statistics.mean([before, after])
+    waits = delays(scratch / "loop")
+
+    table = Table("what", "measured", box=None)
+    table.add_row("trainer alone on its core, before and after",
+                  f"{before:.2f} and {after:.2f} steps/s")  # fmt: skip
+    table.add_row("trainer in the loop, inferencer on the other core",
+                  f"{beside:.2f} steps/s, {beside / ceiling:.1%}")  # fmt: skip
+    table.add_row("refreshes meanwhile", str(len(waits)))
+    table.add_row("checkpoint to published generation, of the stages' own seconds",
+                  f"{sum(a for a, _ in waits) / sum(b for _, b in waits):.1%} "
+                  f"({waits[0][0]:.2f} s of {waits[0][1]:.2f} s the first)")  # fmt: skip
+    table.add_row("the supervisor's share of a core", f"{supervisor:.2%}")
+    table.add_row("load of the machine", " ".join(f"{load:.2f}" for load in os.getloadavg()))
+    Console().print(table)
+    shutil.rmtree(scratch)
+
+
+if __name__ == "__main__":
+    main()
