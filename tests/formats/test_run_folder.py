@@ -1,7 +1,6 @@
 """A run folder: who is newest there, what is published, what the ledgers say."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -270,17 +269,3 @@ def test_a_ledger_is_cut_to_a_step(tmp_path):
     assert path.read_text() == '{"step":1}\n{"step":10}\n'
     cut_ledger(path, 0)
     assert path.read_text() == ""
-
-
-def test_a_segments_negatives_are_found_where_the_run_lies_now(run, tmp_path):
-    spooled = run.inputs / "0123.jsonl"
-    spooled.parent.mkdir(parents=True)
-    spooled.write_text("{}")
-    for record, expected in (
-        ({"generation": 3, "negatives": "/old/run/generations/0003/negatives.jsonl"},
-         run.generations / "0003" / "negatives.jsonl"),
-        ({"generation": None, "negatives": "/old/run/inputs/0123.jsonl"}, spooled),
-        ({"generation": None, "negatives": "/elsewhere/bm25.jsonl"}, Path("/elsewhere/bm25.jsonl")),
-        ({"generation": None, "negatives": None}, None),
-    ):  # fmt: skip
-        assert run.negatives_of(record) == expected
