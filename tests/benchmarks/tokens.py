@@ -55,8 +55,8 @@ def main() -> None:
         for block in range(cache.num_blocks):
             cache.block(block)
 
-    table = Table("work", "seconds", "passages/s", box=None)
     again()
+    seconds = {}
     for name, work in (
         ("read the corpus and tokenise it", again),
         ("the same, into the cache", made),
@@ -64,10 +64,11 @@ def main() -> None:
     ):
         started = time.perf_counter()
         work()
-        seconds = time.perf_counter() - started
-        docs = corpus_tokens(checkpoint, dataset).num_docs
-        table.add_row(name, f"{seconds:.3f}", f"{docs / seconds:,.0f}")
+        seconds[name] = time.perf_counter() - started
     cache = corpus_tokens(checkpoint, dataset)
+    table = Table("work", "seconds", "passages/s", box=None)
+    for name, taken in seconds.items():
+        table.add_row(name, f"{taken:.3f}", f"{cache.num_docs / taken:,.0f}")
     console = Console()
     console.print(
         f"{cache.num_docs:,} passages, {cache.num_tokens / cache.num_rows:.0f} tokens on average, "

@@ -34,14 +34,14 @@ def test_attention_is_the_formula(monkeypatch, pieces, masked):
     q, k, v = torch.randn(3, 5, 2, 7, 4, generator=generator).unbind(0)
     mask = None
     if masked:
-        mask = torch.zeros(5, 1, 7, 7)
-        mask[1, :, :, 4:] = float("-inf")
+        mask = torch.ones(5, 7, dtype=torch.bool)
+        mask[1, 4:] = False
     found, _ = attention.attend(torch.nn.Identity(), q, k, v, mask, 0.5)
     for row in range(5):
         for head in range(2):
             scores = q[row, head] @ k[row, head].T * 0.5
             if masked:
-                scores = scores + mask[row, 0]
+                scores[:, ~mask[row]] = -torch.inf
             expected = torch.exp(scores) / torch.exp(scores).sum(1, keepdim=True) @ v[row, head]
             torch.testing.assert_close(found[row, :, head], expected)
 
