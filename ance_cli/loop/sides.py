@@ -84,11 +84,15 @@ class Side:
         except MachineGaveOut as problem:  # a full disk is no reason to end the other side
             self._reporter.warn(problem.what)
 
+    def ask_to_stop(self) -> None:
+        """Tell the child to end once it has finished what it has in hand."""
+        if self._child is not None:
+            self._child.terminate()
+
     def stop(self) -> None:
-        """End the child: it finishes what it has in hand, and is killed if that takes too long."""
+        """Wait until the child has ended as it was asked; it is killed if that takes too long."""
         if self._child is None:
             return
-        self._child.terminate()
         try:
             self._child.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -111,6 +115,8 @@ def run_sides(sides: Sequence[Side], stop_early: Callable[[], str | None]) -> st
             time.sleep(_POLL_SECONDS)
         return None
     finally:
+        for side in sides:
+            side.ask_to_stop()
         for side in sides:
             side.stop()
 
