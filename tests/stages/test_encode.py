@@ -120,7 +120,7 @@ from ance_cli.stages import encode, tokenize
 tokenize.BLOCK_DOCS = 5
 real = InferenceEngine.encode
 def slowly(self, rows, **listeners):
-    time.sleep(0.1)
+    time.sleep(0.3)
     return real(self, rows, **listeners)
 InferenceEngine.encode = slowly
 config = EncodeConfig(gpus="none", dtype="fp32", cpu_workers=int(sys.argv[4]))
