@@ -15,6 +15,13 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def exit_code_of(program: Callable[[], None]) -> int:
     """Run a program to its end; what went wrong is shown on stderr."""
+    try:
+        return _run(program)
+    except Stopped as stop:  # while the words of another end were shown
+        return stop.exit_code
+
+
+def _run(program: Callable[[], None]) -> int:
     from ance_cli.cli.console import show_error, stderr
 
     try:

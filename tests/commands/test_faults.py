@@ -74,7 +74,7 @@ def gone(members, seconds=30):
 # ---------------------------------------------------------------- deaths
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_side_dies_and_the_loop_goes_on(world):
     """Trainer, inferencer, SIGTERM and SIGKILL of the supervisor: the switches that came of it are
     in the ledger, and training on them undisturbed gives the same weights."""
@@ -144,7 +144,7 @@ def test_a_trainer_that_fails_for_good_ends_the_inferencer(world):
     assert "trainer died" in [event["what"] for event in events(world)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_divergence_ends_the_loop_and_says_why(world, mode):
     flags = ["--segments", 2, "--max-grad-norm", "1e30"]
@@ -248,7 +248,7 @@ def test_a_full_disk_at_every_write_of_the_trainer(world, tmpfs):
     assert [line["step"] for line in ledger(small / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_trainer_goes_on_while_the_inferencer_has_no_room(world, tmpfs):
     """The loop says so, and takes up refreshing when there is room again."""
     segments = 40
@@ -387,7 +387,7 @@ def test_a_copy_of_a_run_goes_on_in_its_own_place(world, links):
 # ---------------------------------------------------------------- without a supervisor
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_two_sides_by_hand_make_the_run_of_a_loop(world):
     """As systemd or Slurm would start them; the loop then finds its work done."""
     segments, last_step = 3, 3 * EVERY
@@ -433,7 +433,7 @@ def test_the_crontab_line_twice_in_a_row(world):
     assert said.count("warning") == said.count("\n"), said  # nothing else with -q
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_slurms_scripts_requeue_what_was_stopped_and_end_with_the_run(world):
     """Both scripts as the documentation has them; `scontrol` is a stand-in that notes its call."""
     last_step = 2 * EVERY

@@ -102,6 +102,7 @@ def test_killed_after_a_switch_it_repeats_the_switch_and_its_losses(world):
     assert found[2]["step"] >= max(before)
 
 
+@pytest.mark.long
 def test_a_damaged_generation_is_passed_over(world):
     refresh(world)
     process = Ance(world.cwd).start(*FOLLOW)
@@ -122,6 +123,7 @@ def test_a_damaged_generation_is_passed_over(world):
     assert "generation refused" in (world.run / "events.jsonl").read_text()
 
 
+@pytest.mark.long
 def test_negatives_may_not_grow_older_than_they_may(world):
     refresh(world)
     process = Ance(world.cwd).start(*FOLLOW, "--max-staleness", 20)
@@ -139,7 +141,7 @@ def test_negatives_may_not_grow_older_than_they_may(world):
     assert "--max-staleness needs --checkpoint-every, and at least as many steps" in found.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_ranks_switch_at_the_same_step(world, checkpoint):
     world("train-segment", "--data", "data", "--ckpt", checkpoint, "--batch-size", 4, "--lr",
           "1e-3", "--dtype", "fp32", "--steps", 0, "--total-steps", 400, "--cpu-workers", 2,

@@ -45,7 +45,7 @@ RECIPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ["plain", pytest.param("everything", marks=pytest.mark.long)])
 def test_training_killed_is_training_uninterrupted(ance, negatives, checkpoint, recipe):
     """SIGKILL in the middle of the steps, then the same command: same losses, same bytes. Dropout
     is the checkpoint's."""

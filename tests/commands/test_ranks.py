@@ -73,7 +73,7 @@ def test_two_ranks_train_as_one(world, recipe):
     assert (identity["batch_size"], identity["devices"]) == (4, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_with_another_number_of_devices(world):
     """The global batch is the run's: one device alone takes all of it."""
     world(*command(world, "moved", "--batch-size", 4, "--cpu-workers", 2, "--total-steps", 12))
@@ -114,7 +114,7 @@ def test_a_rank_that_dies_ends_the_others_and_the_command_continues(world):
     assert [line["step"] for line in jsonl(metrics)] == list(range(1, 61))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_divergence_on_several_ranks_keeps_its_exit_code(world, capfd):
     train = command(world, "nan", "--batch-size", 4, "--cpu-workers", 2, "--max-grad-norm", "1e30")
     train[train.index("1e-3")] = "1e30"
@@ -124,7 +124,7 @@ def test_divergence_on_several_ranks_keeps_its_exit_code(world, capfd):
     assert said.count("training diverged") == 1 and "Warning" not in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_nodes_meet_and_train_as_one(world):
     """Two machines' commands on this one, with a real rendezvous; node 1 makes nothing itself."""
     with socket.socket() as free:
@@ -143,7 +143,7 @@ def test_two_nodes_meet_and_train_as_one(world):
     assert "--nnodes needs --rdzv-endpoint" in found.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ranks_end_with_the_command_that_started_them(world):
     """SIGTERM: the step is finished, the state saved, one word said. SIGKILL: they go at once, so
     that nobody trains without the run's lease."""

@@ -8,7 +8,7 @@ from tests.world import jsonl, write_jsonl
 
 
 @pytest.mark.realdata
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_real_cross_encoder_refuses_what_answers_the_question(ance, test_data, test_weights):
     """SQuAD: paragraphs of one article answer each other's questions; each was judged for one."""
     queries = jsonl(test_data / "squad" / "queries.jsonl")

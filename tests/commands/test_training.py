@@ -196,7 +196,7 @@ def test_an_arm_of_the_paper_is_one_flag(world, baseline):
     assert "RR@10" in measured
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_loop_runs_an_arm_on_several_datasets(world):
     """`--data` repeated: merged once, ids by dataset, and no negative from another dataset."""
     make_dataset(world.cwd / "other")
