@@ -11,7 +11,7 @@ import pytest
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-from tests.world import Ance, data_root, make_backbone, make_dataset
+from tests.world import Ance, AnceInside, data_root, make_backbone, make_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +81,9 @@ def two_towers(tmp_path_factory, checkpoint) -> Path:
 @pytest.fixture
 def ance(tmp_path) -> Ance:
     return Ance(tmp_path)
+
+
+@pytest.fixture
+def inside(tmp_path) -> AnceInside:
+    """As `ance`, in this process: where the command line is meant and not the program."""
+    return AnceInside(tmp_path)

@@ -153,7 +153,7 @@ FLAGS: dict[str, Flag] = {
     "tag": Flag(str, "Last column of the run.", METHOD),
     "per_query": Flag(Path, "Write every query's values to this TSV.", METHOD, metavar="FILE"),
     # training
-    "preset": Flag(Preset, "A named recipe from config.py; other flags override it.", TRAINING),
+    "preset": Flag(Preset, "A named recipe; other flags override it.", TRAINING),
     "steps": Flag(int, "Optimizer steps that this call adds; 0 only prepares the run.", TRAINING),
     "total_steps": Flag(int, "Horizon of the learning-rate schedule (default: the first call's "
                         "--steps).", TRAINING),

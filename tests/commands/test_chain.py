@@ -86,51 +86,51 @@ def test_the_whole_chain(ance, dataset, backbone):
     assert {"lr", "grad_norm", "epoch", "tokens_per_s", "segment"} <= set(metrics[-1])
 
 
-def test_mining_embeddings_and_a_flat_index_is_the_same(ance, dataset, checkpoint):
-    ance("encode", "--ckpt", checkpoint, "--data", "data", "-o", "emb")
-    ance("index", "emb", "-o", "index")
+def test_mining_embeddings_and_a_flat_index_is_the_same(inside, dataset, checkpoint):
+    inside("encode", "--ckpt", checkpoint, "--data", "data", "-o", "emb")
+    inside("index", "emb", "-o", "index")
     for kind in ("embeddings", "index"):
-        ance("mine", "--ckpt", checkpoint, "--data", "data", f"--{kind}",
+        inside("mine", "--ckpt", checkpoint, "--data", "data", f"--{kind}",
              "emb" if kind == "embeddings" else "index", "--depth", 15, "--negatives", 4,
              "--sampler", "top", "-o", f"{kind}.jsonl")  # fmt: skip
     exact, indexed = (
-        [(r["query_id"], r["positive_id"], r["negative_ids"]) for r in jsonl(ance.cwd / name)]
+        [(r["query_id"], r["positive_id"], r["negative_ids"]) for r in jsonl(inside.cwd / name)]
         for name in ("embeddings.jsonl", "index.jsonl")
     )
     assert exact == indexed
-    ranks = [record["negative_ranks"] for record in jsonl(ance.cwd / "embeddings.jsonl")]
+    ranks = [record["negative_ranks"] for record in jsonl(inside.cwd / "embeddings.jsonl")]
     assert all(row == sorted(row) for row in ranks)
 
 
-def test_sampling_again_needs_no_search(ance, dataset, checkpoint):
-    ance("encode", "--ckpt", checkpoint, "--data", "data", "-o", "emb")
+def test_sampling_again_needs_no_search(inside, dataset, checkpoint):
+    inside("encode", "--ckpt", checkpoint, "--data", "data", "-o", "emb")
     mine = ["mine", "--ckpt", checkpoint, "--data", "data", "--embeddings", "emb", "--depth", 15,
             "--negatives", 4, "--candidates", "cand"]  # fmt: skip
-    ance(*mine, "-o", "a.jsonl")
-    found = ance(*mine, "-o", "b.jsonl", "--seed", 7)
+    inside(*mine, "-o", "a.jsonl")
+    found = inside(*mine, "-o", "b.jsonl", "--seed", 7)
     assert "drawing from the candidates in cand" in found.stderr
-    assert (ance.cwd / "a.jsonl").read_bytes() != (ance.cwd / "b.jsonl").read_bytes()
-    ance(*mine, "-o", "c.jsonl", "--candidates", "cand2")
-    assert (ance.cwd / "a.jsonl").read_bytes() == (ance.cwd / "c.jsonl").read_bytes()
+    assert (inside.cwd / "a.jsonl").read_bytes() != (inside.cwd / "b.jsonl").read_bytes()
+    inside(*mine, "-o", "c.jsonl", "--candidates", "cand2")
+    assert (inside.cwd / "a.jsonl").read_bytes() == (inside.cwd / "c.jsonl").read_bytes()
 
 
-def test_maxp(ance, dataset, checkpoint):
+def test_maxp(inside, dataset, checkpoint):
     """Segments: adjacent rows, several a document, pooled to documents in search and mining."""
     pins = ["--segmentation", "special", "--passage-length", 8, "--max-segments", 3]
     data = ["--ckpt", checkpoint, "--data", "data", *pins]
-    ance("encode", *data, "-o", "emb")
-    offsets = np.load(ance.cwd / "emb" / "doc_offsets.npy")
+    inside("encode", *data, "-o", "emb")
+    offsets = np.load(inside.cwd / "emb" / "doc_offsets.npy")
     counts = np.diff(offsets)
     assert counts.min() >= 1 and counts.max() == 3
-    assert np.load(ance.cwd / "emb" / "embeddings.npy", mmap_mode="r").shape == (offsets[-1], 32)
-    ance("index", "emb", "-o", "index")
-    ids = (ance.cwd / "index" / "docid").read_text().split()
+    assert np.load(inside.cwd / "emb" / "embeddings.npy", mmap_mode="r").shape == (offsets[-1], 32)
+    inside("index", "emb", "-o", "index")
+    ids = (inside.cwd / "index" / "docid").read_text().split()
     assert ids[:3] == ["d0#0", "d0#1", "d0#2"][: counts[0]] + ids[counts[0] : 3]
     for kind, folder in (("embeddings", "emb"), ("index", "index")):
-        ance("search", *data, f"--{kind}", folder, "--split", "dev", "--depth", 12,
+        inside("search", *data, f"--{kind}", folder, "--split", "dev", "--depth", 12,
              "-o", f"{kind}.trec")  # fmt: skip
     exact, indexed = (
-        [line.split()[:4] for line in (ance.cwd / name).read_text().splitlines()]
+        [line.split()[:4] for line in (inside.cwd / name).read_text().splitlines()]
         for name in ("embeddings.trec", "index.trec")
     )
     assert exact == indexed
@@ -164,29 +164,29 @@ def test_pipes(ance, dataset, checkpoint):
     assert len(shown.splitlines()) == 64
 
 
-def test_a_run_in_place_of_bm25(ance, dataset):
+def test_a_run_in_place_of_bm25(inside, dataset):
     lines = [f"q{q} Q0 d{d} {r + 1} {50 - r}.0 x\n" for q in range(24)
              for r, d in enumerate(range(q, q + 20))]  # fmt: skip
-    (ance.cwd / "given.trec").write_text("".join(lines))
-    ance("bm25-negatives", "--data", "data", "--run", "given.trec", "--negatives", 4, "--sampler",
+    (inside.cwd / "given.trec").write_text("".join(lines))
+    inside("bm25-negatives", "--data", "data", "--run", "given.trec", "--negatives", 4, "--sampler",
          "top", "-o", "out.jsonl")  # fmt: skip
-    records = jsonl(ance.cwd / "out.jsonl")
+    records = jsonl(inside.cwd / "out.jsonl")
     check_negatives(records, dataset, 4)
     first = next(r for r in records if (r["query_id"], r["positive_id"]) == ("q1", "d1"))
     assert first["negative_ids"] == ["d2", "d3", "d4", "d5"]
     assert first["negative_ranks"] == [2, 3, 4, 5] and first["sources"] == ["run"] * 4
 
 
-def test_mixtures(ance, dataset):
-    ance("bm25-negatives", "--data", "data", "--engine", "bm25s", "--depth", 20, "--negatives", 6,
+def test_mixtures(inside, dataset):
+    inside("bm25-negatives", "--data", "data", "--engine", "bm25s", "--depth", 20, "--negatives", 6,
          "--mix", "bm25:0.5,random:0.5", "-o", "mixed.jsonl")  # fmt: skip
-    records = jsonl(ance.cwd / "mixed.jsonl")
+    records = jsonl(inside.cwd / "mixed.jsonl")
     check_negatives(records, dataset, 6)
     assert all(sorted(r["sources"]) == ["bm25"] * 3 + ["random"] * 3 for r in records)
 
 
-def test_texts_for_people(ance, dataset):
-    found = ance("bm25-negatives", "--data", "data", "--engine", "bm25s", "--negatives", 2,
+def test_texts_for_people(inside, dataset):
+    found = inside("bm25-negatives", "--data", "data", "--engine", "bm25s", "--negatives", 2,
                  "--with-text", "-o", "-")  # fmt: skip
     record = json.loads(found.stdout.splitlines()[0])
     assert record["query"] == "river word0"
@@ -194,14 +194,14 @@ def test_texts_for_people(ance, dataset):
     assert len(record["negatives"]) == 2
 
 
-def test_encoding_queries(ance, dataset, checkpoint):
-    ance("encode", "--ckpt", checkpoint, "--data", "data", "--side", "query", "--split", "dev",
+def test_encoding_queries(inside, dataset, checkpoint):
+    inside("encode", "--ckpt", checkpoint, "--data", "data", "--side", "query", "--split", "dev",
          "--output-dtype", "float32", "-o", "q")  # fmt: skip
-    assert np.load(ance.cwd / "q" / "embeddings.npy").shape == (8, 32)
-    assert (ance.cwd / "q" / "ids.txt").read_text().split() == [f"q{n}" for n in range(24, 32)]
+    assert np.load(inside.cwd / "q" / "embeddings.npy").shape == (8, 32)
+    assert (inside.cwd / "q" / "ids.txt").read_text().split() == [f"q{n}" for n in range(24, 32)]
 
 
-def test_dry_run_makes_nothing(ance, dataset, checkpoint):
+def test_dry_run_makes_nothing(inside, dataset, checkpoint):
     for arguments in (
         ["encode", "--ckpt", checkpoint, "--data", "data", "-o", "emb"],
         ["bm25-negatives", "--data", "data", "-o", "x.jsonl"],
@@ -209,8 +209,8 @@ def test_dry_run_makes_nothing(ance, dataset, checkpoint):
         ["train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0, "--total-steps", 5,
          "-o", "run"],
     ):  # fmt: skip
-        assert "would make" in ance(*arguments, "-n").stderr
-    assert sorted(path.name for path in ance.cwd.iterdir()) == ["data"]
+        assert "would make" in inside(*arguments, "-n").stderr
+    assert sorted(path.name for path in inside.cwd.iterdir()) == ["data"]
 
 
 def test_repeating_is_quick_and_other_threads_are_the_same_artifact(ance, dataset, checkpoint):
@@ -224,31 +224,35 @@ def test_repeating_is_quick_and_other_threads_are_the_same_artifact(ance, datase
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl.gz", "corpus.jsonl.zst"])
-def test_compressed_input(ance, dataset, name):
+def test_compressed_input(inside, dataset, name):
     import gzip
 
     import zstandard
 
     plain = dataset / "corpus.jsonl"
     pack = gzip.compress if name.endswith("gz") else zstandard.ZstdCompressor().compress
-    ance("bm25-negatives", "--data", "data", "--engine", "bm25s", "--negatives", 3, "-o", "a.jsonl")
+    inside(
+        "bm25-negatives", "--data", "data", "--engine", "bm25s", "--negatives", 3, "-o", "a.jsonl"
+    )
     (dataset / name).write_bytes(pack(plain.read_bytes()))
     plain.unlink()
-    ance("bm25-negatives", "--data", "data", "--engine", "bm25s", "--negatives", 3, "-o", "b.jsonl")
-    assert (ance.cwd / "a.jsonl").read_bytes() == (ance.cwd / "b.jsonl").read_bytes()
+    inside(
+        "bm25-negatives", "--data", "data", "--engine", "bm25s", "--negatives", 3, "-o", "b.jsonl"
+    )
+    assert (inside.cwd / "a.jsonl").read_bytes() == (inside.cwd / "b.jsonl").read_bytes()
 
 
-def test_per_query_and_paired_test(ance, dataset):
+def test_per_query_and_paired_test(inside, dataset):
     for name, best in (("bad", 3), ("good", 0)):
-        (ance.cwd / f"{name}.trec").write_text("".join(
+        (inside.cwd / f"{name}.trec").write_text("".join(
             f"q{q} Q0 d{q + (best if r == 0 else 30 + r)} {r + 1} {9 - r} t\n"
             for q in range(24, 32) for r in range(3)
         ))  # fmt: skip
-    printed = ance("eval", "bad.trec", "good.trec", "--qrels", "data/qrels/dev.tsv",
+    printed = inside("eval", "bad.trec", "good.trec", "--qrels", "data/qrels/dev.tsv",
                    "--measures", "RR@10", "--per-query", "pq.tsv", "--json").stdout  # fmt: skip
     found = json.loads(printed)
     second = found["runs"][1]["measures"]["RR@10"]
     assert second["mean"] == 1.0 and second["difference"] == 1.0
     assert second["p_randomisation"] == pytest.approx(2 / 2**8, rel=0.5)
-    rows = [line.split("\t") for line in (ance.cwd / "pq.tsv").read_text().splitlines()]
+    rows = [line.split("\t") for line in (inside.cwd / "pq.tsv").read_text().splitlines()]
     assert rows[0] == ["run", "query_id", "measure", "value"] and len(rows) == 17

@@ -89,8 +89,8 @@ def test_the_chain_by_hand_makes_the_same_negatives(undisturbed):
     assert made == (loop / "embeddings" / "embeddings.npy").read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("after", [pytest.param(1.0, marks=pytest.mark.long), 7.0])
+@pytest.mark.long
+@pytest.mark.parametrize("after", [1.0, 7.0])
 def test_killed_and_repeated_it_ends_the_same(ance, dataset, checkpoint, undisturbed, after):
     """SIGKILL of the supervisor: its children end with it, and the same command ends the same."""
     loop = ["loop", *LOOP, "--ckpt", checkpoint, "-o", "run"]

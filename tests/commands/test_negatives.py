@@ -234,17 +234,17 @@ def test_a_refresh_and_the_chain_by_hand_draw_the_same(world, checkpoint):
     assert (world.cwd / "by-hand.jsonl").read_bytes() == (second / "negatives.jsonl").read_bytes()
 
 
-def test_a_refresh_refuses_at_once_what_mining_would_refuse_later(ance, dataset, checkpoint):
-    ance("train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0, "--total-steps", 9,
-         "-o", "run")  # fmt: skip
+def test_a_refresh_refuses_at_once_what_mining_would_refuse_later(inside, dataset, checkpoint):
+    inside("train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0,
+           "--total-steps", 9, "-o", "run")  # fmt: skip
     for flags, code, words in (
         (["--mix", "previous"], 2, "without ann none of them ranks anything"),
         (["--mix", "lookahead", "--index-factory", "Flat"], 2, "the source lookahead"),
         (["--answers"], 3, "data/queries.jsonl: no query has an answer"),
         (["--teacher", "data"], 3, "not a cross-encoder's folder"),
     ):
-        assert words in ance("refresh", "run", *flags, code=code).stderr
-        assert not (ance.cwd / "run" / "refresh.json").exists()
+        assert words in inside("refresh", "run", *flags, code=code).stderr
+        assert not (inside.cwd / "run" / "refresh.json").exists()
 
 
 def test_switches_are_passed_on_without_a_value():

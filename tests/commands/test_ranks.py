@@ -53,7 +53,9 @@ def losses(world, name):
             "--accumulation",
             2,
         ],
-        ["--towers", "two", "--in-batch", "hardest", "--grad-cache", 3],
+        pytest.param(
+            ["--towers", "two", "--in-batch", "hardest", "--grad-cache", 3], marks=pytest.mark.long
+        ),
     ],
     ids=["in-batch-maxp", "two-towers-cached"],
 )

@@ -50,7 +50,7 @@ def test_while_it_runs(looped):
     assert supervisor["role"] == "supervisor" and supervisor["alive"]
     assert supervisor["pid"] == looped.pid and supervisor["command"].startswith("ance loop")
     steps = [look["training"]["step"] for look in seen]
-    assert steps == sorted(steps) and len(set(steps)) > 3
+    assert steps == sorted(steps) and len(set(steps)) >= 2
     training = next(look for look in seen if look["negatives"]["generation"] is not None)
     assert {worker["role"] for worker in training["workers"]} >= {"supervisor", "trainer"}
     assert any(look["training"]["seconds_left"] is not None for look in seen)

@@ -43,36 +43,36 @@ def test_each_side_goes_through_its_own_tower(ance, dataset, two_towers):
     }
 
 
-def test_vectors_of_a_shared_tower_stay_valid_when_it_is_split(ance, dataset, checkpoint):
+def test_vectors_of_a_shared_tower_stay_valid_when_it_is_split(inside, dataset, checkpoint):
     """As training with frozen passages leaves it: only the query tower is another one."""
     from ance_cli.models.dual import freeze_passages, load_dual, save_dual
     from ance_cli.models.tokens import Tokenizer
 
-    ance("encode", "--ckpt", checkpoint, "--data", "data", "-o", "docs")
+    inside("encode", "--ckpt", checkpoint, "--data", "data", "-o", "docs")
     start = Checkpoint(checkpoint)
     dual = freeze_passages(load_dual(start))
     dual.query.head[0].weight.data.mul_(2)
-    save_dual(dual, Tokenizer(start), start.pins, ance.cwd / "split", frozen_passage_from=start)
-    again = ance("encode", "--ckpt", "split", "--data", "data", "-o", "docs")
+    save_dual(dual, Tokenizer(start), start.pins, inside.cwd / "split", frozen_passage_from=start)
+    again = inside("encode", "--ckpt", "split", "--data", "data", "-o", "docs")
     assert "up to date" in again.stdout + again.stderr
     data = ["--data", "data", "--split", "dev", "--embeddings", "docs"]
-    ance("search", "--ckpt", "split", *data, "-o", "run.trec")
+    inside("search", "--ckpt", "split", *data, "-o", "run.trec")
     dual.passage.head[0].weight.data.mul_(2)
-    save_dual(dual, Tokenizer(start), start.pins, ance.cwd / "moved")
-    refused = ance("search", "--ckpt", "moved", *data, "-o", "other.trec", code=4)
+    save_dual(dual, Tokenizer(start), start.pins, inside.cwd / "moved")
+    refused = inside("search", "--ckpt", "moved", *data, "-o", "other.trec", code=4)
     assert "made by another passage encoder" in refused.stderr
 
 
-def test_sliced_documents_have_a_row_for_each_piece(ance, dataset, checkpoint):
-    copy = shutil.copytree(checkpoint, ance.cwd / "sliced")
+def test_sliced_documents_have_a_row_for_each_piece(inside, dataset, checkpoint):
+    copy = shutil.copytree(checkpoint, inside.cwd / "sliced")
     pins = json.loads((copy / "ance.json").read_text())
     pins |= {"segmentation": "slice", "passage_length": 8, "max_segments": 3}
     (copy / "ance.json").write_text(json.dumps(pins))
-    told = ance("encode", "--ckpt", copy, "--data", "data", "-o", "docs")
+    told = inside("encode", "--ckpt", copy, "--data", "data", "-o", "docs")
     assert "longer than" not in told.stderr
-    counts = np.diff(np.load(ance.cwd / "docs" / "doc_offsets.npy"))
+    counts = np.diff(np.load(inside.cwd / "docs" / "doc_offsets.npy"))
     assert set(counts.tolist()) == {2, 3}
-    ance("search", "--ckpt", copy, "--data", "data", "--split", "dev", "--embeddings", "docs",
+    inside("search", "--ckpt", copy, "--data", "data", "--split", "dev", "--embeddings", "docs",
          "--depth", 10, "-o", "run.trec")  # fmt: skip
-    lines = [line.split() for line in (ance.cwd / "run.trec").read_text().splitlines()]
+    lines = [line.split() for line in (inside.cwd / "run.trec").read_text().splitlines()]
     assert len({(line[0], line[2]) for line in lines}) == len(lines) == 80

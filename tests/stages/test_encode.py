@@ -225,10 +225,11 @@ def test_when_every_worker_died_the_same_command_goes_on(
         with pytest.raises(MachineGaveOut) as caught:
             encode(*opened, tmp_path / "emb", TWO_WORKERS)
     left = NUM_BLOCKS - done_blocks(tmp_path / "emb")
-    assert caught.value.what == (
-        "every worker process ended: worker 1 (cpu) by SIGKILL, worker 2 (cpu) by SIGKILL; "
-        f"{left} blocks are left"
+    said, told, rest = caught.value.what.rsplit(" ", 4)[0], *caught.value.what.split()[-4:-2]
+    assert said + rest == (
+        "every worker process ended: worker 1 (cpu) by SIGKILL, worker 2 (cpu) by SIGKILL;blocks"
     )
+    assert left <= int(told) <= left + 2  # a worker may die before it tells of a block that is done
     assert not (tmp_path / "emb").exists() and 0 < left < NUM_BLOCKS
     encode(*opened, tmp_path / "emb", ONE)
     same(tmp_path / "emb", whole)
