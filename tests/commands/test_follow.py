@@ -39,8 +39,8 @@ def lines(world):
     return jsonl(path) if path.exists() else []
 
 
-def refresh(world):
-    world("refresh", "run", "--depth", 10, "--negatives", 4, "--dev-split", "none")
+def refresh(world, *flags):
+    world("refresh", "run", "--depth", 10, "--negatives", 4, "--dev-split", "none", *flags)
 
 
 def test_a_switch_comes_at_the_next_batch_without_a_pause(world):
@@ -85,7 +85,7 @@ def test_killed_after_a_switch_it_repeats_the_switch_and_its_losses(world):
     switches = jsonl(world.run / "switches.jsonl")
     states = [int(path.name[5:]) for path in (world.run / "state").glob("step-*")]
     assert max(states) < max(before)  # there is something to repeat
-    refresh(world)  # a third generation is there at once, and has to wait
+    refresh(world, "--force")  # a third generation is there at once, and has to wait
     assert json.loads((world.run / "negatives.json").read_text())["generation"] == 3
     process = Ance(world.cwd).start(*follow)
     wait_for(lambda: any(line["generation"] == 3 for line in lines(world)), process)
