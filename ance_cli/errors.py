@@ -80,6 +80,7 @@ class Stopped(BaseException):
 
 
 _held: list[int] | None = None
+_AGAIN_SECONDS = 0.05
 
 
 def _on_signal(signum: int, _frame: FrameType | None) -> None:
@@ -89,10 +90,28 @@ def _on_signal(signum: int, _frame: FrameType | None) -> None:
         raise Stopped(signum)
 
 
+def _on_unraisable(dropped: sys.UnraisableHookArgs) -> None:
+    """Python drops what is raised inside a destructor: a signal that arrived there comes again."""
+    if not isinstance(dropped.exc_value, Stopped):
+        sys.__unraisablehook__(dropped)
+        return
+    signum = dropped.exc_value.signum
+
+    def again(_: int, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code is _on_unraisable.__code__:  # it has not returned yet
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        else:
+            _on_signal(signum, frame)
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+
+
 def install_signal_handlers() -> None:
     """Turn SIGINT and SIGTERM into `Stopped`, raised where the program stands."""
     signal.signal(signal.SIGINT, _on_signal)
     signal.signal(signal.SIGTERM, _on_signal)
+    sys.unraisablehook = _on_unraisable
 
 
 @contextmanager

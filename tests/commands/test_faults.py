@@ -111,6 +111,34 @@ def test_each_side_dies_and_the_loop_goes_on(world):
     replayed(world.run, world.cwd / "replay", 5 * EVERY, EVERY, [])
 
 
+IN_A_DESTRUCTOR = """
+import os, signal, sys, time
+from ance_cli.cli.ending import exit_code_of
+from ance_cli.errors import install_signal_handlers
+
+class Left:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+def program():
+    Left()
+    time.sleep(30)
+
+install_signal_handlers()
+sys.exit(exit_code_of(program))
+"""
+
+
+def test_a_signal_is_not_lost_in_a_destructor(tmp_path):
+    """Python drops what is raised there; an inferencer outlived its supervisor that way."""
+    command = [sys.executable, "-c", IN_A_DESTRUCTOR]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 143, found.stderr
+    assert "stopped; what is finished is kept" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
 @pytest.mark.slow
 def test_a_few_rounds_of_the_soak(tmp_path):
     soak = Soak(tmp_path, Recipe("async", every=20, segments=2), random.Random(3))
