@@ -70,6 +70,7 @@ def test_a_switch_comes_at_the_next_batch_without_a_pause(world):
         assert line["negatives_age"] == line["step"] - mined
 
 
+@pytest.mark.long
 def test_killed_after_a_switch_it_repeats_the_switch_and_its_losses(world):
     """The steps between the newest state and the last logged one are those of before."""
     refresh(world)

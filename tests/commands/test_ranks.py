@@ -90,7 +90,7 @@ def test_a_run_goes_on_with_another_number_of_devices(world):
     assert losses(world, "moved") == pytest.approx(losses(world, "stayed"), abs=TOLERANCE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rank_that_dies_ends_the_others_and_the_command_continues(world):
     train = command(world, "killed", "--batch-size", 4, "--cpu-workers", 2,
                     "--state-minutes", "0.00001")  # fmt: skip
