@@ -70,7 +70,8 @@ class RunFolder:
         folder that holds something else than a run.
         """
         if not self.exists and self.path.exists():
-            found = {path.name for path in self.path.iterdir()}
+            names = {path.name for path in self.path.iterdir()}
+            found = {name for name in names if not name.endswith(".removed")}  # left by a kill
             strangers = found - _PARTS
             if not strangers and "lease" not in found:  # every run that began has it
                 strangers = found
@@ -81,6 +82,7 @@ class RunFolder:
                 )
         try:
             with hold(self.lease(role), f"the run {self.path}"):
+                atomic.sweep(self.path, "removed")
                 try:
                     yield
                 except BaseException:

@@ -269,3 +269,11 @@ def test_a_ledger_is_cut_to_a_step(tmp_path):
     assert path.read_text() == '{"step":1}\n{"step":10}\n'
     cut_ledger(path, 0)
     assert path.read_text() == ""
+
+
+def test_what_a_killed_clean_up_left_is_swept(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    (run.path / ".checkpoints.removed").mkdir(parents=True)
+    with run.held("trainer"):
+        assert not (run.path / ".checkpoints.removed").exists()
+    assert not run.path.exists()
