@@ -20,6 +20,16 @@ def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("ANCE_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def _own_environment():
+    """What a command sets for its process (`--threads`) ends with the test, not in a later test's
+    programs: sums of another number of threads differ in their last bits."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture
 def test_data() -> Path:
     return data_root("ANCE_TEST_DATA")
