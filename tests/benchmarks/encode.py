@@ -6,12 +6,14 @@ Prints passages a second, the ratio to sentence-transformers' default, the share
 matrix-product rate measured in the same run (MFU, without padding), and the smallest cosine with
 sentence-transformers' float32 vectors. Each encoder runs once to warm up, then in turns with the
 others; its fastest run is shown. Texts are tokenised in every run, except where a token cache is
-named.
+named. FlagEmbedding and pyserini take part where they can be imported (mean-pooled, normalised
+encoders only); each has the batch size that is its own default.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,6 +38,31 @@ from ance_cli.stages.docstrings import docstring_dataset
 from ance_cli.training.flops import forward_flops, matmul_ceiling
 
 
+def flag_embedding(
+    path: str, texts: list[str], length: int, device: str, bf16: bool
+) -> Callable[[], np.ndarray]:
+    from FlagEmbedding import FlagModel
+
+    model = FlagModel(
+        path, pooling_method="mean", use_fp16=False, use_bf16=bf16, devices=device,
+        passage_max_length=length,
+    )  # fmt: skip
+    return lambda: np.asarray(model.encode_corpus(texts), np.float32)
+
+
+def pyserini(path: str, texts: list[str], length: int, device: str) -> Callable[[], np.ndarray]:
+    from ance_cli.retrieval.bm25 import _autoclass
+
+    # its package asks for a Java class when it is imported, and its Lucene part for this variable
+    os.environ.setdefault("OPENAI_API_KEY", "none")
+    _autoclass()
+    from pyserini.encode import AutoDocumentEncoder
+
+    model = AutoDocumentEncoder(path, device=device, pooling="mean", l2_norm=True)
+    batches = [texts[start : start + 64] for start in range(0, len(texts), 64)]
+    return lambda: np.concatenate([model.encode(batch, max_length=length) for batch in batches])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ckpt", type=Path, default=None)
@@ -43,6 +70,7 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=400)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", action="store_true", help="FlagEmbedding and pyserini too")
     options = parser.parse_args()
 
     corpus = options.corpus
@@ -83,6 +111,13 @@ def main() -> None:
         ("ance, bf16", "bf16", ours("bf16")),
         ("ance, bf16, from the token cache", "bf16", ours("bf16", from_cache=True)),
     ]
+    if options.peers:
+        peer = str(checkpoint.path), texts, options.length, str(device)
+        encoders[2:2] = [
+            ("FlagEmbedding, batch 256, fp32", "fp32", flag_embedding(*peer, bf16=False)),
+            ("FlagEmbedding, batch 256, bf16", "bf16", flag_embedding(*peer, bf16=True)),
+            ("pyserini, batch 64, fp32", "fp32", pyserini(*peer)),
+        ]
 
     vectors = {name: encode() for name, _, encode in encoders}
     best = dict.fromkeys(vectors, float("inf"))
