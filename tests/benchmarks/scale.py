@@ -1,15 +1,18 @@
-"""Memory of encoding over the size of the corpus: a one-layer encoder of 64 dimensions.
+"""Memory over the size of the work, with a one-layer encoder of 64 dimensions.
 
-    python tests/benchmarks/scale.py [--rows 100000 1000000]
+    python -m tests.benchmarks.scale [--rows 100000 1000000]
+    python -m tests.benchmarks.scale --rows 100000 --mine 500000
 
-The token caches are synthetic (see `synthetic.py`). Each size is encoded in a process of its own,
-whose greatest resident memory is what `getrusage` says.
+The first encodes synthetic token caches (see `synthetic.py`) of so many rows. The second makes a
+corpus of random words, encodes it, and mines the top 200 for so many queries. Each stage has a
+process of its own, whose greatest resident memory is what `getrusage` says.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -51,7 +54,6 @@ def _small_encoder(folder: Path) -> None:
 
 def _encode(folder: Path, rows: int) -> None:
     """The child: make the tokens, then encode them, and tell how much memory each took."""
-    import resource
     import time
 
     from ance_cli.config import EncodeConfig
@@ -71,35 +73,115 @@ def _encode(folder: Path, rows: int) -> None:
         folder / f"emb-{rows}",
         EncodeConfig(gpus="none"),
     )
+    _tell(time.perf_counter() - started, folder / f"emb-{rows}", tokens=cache.num_tokens)
+
+
+def _dataset(folder: Path, docs: int, queries: int) -> None:
+    """Texts of random words, and one positive for each query."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    (folder / "data" / "qrels").mkdir(parents=True)
+    for name, count, words in (("corpus", docs, 12), ("queries", queries, 5)):
+        with open(folder / "data" / f"{name}.jsonl", "w") as handle:
+            for number in range(count):
+                text = " ".join(f"w{word}" for word in rng.integers(2, _VOCABULARY, words))
+                handle.write(json.dumps({"_id": f"{name[0]}{number}", "text": text}) + "\n")
+    with open(folder / "data" / "qrels" / "train.tsv", "w") as handle:
+        handle.write("query-id\tcorpus-id\tscore\n")
+        for number, doc in enumerate(rng.integers(0, docs, queries)):
+            handle.write(f"q{number}\tc{doc}\t1\n")
+
+
+def _stage(folder: Path, name: str) -> None:
+    """The child: one stage over the dataset of `_dataset`."""
+    import time
+
+    from ance_cli.config import EncodeConfig, MineConfig
+    from ance_cli.formats.dataset import locate
+    from ance_cli.models.checkpoint import Checkpoint
+    from ance_cli.retrieval.dense import VectorSource
+    from ance_cli.stages.encode import encode
+    from ance_cli.stages.mine import mine
+
+    checkpoint, dataset = Checkpoint(folder / "ckpt"), locate(folder / "data", "train")
+    config = EncodeConfig(gpus="none")
+    started = time.perf_counter()
+    if name == "encode":
+        encode(checkpoint, dataset, folder / "emb", config)
+        _tell(time.perf_counter() - started, folder / "emb")
+        return
+    found = mine(
+        checkpoint, dataset, VectorSource(folder / "emb", "embeddings"), folder / "ann.jsonl",
+        MineConfig(), config,
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    _tell(seconds, folder / "ann.candidates", search=found["search_seconds"])
+
+
+def _tell(seconds: float, made: Path, **more: float) -> None:
+    files = made.iterdir() if made.is_dir() else [made]
     print(json.dumps({
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds,
         "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "tokens": cache.num_tokens,
-        "bytes": sum(path.stat().st_size for path in (folder / f"emb-{rows}").iterdir()),
+        "bytes": sum(path.stat().st_size for path in files),
+        **more,
     }))  # fmt: skip
+
+
+def _child(scratch: str, rows: int, stage: str) -> dict[str, float]:
+    command = ["-m", "tests.benchmarks.scale", "--child", scratch, "--rows", str(rows)]
+    told = subprocess.run(
+        [sys.executable, *command, "--stage", stage], check=True, stdout=subprocess.PIPE
+    )
+    found: dict[str, float] = json.loads(told.stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--mine", type=int, default=0, metavar="QUERIES")
     parser.add_argument("--child", type=Path, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--stage", default="tokens", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        _encode(options.child, options.rows[0])
+        if options.stage == "tokens":
+            _encode(options.child, options.rows[0])
+        else:
+            _stage(options.child, options.stage)
         return
-    table = Table("rows", "tokens", "on disk", "seconds", "rows/s", "peak memory", box=None)
     with tempfile.TemporaryDirectory() as scratch:
         _small_encoder(Path(scratch))
-        for rows in options.rows:
-            command = ["-m", "tests.benchmarks.scale", "--child", scratch, "--rows", str(rows)]
-            told = subprocess.run([sys.executable, *command], check=True, stdout=subprocess.PIPE)
-            found = json.loads(told.stdout.splitlines()[-1])
-            table.add_row(
-                f"{rows:,}", f"{found['tokens']:,}", f"{found['bytes'] / 2**20:,.0f} MiB",
-                f"{found['seconds']:.1f}", f"{rows / found['seconds']:,.0f}",
-                f"{found['mib']:,.0f} MiB",
-            )  # fmt: skip
+        if options.mine:
+            table = _mine_table(scratch, options.rows[0], options.mine)
+        else:
+            table = _encode_table(scratch, options.rows)
     Console().print(table)
+
+
+def _mine_table(scratch: str, rows: int, queries: int) -> Table:
+    _dataset(Path(scratch), rows, queries)
+    table = Table("stage", "seconds", "of which search", "on disk", "peak memory", box=None)
+    for stage in ("encode", "mine"):
+        found = _child(scratch, rows, stage)
+        table.add_row(
+            stage, f"{found['seconds']:.1f}", f"{found['search']:.1f}" if "search" in found else "",
+            f"{found['bytes'] / 2**20:,.0f} MiB", f"{found['mib']:,.0f} MiB",
+        )  # fmt: skip
+    return table
+
+
+def _encode_table(scratch: str, sizes: list[int]) -> Table:
+    table = Table("rows", "tokens", "on disk", "seconds", "rows/s", "peak memory", box=None)
+    for rows in sizes:
+        found = _child(scratch, rows, "tokens")
+        table.add_row(
+            f"{rows:,}", f"{found['tokens']:,}", f"{found['bytes'] / 2**20:,.0f} MiB",
+            f"{found['seconds']:.1f}", f"{rows / found['seconds']:,.0f}",
+            f"{found['mib']:,.0f} MiB",
+        )  # fmt: skip
+    return table
 
 
 if __name__ == "__main__":
