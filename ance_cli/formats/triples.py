@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -47,7 +47,8 @@ class PairNegatives:
 
     def to_line(self, texts: Texts | None = None) -> bytes:
         """The JSON line; `texts` adds those of its queries and documents, for people."""
-        record = asdict(self)
+        # not `asdict`, which copies every list deeply: a quarter of the time of a small mining
+        record = {name: getattr(self, name) for name in self.__slots__}
         if not self.teacher_scores and self.teacher_positive_score is None:
             del record["teacher_scores"], record["teacher_positive_score"]
         if texts is not None:

@@ -134,6 +134,8 @@ def split_by_shares(
     chance (systematic sampling: the remainders laid end to end, cut at u, u + 1, ...), so that the
     expected split is the shares also for a count of one.
     """
+    if len(shares) == 1:
+        return {source: count for source in shares}
     exact = np.array([count * share for share in shares.values()])
     whole = np.floor(exact + 1e-9)
     left = count - whole.sum()
