@@ -1,11 +1,13 @@
 """Memory over the size of the work, with a one-layer encoder of 64 dimensions.
 
     python -m tests.benchmarks.scale [--rows 100000 1000000]
+    python -m tests.benchmarks.scale --rows 20000 --packaged
     python -m tests.benchmarks.scale --rows 100000 --mine 500000
 
-The first encodes synthetic token caches (see `synthetic.py`) of so many rows. The second makes a
-corpus of random words, encodes it, and mines the top 200 for so many queries. Each stage has a
-process of its own, whose greatest resident memory is what `getrusage` says.
+The first encodes synthetic token caches (see `synthetic.py`) of so many rows, the second with the
+encoder of `ance demo` (MiniLM) and passages of any length. The third makes a corpus of random
+words, encodes it, and mines the top 200 for so many queries. Each stage has a process of its own,
+whose greatest resident memory is what `getrusage` says.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def _small_encoder(folder: Path) -> None:
 
 
 def _encode(folder: Path, rows: int) -> None:
-    """The child: make the tokens, then encode them, and tell how much memory each took."""
+    """The child: make the tokens, then encode them, and tell how much memory it took."""
     import time
 
     from ance_cli.config import EncodeConfig
@@ -62,13 +64,17 @@ def _encode(folder: Path, rows: int) -> None:
     from ance_cli.stages import encode
     from tests.benchmarks.synthetic import synthetic_tokens
 
-    cache = synthetic_tokens(folder / f"tokens-{rows}", rows, _VOCABULARY, _LONGEST)
+    checkpoint = Checkpoint(folder / "ckpt")
+    with open(checkpoint.path / "config.json") as handle:
+        vocabulary = json.load(handle)["vocab_size"]
+    longest = _LONGEST if vocabulary == _VOCABULARY else 512
+    cache = synthetic_tokens(folder / f"tokens-{rows}", rows, vocabulary, longest)
     encode.corpus_tokens = lambda *_: cache  # type: ignore[assignment]
     corpus = folder / f"{rows}.jsonl"
     corpus.write_text(str(rows))  # what the manifest names; nobody reads it
     started = time.perf_counter()
     encode.encode(
-        Checkpoint(folder / "ckpt"),
+        checkpoint,
         Dataset(corpus, None, None),
         folder / f"emb-{rows}",
         EncodeConfig(gpus="none"),
@@ -141,6 +147,7 @@ def _child(scratch: str, rows: int, stage: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--packaged", action="store_true", help="with the encoder of ance demo")
     parser.add_argument("--mine", type=int, default=0, metavar="QUERIES")
     parser.add_argument("--child", type=Path, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--stage", default="tokens", help=argparse.SUPPRESS)
@@ -152,7 +159,12 @@ def main() -> None:
             _stage(options.child, options.stage)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        _small_encoder(Path(scratch))
+        if options.packaged:
+            from ance_cli.stages.demo import packaged_encoder
+
+            (Path(scratch) / "ckpt").symlink_to(packaged_encoder())
+        else:
+            _small_encoder(Path(scratch))
         if options.mine:
             table = _mine_table(scratch, options.rows[0], options.mine)
         else:
