@@ -1,15 +1,18 @@
 """The encoding engine: token rows in, vectors out, as fast as the devices go.
 
 Rows are sorted by length, so that a batch pads next to nothing, and batches hold a fixed number of
-tokens rather than of rows. Where all rows of a batch have one length it has no mask either.
+tokens rather than of rows. Where all rows of a batch have one length it has no mask either. On a
+CPU each core encodes a batch of its own: cores that share one wait for each other at every
+operation.
 """
 
 from __future__ import annotations
 
 import copy
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,11 +25,16 @@ from ance_cli.formats.tokens import TokenRows
 from ance_cli.models.attention import use_products
 from ance_cli.models.devices import torch_dtype
 from ance_cli.models.encoder import Encoder
+from ance_cli.models.linear import pack_linears
 
 Places = npt.NDArray[np.int64]
 """Row indices."""
 
 T = TypeVar("T")
+
+_CPU_LANES = 8
+"""Batches that are encoded at a time on a CPU; where it has more cores, they share them. More would
+wait for Python's lock."""
 
 _MULTIPLE = 1
 """Widths are not rounded up: to a multiple of 8 that alone pads passages of MS MARCO's lengths by
@@ -104,13 +112,18 @@ class InferenceEngine:
         self._pad_id = pad_id
         self._batch_tokens = batch_tokens
         self._say = say
+        self._threads = torch.get_num_threads()
+        self._threads_each = -(-self._threads // _CPU_LANES)
         self._replicas = []
         for device in devices:
             replica = copy.deepcopy(encoder).eval().requires_grad_(False).to(device)
             replica.backbone.to(torch_dtype(dtype))
+            lanes = 1
             if device.type == "cpu":
                 use_products(replica.backbone)
-            self._replicas.append((replica, device))
+                pack_linears(replica.backbone)
+                lanes = self._threads // self._threads_each
+            self._replicas += [(replica, device)] * lanes
 
     def encode(
         self,
@@ -124,15 +137,17 @@ class InferenceEngine:
         """
         vectors = np.empty((rows.num_rows, self.dim), np.float32)
         lengths, budget = rows.lengths, self._batch_tokens
-        batches = iter(list(batches_by_length(lengths, self._batch_tokens, _MULTIPLE)))
+        batches = deque(batches_by_length(lengths, self._batch_tokens, _MULTIPLE))
         lock = threading.Lock()
 
         def work(replica: Encoder, device: torch.device) -> None:
+            if device.type == "cpu":  # of this thread alone
+                torch.set_num_threads(self._threads_each)
             on_device: list[tuple[Places, Tensor]] = []
-            while True:
-                with lock:
-                    batch = next(batches, None)
-                if batch is None:
+            while batches:
+                try:
+                    batch = batches.popleft()
+                except IndexError:  # another one was faster
                     break
                 # a GPU works on while the next batch is padded: nothing here waits for it
                 on_device.append((batch, self._encode_batch(replica, device, rows, batch)))
@@ -144,11 +159,17 @@ class InferenceEngine:
             for batch, found in on_device:
                 vectors[batch] = found.cpu().numpy()
 
-        if len(self._replicas) == 1:
-            work(*self._replicas[0])
-        else:
+        try:
             with ThreadPoolExecutor(len(self._replicas)) as pool:
-                list(pool.map(work, *zip(*self._replicas, strict=True)))
+                working = [pool.submit(work, *replica) for replica in self._replicas]
+                try:
+                    for done in as_completed(working):
+                        done.result()
+                except BaseException:  # also a signal: nobody wants the rest
+                    batches.clear()
+                    raise
+        finally:
+            torch.set_num_threads(self._threads)  # what threads that are yet to come begin with
         if self._batch_tokens < budget:
             self._say(
                 f"memory ran out: going on with batches of {self._batch_tokens:,} tokens "

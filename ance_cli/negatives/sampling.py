@@ -135,7 +135,7 @@ def split_by_shares(
     expected split is the shares also for a count of one.
     """
     if len(shares) == 1:
-        return {source: count for source in shares}
+        return dict.fromkeys(shares, count)
     exact = np.array([count * share for share in shares.values()])
     whole = np.floor(exact + 1e-9)
     left = count - whole.sum()

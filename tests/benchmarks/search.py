@@ -40,11 +40,13 @@ def synthetic(folder: Path, docs: int, dim: int, max_segments: int = 1) -> Embed
     """Published float16 embeddings of normal vectors, 1 to `max_segments` rows a document."""
     generator = np.random.default_rng(docs)
     plan = Plan("embeddings", folder, {}, {"tower": "", "corpus": ""})
-    writer = EmbeddingsWriter(plan.open_partial(), docs, dim, "float16", BLOCK_DOCS)
+    offsets = np.zeros(docs + 1, np.int64)
+    np.cumsum(generator.integers(1, max_segments + 1, docs), out=offsets[1:])
+    writer = EmbeddingsWriter.begin(plan.open_partial(), offsets, dim, "float16", BLOCK_DOCS)
     for block in range(writer.num_blocks):
-        counts = generator.integers(1, max_segments + 1, len(writer.docs_of(block)), np.int32)
-        rows = generator.standard_normal((int(counts.sum()), dim), np.float32)
-        writer.write_block(block, rows, counts)
+        places = writer.docs_of(block)
+        rows = int(offsets[places.stop] - offsets[places.start])
+        writer.write_block(block, generator.standard_normal((rows, dim), np.float32))
     plan.publish_folder(writer.finish([f"d{place}" for place in range(docs)]), {})
     return Embeddings(folder)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ance_cli.errors import MachineGaveOut
-from ance_cli.models import attention
+from ance_cli.models import attention, linear
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.encoder import Encoder, load_encoder
 from ance_cli.models.inference import InferenceEngine, batches_by_length
@@ -188,3 +188,67 @@ def test_who_listens_hears_of_every_row_and_token(checkpoint, rows):
     )
     assert sum(heard) == rows.num_rows == sum(size for size, _ in batches)
     assert sum(size * width for size, width in batches) >= rows.lengths.sum()
+
+
+# ---------------------------------------------------------------- lanes of a CPU
+
+
+def test_vectors_do_not_depend_on_the_number_of_threads(checkpoint, rows):
+    """A batch is one thread's work, so no sum is ever split otherwise."""
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(engine(checkpoint, batch_tokens=16).encode(rows))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    ("threads", "lanes", "each"), [(1, 1, 1), (8, 8, 1), (12, 6, 2), (96, 8, 12)]
+)
+def test_the_cores_are_shared_out(monkeypatch, checkpoint, threads, lanes, each):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = engine(checkpoint)
+    assert (len(found._replicas), found._threads_each) == (lanes, each)
+    assert len({id(replica) for replica, _ in found._replicas}) == 1
+
+
+def test_a_batch_that_fails_ends_the_others(checkpoint, rows, monkeypatch):
+    began = []
+
+    def fails(self, replica, device, rows, batch):
+        began.append(batch)
+        raise ValueError("broken")
+
+    monkeypatch.setattr(InferenceEngine, "_encode_batch", fails)
+    with pytest.raises(ValueError, match="broken"):
+        engine(checkpoint, batch_tokens=1).encode(rows)
+    assert len(began) <= torch.get_num_threads() < rows.num_rows
+
+
+@pytest.mark.skipif(not linear._can_pack(), reason="a CPU without bf16, or a torch without oneDNN")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(7, 48), (2, 5, 48), (1, 48)])
+def test_a_packed_linear_map_is_the_map(shape, bias):
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(48, 80, bias).bfloat16()
+    x = torch.randn(shape).bfloat16()
+    with torch.inference_mode():
+        torch.testing.assert_close(linear.PackedLinear(plain)(x), plain(x), rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not linear._can_pack(), reason="a CPU without bf16, or a torch without oneDNN")
+def test_only_bf16_maps_are_packed(checkpoint):
+    kinds = {}
+    for dtype in ("fp32", "bf16"):
+        encoder = load_encoder(Checkpoint(checkpoint))
+        replica, _ = InferenceEngine(encoder, 0, [CPU], dtype, 64)._replicas[0]
+        kinds[dtype] = {type(module) for module in replica.backbone.modules()}
+        assert torch.nn.Linear in {type(module) for module in encoder.modules()}
+    assert linear.PackedLinear not in kinds["fp32"]
+    assert torch.nn.Linear not in kinds["bf16"] and linear.PackedLinear in kinds["bf16"]
