@@ -44,6 +44,8 @@ class Hit(NamedTuple):
     query_id: str
     doc_id: str
     score: float
+    rank: str
+    """As it stands in the file; nothing is made of it."""
 
 
 def read_hits(path: Path, skipped: Skipped | None = None) -> Iterator[tuple[int, Hit]]:
@@ -60,7 +62,7 @@ def read_hits(path: Path, skipped: Skipped | None = None) -> Iterator[tuple[int,
                     f"{where}: expected TREC's 6 columns (query_id Q0 doc_id rank score tag), "
                     f"found {len(columns)}"
                 )
-            query_id, _, doc_id, _, text, _ = columns
+            query_id, _, doc_id, rank, text, _ = columns
             try:
                 score = float(text)
             except ValueError:
@@ -70,13 +72,13 @@ def read_hits(path: Path, skipped: Skipped | None = None) -> Iterator[tuple[int,
         except BadInput as problem:
             refuse(problem, skipped)
             continue
-        yield number, Hit(query_id, doc_id, score)
+        yield number, Hit(query_id, doc_id, score, rank)
 
 
 def read_run(path: Path, skipped: Skipped | None = None) -> Run:
     """A run file; columns that are missing, scores that are no numbers and repeats are errors."""
     run: Run = {}
-    for number, (query_id, doc_id, score) in read_hits(path, skipped):
+    for number, (query_id, doc_id, score, _) in read_hits(path, skipped):
         hits = run.setdefault(query_id, {})
         if doc_id in hits:
             problem = BadInput(
