@@ -88,8 +88,7 @@ FLAGS: dict[str, Flag] = {
     "corpora": Flag(list[Path], "File of documents, of any name.", DATA, ("--corpus",), "FILE"),
     "query_files": Flag(list[Path], "File of queries, the same.", DATA, ("--queries",), "FILE"),
     "qrels_files": Flag(list[Path], "File of labels, the same.", DATA, ("--qrels",), "FILE"),
-    "with_url": Flag(bool, "Documents become url<sep>title<sep>body, as released ANCE models saw "
-                     "them.", DATA),
+    "with_url": Flag(bool, "Text is url<sep>title<sep>body, as released ANCE models saw it.", DATA),
     "min_rel": Flag(int, "A label of at least this makes a positive.", DATA),
     "skip_bad": Flag(bool, "Count and list broken input lines instead of stopping at the first.",
                      DATA),

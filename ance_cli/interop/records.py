@@ -100,7 +100,7 @@ def content_id(*texts: str) -> str:
 
 _SPLIT = re.compile(
     r"(?:^|[^a-z])(?:doc)?(train|dev|test|eval|validation|valid|val|dl)"
-    r"(?:20)?(\d\d)?(\.small)?(?![a-z0-9])"
+    r"(?:-?(?:20)?(\d\d))?((?<=dev)\.small)?(?![a-z0-9])"
 )
 _NIST = re.compile(r"^20(\d\d)qrels")
 

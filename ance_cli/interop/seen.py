@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import xxhash
 
-_RECENT: Final = 1 << 18
+_RECENT: Final = 1 << 16
 
 
 class Seen:
@@ -47,7 +47,7 @@ class Seen:
     def add(self, key: str, value: int = 0) -> None:
         """Add a key that is not there yet."""
         self._recent[xxhash.xxh3_64_intdigest(key.encode())] = value
-        if len(self._recent) >= self._limit:
+        if len(self._recent) >= max(self._limit, len(self._keys) // 32):
             self._merge()
 
     def _merge(self) -> None:

@@ -77,6 +77,8 @@ def topics(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
         tag = _TAG.match(text)
         name = tag[1].lower() if tag else ""
         if name == "top":
+            if started:
+                refuse(_unfinished(path, started), skipped)
             fields, started, open_tag = {}, number, ""
         elif name == "/top":
             try:
@@ -92,7 +94,11 @@ def topics(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
         elif open_tag:
             fields[open_tag].append(text)
     if started:
-        refuse(BadInput(f"{path}:{started}: the topic has no </top>"), skipped)
+        refuse(_unfinished(path, started), skipped)
+
+
+def _unfinished(path: Path, started: int) -> BadInput:
+    return BadInput(f"{path}:{started}: the topic has no </top>")
 
 
 def _topic(fields: dict[str, list[str]], where: str) -> Query:
