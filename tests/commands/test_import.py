@@ -104,6 +104,7 @@ def test_up_to_date_other_settings_and_force(inside, msmarco):
 
 
 CONTEXT = {"title": "Gout", "text": "caused by crystals", "passage_id": "7"}
+ROW = {"question": "what is gout", "answers": ["crystals"], "positive_ctxs": [CONTEXT]}
 FORMS = {
     "beir": ({"corpus__jsonl": ['{"_id": "d1", "text": "gout"}'],
               "queries__jsonl": ['{"_id": "q1", "text": "what is gout"}']}, 1, 1),
@@ -111,9 +112,7 @@ FORMS = {
                      "msmarco-doctrain-queries__tsv": ["1\twhat is gout"]}, 1, 1),
     "trec": ({"topics__txt": "<top>\n<num> 301\n<title> gout\n</top>\n",
               "docs__tsv": ["d1\tgout"], "qrels__txt": ["301 0 d1 1"]}, 1, 1),
-    "dpr": ({"nq-train__json": json.dumps(
-        [{"question": "what is gout", "answers": ["crystals"], "positive_ctxs": [CONTEXT]}]),
-        "nq-test__qa__csv": ["who\t['a']"]}, 1, 2),
+    "dpr": ({"nq-train__json": json.dumps([ROW]), "nq-test__qa__csv": ["who\t['a']"]}, 1, 2),
     "tevatron": ({"train__jsonl": json.dumps(
         {"query_id": "1", "query": "gout", "positive_passages": [{"docid": "1", "text": "x"}],
          "negative_passages": [{"docid": "2", "text": "y"}]})}, 2, 1),
@@ -136,6 +135,49 @@ def with_module(ance, name, text) -> dict[str, str]:
     (ance.cwd / "modules" / f"{name}.py").write_text(text)
     paths = [str(ance.cwd / "modules"), os.environ.get("PYTHONPATH", "")]
     return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+README = Path(__file__).parents[2] / "data" / "README.md"
+DOWNLOADED = {
+    "msmarco/collection.tsv": "1\tgout", "msmarco/queries.train.tsv": "10\twhat is gout",
+    "msmarco/queries.dev.small.tsv": "11\tgout", "msmarco/qrels.train.tsv": "10\t0\t1\t1",
+    "msmarco/qrels.dev.small.tsv": "11\t0\t1\t1", "triples.train.small.tsv": "a b\tc d\te f",
+    "msmarco-doc/msmarco-docs.tsv.gz": "D1\tu\tt\tb",
+    "msmarco-doc/msmarco-doctrain-queries.tsv.gz": "1\tgout",
+    "msmarco-doc/msmarco-doctrain-qrels.tsv.gz": "1 0 D1 1",
+    "msmarco-doc/msmarco-docdev-queries.tsv.gz": "2\tgout",
+    "msmarco-doc/msmarco-docdev-qrels.tsv.gz": "2 0 D1 1",
+    "msmarco-doc/msmarco-docdev-top100.gz": "2 Q0 D1 1 -5.1 Indri",
+    "msmarco-test2019-queries.tsv.gz": "19\tgout", "2019qrels-pass.txt": "19 Q0 1 2",
+    "psgs_w100.tsv.gz": 'id\ttext\ttitle\n7\t"caused by ""crystals"""\tGout',
+    "biencoder-nq-train.json.gz": json.dumps([ROW]), "biencoder-nq-dev.json.gz": json.dumps([ROW]),
+    "biencoder-trivia-train.json.gz": json.dumps([ROW]),
+    "biencoder-trivia-dev.json.gz": json.dumps([ROW]), "nq-test.qa.csv": "who\t['a']",
+    "scifact/corpus.jsonl": '{"_id": "1", "text": "gout"}',
+    "train.jsonl.gz": FORMS["tevatron"][0]["train__jsonl"],
+    "rows.jsonl": FORMS["flagembedding"][0]["rows__jsonl"],
+}  # fmt: skip
+
+
+def test_the_commands_of_the_page_on_data(inside):
+    """Each `ance import` there, on a file in the form of each download; not ir_datasets' ids."""
+    for name, text in DOWNLOADED.items():
+        path = inside.cwd / name
+        path.parent.mkdir(exist_ok=True)
+        data = f"{text}\n".encode()
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    page = README.read_text().replace("\\\n", "")
+    commands = re.findall(r"(?:^|`)ance (import [^`\n]+ -o [^`\n]+)", page, re.MULTILINE)
+    commands = [command.split() for command in commands if "ir-datasets:" not in command]
+    assert len(commands) == 9
+    for command in commands:
+        inside(*command, "--force")
+    made = {path.parent.name + "/" + path.name for path in inside.cwd.glob("data/*/qrels/../*/*")}
+    assert "negatives/train.jsonl" in made and "runs/dev.trec" in made
+    data = inside.cwd / "data"
+    for name, splits in (("msmarco", "dev train"), ("msmarco-doc", "dev train"), ("dl19", "dl19"),
+                         ("nq", "dev train"), ("trivia", "dev train")):  # fmt: skip
+        assert sorted(p.stem for p in (data / name / "qrels").iterdir()) == splits.split(), name
 
 
 def test_ir_datasets(ance):
