@@ -52,10 +52,10 @@ class Seen:
 
     def _merge(self) -> None:
         count = len(self._recent)
-        keys = np.concatenate([self._keys, np.fromiter(self._recent.keys(), np.uint64, count)])
-        values = np.concatenate(
-            [self._values, np.fromiter(self._recent.values(), np.uint64, count)]
-        )
-        order = np.argsort(keys, kind="stable")
-        self._keys, self._values = keys[order].data, values[order].data
+        keys = np.fromiter(self._recent.keys(), np.uint64, count)
+        values = np.fromiter(self._recent.values(), np.uint64, count)
+        order = np.argsort(keys)
+        places = np.searchsorted(np.asarray(self._keys), keys[order])
+        self._keys = np.insert(np.asarray(self._keys), places, keys[order]).data
+        self._values = np.insert(np.asarray(self._values), places, values[order]).data
         self._recent = {}
