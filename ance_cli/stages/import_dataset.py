@@ -73,9 +73,11 @@ def import_dataset(
 
 def _refuse_own_sources(request: Request, output: Path) -> None:
     """An output that is, or holds, a source would replace it."""
-    for source in request.sources:
-        folder = Path(source.partition(":")[2] or source).resolve()
-        if folder.exists() and output.resolve() in (folder, *folder.parents):
+    named = (*request.sources, *request.corpora, *request.queries, *request.qrels)
+    for source in map(str, named):
+        path = source if Path(source).exists() else source.partition(":")[2]
+        place = Path(path).resolve()
+        if path and place.exists() and output.resolve() in (place, *place.parents):
             raise UsageProblem(
                 f"{output}: is or holds the source {source}", hint="name another folder with -o"
             )

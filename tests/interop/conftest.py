@@ -46,11 +46,10 @@ def imported(tmp_path, monkeypatch):
     """Imports sources (names in the scratch folder, which is the current one) into `out`."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*sources: object, skipped=None, output="out", reporter=None, **request) -> Imported:
-        extra = {} if reporter is None else {"reporter": reporter}
+    def run(*sources: object, skipped=None, output="out", force=False, **request) -> Imported:
         summary = import_dataset(
             Request([str(source) for source in sources], **request), Path(output),
-            skipped=skipped, **extra,
+            force=force, skipped=skipped,
         )  # fmt: skip
         return Imported(Path(output), summary)
 
