@@ -10,8 +10,8 @@ import pytest
 import ance_cli
 
 PACKAGE = Path(ance_cli.__file__).parent
-ROOMS = ["errors", "progress", "config", "presets", "formats", "models", "retrieval", "negatives",
-         "training", "evaluation", "loop", "stages", "cli"]  # fmt: skip
+ROOMS = ["errors", "progress", "config", "presets", "formats", "interop", "models", "retrieval",
+         "negatives", "training", "evaluation", "loop", "stages", "cli"]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

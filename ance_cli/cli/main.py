@@ -12,6 +12,7 @@ from ance_cli.cli import (
     demo,
     encode,
     evaluate,
+    import_dataset,
     index,
     loop,
     merge,
@@ -53,8 +54,8 @@ def _root(
 
 
 for module in (
-    demo, merge, bm25_negatives, tokenize, encode, index, mine, train_segment, search, evaluate,
-    refresh, loop, status,
+    demo, import_dataset, merge, bm25_negatives, tokenize, encode, index, mine, train_segment,
+    search, evaluate, refresh, loop, status,
 ):  # fmt: skip
     module.register(app)
 

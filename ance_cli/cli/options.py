@@ -29,6 +29,7 @@ from ance_cli.config import (
     SegmentConfig,
     TrainConfig,
 )
+from ance_cli.interop import AUTO, FORMATS
 from ance_cli.presets import BASELINES, PRESETS
 
 Engine = StrEnum("Engine", ["lucene", "bm25s"])
@@ -49,6 +50,7 @@ Towers = StrEnum("Towers", ["shared", "two"])
 SimilarityName = StrEnum("SimilarityName", ["dot", "cosine"])
 Tracker = StrEnum("Tracker", ["tensorboard", "wandb"])
 Mode = StrEnum("Mode", ["auto", "sync", "async"])
+ImportFormat = StrEnum("ImportFormat", list(FORMATS))  # type: ignore[misc]
 RefreshPolicy = StrEnum("RefreshPolicy", ["every", "auto"])
 
 T = TypeVar("T")
@@ -79,6 +81,14 @@ FLAGS: dict[str, Flag] = {
     "queries": Flag(Path, "Queries file (JSON lines, or id TAB text where the name ends in .tsv), "
                     "instead of the one in --data.", DATA, metavar="FILE"),
     "qrels": Flag(Path, "Labels file, instead of --data and --split.", DATA, metavar="FILE"),
+    "import_format": Flag(ImportFormat, "Form of the sources that name none; auto looks at each.",
+                          DATA, ("--format",)),
+    "splits": Flag(list[str], "Import only this split (repeatable); NEW=FOUND renames. A file "
+                   "whose name says none is of it, else of train.", DATA, ("--split",), "NAME"),
+    "corpora": Flag(list[Path], "File of documents, of any name.", DATA, ("--corpus",), "FILE"),
+    "query_files": Flag(list[Path], "File of queries, the same.", DATA, ("--queries",), "FILE"),
+    "qrels_files": Flag(list[Path], "File of labels, the same.", DATA, ("--qrels",), "FILE"),
+    "with_url": Flag(bool, "Text is url<sep>title<sep>body, as released ANCE models saw it.", DATA),
     "min_rel": Flag(int, "A label of at least this makes a positive.", DATA),
     "skip_bad": Flag(bool, "Count and list broken input lines instead of stopping at the first.",
                      DATA),
@@ -256,7 +266,7 @@ _CONFIGS = {
 
 _DEFAULTS = {
     "gpus": "all", "threads": 0, "dtype": "auto", "cpu_workers": 1, "nnodes": 1, "node_rank": 0,
-    "interval": 1.0,
+    "interval": 1.0, "import_format": AUTO,
 }  # fmt: skip
 """Of flags that no config has."""
 

@@ -22,9 +22,10 @@ import xxhash
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.jsonl import Skipped, read_lines, read_records, refuse
+from ance_cli.formats.labels import read_labels
 
-_DOC_ID_FIELDS = ("_id", "doc_id", "docid", "id", "passage_id", "pid")
-_QUERY_ID_FIELDS = ("_id", "query_id", "qid", "id")
+_DOC_ID_FIELDS = ("_id", "doc_id", "docid", "id", "passage_id", "pid", "corpus-id")
+_QUERY_ID_FIELDS = ("_id", "query_id", "qid", "id", "query-id")
 _ANSWER_FIELDS = ("answers", "answer")
 
 Qrels = dict[str, dict[str, int]]
@@ -159,27 +160,43 @@ def checked_id(value: str, where: str) -> str:
     return value
 
 
+def parse_passage(record: dict[str, object], where: str) -> Passage:
+    """One record of a corpus; `BadInput` that begins with `where` if it is none."""
+    doc_id = checked_id(_text_field(record, _DOC_ID_FIELDS, where, "document id"), where)
+    text = _text_field(record, ("text", "contents", "body"), where, "text")
+    title = record.get("title") or ""
+    if not isinstance(title, str):
+        raise BadInput(f"{where}: 'title' should be a string")
+    return Passage(doc_id, title, text)
+
+
+def parse_query(record: dict[str, object], where: str) -> Query:
+    """One record of the queries; `BadInput` that begins with `where` if it is none."""
+    query_id = checked_id(_text_field(record, _QUERY_ID_FIELDS, where, "query id"), where)
+    text = _text_field(record, ("text", "query", "contents"), where, "text")
+    if not text.strip():
+        raise BadInput(f"{where}: query {query_id!r} is empty")
+    return Query(query_id, text, record.get("metadata"))
+
+
 def read_corpus(path: Path, skipped: Skipped | None = None) -> Iterator[Passage]:
     """The passages in file order. Empty ones are passed on; an empty corpus is an error."""
     seen: dict[str, int] = {}
     for number, record in read_records(path, skipped):
         where = f"{path}:{number}"
         try:
-            doc_id = checked_id(_text_field(record, _DOC_ID_FIELDS, where, "document id"), where)
-            text = _text_field(record, ("text", "contents", "body"), where, "text")
-            title = record.get("title") or ""
-            if not isinstance(title, str):
-                raise BadInput(f"{where}: 'title' should be a string")
-            if doc_id in seen:
+            passage = parse_passage(record, where)
+            if passage.doc_id in seen:
                 raise BadInput(
-                    f"{where}: document id {doc_id!r} was used before, on line {seen[doc_id]}",
+                    f"{where}: document id {passage.doc_id!r} was used before, "
+                    f"on line {seen[passage.doc_id]}",
                     hint="ids name one document each; --skip-bad keeps the first",
                 )
         except BadInput as problem:
             refuse(problem, skipped)
             continue
-        seen[doc_id] = number
-        yield Passage(doc_id, title, text)
+        seen[passage.doc_id] = number
+        yield passage
     if not seen:
         raise BadInput(
             f"{path}: the corpus is empty", hint='expected lines like {"_id": "d1", "text": "..."}'
@@ -190,42 +207,40 @@ def _is_tab_separated(path: Path) -> bool:
     return path.name.split(".")[-1] == "tsv" or ".tsv." in path.name
 
 
+def _query_records(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, dict[str, object]]]:
+    if not _is_tab_separated(path):
+        yield from read_records(path, skipped)
+        return
+    for number, line in read_lines(path):
+        try:
+            columns = line.decode("utf-8").split("\t")
+        except UnicodeDecodeError:
+            refuse(BadInput(f"{path}:{number}: not valid UTF-8"), skipped)
+            continue
+        if len(columns) < 2:
+            problem = BadInput(f"{path}:{number}: expected `id <tab> text`, found one column")
+            refuse(problem, skipped)
+            continue
+        yield number, {"_id": columns[0], "text": columns[1]}
+
+
 def read_query_records(path: Path, skipped: Skipped | None = None) -> Iterator[Query]:
     """The queries in file order: JSON lines, or `id <tab> text` in a .tsv file."""
     lines: dict[str, int] = {}
-
-    def records() -> Iterator[tuple[int, dict[str, object]]]:
-        if not _is_tab_separated(path):
-            yield from read_records(path, skipped)
-            return
-        for number, line in read_lines(path):
-            try:
-                columns = line.decode("utf-8").split("\t")
-            except UnicodeDecodeError:
-                refuse(BadInput(f"{path}:{number}: not valid UTF-8"), skipped)
-                continue
-            if len(columns) < 2:
-                problem = BadInput(f"{path}:{number}: expected `id <tab> text`, found one column")
-                refuse(problem, skipped)
-                continue
-            yield number, {"_id": columns[0], "text": columns[1]}
-
-    for number, record in records():
+    for number, record in _query_records(path, skipped):
         where = f"{path}:{number}"
         try:
-            query_id = checked_id(_text_field(record, _QUERY_ID_FIELDS, where, "query id"), where)
-            text = _text_field(record, ("text", "query", "contents"), where, "text")
-            if not text.strip():
-                raise BadInput(f"{where}: query {query_id!r} is empty")
-            if query_id in lines:
+            query = parse_query(record, where)
+            if query.query_id in lines:
                 raise BadInput(
-                    f"{where}: query id {query_id!r} was used before, on line {lines[query_id]}"
+                    f"{where}: query id {query.query_id!r} was used before, "
+                    f"on line {lines[query.query_id]}"
                 )
         except BadInput as problem:
             refuse(problem, skipped)
             continue
-        lines[query_id] = number
-        yield Query(query_id, text, record.get("metadata"))
+        lines[query.query_id] = number
+        yield query
     if not lines:
         raise BadInput(f"{path}: there is no query in it")
 
@@ -300,41 +315,13 @@ def read_qrels(
 ) -> Qrels:
     """Relevance labels; ids that the queries or the corpus do not know are errors."""
     qrels: Qrels = {}
-    for number, line in read_lines(path):
+    for number, (query_id, doc_id, relevance) in read_labels(path, skipped):
         where = f"{path}:{number}"
         try:
-            columns = line.decode("utf-8").split()
-        except UnicodeDecodeError:
-            refuse(BadInput(f"{where}: not valid UTF-8"), skipped)
-            continue
-        if number == 1 and columns[0].lower().replace("_", "-") in ("query-id", "qid", "queryid"):
-            continue
-        try:
-            if len(columns) == 4:
-                query_id, _, doc_id, grade = columns
-            elif len(columns) == 3:
-                query_id, doc_id, grade = columns
-            else:
-                raise BadInput(
-                    f"{where}: expected 3 columns (query-id corpus-id score) or TREC's 4, "
-                    f"found {len(columns)}"
-                )
-            try:
-                relevance = int(grade)
-            except ValueError:
-                raise BadInput(
-                    f"{where}: the label should be a whole number, found {grade!r}"
-                ) from None
             if known_queries is not None and query_id not in known_queries:
-                raise BadInput(
-                    f"{where}: query {query_id!r} is not among the queries",
-                    hint="labels and queries should come from the same release of the collection",
-                )
+                raise unknown_query(query_id, where)
             if known_docs is not None and doc_id not in known_docs:
-                raise BadInput(
-                    f"{where}: document {doc_id!r} is not in the corpus",
-                    hint="labels and corpus should come from the same release of the collection",
-                )
+                raise unknown_document(doc_id, where)
             if qrels.get(query_id, {}).get(doc_id, relevance) != relevance:
                 raise BadInput(
                     f"{where}: {doc_id!r} has two labels for query {query_id!r}: "
@@ -347,6 +334,22 @@ def read_qrels(
     if not qrels:
         raise BadInput(f"{path}: there is no label in it")
     return qrels
+
+
+def unknown_query(query_id: str, where: str) -> BadInput:
+    """The error of a line that names a query which is not among the queries."""
+    return BadInput(
+        f"{where}: query {query_id!r} is not among the queries",
+        hint="labels and queries should come from the same release of the collection",
+    )
+
+
+def unknown_document(doc_id: str, where: str) -> BadInput:
+    """The error of a line that names a document which is not in the corpus."""
+    return BadInput(
+        f"{where}: document {doc_id!r} is not in the corpus",
+        hint="labels and corpus should come from the same release of the collection",
+    )
 
 
 def positives_of(qrels: Qrels, min_relevance: int) -> dict[str, list[str]]:
@@ -366,6 +369,3 @@ def positives_of(qrels: Qrels, min_relevance: int) -> dict[str, list[str]]:
             hint=f"the highest label is {highest}; lower --min-rel",
         )
     return found
-
-
-# ---------------------------------------------------------------- merged datasets

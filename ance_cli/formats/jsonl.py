@@ -24,7 +24,9 @@ from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic
 
 STDIO = Path("-")
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
+"""What reading raises where a compressed file is not whole."""
 
 
 @dataclass
@@ -105,16 +107,21 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     with open_input(path) as handle:
         try:
             for number, line in enumerate(handle, start=1):
-                if number == 1 and line.startswith(_BOM):
-                    line = line[len(_BOM) :]
+                if number == 1 and line.startswith(BOM):
+                    line = line[len(BOM) :]
                 line = line.rstrip(b"\r\n")
                 if line.strip():
                     yield number, line
-        except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-            raise BadInput(
-                f"{path}:{number + 1}: the compressed file is cut short or damaged ({error})",
-                hint="fetch or compress the file again",
-            ) from error
+        except DAMAGE as error:
+            raise damaged(f"{path}:{number + 1}", error) from error
+
+
+def damaged(where: str, error: Exception) -> BadInput:
+    """The error of a compressed file whose reading ended with one of `DAMAGE`."""
+    return BadInput(
+        f"{where}: the compressed file is cut short or damaged ({error})",
+        hint="fetch or compress the file again",
+    )
 
 
 def read_records(

@@ -7,9 +7,9 @@ document id, descending. Runs are written in that order, so that the ranks are t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -38,9 +38,18 @@ def write_hits(
     handle.write("".join(lines).encode())
 
 
-def read_run(path: Path, skipped: Skipped | None = None) -> Run:
-    """A run file; columns that are missing, scores that are no numbers and repeats are errors."""
-    run: Run = {}
+class Hit(NamedTuple):
+    """One line of a run."""
+
+    query_id: str
+    doc_id: str
+    score: float
+    rank: str
+    """As it stands in the file; nothing is made of it."""
+
+
+def read_hits(path: Path, skipped: Skipped | None = None) -> Iterator[tuple[int, Hit]]:
+    """The lines of a run file with their numbers; nothing is held."""
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
@@ -53,19 +62,31 @@ def read_run(path: Path, skipped: Skipped | None = None) -> Run:
                     f"{where}: expected TREC's 6 columns (query_id Q0 doc_id rank score tag), "
                     f"found {len(columns)}"
                 )
-            query_id, _, doc_id, _, text, _ = columns
+            query_id, _, doc_id, rank, text, _ = columns
             try:
                 score = float(text)
             except ValueError:
                 raise BadInput(f"{where}: the score should be a number, found {text!r}") from None
             if not math.isfinite(score):
                 raise BadInput(f"{where}: the score is {text}, expected a finite number")
-            hits = run.setdefault(query_id, {})
-            if doc_id in hits:
-                raise BadInput(f"{where}: document {doc_id!r} stands twice for query {query_id!r}")
-            hits[doc_id] = score
         except BadInput as problem:
             refuse(problem, skipped)
+            continue
+        yield number, Hit(query_id, doc_id, score, rank)
+
+
+def read_run(path: Path, skipped: Skipped | None = None) -> Run:
+    """A run file; columns that are missing, scores that are no numbers and repeats are errors."""
+    run: Run = {}
+    for number, (query_id, doc_id, score, _) in read_hits(path, skipped):
+        hits = run.setdefault(query_id, {})
+        if doc_id in hits:
+            problem = BadInput(
+                f"{path}:{number}: document {doc_id!r} stands twice for query {query_id!r}"
+            )
+            refuse(problem, skipped)
+            continue
+        hits[doc_id] = score
     if not run:
         raise BadInput(f"{path}: there is no hit in it")
     return run

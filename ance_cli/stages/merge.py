@@ -23,6 +23,7 @@ from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import locate, read_corpus, read_qrels, read_query_records, splits_of
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.jsonl import Skipped, refuse_stdio
+from ance_cli.formats.labels import LABELS_HEADER
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.merged import merged_id, write_shares
 from ance_cli.progress import Reporter, Silent
@@ -30,8 +31,6 @@ from ance_cli.stages.summary import Summary, planned, summary_of
 
 TRAIN = "train"
 """The split whose pairs give the shares where none are named."""
-
-_LABELS_HEADER = b"query-id\tcorpus-id\tscore\n"
 
 
 @dataclass(frozen=True)
@@ -197,7 +196,7 @@ def _append(folder: Path, name: str, files: _Files, skipped: Skipped | None) -> 
     for split, path in files.labels.items():
         with open(folder / "qrels" / f"{split}.tsv", "ab") as handle:
             if not handle.tell():
-                handle.write(_LABELS_HEADER)
+                handle.write(LABELS_HEADER)
             for query_id, judged in read_qrels(path, queries, docs, skipped).items():
                 for doc_id, grade in judged.items():
                     columns = merged_id(name, query_id), merged_id(name, doc_id), str(grade)

@@ -176,14 +176,14 @@ def test_other_names_of_the_fields_are_known(tmp_path, record):
 BROKEN_PASSAGES = [
     (
         '{"title": "T", "text": "x"}',
-        "no document id (looked for _id, doc_id, docid, id, passage_id, pid); "
+        "no document id (looked for _id, doc_id, docid, id, passage_id, pid, corpus-id); "
         "the record has title, text",
     ),
     (
         '{"_id": "d9"}',
         "no text (looked for text, contents, body); the record has _id",
     ),
-    ("{}", "no document id (looked for _id, doc_id, docid, id, passage_id, pid); "
+    ("{}", "no document id (looked for _id, doc_id, docid, id, passage_id, pid, corpus-id); "
            "the record has no fields"),
     ('{"_id": 1.5, "text": "x"}', "'_id' should be a string, found float"),
     ('{"_id": true, "text": "x"}', "'_id' should be a string, found bool"),
@@ -257,7 +257,7 @@ def test_queries_as_json_lines_and_as_columns(tmp_path):
         ('{"_id": "q9"}', "no text (looked for text, query, contents); the record has _id"),
         (
             '{"text": "x"}',
-            "no query id (looked for _id, query_id, qid, id); the record has text",
+            "no query id (looked for _id, query_id, qid, id, query-id); the record has text",
         ),
         ('{"_id": "q 9", "text": "x"}', "'q 9' cannot be an id: it is empty or holds white space"),
     ],
@@ -326,7 +326,7 @@ BROKEN_ANSWERS = [
     ('{"_id": "q1", "answers": ["x"]}', "query id 'q1' was used before, on line 1"),
     (
         '{"answers": ["x"]}',
-        "no query id (looked for _id, query_id, qid, id); the record has answers",
+        "no query id (looked for _id, query_id, qid, id, query-id); the record has answers",
     ),
     (
         '{"_id": "q 2", "answers": ["x"]}',

@@ -1,0 +1,184 @@
+"""DPR: training rows (one JSON list of a gigabyte or more, read row by row), the passages of
+Wikipedia (`psgs_w100.tsv`) and questions with their answers (`nq-test.qa.csv`)."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ance_cli.errors import BadInput
+from ance_cli.formats.dataset import Passage, Query, checked_id
+from ance_cli.formats.jsonl import DAMAGE, Skipped, damaged, open_input, read_lines, refuse
+from ance_cli.formats.labels import Label
+from ance_cli.interop.records import Head, Negative, Part, Record, Role, content_id, file_part
+from ance_cli.interop.tables import text_of
+
+_PASSAGE_COLUMNS = ["id", "text", "title"]
+_NEGATIVE_FIELDS = ("hard_negative_ctxs", "negative_ctxs")
+_STRING = r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
+_LIST_OF_STRINGS = re.compile(
+    rf"\s*\[\s*(?:{_STRING}\s*(?:,\s*{_STRING}\s*)*,?\s*)?\]\s*", re.DOTALL
+)
+
+
+def recognise(path: Path, head: Head) -> Part | None:
+    """By the header, by the list that an answer column is, or by being one JSON list."""
+    if head.columns == _PASSAGE_COLUMNS or path.name.lower().startswith("psgs_"):
+        return file_part(path, Role.DOCUMENTS, "DPR passages (id, text, title)", passages)
+    if len(head.columns) == 2 and head.columns[1].lstrip(' "')[:1] == "[":
+        what = "DPR questions (text, list of answers)"
+        return file_part(path, Role.QUERIES, what, questions)
+    if head.first.lstrip()[:1] == "[":
+        return file_part(path, Role.ROWS, "DPR rows (one JSON list)", rows, by_row=True)
+    return None
+
+
+def rows(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+    """`[{question, answers, positive_ctxs, negative_ctxs, hard_negative_ctxs}, ...]`.
+
+    A question's id is the hash of its text. A context's is its `passage_id` (NQ) or `psg_id`
+    (TriviaQA), else the hash of title and text. Numbers are those of the rows, from 1.
+    """
+    for number, row in _json_list(path):
+        where = f"{path}: row {number}"
+        try:
+            if not isinstance(row, dict):
+                raise BadInput(f"{where}: expected an object, found {type(row).__name__}")
+            text, answers = row.get("question"), row.get("answers")
+            if not isinstance(text, str) or not text.strip():
+                raise BadInput(
+                    f"{where}: 'question' should be a text that is not empty; "
+                    f"the row has {', '.join(row) or 'no fields'}"
+                )
+            query = Query(content_id(text), text, {"answers": answers} if answers else None)
+            positives = _contexts(row, "positive_ctxs", where)
+            negatives = {field: _contexts(row, field, where) for field in _NEGATIVE_FIELDS}
+        except BadInput as problem:
+            refuse(problem, skipped)
+            continue
+        for passage in (*positives, *(passage for each in negatives.values() for passage in each)):
+            yield number, passage
+        yield number, query
+        for positive in positives:
+            yield number, Label(query.query_id, positive.doc_id, 1)
+        for positive in positives:
+            for field, found in negatives.items():
+                for passage in found:
+                    yield number, Negative(query.query_id, positive.doc_id, passage.doc_id, field)
+
+
+def _json_list(path: Path) -> Iterator[tuple[int, Any]]:
+    """The members of a file that is one JSON list, one at a time, numbered from 1."""
+    import ijson
+
+    number = 0
+    with open_input(path) as handle:
+        try:
+            for number, row in enumerate(ijson.items(handle, "item", use_float=True), start=1):
+                yield number, row
+        except DAMAGE as error:
+            raise damaged(f"{path}: row {number + 1}", error) from error
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise BadInput(
+                f"{path}: row {number + 1}: not valid JSON ({reason})",
+                hint="the rows before it are whole; fetch or unpack the file again",
+            ) from error
+
+
+def _contexts(row: dict[str, Any], field: str, where: str) -> list[Passage]:
+    found = row.get(field) or []
+    if not isinstance(found, list):
+        raise BadInput(f"{where}: {field!r} should be a list, found {type(found).__name__}")
+    passages = []
+    for context in found:
+        text = context.get("text") if isinstance(context, dict) else None
+        if not isinstance(text, str):
+            raise BadInput(f"{where}: {field!r} should hold objects with title and text")
+        title = context.get("title") or ""
+        own = context.get("passage_id", context.get("psg_id"))
+        doc_id = content_id(title, text) if own is None else checked_id(str(own), where)
+        passages.append(Passage(doc_id, title, text))
+    return passages
+
+
+def passages(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+    """`id <tab> text <tab> title`, quoted as CSV is, with a header."""
+    for number, columns in _csv_rows(path, _PASSAGE_COLUMNS, skipped):
+        if number == 1 and columns == _PASSAGE_COLUMNS:
+            continue
+        try:
+            doc_id = checked_id(columns[0], f"{path}:{number}")
+        except BadInput as problem:
+            refuse(problem, skipped)
+            continue
+        yield number, Passage(doc_id, columns[2], columns[1])
+
+
+def questions(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+    """`question <tab> ['answer', ...]`, quoted as CSV is; the id is the hash of the question."""
+    for number, (text, answers) in _csv_rows(path, ["question", "answers"], skipped):
+        where = f"{path}:{number}"
+        try:
+            if not text.strip():
+                raise BadInput(f"{where}: the question is empty")
+            metadata = {"answers": answers_in(answers, where)}
+        except BadInput as problem:
+            refuse(problem, skipped)
+            continue
+        yield number, Query(content_id(text), text, metadata)
+
+
+def answers_in(text: str, where: str) -> list[str]:
+    """The strings of a Python list in text. Nothing is evaluated but plain string literals: the
+    text is first held against a pattern that admits nothing else."""
+    if not _LIST_OF_STRINGS.fullmatch(text):
+        start = text[:60]
+        raise BadInput(f"{where}: expected answers like ['one', 'two'], found {start!r}")
+    try:
+        found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError) as error:  # an escape that is none
+        raise BadInput(f"{where}: the answers are no list of strings ({error})") from error
+    return [str(answer) for answer in found]
+
+
+def _csv_rows(
+    path: Path, names: list[str], skipped: Skipped | None
+) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a tab-separated file with quotes, each with the number of its first line."""
+    first = last = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal first, last
+        for last, line in read_lines(path):
+            first = first or last
+            try:
+                text = text_of(line, f"{path}:{last}")
+            except BadInput as problem:
+                refuse(problem, skipped)
+                first = 0
+                continue
+            yield text + "\n"
+
+    reader = csv.reader(lines(), delimiter="\t", strict=True)
+    while True:
+        first = 0
+        try:
+            columns = next(reader, None)
+        except csv.Error as error:
+            refuse(BadInput(f"{path}:{first}: the quotes do not fit ({error})"), skipped)
+            continue
+        if columns is None:
+            return
+        if len(columns) != len(names):
+            problem = BadInput(
+                f"{path}:{first}: expected {len(names)} columns separated by tabs "
+                f"({', '.join(names)}), found {len(columns)}"
+            )
+            refuse(problem, skipped)
+            continue
+        yield first, columns

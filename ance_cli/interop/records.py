@@ -1,0 +1,160 @@
+"""What an import is made of: the parts of a collection, and the records that a part gives.
+
+A neighbour's module recognises its files and reads each as one stream of records. The records of a
+part come in an order in which they can be checked: a document and a query before the label that
+names them. Parts are read in the order of their roles, for the same reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+from ance_cli.formats.dataset import Passage, Query
+from ance_cli.formats.hashing import hash_file
+from ance_cli.formats.jsonl import Skipped, open_input
+from ance_cli.formats.labels import Label
+from ance_cli.formats.trec import Hit
+
+
+class Role(IntEnum):
+    """What a part holds, in the order in which parts are read."""
+
+    DOCUMENTS = 1
+    QUERIES = 2
+    ROWS = 3
+    """training rows with their own texts; every positive is a label"""
+    LABELS = 4
+    TRIPLES = 5
+    """negatives by ids; their positives are labels where the split has no other ones"""
+    RUN = 6
+
+
+class Negative(NamedTuple):
+    """One document that a source calls a negative of a pair of query and positive."""
+
+    query_id: str
+    positive_id: str
+    doc_id: str
+    source: str
+    """The field or file it stood in: `hard_negative_ctxs`, `triples`."""
+    teacher_score: float | None = None
+    teacher_positive_score: float | None = None
+
+
+Record = Passage | Query | Label | Negative | Hit
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file (or one view of an ir_datasets id) of an import.
+
+    `read` yields (number, record); `number` is the line, or the row where the file has no lines.
+    """
+
+    name: str
+    """What errors call it."""
+    role: Role
+    what: str
+    """What it was recognised as and why, for people."""
+    read: Callable[[Skipped | None], Iterator[tuple[int, Record]]]
+    fingerprint: Callable[[], str]
+    split: str | None = None
+    """The split that its name says, if it says one."""
+    text_only: bool = field(default=False, kw_only=True)
+    """Its documents have no ids of their own, so that a corpus beside it would be a second copy."""
+    by_row: bool = field(default=False, kw_only=True)
+
+    def where(self, number: int) -> str:
+        """How errors name a place in it."""
+        return f"{self.name}: row {number}" if self.by_row else f"{self.name}:{number}"
+
+
+def file_part(
+    path: Path,
+    role: Role,
+    what: str,
+    read: Callable[[Path, Skipped | None], Iterator[tuple[int, Record]]],
+    split: str | None = None,
+    *,
+    text_only: bool = False,
+    by_row: bool = False,
+) -> Part:
+    """The part that is a file; its split is the one that the file's name says, if none is given."""
+    return Part(
+        str(path), role, what, lambda skipped: read(path, skipped), lambda: hash_file(path),
+        split or split_in(path.name), text_only=text_only, by_row=by_row,
+    )  # fmt: skip
+
+
+def content_id(*texts: str) -> str:
+    """The id of a text that has none: 16 hexadecimal digits, the same for the same text."""
+    return xxhash.xxh3_64_hexdigest("\n".join(texts).encode())
+
+
+_SPLIT = re.compile(
+    r"(?:^|[^a-z])(?:doc)?(train|dev|test|eval|validation|valid|val|dl)"
+    r"(?:-?(?:20)?(\d\d))?((?<=dev)\.small)?(?![a-z0-9])"
+)
+_NIST = re.compile(r"^20(\d\d)qrels")
+
+
+def split_in(name: str) -> str | None:
+    """The split that a name says: the last of `train`, `dev`, `test`, ... in it, or None.
+
+    `dev.small` is a split of its own; what belongs to a year of TREC's Deep Learning track
+    (`2019qrels-pass.txt`, `msmarco-test2019-queries.tsv`) is `dl19`.
+    """
+    if nist := _NIST.search(name):
+        return f"dl{nist[1]}"
+    found = list(_SPLIT.finditer(name.lower()))
+    if not found:
+        return None
+    word, year, small = found[-1].groups()
+    if year:
+        return f"dl{year}"
+    return f"{word}{small or ''}" if word != "dl" else None
+
+
+_HEAD_BYTES = 1 << 16
+
+
+class Head:
+    """The beginning of a file, from which its form is recognised; it is read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: list[str] | None = None
+
+    @property
+    def lines(self) -> list[str]:
+        """The first three lines that are not blank, none of them whole beyond 64 KiB."""
+        if self._lines is None:
+            with open_input(self.path) as handle:
+                try:
+                    start = handle.read(_HEAD_BYTES)
+                except (EOFError, OSError):  # damaged: whoever reads it all says where
+                    start = b""
+            text = start.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+            lines = (line.rstrip("\r") for line in text.split("\n"))
+            self._lines = [line for line in lines if line.strip()][:3]
+        return self._lines
+
+    @property
+    def first(self) -> str:
+        return self.lines[0] if self.lines else ""
+
+    @property
+    def columns(self) -> list[str]:
+        """The first line, split at its tabs."""
+        return self.first.split("\t")
+
+    def fields(self) -> set[str]:
+        """The names that are quoted before a colon in the first line: the fields of a JSON row."""
+        return set(re.findall(r'"([\w-]+)"\s*:', self.first)) if self.first[:1] == "{" else set()

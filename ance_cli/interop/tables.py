@@ -1,0 +1,115 @@
+"""Files of columns separated by tabs, as MS MARCO and TREC ship them: one reader for each form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from ance_cli.errors import BadInput
+from ance_cli.formats.dataset import Passage, Query, checked_id, parse_passage, parse_query
+from ance_cli.formats.jsonl import Skipped, read_lines, read_records, refuse
+from ance_cli.formats.trec import Hit
+from ance_cli.interop.records import Record
+
+T = TypeVar("T")
+
+
+def text_of(line: bytes, where: str) -> str:
+    """A line as text; `BadInput` where it is not UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadInput(
+            f"{where}: not valid UTF-8", hint="--skip-bad counts and passes over such lines"
+        ) from None
+
+
+def rows_of(
+    path: Path,
+    names: Sequence[str],
+    record: Callable[[list[str], str], T],
+    skipped: Skipped | None,
+) -> Iterator[tuple[int, T]]:
+    """What `record` makes of each row, with the line's number: no quotes, no header.
+
+    Each row must have one column for each of `names`; `record` is given the columns and the place.
+    """
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        try:
+            columns = text_of(line, where).split("\t")
+            if len(columns) != len(names):
+                raise BadInput(
+                    f"{where}: expected {len(names)} columns separated by tabs "
+                    f"({', '.join(names)}), found {len(columns)}",
+                    hint=f"look at it with: sed -n {number}p {path}; "
+                    "--skip-bad counts and passes over such lines",
+                )
+            found = record(columns, where)
+        except BadInput as problem:
+            refuse(problem, skipped)
+            continue
+        yield number, found
+
+
+def json_documents(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+    """The documents of a corpus in JSON lines."""
+    return _json_rows(path, parse_passage, skipped)
+
+
+def json_queries(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+    """The queries of JSON lines."""
+    return _json_rows(path, parse_query, skipped)
+
+
+def _json_rows(
+    path: Path, parse: Callable[[dict[str, object], str], Record], skipped: Skipped | None
+) -> Iterator[tuple[int, Record]]:
+    for number, fields in read_records(path, skipped):
+        try:
+            found = parse(fields, f"{path}:{number}")
+        except BadInput as problem:
+            refuse(problem, skipped)
+            continue
+        yield number, found
+
+
+def documents(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+    """`id <tab> text`."""
+    return rows_of(
+        path, ("id", "text"), lambda row, where: Passage(checked_id(row[0], where), "", row[1]),
+        skipped,
+    )  # fmt: skip
+
+
+def titled_documents(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+    """`id <tab> title <tab> text`."""
+    return rows_of(
+        path, ("id", "title", "text"),
+        lambda row, where: Passage(checked_id(row[0], where), row[1], row[2]), skipped,
+    )  # fmt: skip
+
+
+def queries(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+    """`id <tab> text`, the text not empty."""
+
+    def record(row: list[str], where: str) -> Query:
+        query_id = checked_id(row[0], where)
+        if not row[1].strip():
+            raise BadInput(f"{where}: query {query_id!r} is empty")
+        return Query(query_id, row[1])
+
+    return rows_of(path, ("id", "text"), record, skipped)
+
+
+def ranked(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+    """`query_id <tab> doc_id <tab> rank`, MS MARCO's runs. The score is the rank, negated."""
+
+    def record(row: list[str], where: str) -> Hit:
+        query_id, doc_id, rank = row
+        if not rank.isdecimal() or int(rank) < 1:
+            raise BadInput(f"{where}: the rank should be a whole number from 1, found {rank!r}")
+        return Hit(checked_id(query_id, where), checked_id(doc_id, where), -float(rank), rank)
+
+    return rows_of(path, ("query_id", "doc_id", "rank"), record, skipped)
