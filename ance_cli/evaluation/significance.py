@@ -46,6 +46,20 @@ def paired_test(first: Sequence[float], second: Sequence[float], seed: int = 42)
     return PairedTest(mean, float(found.pvalue), p_t)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of one family of tests, adjusted so that the chance of any false one is bounded.
+
+    The i-th smallest of m becomes the greatest of (m - j + 1) p_j over j <= i, at most 1 (Holm,
+    1979: step-down Bonferroni).
+    """
+    adjusted = [0.0] * len(p_values)
+    least = 0.0
+    for rank, place in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = least
+    return adjusted
+
+
 def confidence_interval(
     values: Sequence[float], seed: int = 42, level: float = 0.95
 ) -> tuple[float, float]:
