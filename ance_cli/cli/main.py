@@ -12,11 +12,13 @@ from ance_cli.cli import (
     demo,
     encode,
     evaluate,
+    fuse,
     index,
     loop,
     merge,
     mine,
     refresh,
+    rerank,
     search,
     status,
     tokenize,
@@ -53,8 +55,8 @@ def _root(
 
 
 for module in (
-    demo, merge, bm25_negatives, tokenize, encode, index, mine, train_segment, search, evaluate,
-    refresh, loop, status,
+    demo, merge, bm25_negatives, tokenize, encode, index, mine, train_segment, search, rerank,
+    fuse, evaluate, refresh, loop, status,
 ):  # fmt: skip
     module.register(app)
 

@@ -50,6 +50,4 @@ def documents_of(
     chosen |= dict.fromkeys(relevant[:TOP])
     last = len(first) + len(second) + 1
     ordered = sorted(chosen, key=lambda doc: [ranking.get(doc, last) for ranking in ranks])
-    return [
-        Shown(doc, labels.get(doc), ranks[1].get(doc), ranks[0].get(doc)) for doc in ordered
-    ]
+    return [Shown(doc, labels.get(doc), ranks[1].get(doc), ranks[0].get(doc)) for doc in ordered]

@@ -13,7 +13,7 @@ coverage of OpenQA: Karpukhin et al., EMNLP 2020, Sec. 5).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -25,12 +25,12 @@ from ance_cli.formats.trec import Run, in_trec_order
 
 
 class Labels(Enum):
-    """Which labels a measure looks at."""
+    """What a measure looks at, beside the run."""
 
-    QRELS = "labels"
+    QRELS = "a file of labels"
     OTHER_RUN = "another run"
-    ANSWERS = "answers"
-    PATTERNS = "answers as regular expressions"
+    ANSWERS = "a dataset's answers"
+    PATTERNS = "a dataset's answers, as regular expressions"
 
 
 _OWN = {
@@ -85,11 +85,20 @@ class Evaluation:
 # ---------------------------------------------------------------- the grammar
 
 
-def parse_measures(text: str) -> list[Measure]:
-    """Measures in ir_measures' grammar, separated by spaces or commas outside brackets."""
+def parse_measures(text: str, there: Collection[Labels] = (Labels.QRELS,)) -> list[Measure]:
+    """Measures in ir_measures' grammar, separated by spaces or commas outside brackets.
+
+    `there` is what there is to look at: a measure of something else is a `UsageProblem`.
+    """
     measures = {measure.name: measure for measure in map(_parse, _split(text))}
     if not measures:
         raise UsageProblem("--measures names none", hint=_MEASURES_HINT)
+    for measure in measures.values():
+        if measure.labels not in there:
+            raise UsageProblem(
+                f"--measures: {measure.name} looks at {measure.labels.value}, and none was named",
+                hint=_WHERE_LABELS_ARE[measure.labels],
+            )
     return list(measures.values())
 
 
@@ -135,6 +144,13 @@ def _parse(name: str) -> Measure:
 
 
 _MEASURES_HINT = "for instance: RR@10 nDCG@10 R@1000 Judged@10 'RR(rel=2)@10'"
+_ANSWERS_HINT = "ance eval RUN --data DATASET takes the answers from the dataset's queries.jsonl"
+_WHERE_LABELS_ARE = {
+    Labels.QRELS: "name labels with --qrels FILE, or with --data and --split",
+    Labels.OTHER_RUN: "ance eval OTHER RUN compares RUN with OTHER",
+    Labels.ANSWERS: _ANSWERS_HINT,
+    Labels.PATTERNS: _ANSWERS_HINT,
+}
 
 
 # ---------------------------------------------------------------- the values

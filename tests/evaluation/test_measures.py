@@ -8,9 +8,16 @@ import struct
 import pytest
 
 from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.evaluation.measures import evaluate, parse_measures
+from ance_cli.evaluation import measures
+from ance_cli.evaluation.measures import Evidence, Labels, parse_measures
 from ance_cli.formats.dataset import read_qrels
 from ance_cli.formats.trec import read_run
+
+
+def evaluate(run, qrels, names, evidence=Evidence()):
+    """As `ance eval` does it, with all that a measure may look at."""
+    return measures.evaluate(run, qrels, parse_measures(names, there=tuple(Labels)), evidence)
+
 
 # ---------------------------------------------------------------- brute-force twins
 
@@ -144,7 +151,7 @@ def test_a_run_of_other_queries_is_refused():
     ],
 )
 def test_measures_are_parted_by_spaces_and_commas_outside_brackets(text, names):
-    assert [str(measure) for measure in parse_measures(text)] == names
+    assert [measure.name for measure in parse_measures(text)] == names
 
 
 HINT = "for instance: RR@10 nDCG@10 R@1000 Judged@10 'RR(rel=2)@10'"

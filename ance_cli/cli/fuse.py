@@ -1,0 +1,46 @@
+"""`ance fuse`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from ance_cli.cli.calls import run_stage
+from ance_cli.cli.options import Flags, command
+from ance_cli.config import FuseConfig
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @command(
+        app,
+        "fuse",
+        "skip_bad output method rrf_k norm weights depth tag force dry_run quiet json",
+        configs="fuse",
+        required="output",
+        arguments={"runs": (list[Path], ..., "TREC runs; - is stdin.")},
+        panel="Stages",
+    )
+    def fuse(flags: Flags) -> None:
+        """Make one run out of several, for instance BM25's and a dense one.
+
+        By reciprocal ranks, or by a weighted sum of scores, normalised list by list; there a
+        document that a list does not have counts as the list's lowest.
+
+        Example: `ance fuse bm25.trec ance.trec --method sum --weights 1,2 -o both.trec`
+        """
+        from ance_cli.stages.fuse import fuse as stage
+
+        run_stage(
+            flags,
+            lambda reporter, skipped: stage(
+                flags.runs,
+                flags.output,
+                flags.config(FuseConfig),
+                force=flags.force,
+                dry_run=flags.dry_run,
+                skipped=skipped,
+            ),
+        )
