@@ -173,8 +173,8 @@ def _answer_labels(
             broken = [(name, text) for name, found in matchers.items() for text in found.broken]
             if broken:
                 reporter.warn(
-                    f"{len(broken)} answers are not regular expressions and match nothing, the "
-                    f"first of them {broken[0][1]!r} of query {broken[0][0]!r}"
+                    "answers that are not regular expressions match nothing; there are "
+                    f"{len(broken)}, the first {broken[0][1]!r} of query {broken[0][0]!r}"
                 )
         passages = read_corpus(dataset.corpus, skipped)
         held = passages_with_answers(runs, depth, tests, prepare, passages)
