@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 import typer
 
 from ance_cli.cli.calls import run_stage
-from ance_cli.cli.options import Flags, command
+from ance_cli.cli.options import FLAGS, METHOD, Flag, Flags, command
 from ance_cli.config import FuseConfig
+
+FusionMethod = StrEnum("FusionMethod", ["rrf", "sum"])
+Norm = StrEnum("Norm", ["minmax", "z", "none"])
+
+FLAGS |= {
+    "method": Flag(FusionMethod, "rrf = reciprocal ranks, sum = scores.", METHOD),
+    "rrf_k": Flag(int, "k of --method rrf: 1 / (k + rank).", METHOD),
+    "norm": Flag(Norm, "With --method sum: how each list's scores are normalised first.", METHOD),
+    "weights": Flag(str, "Weight of each run, in their order (default: 1 each).", METHOD,
+                    metavar="A,B"),
+}  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from ance_cli import __version__
 from ance_cli.cli import (
+    bench_search,
     bm25_negatives,
     demo,
     encode,
@@ -56,7 +57,7 @@ def _root(
 
 for module in (
     demo, merge, bm25_negatives, tokenize, encode, index, mine, train_segment, search, rerank,
-    fuse, evaluate, refresh, loop, status,
+    fuse, evaluate, bench_search, refresh, loop, status,
 ):  # fmt: skip
     module.register(app)
 

@@ -51,8 +51,6 @@ Towers = StrEnum("Towers", ["shared", "two"])
 SimilarityName = StrEnum("SimilarityName", ["dot", "cosine"])
 Tracker = StrEnum("Tracker", ["tensorboard", "wandb"])
 Mode = StrEnum("Mode", ["auto", "sync", "async"])
-FusionMethod = StrEnum("FusionMethod", ["rrf", "sum"])
-Norm = StrEnum("Norm", ["minmax", "z", "none"])
 RefreshPolicy = StrEnum("RefreshPolicy", ["every", "auto"])
 
 T = TypeVar("T")
@@ -159,14 +157,6 @@ FLAGS: dict[str, Flag] = {
     "cases": Flag(int, "Show that many wins and that many losses against the first run: the "
                   "queries that differ most by the first of --measures, with --data's texts.",
                   METHOD),
-    "cross_encoder": Flag(Path, "Cross-encoder folder that reads each query with each passage.",
-                          DATA, metavar="DIR"),
-    "method": Flag(FusionMethod, "rrf = reciprocal ranks, sum = scores.", METHOD),
-    "rrf_k": Flag(int, "k of --method rrf: 1 / (k + rank).", METHOD),
-    "norm": Flag(Norm, "With --method sum: how the scores of each list are normalised first.",
-                 METHOD),
-    "weights": Flag(str, "Weight of each run, in their order (default: 1 each).", METHOD,
-                    metavar="A,B"),
     # training
     "preset": Flag(Preset, "A named recipe; other flags override it.", TRAINING),
     "steps": Flag(int, "Optimizer steps that this call adds; 0 only prepares the run.", TRAINING),
@@ -272,7 +262,7 @@ _CONFIGS = {
 
 _DEFAULTS = {
     "gpus": "all", "threads": 0, "dtype": "auto", "cpu_workers": 1, "nnodes": 1, "node_rank": 0,
-    "interval": 1.0, "cases": 0,
+    "interval": 1.0, "cases": 0, "trials": 200,
 }  # fmt: skip
 """Of flags that no config has."""
 

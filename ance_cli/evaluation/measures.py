@@ -4,7 +4,7 @@ Every measure is averaged over the judged queries (`trec_eval -c`): a query with
 as zero. Ties are broken as trec_eval does before any provider sees the run, so that all providers
 agree on the ranking.
 
-Four measures more are ir_measures' own, of other labels: `Holes@k` is 1 - Judged@k (ICLR Sec. 6.1);
+Four measures more are ir_measures' own, of other labels: `Holes@k` is 1 - Judged@k (ICLR App. A.2);
 `Overlap@k` is Judged@k where another run's top k is what is judged; `Answers@k` and
 `RegexAnswers@k` are Success@k where a passage that holds an answer is the relevant one (Top-k
 coverage of OpenQA: Karpukhin et al., EMNLP 2020, Sec. 5).
