@@ -37,6 +37,10 @@ def _check_finite(config: Any) -> None:
         )
 
 
+def _check_tag(tag: str) -> None:
+    _check(tag.split() == [tag], "--tag is one word: it is a column of the run")
+
+
 @dataclass(frozen=True)
 class DrawConfig:
     """How negatives are drawn from ranked candidates. k1 and b are Anserini's defaults, a and b of
@@ -186,7 +190,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         _check(self.depth > 0, "--depth must be at least 1")
         _check(self.probes is None or self.probes > 0, "--probes must be at least 1")
-        _check(self.tag.split() == [self.tag], "--tag is one word: it is a column of the run")
+        _check_tag(self.tag)
 
 
 @dataclass(frozen=True)
@@ -400,3 +404,48 @@ class DemoConfig:
     query_length: int = 32
     passage_length: int = 96
     seed: int = SEED
+
+
+@dataclass(frozen=True)
+class RerankConfig:
+    """New scores for the top of a run."""
+
+    depth: int = 100
+    tag: str = "ance"
+
+    def __post_init__(self) -> None:
+        _check(self.depth > 0, "--depth must be at least 1")
+        _check_tag(self.tag)
+
+
+@dataclass(frozen=True)
+class FuseConfig:
+    """One run out of several. k = 60 is Cormack et al.'s."""
+
+    method: str = "rrf"
+    rrf_k: int = 60
+    norm: str = "minmax"
+    weights: str | None = None
+    """One number a run, separated by commas; None = 1 each."""
+    depth: int = 1000
+    tag: str = "ance"
+
+    def __post_init__(self) -> None:
+        _check(self.depth > 0, "--depth must be at least 1")
+        _check(self.rrf_k >= 0, "--rrf-k must not be negative")
+        _check_tag(self.tag)
+
+    def weights_of(self, num_runs: int) -> list[float]:
+        """One finite weight for each run; `UsageProblem` where --weights gives something else."""
+        if self.weights is None:
+            return [1.0] * num_runs
+        try:
+            weights = [float(part) for part in self.weights.split(",")]
+        except ValueError:
+            weights = []
+        _check(
+            len(weights) == num_runs and all(map(math.isfinite, weights)),
+            f"--weights {self.weights!r}: expected {num_runs} numbers, one for each run, for "
+            f"instance {','.join(['1'] * num_runs)}",
+        )
+        return weights

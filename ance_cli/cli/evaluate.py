@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from ance_cli.cli.calls import run_stage
+from ance_cli.cli.calls import dataset_of, run_stage
 from ance_cli.cli.options import Flags, command
 from ance_cli.config import MEASURES
 from ance_cli.stages.summary import Summary
@@ -19,9 +19,8 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "eval",
-        "qrels skip_bad measures per_query quiet json",
+        "data split corpus queries qrels skip_bad measures per_query cases quiet json",
         configs="refresh",
-        required="qrels",
         arguments={"runs": (list[Path], ..., "TREC runs; the first is what others are tested "
                             "against.")},
         panel="Stages",
@@ -30,7 +29,10 @@ def register(app: typer.Typer) -> None:
         """Measure runs against labels, and test the later ones against the first.
 
         Averages are over the judged queries, as trec_eval -c does; intervals are 95 % bootstrap,
-        p-values of a paired randomisation test.
+        p-values of a paired randomisation and t test, corrected after Holm where there are several
+        runs. Beside ir_measures' own: Holes@10 (1 - Judged@10), Overlap@100 (with the first run's
+        top 100), and with --data Answers@20 and RegexAnswers@20 (the share of queries with an
+        answer in the top 20).
 
         Example: `ance eval bm25.trec dev.trec --qrels data/medquad/qrels/dev.tsv
         --measures "RR@10 nDCG@10"`
@@ -38,8 +40,16 @@ def register(app: typer.Typer) -> None:
         from ance_cli.stages.evaluate import evaluate_runs
 
         def stage(reporter: Any, skipped: Any) -> Summary:
+            dataset = dataset_of(flags) if flags.data or flags.corpus else None
             found = evaluate_runs(
-                flags.runs, flags.qrels, flags.measures or MEASURES, flags.per_query, skipped
+                flags.runs,
+                dataset.qrels if dataset else flags.qrels,
+                flags.measures or MEASURES,
+                flags.per_query,
+                skipped,
+                dataset,
+                flags.cases,
+                reporter,
             )
             if not flags.json:
                 _show(found, reporter)
@@ -50,19 +60,21 @@ def register(app: typer.Typer) -> None:
 
 
 def _show(found: Summary, reporter: Any) -> None:
-    """The table goes to stdout: it is what was asked for."""
+    """The tables go to stdout: they are what was asked for."""
     from ance_cli.cli.console import show_rows, stdout
 
+    first, *others = found["runs"]
     for row in found["runs"]:
         if missing := row["judged_queries_without_results"]:
             reporter.warn(
                 f"{row['run']}: {missing} of {found['queries']} judged queries have no results; "
                 "they count as 0"
             )
-    measures = found["runs"][0]["measures"]
     shown = []
-    for measure in measures:
+    for measure in (others or [first])[0]["measures"]:
         for row in found["runs"]:
+            if measure not in row["measures"]:
+                continue
             value = row["measures"][measure]
             line = {
                 "measure": measure,
@@ -70,9 +82,54 @@ def _show(found: Summary, reporter: Any) -> None:
                 "mean": f"{value['mean']:.4f}",
                 "95 % interval": f"{value['low']:.4f} to {value['high']:.4f}",
             }
-            if len(found["runs"]) > 1:
-                tested = "difference" in value
-                line["difference"] = f"{value['difference']:+.4f}" if tested else ""
-                line["p"] = f"{value['p_randomisation']:.4f}" if tested else ""
+            if others:
+                line["difference"] = line["p"] = line["p (t)"] = ""
+            if len(others) > 1:
+                line["p (Holm)"] = line["p (t, Holm)"] = ""
+            if "difference" in value:
+                line["difference"] = f"{value['difference']:+.4f}"
+                for heading, name in (
+                    ("p", "p_randomisation"),
+                    ("p (t)", "p_t"),
+                    ("p (Holm)", "p_randomisation_holm"),
+                    ("p (t, Holm)", "p_t_holm"),
+                ):
+                    if heading in line:
+                        line[heading] = f"{value[name]:.4f}"
             shown.append(line)
     show_rows(shown, stdout())
+    for row in others:
+        if "cases" in row:
+            _show_cases(first["run"], row["run"], row["cases"])
+
+
+def _show_cases(first: str, second: str, cases: dict[str, Any]) -> None:
+    """Each case: the query, its two values, and the documents with label and ranks in both runs."""
+    from rich.text import Text
+
+    from ance_cli.cli.console import stdout
+
+    console = stdout()
+    for kind, words in (("wins", "better"), ("losses", "worse")):
+        console.print()
+        console.print(
+            f"{second} {words} than {first} by {cases['measure']}"
+            f"{'' if cases[kind] else ': no query'}",
+            markup=False,
+        )
+        for case in cases[kind]:
+            values = f"{case['first']:.4f} -> {case['second']:.4f}"
+            query = case["query"] or "(not among the queries)"
+            console.print(Text(f"{case['query_id']}  {values}  {query}", style="bold"))
+            for document in case["documents"]:
+                ranks = [document["first_rank"], document["second_rank"]]
+                rank = " -> ".join("-" if rank is None else str(rank) for rank in ranks)
+                label = "" if document["relevance"] is None else f"  label {document['relevance']}"
+                console.print(
+                    Text(f"  rank {rank}{label}  {document['doc_id']}", style="cyan"),
+                )
+                text = " - ".join(filter(None, (document["title"], document["text"])))
+                room = 2 * (console.width - 6)
+                console.print(
+                    Text(f"     {' '.join(text.split())[:room]}", overflow="ellipsis"),
+                )

@@ -8,16 +8,19 @@ import typer
 
 from ance_cli import __version__
 from ance_cli.cli import (
+    bench_search,
     bm25_negatives,
     demo,
     encode,
     evaluate,
+    fuse,
     import_dataset,
     index,
     loop,
     merge,
     mine,
     refresh,
+    rerank,
     search,
     status,
     tokenize,
@@ -55,7 +58,7 @@ def _root(
 
 for module in (
     demo, import_dataset, merge, bm25_negatives, tokenize, encode, index, mine, train_segment,
-    search, evaluate, refresh, loop, status,
+    search, rerank, fuse, evaluate, bench_search, refresh, loop, status,
 ):  # fmt: skip
     module.register(app)
 

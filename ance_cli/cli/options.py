@@ -21,10 +21,12 @@ from ance_cli.config import (
     Bm25Config,
     EncodeConfig,
     FollowConfig,
+    FuseConfig,
     IndexConfig,
     LoopConfig,
     MineConfig,
     RefreshConfig,
+    RerankConfig,
     SearchConfig,
     SegmentConfig,
     TrainConfig,
@@ -162,6 +164,9 @@ FLAGS: dict[str, Flag] = {
     "dev_depth": Flag(int, "Documents ranked for each dev query.", METHOD),
     "tag": Flag(str, "Last column of the run.", METHOD),
     "per_query": Flag(Path, "Write every query's values to this TSV.", METHOD, metavar="FILE"),
+    "cases": Flag(int, "Show that many wins and that many losses against the first run: the "
+                  "queries that differ most by the first of --measures, with --data's texts.",
+                  METHOD),
     # training
     "preset": Flag(Preset, "A named recipe; other flags override it.", TRAINING),
     "steps": Flag(int, "Optimizer steps that this call adds; 0 only prepares the run.", TRAINING),
@@ -261,12 +266,13 @@ _CONFIGS = {
     "bm25": Bm25Config, "encode": EncodeConfig, "index": IndexConfig, "mine": MineConfig,
     "search": SearchConfig, "train": TrainConfig, "segment": SegmentConfig,
     "refresh": RefreshConfig, "loop": LoopConfig, "follow": FollowConfig,
+    "rerank": RerankConfig, "fuse": FuseConfig,
 }  # fmt: skip
 
 
 _DEFAULTS = {
     "gpus": "all", "threads": 0, "dtype": "auto", "cpu_workers": 1, "nnodes": 1, "node_rank": 0,
-    "interval": 1.0, "import_format": AUTO,
+    "interval": 1.0, "import_format": AUTO, "cases": 0, "trials": 200,
 }  # fmt: skip
 """Of flags that no config has."""
 

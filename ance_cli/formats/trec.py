@@ -26,13 +26,13 @@ def in_trec_order(scores: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def write_hits(
-    handle: IO[bytes], query_id: str, hits: Iterable[tuple[str, float]], tag: str
+    handle: IO[bytes], query_id: str, hits: Iterable[tuple[str, float]], tag: str, decimals: int = 6
 ) -> None:
-    """Append one query's hits, ranked as trec_eval does."""
+    """Append one query's hits, ranked as trec_eval does by the scores as they are written."""
     lines = [
-        f"{query_id} Q0 {doc_id} {rank} {score:.6f} {tag}\n"
+        f"{query_id} Q0 {doc_id} {rank} {score:.{decimals}f} {tag}\n"
         for rank, (doc_id, score) in enumerate(
-            in_trec_order({doc_id: round(score, 6) for doc_id, score in hits}), start=1
+            in_trec_order({doc_id: round(score, decimals) for doc_id, score in hits}), start=1
         )
     ]
     handle.write("".join(lines).encode())

@@ -7,6 +7,7 @@ among their top k (Karpukhin et al., EMNLP 2020, Sec. 3.2 and 5; `has_answer` in
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from functools import cache
@@ -20,6 +21,11 @@ def _tokenizer() -> Any:
     return SimpleTokenizer()
 
 
+def normalised(text: str) -> str:
+    """The text in the form that `PatternMatcher.matches_normalised` takes, to be kept: NFD."""
+    return unicodedata.normalize("NFD", text)
+
+
 def answer_tokens(text: str) -> str:
     """The tokens of a text in the form that `AnswerMatcher.matches_tokens` takes, to be kept.
 
@@ -27,7 +33,7 @@ def answer_tokens(text: str) -> str:
     with one space before and after each. No token holds a space, so a subsequence of tokens is a
     substring, which is found far faster. A text without a token is a single space.
     """
-    words = _tokenizer().tokenize(unicodedata.normalize("NFD", text)).words(uncased=True)
+    words = _tokenizer().tokenize(normalised(text)).words(uncased=True)
     return " ".join(["", *words, ""]) if words else " "
 
 
@@ -48,3 +54,24 @@ class AnswerMatcher:
     def matches_tokens(self, tokens: str) -> bool:
         """`matches` for a text that `answer_tokens` has been through, as often as it is asked."""
         return any(answer in tokens for answer in self._answers)
+
+
+class PatternMatcher:
+    """The answers of one query as regular expressions, compiled once (DPR's `--match regex`).
+
+    They are found anywhere in a text, case ignored, ^ and $ at each line. What is no regular
+    expression matches nothing, as in DPR, and stands in `broken`.
+    """
+
+    def __init__(self, answers: Iterable[str]) -> None:
+        self._patterns = []
+        self.broken: list[str] = []
+        for answer in answers:
+            try:
+                self._patterns.append(re.compile(normalised(answer), re.IGNORECASE | re.MULTILINE))
+            except re.error:
+                self.broken.append(answer)
+
+    def matches_normalised(self, text: str) -> bool:
+        """Whether one of them is found in a text that `normalised` has been through."""
+        return any(pattern.search(text) for pattern in self._patterns)

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ance_cli.config import EncodeConfig
-from ance_cli.errors import BadInput, Mismatch, UsageProblem
+from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.manifest import read_manifest
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.texts import TextEncoder
 from ance_cli.progress import Reporter
 
 
@@ -68,15 +69,10 @@ class DenseRetriever:
     def __init__(
         self, checkpoint: Checkpoint, source: VectorSource, config: EncodeConfig, probes: int | None
     ) -> None:
-        from ance_cli.models.devices import choose_devices, choose_dtype
-        from ance_cli.models.encoder import load_encoder
-        from ance_cli.models.inference import InferenceEngine
-        from ance_cli.models.tokens import Tokenizer
-
-        self.devices = choose_devices(config.gpus)
+        self._encoder = TextEncoder(checkpoint, "query", config)
+        self.devices = self._encoder.devices
         self.device = self.devices[0]
-        self.dtype = choose_dtype(config.dtype, self.device)
-        self.checkpoint = checkpoint
+        self.dtype = self._encoder.dtype
         self.embeddings: Embeddings | None = None
         if source.kind == "embeddings":
             self.embeddings = Embeddings(source.path)
@@ -87,25 +83,11 @@ class DenseRetriever:
             self._index = FaissIndex(source.path)
             self._index.set_probes(probes)
             self.doc_ids = self._index.ids
-        self._tokenizer = Tokenizer(checkpoint)
-        self._engine = InferenceEngine(
-            load_encoder(checkpoint, "query"),
-            self._tokenizer.pad_id_of("query"),
-            self.devices,
-            self.dtype,
-            config.tokens_for(self.device.type),
-        )
 
     def encode_queries(self, texts: Sequence[str], reporter: Reporter) -> npt.NDArray[np.float32]:
         """(nq, d) float32 query vectors."""
-        rows = self._tokenizer(texts, "query")
-        with reporter.task("encoding queries", rows.num_rows, "query") as bar:
-            vectors = self._engine.encode(rows, bar.advance)
-        if not np.isfinite(vectors).all():
-            raise BadInput(
-                f"{self.checkpoint.shown}: its query vectors are not finite",
-                hint="the checkpoint is damaged or training diverged; use an earlier one",
-            )
+        with reporter.task("encoding queries", len(texts), "query") as bar:
+            vectors, _ = self._encoder(texts, bar.advance)
         return vectors
 
     def search(

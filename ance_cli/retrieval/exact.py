@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import pairwise, repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.formats.embeddings import Embeddings
+from ance_cli.formats.embeddings import Embeddings, Floats
 
 if TYPE_CHECKING:
     import torch
@@ -230,11 +230,23 @@ def pool_to_documents(
 # ---------------------------------------------------------------- single scores
 
 
+class DocumentVectors(Protocol):
+    """What `Embeddings` are, or vectors that were never stored."""
+
+    @property
+    def vectors(self) -> Floats:
+        """(rows, d)"""
+
+    @property
+    def doc_offsets(self) -> npt.NDArray[np.int64]:
+        """(documents + 1,): document i owns the rows `doc_offsets[i]:doc_offsets[i + 1]`."""
+
+
 def pair_scores(
     xq: Scores,
     query_of: npt.NDArray[np.integer[Any]],
     doc_of: npt.NDArray[np.integer[Any]],
-    embeddings: Embeddings,
+    documents: DocumentVectors,
 ) -> Scores:
     """(pairs,) exact scores of queries `query_of` (rows of xq) and documents `doc_of`, MaxP.
 
@@ -242,15 +254,16 @@ def pair_scores(
     """
     scores = np.empty(len(doc_of), np.float32)
     in_corpus = np.argsort(doc_of, kind="stable")
-    offsets = embeddings.doc_offsets
-    at_once = max(1, _PAIR_BYTES // (8 * embeddings.dim * embeddings.max_segments))
+    offsets = documents.doc_offsets
+    segments = int(np.diff(offsets).max(initial=1))
+    at_once = max(1, _PAIR_BYTES // (8 * xq.shape[1] * segments))
     for start in range(0, len(in_corpus), at_once):
         pairs = in_corpus[start : start + at_once]
         first = offsets[doc_of[pairs]]
         counts = offsets[doc_of[pairs] + 1] - first
         begins = np.cumsum(counts) - counts
         rows = np.repeat(first - begins, counts) + np.arange(counts.sum())
-        vectors = embeddings.vectors[rows].astype(np.float32)  # (rows, d)
+        vectors = documents.vectors[rows].astype(np.float32)  # (rows, d)
         queries = xq[np.repeat(query_of[pairs], counts)]  # (rows, d)
         scores[pairs] = np.maximum.reduceat(np.einsum("rd,rd->r", vectors, queries), begins)
     return scores

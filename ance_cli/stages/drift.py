@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from ance_cli.config import EncodeConfig
@@ -14,7 +13,8 @@ from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset, read_corpus
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.loop.probe import NUM_PASSAGES, NUM_QUERIES, overlap, sample, top
-from ance_cli.models.checkpoint import Checkpoint, Side
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.texts import TextEncoder
 from ance_cli.progress import Reporter, Silent
 from ance_cli.stages.search import queries_of_split
 
@@ -28,26 +28,6 @@ def _queries(dataset: Dataset, seed: int) -> tuple[list[int], list[str]]:
     return places, [texts[place] for place in places]
 
 
-def _encode(
-    checkpoint: Checkpoint, texts: list[str], side: Side, config: EncodeConfig
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """(rows, d) vectors of some texts, and how many rows each has."""
-    from ance_cli.models.devices import choose_devices, choose_dtype
-    from ance_cli.models.encoder import load_encoder
-    from ance_cli.models.inference import InferenceEngine
-    from ance_cli.models.tokens import Tokenizer
-
-    devices = choose_devices(config.gpus)
-    dtype = choose_dtype(config.dtype, devices[0])
-    tokenizer = Tokenizer(checkpoint)
-    engine = InferenceEngine(
-        load_encoder(checkpoint, side), tokenizer.pad_id_of(side), devices, dtype,
-        config.tokens_for(devices[0].type),
-    )  # fmt: skip
-    rows = tokenizer(texts, side)
-    return engine.encode(rows), rows.row_counts
-
-
 def probe_generation(
     checkpoint: Checkpoint,
     dataset: Dataset,
@@ -59,7 +39,7 @@ def probe_generation(
     """Each probe query's best passages by a generation's own vectors, kept in its `probe.json`."""
     queries, texts = _queries(dataset, seed)
     places = sample(embeddings.num_docs, NUM_PASSAGES, seed, "passages")
-    xq, _ = _encode(checkpoint, texts, "query", encode_config)
+    xq, _ = TextEncoder(checkpoint, "query", encode_config)(texts)
     starts, ends = embeddings.doc_offsets[places], embeddings.doc_offsets[places + 1]
     rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
     vectors = np.asarray(embeddings.vectors[rows], np.float32)
@@ -93,8 +73,8 @@ def measured_overlap(
     passages = [passage.joined(separator) for passage in read_corpus(dataset.corpus)]
     places = sample(len(passages), NUM_PASSAGES, seed, "passages")
     with reporter.task("probing", 1, "checkpoint") as bar:
-        xq, _ = _encode(checkpoint, queries, "query", encode_config)
+        xq, _ = TextEncoder(checkpoint, "query", encode_config)(queries)
         texts = [passages[place] for place in places.tolist()]
-        vectors, counts = _encode(checkpoint, texts, "passage", encode_config)
+        vectors, counts = TextEncoder(checkpoint, "passage", encode_config)(texts)
         bar.advance()
     return overlap(before, top(xq, vectors, counts))

@@ -8,9 +8,16 @@ import struct
 import pytest
 
 from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.evaluation.measures import evaluate, parse_measures
+from ance_cli.evaluation import measures
+from ance_cli.evaluation.measures import Evidence, Labels, parse_measures
 from ance_cli.formats.dataset import read_qrels
 from ance_cli.formats.trec import read_run
+
+
+def evaluate(run, qrels, names, evidence=Evidence()):
+    """As `ance eval` does it, with all that a measure may look at."""
+    return measures.evaluate(run, qrels, parse_measures(names, there=tuple(Labels)), evidence)
+
 
 # ---------------------------------------------------------------- brute-force twins
 
@@ -129,6 +136,60 @@ def test_a_run_of_other_queries_is_refused():
     assert caught.value.hint == "do both come from the same split?"
 
 
+# ---------------------------------------------------------------- measures of other labels
+
+
+@pytest.mark.parametrize("k", [1, 5, 10, 100])
+def test_holes_and_overlap_are_shares_of_the_top(k):
+    qrels, run = random_labels_and_run(3)
+    _, other = random_labels_and_run(4)
+    evidence = Evidence(other_run=other)
+    found = evaluate(run, qrels, f"Holes@{k} Judged@{k} Overlap@{k}", evidence).per_query
+    assert list(found) == [f"Holes@{k}", f"Judged@{k}", f"Overlap@{k}"]
+    for query_id, judged in qrels.items():
+        top = ranking(run.get(query_id, {}))[:k]
+        second = ranking(other.get(query_id, {}))[:k]
+        held = sum(doc in judged for doc in top) / len(top) if top else 0
+        shared = len(set(top) & set(second)) / len(top) if top else 0
+        assert found[f"Holes@{k}"][query_id] == pytest.approx(1 - held)
+        assert found[f"Judged@{k}"][query_id] == pytest.approx(held)
+        assert found[f"Overlap@{k}"][query_id] == pytest.approx(shared)
+
+
+def test_answers_are_counted_where_one_stands_in_the_top():
+    run = {"q1": {"d1": 3.0, "d2": 2.0, "d3": 1.0}, "q2": {"d9": 1.0}, "q3": {"d1": 1.0}}
+    evidence = Evidence(answers={Labels.ANSWERS: {"q1": {"d2": 1}, "q2": {}, "q4": {"d1": 1}}})
+    judged = {"q1": {}, "q2": {}, "q4": {}}
+    found = evaluate(run, judged, "Answers@1 Answers@2", evidence)
+    assert found.per_query == {
+        "Answers@1": {"q1": 0.0, "q2": 0.0, "q4": 0.0},
+        "Answers@2": {"q1": 1.0, "q2": 0.0, "q4": 0.0},
+    }
+    assert found.without_results == ["q4"]
+
+
+def test_no_passage_with_an_answer_is_zero_and_no_error():
+    evidence = Evidence(answers={Labels.PATTERNS: {}})
+    assert evaluate({"q": {"d": 1.0}}, {"q": {}}, "RegexAnswers@5", evidence).means == {
+        "RegexAnswers@5": 0.0
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "hint"),
+    [
+        ("Overlap@10", "another run", "ance eval OTHER RUN"),
+        ("Answers@20", "a dataset's answers", "ance eval RUN --data DATASET"),
+        ("RegexAnswers@20", "a dataset's answers, as regular", "ance eval RUN --data DATASET"),
+    ],
+)
+def test_a_measure_of_what_is_not_there_is_refused(name, words, hint):
+    with pytest.raises(UsageProblem) as caught:
+        parse_measures(f"RR@10 {name}")
+    assert caught.value.what.startswith(f"--measures: {name} looks at {words}")
+    assert caught.value.hint.startswith(hint)
+
+
 # ---------------------------------------------------------------- the grammar
 
 
@@ -144,13 +205,17 @@ def test_a_run_of_other_queries_is_refused():
     ],
 )
 def test_measures_are_parted_by_spaces_and_commas_outside_brackets(text, names):
-    assert [str(measure) for measure in parse_measures(text)] == names
+    assert [measure.name for measure in parse_measures(text)] == names
 
 
 HINT = "for instance: RR@10 nDCG@10 R@1000 Judged@10 'RR(rel=2)@10'"
 
 
-@pytest.mark.parametrize("name", ["Foo@10", "10", "RR@", "RR@ten", "RR@10@20", "RR(2)@10"])
+@pytest.mark.parametrize(
+    "name",
+    ["Foo@10", "10", "RR@", "RR@ten", "RR@10@20", "RR(2)@10", "Holes", "Overlap@0", "Answers@-1",
+     "Holes(rel=2)@10"],
+)  # fmt: skip
 def test_a_measure_that_cannot_be_read_is_refused(name):
     with pytest.raises(UsageProblem) as caught:
         parse_measures(f"nDCG@10 {name}")
@@ -244,3 +309,19 @@ def test_figures_are_those_that_trec_eval_prints(test_data, nist, name):
         assert shown(found.per_query[measure][query_id]) == nist["each"][name, query_id]
     overall = sum(found.per_query[measure].values()) if counted else found.mean(measure)
     assert shown(overall) == nist["all"][name, "all"] == nist["each"][name, "all"]
+
+
+@pytest.mark.realdata
+def test_grades_of_dl19_passages_count_from_two(test_data):
+    """In DL19 and DL20 a passage with label 1 is related and not relevant."""
+    qrels = read_qrels(test_data / "trec_dl" / "qrels.dl19-passage.txt")
+    assert len(qrels) == 43 and sum(map(len, qrels.values())) == 9260
+    rng = random.Random(1)
+    run = {query_id: {doc_id: rng.random() for doc_id in docs} for query_id, docs in qrels.items()}
+    found = evaluate(run, qrels, "RR(rel=2)@10 R(rel=2)@100 RR@10 nDCG@10").per_query
+    for query_id, judged in qrels.items():
+        ranked = ranking(run[query_id])
+        expected = [reciprocal_rank(ranked, judged, 10, rel=2), recall(ranked, judged, 100, rel=2),
+                    reciprocal_rank(ranked, judged, 10), ndcg(ranked, judged, 10)]  # fmt: skip
+        assert [values[query_id] for values in found.values()] == pytest.approx(expected)
+    assert found["RR(rel=2)@10"] != found["RR@10"]

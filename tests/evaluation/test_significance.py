@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ance_cli.evaluation.significance import confidence_interval, paired_test
+from ance_cli.evaluation.significance import confidence_interval, holm, paired_test
 
 
 def scores(num_queries, shift=0.0, seed=0):
@@ -75,6 +75,39 @@ def test_sampled_flips_are_never_sure():
 def test_one_query_proves_nothing():
     found = paired_test([0.25], [0.5])
     assert (found.difference, found.p_randomisation, found.p_t) == (0.25, 1.0, 1.0)
+
+
+# ---------------------------------------------------------------- several tests
+
+
+def rejected_step_by_step(p_values, level):
+    """Holm's procedure as he states it: reject the smallest while p <= level / tests left."""
+    left = dict(enumerate(p_values))
+    rejected = set()
+    while left:
+        place = min(left, key=left.get)
+        if left[place] > level / len(left):
+            break
+        rejected.add(place)
+        del left[place]
+    return rejected
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_adjusted_p_values_reject_what_holms_procedure_rejects(seed):
+    rng = np.random.default_rng(seed)
+    p_values = (rng.random(rng.integers(1, 12)) ** 4).round(3).tolist()
+    adjusted = holm(p_values)
+    assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
+    for level in (0.0011, 0.0101, 0.0501, 0.2003, 0.7):
+        found = {place for place, value in enumerate(adjusted) if value <= level}
+        assert found == rejected_step_by_step(p_values, level)
+
+
+def test_holms_correction_of_known_p_values():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.4]) == [0.4] and holm([]) == []
+    assert holm([0.5, 0.6, 0.9]) == [1.0, 1.0, 1.0]
 
 
 # ---------------------------------------------------------------- intervals

@@ -10,7 +10,12 @@ import pytest
 from pyserini.eval.evaluate_dpr_retrieval import SimpleTokenizer, has_answers
 
 from ance_cli.formats.dataset import read_answers, read_corpus, read_qrels
-from ance_cli.negatives.answers import AnswerMatcher, answer_tokens
+from ance_cli.negatives.answers import (
+    AnswerMatcher,
+    PatternMatcher,
+    answer_tokens,
+    normalised,
+)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,30 @@ def test_random_texts_agree_with_the_brute_force():
         assert AnswerMatcher(answers).matches(passage) is expected, (answers, passage)
         found += expected
     assert 200 < found < 1_800
+
+
+@pytest.mark.parametrize(
+    ("answers", "text", "expected"),
+    [
+        ([r"19(14|15)"], "in 1914", True),
+        ([r"19(14|15)"], "in 1916", False),
+        ([r"Sacramento"], "SACRAMENTO, California", True),
+        ([r"^comet"], "a violin\ncomet", True),  # each line
+        ([r"art"], "it is a part", True),  # no tokens here
+        ([r"Beyonc\w+ sang"], "Beyoncé sang", False),  # NFD: a mark is no \w
+        (["Beyoncé"], "Beyonce\u0301", True),
+        (["(", "violin"], "a violin", True),
+        (["("], "(", False),  # not a regular expression
+        ([], "comet", False),
+    ],
+)
+def test_patterns_are_searched_as_dpr_does(answers, text, expected):
+    assert PatternMatcher(answers).matches_normalised(normalised(text)) is expected
+    assert has_answers(text, answers, SimpleTokenizer(), regex=True) is expected
+
+
+def test_patterns_that_are_none_are_told():
+    assert PatternMatcher(["comet", "(", "[a"]).broken == ["(", "[a"]
 
 
 def test_neither_torch_nor_a_jvm_is_started():

@@ -1,0 +1,51 @@
+"""Texts to vectors in memory: queries, and passages few enough to need no folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ance_cli.config import EncodeConfig
+from ance_cli.errors import BadInput
+from ance_cli.models.checkpoint import Checkpoint, Side
+
+
+class TextEncoder:
+    """One side of a checkpoint with its tokenizer, on the devices and in the number format that the
+    config asks for."""
+
+    def __init__(self, checkpoint: Checkpoint, side: Side, config: EncodeConfig) -> None:
+        from ance_cli.models.devices import choose_devices, choose_dtype
+        from ance_cli.models.encoder import load_encoder
+        from ance_cli.models.inference import InferenceEngine
+        from ance_cli.models.tokens import Tokenizer
+
+        self.devices = choose_devices(config.gpus)
+        self.dtype = choose_dtype(config.dtype, self.devices[0])
+        self._checkpoint, self._side = checkpoint, side
+        self._tokenizer = Tokenizer(checkpoint)
+        self._engine = InferenceEngine(
+            load_encoder(checkpoint, side),
+            self._tokenizer.pad_id_of(side),
+            self.devices,
+            self.dtype,
+            config.tokens_for(self.devices[0].type),
+        )
+
+    def __call__(
+        self, texts: Sequence[str], on_rows: Callable[[int], None] | None = None
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """(rows, d) vectors, text by text, and (texts,) how many rows each has (MaxP passages).
+
+        Raises `BadInput` where a vector is not finite.
+        """
+        rows = self._tokenizer(texts, self._side)
+        vectors = self._engine.encode(rows, on_rows)
+        if not np.isfinite(vectors).all():
+            raise BadInput(
+                f"{self._checkpoint.shown}: its {self._side} vectors are not finite",
+                hint="the checkpoint is damaged or training diverged; use an earlier one",
+            )
+        return vectors, rows.row_counts
