@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "eval",
-        "qrels skip_bad measures per_query quiet json",
+        "qrels skip_bad measures per_query config quiet json",
         configs="refresh",
         required="qrels",
         arguments={"runs": (list[Path], ..., "TREC runs; the first is what others are tested "
