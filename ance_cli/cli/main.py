@@ -10,9 +10,11 @@ from ance_cli import __version__
 from ance_cli.cli import (
     bm25_negatives,
     demo,
+    doctor,
     encode,
     evaluate,
     index,
+    init,
     loop,
     merge,
     mine,
@@ -53,8 +55,8 @@ def _root(
 
 
 for module in (
-    demo, merge, bm25_negatives, tokenize, encode, index, mine, train_segment, search, evaluate,
-    refresh, loop, status,
+    demo, init, doctor, merge, bm25_negatives, tokenize, encode, index, mine, train_segment, search,
+    evaluate, refresh, loop, status,
 ):  # fmt: skip
     module.register(app)
 

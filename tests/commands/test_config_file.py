@@ -37,13 +37,13 @@ def test_the_command_line_goes_before_its_table_and_that_before_the_shared_one(
     shown = found.stderr.splitlines()[0]
     assert shown == "settings from ance.toml: ckpt, data, output, query-length, passage-length"
     manifest = json.loads((inside.cwd / "emb" / "manifest.json").read_text())
-    assert manifest["settings"]["output_dtype"] == "float16"
-    assert manifest["settings"]["passage_length"] == 11, manifest["settings"]
+    assert manifest["shaped_by"]["output_dtype"] == "float16"
+    assert manifest["shaped_by"]["passage_length"] == 11
 
 
 def test_quiet_says_nothing_of_the_file(inside, settings, dataset):
     settings('[all]\ndata = "data"\nquiet = true\n[bm25-negatives]\nengine = "bm25s"\n')
-    found = inside("bm25-negatives", "--depth", 5, "-o", "n.jsonl")
+    found = inside("bm25-negatives", "--negatives", 2, "-o", "n.jsonl")
     assert found.stderr == "" and jsonl(inside.cwd / "n.jsonl")
 
 
@@ -84,7 +84,7 @@ def test_positional_arguments_are_no_settings(inside, settings):
 @pytest.mark.parametrize(
     ("text", "what", "hint"),
     [
-        ("[encode]\nbatchsize = 3\n", "ance.toml:2: ance encode does not take 'batchsize'",
+        ("[encode]\nbatch-token = 3\n", "ance.toml:2: ance encode does not take 'batch-token'",
          "did you mean 'batch-tokens'?"),
         ("[all]\nlearning = 3\n", "ance.toml:2: no command takes 'learning'",
          "ance COMMAND --help lists the names"),

@@ -46,7 +46,7 @@ def test_what_is_no_settings_file(file, tmp_path):
     assert problem_of(file("[all]\nlr = = 3\n")).startswith("ance.toml:2: not valid TOML: ")
     twice = file("[loop]\nbatch-size = 1\nbatch_size = 2\n")
     assert problem_of(twice) == "ance.toml:3: [loop] has 'batch-size' twice"
-    assert problem_of(tmp_path / "no.toml").endswith("no.toml: No such file or directory")
+    assert problem_of(tmp_path / "no.toml").endswith(": No such file or directory")
     assert problem_of(tmp_path).endswith(": Is a directory")
     twice.write_bytes(b'[all]\ndata = "\xff"\n')
     assert problem_of(twice) == "ance.toml: not valid UTF-8, which TOML is written in"
