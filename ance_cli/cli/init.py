@@ -82,7 +82,7 @@ def settings_text(tables: Sequence[Table]) -> str:
 
 
 def _comment(text: str) -> list[str]:
-    return [f"# {line}" for line in textwrap.wrap(text, _WIDTH - 2)]
+    return [f"# {line}" for line in textwrap.wrap(text, _WIDTH - 2, break_on_hyphens=False)]
 
 
 def _offer(table: str, key: str) -> list[str]:
@@ -98,6 +98,7 @@ def _offer(table: str, key: str) -> list[str]:
     text = flag.help
     if issubclass(flag.type, StrEnum):
         choices = [choice.value for choice in flag.type]
-        text += f" One of {', '.join(choices)}."
+        text += f" One of {', '.join(choices)}"
+        text += "." if default else "; none by default."
         default = default or choices[0]
     return [*_comment(text), f"#{name.removeprefix('--')} = {to_toml(default)}"]

@@ -39,7 +39,7 @@ def check_disk(
     """
     need = disk_need(_extent(run, config, follow, training, segment, refreshing))
     used = disk_use(run)["all"]
-    free = shutil.disk_usage(_existing(run.path)).free
+    free = shutil.disk_usage(nearest_existing(run.path)).free
     if need["all"] > used + free:
         reporter.warn(
             f"{run.path}: this run may take {need['all'] / 1e9:,.1f} GB, it has "
@@ -49,7 +49,7 @@ def check_disk(
     return {**need, "used": used, "free": free}
 
 
-def _existing(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     path = path.absolute()
     while not path.exists():

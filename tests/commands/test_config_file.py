@@ -1,9 +1,13 @@
 """`--config` and `ance.toml`: what they set, what goes before them, and who must not read them."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
+from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.loop import supervisor
 from tests.world import jsonl
 
 
@@ -43,7 +47,8 @@ def test_the_command_line_goes_before_its_table_and_that_before_the_shared_one(
 
 def test_quiet_says_nothing_of_the_file(inside, settings, dataset):
     settings('[all]\ndata = "data"\nquiet = true\n[bm25-negatives]\nengine = "bm25s"\n')
-    found = inside("bm25-negatives", "--negatives", 2, "-o", "n.jsonl")
+    found = inside("bm25-negatives", "--depth", 6, "--negatives", 2, "-o",
+                   "n.jsonl")  # fmt: skip
     assert found.stderr == "" and jsonl(inside.cwd / "n.jsonl")
 
 
@@ -126,9 +131,23 @@ def test_help_is_there_where_the_file_is_broken(inside, settings):
     assert "--ckpt" in inside("encode", "--help").stdout
 
 
-def test_children_read_no_file(ance, settings, dataset, checkpoint):
-    """Stages that a loop starts have all they need from it; workers and ranks read none either."""
-    loop = ["--segments", 1, "--negatives", 3, "--batch-size", 8, "--cpu-workers", 2]
+def test_a_loops_child_reads_no_file(ance, settings, monkeypatch):
+    settings("[all\n")
+    monkeypatch.chdir(ance.cwd)
+    assert supervisor.start(["index", "nowhere", "-o", "x"]).wait() == BadInput.exit_code
+    assert ance.start("index", "nowhere", "-o", "x").wait() == UsageProblem.exit_code
+
+
+def test_workers_and_ranks_are_no_command_lines():
+    code = (
+        "import sys, ance_cli.cli.rank, ance_cli.cli.block_worker\n"
+        "sys.exit('ance_cli.cli.config_file' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.long
+def test_a_loop_has_only_its_own_table(ance, settings, dataset, checkpoint):
     settings(f'''
         [loop]
         data = "data"
@@ -144,10 +163,7 @@ def test_children_read_no_file(ance, settings, dataset, checkpoint):
         [refresh]
         depth = 5
     ''')
-    ance("loop", *loop)
+    ance("loop", "--segments", 1, "--negatives", 3, "--batch-size", 8, "--cpu-workers", 2)
     identity = json.loads((ance.cwd / "run" / "run.json").read_text())["identity"]
     refresh = json.loads((ance.cwd / "run" / "refresh.json").read_text())
     assert identity["lr"] == 1e-3 and refresh["depth"] == 200
-    settings("[all\n")
-    ance("encode", "--ckpt", checkpoint, "--data", "data", "-o", "emb", "--gpus", "none",
-         "--cpu-workers", 2, "--config", "none")  # fmt: skip

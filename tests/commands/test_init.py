@@ -60,18 +60,18 @@ def test_all_that_it_offers_is_taken(inside, dataset):
         assert re.search(r"error: \S*(latest|emb|data|corpus.jsonl|qrels)\S*: no such", found), found
 
 
-def test_the_commands_need_next_to_no_flags(ance, dataset, checkpoint):
-    ance("init", "data", "--ckpt", checkpoint)
-    ance.cwd = ance.cwd / "data"
-    found = ance("bm25-negatives", "--engine", "bm25s", "--depth", 20)
+def test_the_commands_need_next_to_no_flags(inside, dataset, checkpoint):
+    inside("init", "data", "--ckpt", checkpoint)
+    inside.cwd = inside.cwd / "data"
+    found = inside("bm25-negatives", "--engine", "bm25s", "--depth", 20)
     assert "settings from ance.toml: data, output" in found.stderr
-    assert len(jsonl(ance.cwd / "bm25.jsonl")) == 48
-    ance("loop", "--refresh-every", 1, "--segments", 1, "--batch-size", 4)
-    assert (ance.cwd / "runs" / "ance" / "latest").exists()
-    ance("encode")
-    assert (ance.cwd / "emb" / "manifest.json").exists()
-    found = ance("search", "--queries", "-", "--depth", 3, stdin="river word0\n")
-    assert len(found.stdout.splitlines()) == 3
+    assert len(jsonl(inside.cwd / "bm25.jsonl")) == 48
+    found = inside("loop", "--refresh-every", 10_000, "--dry-run", "--json")
+    assert json.loads(found.stdout)["last_step"] == 100_000
+    inside("encode", "--ckpt", checkpoint)
+    assert (inside.cwd / "emb" / "manifest.json").exists()
+    inside("mine", "--ckpt", checkpoint, "-o", "ann.jsonl", "--depth", 20)
+    assert len(jsonl(inside.cwd / "ann.jsonl")) == 48
 
 
 def test_a_plain_encoder_starts_the_warm_up(inside, dataset, backbone):
