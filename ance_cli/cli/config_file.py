@@ -1,7 +1,7 @@
 """`--config`: settings from a file, under those of the command line.
 
-They become the command's defaults (its context's `default_map`) in the words that one would type, so
-the command line itself checks them, requires them and overrides them.
+They become the command's defaults (its context's `default_map`) in the words that one would type,
+so the command line itself checks them, requires them and overrides them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ def take_config(ctx: typer.Context, value: Path | None) -> Path | None:
         return value
     tables = read_settings(path)
     group: Any = ctx.parent and ctx.parent.command
-    options = {
-        name: found for name, each in group.commands.items() if (found := _options_of(each))
-    }
+    options = {name: found for name, each in group.commands.items() if (found := _options_of(each))}
     _check_names(path, tables, options)
     own = options[str(ctx.command.name)]
     given = {**tables.get(SHARED, {}), **tables.get(str(ctx.command.name), {})}
@@ -118,7 +116,7 @@ def _as_typed(
 
     if option.is_flag:
         if not isinstance(setting.value, bool):
-            raise refuse(f"expected true or false")
+            raise refuse("expected true or false")
         return setting.value
     several = option.multiple and isinstance(setting.value, list)
     words = []
@@ -135,4 +133,3 @@ def _as_typed(
     except typer.BadParameter as problem:
         raise refuse(problem.message) from problem
     return typed
-

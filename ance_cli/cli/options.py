@@ -238,8 +238,8 @@ FLAGS: dict[str, Flag] = {
     "batch_tokens": Flag(int, "Tokens in a batch of the encoder; 0 chooses by device.", RUNTIME),
     "threads": Flag(int, "Threads of this process; 0 = every core.", RUNTIME),
     "max_restarts": Flag(int, "How often a stage that died is started again.", RUNTIME),
-    "config": Flag(Path, f"Settings file; {NONE} = read none (default: {FILE} in the working folder, "
-                   "where there is one).", RUNTIME, metavar="FILE", callback=take_config),
+    "config": Flag(Path, f"Settings file; {NONE} = read none (default: {FILE} in the working "
+                   "folder, where there is one).", RUNTIME, metavar="FILE", callback=take_config),
     "cache_dir": Flag(Path, "Folder for caches (default: the user's).", RUNTIME, metavar="DIR"),
     "force": Flag(bool, "Make the output anew, whatever lies there.", RUNTIME,
                   names=("--force", "-f")),
@@ -250,6 +250,8 @@ FLAGS: dict[str, Flag] = {
     "watch": Flag(bool, "Look again and again, until the loop has finished or Ctrl-C.", RUNTIME,
                   names=("--watch", "-w")),
     "interval": Flag(float, "Seconds between two looks of --watch.", RUNTIME),
+    "bench": Flag(bool, "Measure matrix products, the ceiling of all training and encoding, too.",
+                  RUNTIME),
     "json": Flag(bool, "Print the summary as one JSON object on stdout.", RUNTIME),
 }  # fmt: skip
 

@@ -1,8 +1,8 @@
 """Settings in TOML: `ance.toml`, or what `--config` names.
 
-A table has the name of a command and holds its flags by their long names; `[all]` holds what several
-commands share. Shared keys have a table of their own and do not stand at the top, since `index` and
-`refresh` name a command and a flag each, and TOML has one place for a name.
+A table has the name of a command and holds its flags by their long names; `[all]` holds what
+several commands share. Shared keys have a table of their own and do not stand at the top, since
+`index` and `refresh` name a command and a flag each, and TOML has one place for a name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Setting:
 def read_settings(path: Path) -> dict[str, dict[str, Setting]]:
     """Table -> key -> setting; keys with hyphens, as the flags are written.
 
-    Raises `UsageProblem` where the file is not there, is no TOML, or holds a key outside of a table.
+    Raises `UsageProblem` where there is no such file, or it is no TOML, or a key has no table.
     """
     import tomllib
 

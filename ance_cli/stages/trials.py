@@ -49,8 +49,8 @@ def run_trials(names: Sequence[str], limit_seconds: float) -> dict[str, Outcome]
         told, end = _run(left, limit_seconds)
         for line in told.splitlines(keepends=True):
             if line.endswith(b"\n"):
-                record = json.loads(line)
-                outcomes[record.pop("trial")] = Outcome(**record)
+                name, record = json.loads(line)
+                outcomes[name] = Outcome(**record)
         if lost := next((name for name in left if name not in outcomes), None):
             outcomes[lost] = Outcome(error=f"the process that tried it {end}")
     return {name: outcomes[name] for name in names}
@@ -87,7 +87,8 @@ def _faiss() -> dict[str, Any]:
 
 
 def _devices() -> list[dict[str, Any]]:
-    """The CPU and the GPUs that torch sees; `dtype` is what `--dtype auto` means there."""
+    """The CPU and the GPUs that torch sees; `dtype` is what `--dtype auto` means there,
+    `cuda` the version that torch was built for (None = none)."""
     import torch
 
     from ance_cli.models.devices import choose_devices, choose_dtype
@@ -99,6 +100,7 @@ def _devices() -> list[dict[str, Any]]:
             "name": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
             "dtype": choose_dtype("auto", cpu),
+            "cuda": torch.version.cuda,
         }
     ]
     for device in choose_devices("all"):
@@ -180,7 +182,7 @@ def _main(names: Sequence[str]) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no outcome
     with os.fdopen(stdout, "w", buffering=1) as out:
         for name in names:
-            print(json.dumps({"trial": name, **_try(name)}), file=out)
+            print(json.dumps([name, _try(name)]), file=out)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def problem_of(path):
 
 
 def test_settings_know_their_line_and_are_named_as_flags(file):
-    path = file('# first\n[all]\ndata = "d"\n\n[ "train-segment" ]\n  batch_size = 8\n"lr" = 1e-3\n')
+    path = file('# first\n[all]\ndata = "d"\n\n[ "train-segment" ]\n  batch_size = 8\nlr = 1e-3\n')
     assert read_settings(path) == {
         "all": {"data": Setting("d", f"{path}:3")},
         "train-segment": {
