@@ -28,7 +28,8 @@ def take_config(ctx: typer.Context, value: Path | None) -> Path | None:
     if ctx.resilient_parsing or str(path) == NONE or (value is None and not path.exists()):
         return value
     tables = read_settings(path)
-    group: Any = ctx.parent and ctx.parent.command
+    assert ctx.parent is not None
+    group: Any = ctx.parent.command
     options = {name: found for name, each in group.commands.items() if (found := _options_of(each))}
     _check_names(path, tables, options)
     own = options[str(ctx.command.name)]

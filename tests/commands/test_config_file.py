@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +118,14 @@ def test_a_mistake_is_told_with_its_place(inside, settings, text, what, hint):
     found = inside("encode", "--ckpt", "x", "-o", "y", code=2).stderr
     assert what in found and (hint is None or f"hint: {hint}" in found), found
     assert "Traceback" not in found
+
+
+def test_the_example_of_the_docs_is_taken(inside, settings):
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    settings(page.split("```toml\n")[1].split("```")[0])
+    found = inside("encode", "--ckpt", "runs/ance/latest", code=3).stderr
+    assert "settings from ance.toml: data, output, gpus\n" in found
+    assert "data/medquad: no such" in inside("loop", "--dry-run", code=3).stderr
 
 
 def test_none_reads_no_file(inside, settings):
