@@ -50,18 +50,14 @@ def found_by_itself(ctx: typer.Context) -> str | None:
     taken = [
         key
         for key, option in (_options_of(ctx.command) if path else {}).items()
-        if is_set(ctx, option.name) and not _is_typed(ctx, option.name)
+        if _source(ctx, option.name) == "DEFAULT_MAP"
     ]
     return f"settings from {path}: {', '.join(taken)}" if taken else None
 
 
 def is_set(ctx: typer.Context, name: str) -> bool:
     """Whether the caller set a parameter, on the command line or in a file."""
-    return _is_typed(ctx, name) or _source(ctx, name) == "DEFAULT_MAP"
-
-
-def _is_typed(ctx: typer.Context, name: str) -> bool:
-    return _source(ctx, name) == "COMMANDLINE"
+    return _source(ctx, name) in ("COMMANDLINE", "DEFAULT_MAP")
 
 
 def _source(ctx: typer.Context, name: str) -> str:

@@ -53,11 +53,8 @@ def test_all_that_it_offers_is_taken(inside, dataset):
     text = text_of(inside)
     (inside.cwd / "ance.toml").write_text(re.sub(r"^#(?=[a-z0-9-]+ = )", "", text, flags=re.M))
     for command in tomllib.loads(text).keys() - {"all"}:
-        found = inside(command, "--help")  # broken settings do not keep the help away
-        assert found.stdout
-    for command in ("encode", "mine", "search", "loop"):
         found = inside(command, "--dry-run", "-o", "x", code=3).stderr
-        assert "settings from ance.toml: data, " in found and "no such" in found
+        assert "settings from ance.toml: " in found and "no such" in found
 
 
 def test_the_commands_need_next_to_no_flags(inside, dataset, checkpoint):
