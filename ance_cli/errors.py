@@ -53,7 +53,7 @@ class Mismatch(AnceError):
 
 
 class MachineGaveOut(AnceError):
-    """Disk or memory ran out; what was finished is kept."""
+    """Disk or memory ran out, or a part of the installation fails; what was finished is kept."""
 
     exit_code = 5
 

@@ -15,7 +15,7 @@ from ance_cli.models.devices import set_threads
 from ance_cli.progress import Reporter
 from ance_cli.stages.summary import Summary
 
-COMMON = "cache_dir dry_run quiet json"
+COMMON = "config cache_dir dry_run quiet json"
 PINS = "query_length passage_length separator segmentation max_segments"
 
 

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "eval",
-        "data split corpus queries qrels skip_bad measures per_query cases quiet json",
+        "data split corpus queries qrels skip_bad measures per_query cases config quiet json",
         configs="refresh",
         arguments={"runs": (list[Path], ..., "TREC runs; the first is what others are tested "
                             "against.")},

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "fuse",
-        "skip_bad output method rrf_k norm weights depth tag force dry_run quiet json",
+        "skip_bad output method rrf_k norm weights depth tag config force dry_run quiet json",
         configs="fuse",
         required="output",
         arguments={"runs": (list[Path], ..., "TREC runs; - is stdin.")},

@@ -11,11 +11,13 @@ from ance_cli.cli import (
     bench_search,
     bm25_negatives,
     demo,
+    doctor,
     encode,
     evaluate,
     fuse,
     import_dataset,
     index,
+    init,
     loop,
     merge,
     mine,
@@ -57,8 +59,8 @@ def _root(
 
 
 for module in (
-    demo, import_dataset, merge, bm25_negatives, tokenize, encode, index, mine, train_segment,
-    search, rerank, fuse, evaluate, bench_search, refresh, loop, status,
+    demo, init, doctor, import_dataset, merge, bm25_negatives, tokenize, encode, index, mine,
+    train_segment, search, rerank, fuse, evaluate, bench_search, refresh, loop, status,
 ):  # fmt: skip
     module.register(app)
 

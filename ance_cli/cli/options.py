@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from ance_cli.cli.config_file import NONE, found_by_itself, is_set, take_config
 from ance_cli.config import (
     Bm25Config,
     EncodeConfig,
@@ -31,6 +32,7 @@ from ance_cli.config import (
     SegmentConfig,
     TrainConfig,
 )
+from ance_cli.formats.settings import FILE
 from ance_cli.interop import AUTO, FORMATS
 from ance_cli.presets import BASELINES, PRESETS
 
@@ -69,6 +71,8 @@ class Flag:
     panel: str
     names: tuple[str, ...] = ()
     metavar: str | None = None
+    callback: Callable[..., Any] | None = None
+    """Called with the value before any other flag is looked at."""
 
 
 FLAGS: dict[str, Flag] = {
@@ -249,6 +253,8 @@ FLAGS: dict[str, Flag] = {
     "batch_tokens": Flag(int, "Tokens in a batch of the encoder; 0 chooses by device.", RUNTIME),
     "threads": Flag(int, "Threads of this process; 0 = every core.", RUNTIME),
     "max_restarts": Flag(int, "How often a stage that died is started again.", RUNTIME),
+    "config": Flag(Path, f"Settings file; {NONE} = read none (default: {FILE} in the working "
+                   "folder, where there is one).", RUNTIME, metavar="FILE", callback=take_config),
     "cache_dir": Flag(Path, "Folder for caches (default: the user's).", RUNTIME, metavar="DIR"),
     "force": Flag(bool, "Make the output anew, whatever lies there.", RUNTIME,
                   names=("--force", "-f")),
@@ -259,6 +265,8 @@ FLAGS: dict[str, Flag] = {
     "watch": Flag(bool, "Look again and again, until the loop has finished or Ctrl-C.", RUNTIME,
                   names=("--watch", "-w")),
     "interval": Flag(float, "Seconds between two looks of --watch.", RUNTIME),
+    "bench": Flag(bool, "Measure matrix products, the ceiling of all training and encoding, too.",
+                  RUNTIME),
     "json": Flag(bool, "Print the summary as one JSON object on stdout.", RUNTIME),
 }  # fmt: skip
 
@@ -302,7 +310,8 @@ def default_of(name: str, configs: str) -> Any:
 
 
 class Flags(Mapping[str, Any]):
-    """The flags of one call: values by attribute, and which of them the caller typed."""
+    """The flags of one call: values by attribute, and which of them the caller typed, on the
+    command line or in a settings file."""
 
     def __init__(self, values: dict[str, Any], typed: set[str]) -> None:
         self._values = {
@@ -370,16 +379,16 @@ def command(
             info = typer.Option(
                 *names, help=flag.help, rich_help_panel=flag.panel, metavar=flag.metavar,
                 show_default=default not in (None, ..., False),
+                callback=flag.callback, is_eager=flag.callback is not None,
             )  # fmt: skip
             record.flags.append((", ".join(f"`{part}`" for part in names), flag, default))
             kind = flag.type if default is not None else flag.type | None
             parameters.append(_parameter(flag_name, kind, info, default))
 
         def call(ctx: typer.Context, **values: Any) -> None:
-            typed = {
-                key for key in values
-                if getattr(ctx.get_parameter_source(key), "name", "") == "COMMANDLINE"
-            }  # fmt: skip
+            typed = {key for key in values if is_set(ctx, key)}
+            if not values.get("quiet") and (found := found_by_itself(ctx)):
+                print(found, file=sys.stderr)
             try:
                 function(Flags(values, typed))
             except BrokenPipeError:  # `| head` has seen enough

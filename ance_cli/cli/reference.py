@@ -18,7 +18,7 @@ _EXIT_CODES = """## Exit codes
 | 2 | the command line or the configuration asks for something that cannot be |
 | 3 | the input is broken |
 | 4 | artifacts do not belong together, or the output exists with other settings |
-| 5 | the machine gave out (disk, memory); what was finished is kept |
+| 5 | the machine gave out (disk, memory, installation); what was finished is kept |
 | 6 | somebody else is writing the output |
 | 7 | training diverged |
 | 130, 143 | Ctrl-C, SIGTERM |

@@ -57,6 +57,14 @@ def is_full_disk(error: Exception) -> bool:
     return any(os.strerror(code) in str(error) for code in full)
 
 
+def free_bytes(path: Path) -> int:
+    """Bytes free on the disk that holds `path`, or will once it is made."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk into an error that names the output and how to go on."""

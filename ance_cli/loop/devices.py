@@ -31,7 +31,7 @@ def place_sides(
     `async` makes them share a device, too.
     """
     numbers = parse_gpus(gpus)
-    available = list(range(_num_gpus())) if numbers is None else numbers
+    available = list(range(num_gpus())) if numbers is None else numbers
     if train_gpus is not None and infer_gpus is not None:
         train, infer = parse_gpus(train_gpus), parse_gpus(infer_gpus)
         apart = bool(train and infer and not set(train) & set(infer))
@@ -59,14 +59,14 @@ def _placed(mode: str, split: tuple[int, int], apart: bool, train: str, infer: s
 
 
 def _on_cpu(gpus: str) -> bool:
-    return gpus == "none" or (gpus == "all" and not _num_gpus())
+    return gpus == "none" or (gpus == "all" and not num_gpus())
 
 
 def _listed(gpus: list[int]) -> str:
     return ",".join(map(str, gpus)) or "none"
 
 
-def _num_gpus() -> int:
+def num_gpus() -> int:
     """GPUs that CUDA would see, as the driver lists them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

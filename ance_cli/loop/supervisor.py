@@ -67,7 +67,10 @@ def named(code: int) -> str:
 
 
 def start(arguments: Sequence[str], cpus: frozenset[int] = frozenset()) -> subprocess.Popen[bytes]:
-    """Start `ance ARGUMENTS` as a child that ends with us, on some of the CPUs (empty = all)."""
+    """Start `ance ARGUMENTS` as a child that ends with us, on some of the CPUs (empty = all).
+
+    Its arguments are all there is: it reads no settings file, which might have changed meanwhile.
+    """
 
     parent = os.getpid()
 
@@ -79,7 +82,7 @@ def start(arguments: Sequence[str], cpus: frozenset[int] = frozenset()) -> subpr
             os.sched_setaffinity(0, cpus)
 
     return subprocess.Popen(
-        [sys.executable, "-m", "ance_cli", *arguments],
+        [sys.executable, "-m", "ance_cli", *arguments, "--config", "none"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C reaches the child through us, once

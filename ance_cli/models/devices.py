@@ -60,12 +60,13 @@ def choose_dtype(dtype: str, device: torch.device) -> str:
         return dtype
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    if torch.backends.cpu.get_cpu_capability() == "AVX512" and _cpu_has("avx512_bf16"):
+    if torch.backends.cpu.get_cpu_capability() == "AVX512" and cpu_has("avx512_bf16"):
         return "bf16"
-    return "bf16" if _cpu_has("amx_bf16") else "fp32"
+    return "bf16" if cpu_has("amx_bf16") else "fp32"
 
 
-def _cpu_has(flag: str) -> bool:
+def cpu_has(flag: str) -> bool:
+    """Whether the processor lists an instruction set, such as `avx512_bf16` (Linux)."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as handle:
             return any(line.startswith("flags") and flag in line.split() for line in handle)

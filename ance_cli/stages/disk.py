@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ance_cli.config import FollowConfig, LoopConfig, RefreshConfig, SegmentConfig, TrainConfig
 from ance_cli.errors import BadInput
+from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset, locate, positives_of, read_qrels
 from ance_cli.formats.jsonl import read_lines
 from ance_cli.formats.run_folder import REFRESH, RunFolder
@@ -39,7 +39,7 @@ def check_disk(
     """
     need = disk_need(_extent(run, config, follow, training, segment, refreshing))
     used = disk_use(run)["all"]
-    free = shutil.disk_usage(_existing(run.path)).free
+    free = atomic.free_bytes(run.path)
     if need["all"] > used + free:
         reporter.warn(
             f"{run.path}: this run may take {need['all'] / 1e9:,.1f} GB, it has "
@@ -47,14 +47,6 @@ def check_disk(
             "checkpoint (one in --refresh-every steps), and the vectors of --keep generations"
         )
     return {**need, "used": used, "free": free}
-
-
-def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 def _extent(

@@ -14,7 +14,7 @@ def gpus(monkeypatch):
     """A machine with so many GPUs."""
 
     def set_number(number):
-        monkeypatch.setattr(devices, "_num_gpus", lambda: number)
+        monkeypatch.setattr(devices, "num_gpus", lambda: number)
 
     return set_number
 
@@ -64,4 +64,4 @@ def test_cores_are_dealt_out(monkeypatch, cpus, split, sizes):
 def test_gpus_are_counted_without_torch(monkeypatch, tmp_path):
     for visible, number in (("0,2", 2), ("", 0), ("-1", 0), ("GPU-a,GPU-b,GPU-c", 3)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert devices._num_gpus() == number
+        assert devices.num_gpus() == number

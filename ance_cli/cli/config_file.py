@@ -1,0 +1,132 @@
+"""`--config`: settings from a file, under those of the command line.
+
+They become the command's defaults (its context's `default_map`) in the words that one would type,
+so the command line itself checks them, requires them and overrides them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ance_cli.errors import UsageProblem
+from ance_cli.formats.settings import FILE, SHARED, Setting, read_settings
+
+NONE = "none"
+"""`--config none` reads no file."""
+
+_FOUND = f"{__name__}.found"
+_NAMES_A_PLACE = ("DIR", "FILE", "PATH")
+
+
+def take_config(ctx: typer.Context, value: Path | None) -> Path | None:
+    """Callback of `--config`, called before any other flag is looked at."""
+    path = value or Path(FILE)
+    if ctx.resilient_parsing or str(path) == NONE or (value is None and not path.exists()):
+        return value
+    tables = read_settings(path)
+    assert ctx.parent is not None
+    group: Any = ctx.parent.command
+    options = {name: found for name, each in group.commands.items() if (found := _options_of(each))}
+    _check_names(path, tables, options)
+    own = options[str(ctx.command.name)]
+    given = {**tables.get(SHARED, {}), **tables.get(str(ctx.command.name), {})}
+    ctx.default_map = {
+        own[key].name: _as_typed(ctx, own[key], key, setting, path.parent)
+        for key, setting in given.items()
+        if key in own
+    }
+    if value is None:
+        ctx.meta[_FOUND] = path
+    return value
+
+
+def found_by_itself(ctx: typer.Context) -> str | None:
+    """What to say of an `ance.toml` that nobody named: the settings that came from it."""
+    path = ctx.meta.get(_FOUND)
+    taken = [
+        key
+        for key, option in (_options_of(ctx.command) if path else {}).items()
+        if _source(ctx, option.name) == "DEFAULT_MAP"
+    ]
+    return f"settings from {path}: {', '.join(taken)}" if taken else None
+
+
+def is_set(ctx: typer.Context, name: str) -> bool:
+    """Whether the caller set a parameter, on the command line or in a file."""
+    return _source(ctx, name) in ("COMMANDLINE", "DEFAULT_MAP")
+
+
+def _source(ctx: typer.Context, name: str) -> str:
+    return getattr(ctx.get_parameter_source(name), "name", "")
+
+
+def _options_of(command: Any) -> dict[str, Any]:
+    """Key -> option, by the options' long names; empty for a command without `--config`."""
+    options = {
+        next(name for name in each.opts if name.startswith("--"))[2:]: each
+        for each in command.params
+        if each.param_type_name == "option"
+    }
+    return options if options.pop("config", None) else {}
+
+
+def _check_names(
+    path: Path,
+    tables: Mapping[str, Mapping[str, Setting]],
+    options: Mapping[str, Mapping[str, Any]],
+) -> None:
+    known = {SHARED: {key for each in options.values() for key in each}, **options}
+    for table, settings in tables.items():
+        if table not in known:
+            raise UsageProblem(
+                f"{path}: [{table}] names no command that takes settings",
+                hint=_nearest(table, known, f"the tables are {', '.join(known)}"),
+            )
+        for key, setting in settings.items():
+            if key not in known[table]:
+                who = "no command takes" if table == SHARED else f"ance {table} does not take"
+                listed = "COMMAND" if table == SHARED else table
+                raise UsageProblem(
+                    f"{setting.where}: {who} {key!r}",
+                    hint=_nearest(key, known[table], f"ance {listed} --help lists the names"),
+                )
+
+
+def _nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else otherwise
+
+
+def _as_typed(
+    ctx: typer.Context, option: Any, key: str, setting: Setting, folder: Path
+) -> bool | str | list[str]:
+    """A setting in the words of the command line, once that was seen to take them."""
+
+    def refuse(problem: str) -> UsageProblem:
+        return UsageProblem(f"{setting.where}: {key} = {setting.value!r}: {problem}")
+
+    if option.is_flag:
+        if not isinstance(setting.value, bool):
+            raise refuse("expected true or false")
+        return setting.value
+    several = option.multiple and isinstance(setting.value, list)
+    words = []
+    for value in setting.value if several else [setting.value]:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise refuse("expected one string or number")
+        word = str(value)
+        if option.metavar in _NAMES_A_PLACE and word != "-":
+            word = str(folder / word)
+        words.append(word)
+    typed = words if option.multiple else words[0]
+    try:
+        option.process_value(ctx, typed)
+    except typer.BadParameter as problem:
+        raise refuse(problem.message) from problem
+    return typed
