@@ -7,7 +7,7 @@ document id, descending. Runs are written in that order, so that the ranks are t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -38,8 +38,11 @@ def write_hits(
     handle.write("".join(lines).encode())
 
 
-def read_run(path: Path, skipped: Skipped | None = None) -> Run:
-    """A run file; columns that are missing, scores that are no numbers and repeats are errors."""
+def read_run(
+    path: Path, skipped: Skipped | None = None, known_docs: Container[str] | None = None
+) -> Run:
+    """A run file; columns that are missing, scores that are no numbers, repeats and documents that
+    the corpus does not know are errors."""
     run: Run = {}
     for number, line in read_lines(path):
         where = f"{path}:{number}"
@@ -60,6 +63,11 @@ def read_run(path: Path, skipped: Skipped | None = None) -> Run:
                 raise BadInput(f"{where}: the score should be a number, found {text!r}") from None
             if not math.isfinite(score):
                 raise BadInput(f"{where}: the score is {text}, expected a finite number")
+            if known_docs is not None and doc_id not in known_docs:
+                raise BadInput(
+                    f"{where}: document {doc_id!r} is not in the corpus",
+                    hint="the run should come from the corpus that --data names",
+                )
             hits = run.setdefault(query_id, {})
             if doc_id in hits:
                 raise BadInput(f"{where}: document {doc_id!r} stands twice for query {query_id!r}")
@@ -67,5 +75,8 @@ def read_run(path: Path, skipped: Skipped | None = None) -> Run:
         except BadInput as problem:
             refuse(problem, skipped)
     if not run:
-        raise BadInput(f"{path}: there is no hit in it")
+        raise BadInput(
+            f"{path}: there is no hit in it",
+            hint="expected lines like `q1 Q0 d1 1 12.5 tag`, as `ance search` writes them",
+        )
     return run

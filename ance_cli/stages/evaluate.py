@@ -30,6 +30,11 @@ def evaluate_runs(
         raise UsageProblem("a run is named twice")
     if per_query == STDIO:
         raise UsageProblem("--per-query is a table of its own", hint="name a file for it")
+    if per_query is not None and per_query.resolve() in {path.resolve() for path in (*runs, qrels)}:
+        raise UsageProblem(
+            f"--per-query {per_query}: this command reads it, and would replace it",
+            hint="name another file",
+        )
     labels = read_qrels(qrels, skipped=skipped)
     evaluations = {str(path): evaluate(read_run(path, skipped), labels, measures) for path in runs}
     first = next(iter(evaluations.values()))

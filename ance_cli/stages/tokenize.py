@@ -109,7 +109,10 @@ def tokens_plan(
         "corpus": hash_file(dataset.corpus),
         "tokenizer": tokenizer_hash(checkpoint.tower("passage")),
     }
-    plan = Plan(KIND, output or Path(), shaped_by, inputs, {"checkpoint": str(checkpoint.path)})
+    plan = Plan(
+        KIND, output or Path(), shaped_by, inputs, {"checkpoint": str(checkpoint.path)},
+        (checkpoint.path, *dataset.files),
+    )  # fmt: skip
     if output is None:
         plan.output = cache_dir() / "tokens" / plan.fingerprint
     refuse_stdio(plan.output, "a token cache")
