@@ -193,7 +193,7 @@ BROKEN_PASSAGES = [
     ('{"_id": "", "text": "x"}', "'' cannot be an id: it is empty or holds white space"),
     ('{"_id": "d 9", "text": "x"}', "'d 9' cannot be an id: it is empty or holds white space"),
     ('{"_id": "d9\\n", "text": "x"}', "'d9\\n' cannot be an id: it is empty or holds white space"),
-    ('{"_id": "d9\\u0000", "text": "x"}', "'d9\\x00' cannot be an id: it holds a control character"),
+    ('{"_id": "d\\u0000", "text": "x"}', "'d\\x00' cannot be an id: it holds a control character"),
     ('{"_id": "d1", "text": "x"}', "document id 'd1' was used before, on line 1"),
     ("[]", "expected one JSON object a line, found list"),
 ]  # fmt: skip
