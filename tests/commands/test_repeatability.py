@@ -1,4 +1,4 @@
-"""The same call gives the same bytes; what shapes an artifact is named, what does not is no news."""
+"""The same call gives the same bytes; what shapes an artifact is named, what does not is not."""
 
 import shutil
 
