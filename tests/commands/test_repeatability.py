@@ -45,7 +45,7 @@ COMMANDS = {
     "index": (["index", "emb", "-o", "idx"],
               ["--recall-check", 0], ["--factory", "HNSW8"], 'factory "Flat" -> "HNSW8"'),
     "bm25-negatives": (["bm25-negatives", "--data", "data", "--engine", "bm25s", "-o", "n.jsonl"],
-                       ["--threads", 1], ["--depth", 30, "--seed", 7], "depth 200 -> 30; seed"),
+                       ["--threads", 1], ["--depth", 30, "--seed", 7], "depth 100 -> 30; seed 42 -> 7"),
     "mine": ([*MINE, *EMBEDDINGS, "-o", "ann.jsonl"],
              ["--threads", 1, "--batch-tokens", 999, "--gpus", "none"],
              ["--sampler", "top"], 'sampler "uniform" -> "top"'),
@@ -56,7 +56,7 @@ COMMANDS = {
                        "--total-steps", 8, "--batch-size", 4, "-o", "run"],
                       ["--threads", 1, "--cpu-workers", 2, "--gpus", "none", "--log-every", 5,
                        "--grad-cache", 2, "--gradient-checkpointing"],
-                      ["--lr", "1e-3", "--seed", 7], "lr 1e-05 -> 0.001; seed 42 -> 7"),
+                      ["--lr", "1e-3", "--seed", 7], "lr 2e-05 -> 0.001; seed 42 -> 7"),
     "refresh": (["refresh", "run"], ["--threads", 1, "--gpus", "none"],
                 ["--depth", 9], "depth 200 -> 9"),
 }  # fmt: skip
