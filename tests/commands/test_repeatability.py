@@ -45,7 +45,7 @@ COMMANDS = {
     "index": (["index", "emb", "-o", "idx"],
               ["--recall-check", 0], ["--factory", "HNSW8"], 'factory "Flat" -> "HNSW8"'),
     "bm25-negatives": (["bm25-negatives", "--data", "data", "--engine", "bm25s", "-o", "n.jsonl"],
-                       ["--threads", 1], ["--depth", 30, "--seed", 7], "depth 100 -> 30; seed 42 -> 7"),
+                       ["--threads", 1], ["--depth", 30], "depth 100 -> 30"),
     "mine": ([*MINE, *EMBEDDINGS, "-o", "ann.jsonl"],
              ["--threads", 1, "--batch-tokens", 999, "--gpus", "none"],
              ["--sampler", "top"], 'sampler "uniform" -> "top"'),
