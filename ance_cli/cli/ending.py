@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 
 from ance_cli.errors import AnceError, MachineGaveOut, Stopped, UsageProblem
+from ance_cli.formats.atomic import is_full_disk
+
+_NO_SUCH_PLACE = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+"""The names on the command line do not fit what lies there."""
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out; torch has a type for its GPUs and only words for the CPU."""
     named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
     return named or "can't allocate memory" in str(error)
+
+
+def _explained(error: OSError) -> AnceError | None:
+    """What a person can do about a failed system call; None where that is not known."""
+    if is_full_disk(error):
+        return MachineGaveOut(
+            f"{error.filename or 'a file'}: no room left on the disk",
+            hint="free some space and repeat the command: what was finished is kept",
+        )
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return UsageProblem(
+            f"{error.filename}: this user may not write or read there",
+            hint="check the permissions, or choose another place with -o or --cache-dir",
+        )
+    if error.errno in _NO_SUCH_PLACE:
+        named = str(error.filename)
+        return UsageProblem(
+            f"{named if len(named) < 300 else named[:300] + '...'}: nothing can be written or read "
+            f"there ({os.strerror(error.errno)})",
+            hint="a file stands where a folder is meant, or the reverse: check the paths",
+        )
+    return None
 
 
 def exit_code_of(program: Callable[[], None]) -> int:
@@ -34,14 +62,12 @@ def _run(program: Callable[[], None]) -> int:
     except Stopped as stop:
         stderr.print("stopped; what is finished is kept: the same command continues")
         return stop.exit_code
-    except PermissionError as error:
-        show_error(
-            UsageProblem(
-                f"{error.filename}: this user may not write or read there",
-                hint="check the permissions, or choose another place with -o or --cache-dir",
-            )
-        )
-        return UsageProblem.exit_code
+    except OSError as error:
+        problem = _explained(error)
+        if problem is None:
+            raise
+        show_error(problem)
+        return problem.exit_code
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise

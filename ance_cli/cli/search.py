@@ -103,6 +103,7 @@ def _search(flags: Flags, reporter: Any, skipped: Any) -> Summary:
         dry_run=flags.dry_run,
         skipped=skipped,
         reporter=reporter,
+        queries_from=dataset.files if dataset else [flags.queries],
     )
     return {} if flags.output is None else found
 

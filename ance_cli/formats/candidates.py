@@ -25,6 +25,8 @@ SCORES = "scores.npy"
 QUERY_IDS = "query_ids.txt"
 POSITIVE_SCORES = "positive_scores.jsonl"
 
+_AGAIN = "mine again with --force"
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -52,18 +54,32 @@ class Candidates:
         return {"queries": len(self.query_ids), "depth": int(self.docs.shape[1])}
 
 
-def read_candidates(folder: Path) -> Candidates:
-    """The candidates that `Candidates.write` left."""
+def read_candidates(folder: Path, num_docs: int) -> Candidates:
+    """The candidates that `Candidates.write` left, of a corpus of `num_docs`.
+
+    Raises `BadInput` where its files are not whole or disagree.
+    """
     query_ids = read_ids(folder / QUERY_IDS)
     docs = load_array(folder / ROWS, mapped=True)
     scores = load_array(folder / SCORES, mapped=True)
-    if docs.shape != scores.shape or len(docs) != len(query_ids):
+    if docs.ndim != 2 or docs.shape != scores.shape or len(docs) != len(query_ids):
         raise BadInput(
             f"{folder}: {len(query_ids)} queries, rows {docs.shape}, scores {scores.shape}: "
             "they disagree",
-            hint="mine again with --force",
+            hint=_AGAIN,
         )
-    positive_scores = {
-        record["query_id"]: record["scores"] for _, record in read_records(folder / POSITIVE_SCORES)
-    }
+    if docs.size and not -1 <= docs.min() <= docs.max() < num_docs:
+        raise BadInput(
+            f"{folder / ROWS}: names a position outside the corpus of {num_docs} documents",
+            hint=_AGAIN,
+        )
+    positive_scores = {}
+    for number, record in read_records(folder / POSITIVE_SCORES):
+        query_id, listed = record.get("query_id"), record.get("scores")
+        if not isinstance(query_id, str) or not isinstance(listed, dict):
+            raise BadInput(
+                f"{folder / POSITIVE_SCORES}:{number}: expected 'query_id' and 'scores'",
+                hint=_AGAIN,
+            )
+        positive_scores[query_id] = listed
     return Candidates(query_ids, docs, scores, positive_scores)

@@ -12,6 +12,7 @@ its share of the pairs that training visits.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from ance_cli.formats.labels import read_labels
 _DOC_ID_FIELDS = ("_id", "doc_id", "docid", "id", "passage_id", "pid", "corpus-id")
 _QUERY_ID_FIELDS = ("_id", "query_id", "qid", "id", "query-id")
 _ANSWER_FIELDS = ("answers", "answer")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Qrels = dict[str, dict[str, int]]
 """query_id -> doc_id -> relevance, in the order of the file."""
@@ -74,6 +76,11 @@ class Dataset:
     def fingerprint(self, *parts: str) -> str:
         """Hash over the content of the named parts (`corpus`, `queries`, `qrels`)."""
         return hash_json({part: hash_file(self.need(part)) for part in parts})
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that are there, to keep an output from replacing one."""
+        return [path for path in (self.corpus, self.queries, self.qrels) if path is not None]
 
     def need(self, part: str) -> Path:
         """The path of a part, or a usage error that says which flag names it."""
@@ -152,10 +159,16 @@ def _text_field(record: dict[str, object], names: tuple[str, ...], where: str, w
 
 
 def checked_id(value: str, where: str) -> str:
+    """The id, if it can stand in a column of a text file; else `BadInput`."""
     if value.split() != [value]:
         raise BadInput(
             f"{where}: {value!r} cannot be an id: it is empty or holds white space",
             hint="TREC files separate their columns by white space; rename the id",
+        )
+    if _CONTROL.search(value):
+        raise BadInput(
+            f"{where}: {value!r} cannot be an id: it holds a control character",
+            hint="rename the id",
         )
     return value
 
@@ -242,7 +255,10 @@ def read_query_records(path: Path, skipped: Skipped | None = None) -> Iterator[Q
         lines[query.query_id] = number
         yield query
     if not lines:
-        raise BadInput(f"{path}: there is no query in it")
+        raise BadInput(
+            f"{path}: there is no query in it",
+            hint='expected lines like {"_id": "q1", "text": "..."}',
+        )
 
 
 def read_queries(path: Path, skipped: Skipped | None = None) -> dict[str, str]:
@@ -332,7 +348,10 @@ def read_qrels(
             continue
         qrels.setdefault(query_id, {})[doc_id] = relevance
     if not qrels:
-        raise BadInput(f"{path}: there is no label in it")
+        raise BadInput(
+            f"{path}: there is no label in it",
+            hint="expected lines like `q1 <tab> d1 <tab> 1`, or TREC's four columns",
+        )
     return qrels
 
 

@@ -9,6 +9,7 @@ While unfinished, `done.npy` tells which blocks of documents are durable.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -42,6 +43,8 @@ if sys.platform == "linux":
     _FALLOCATE = ctypes.CDLL(None).fallocate
     _FALLOCATE.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
+_AGAIN = "make the embeddings again with: ance encode --force"
+
 Floats = npt.NDArray[np.floating[Any]]
 
 
@@ -62,7 +65,10 @@ def read_ids(path: Path) -> list[str]:
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file", hint="make the artifact again") from None
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not valid UTF-8 ({error})") from error
+        raise BadInput(
+            f"{path}: not valid UTF-8 ({error})",
+            hint="bring the file back, or make the artifact again with --force",
+        ) from error
 
 
 def load_array(path: Path, mapped: bool = False) -> npt.NDArray[Any]:
@@ -74,8 +80,11 @@ def load_array(path: Path, mapped: bool = False) -> npt.NDArray[Any]:
         return array
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file", hint="make the artifact again") from None
-    except (ValueError, EOFError) as error:
-        raise BadInput(f"{path}: not a whole .npy array ({error})") from error
+    except (ValueError, EOFError, IsADirectoryError) as error:
+        raise BadInput(
+            f"{path}: not a whole .npy array ({error})",
+            hint="bring the file back, or make the artifact again with --force",
+        ) from error
 
 
 def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
@@ -230,7 +239,14 @@ class EmbeddingsWriter:
             "dtype": self.dtype.name,
             "block_docs": self.block_docs,
             "block_xxh3": [f"{value:016x}" for value in self._done()["xxh3"].tolist()],
+            "ids_xxh3": _hash_of(self.folder / IDS),
+            "doc_offsets_xxh3": _hash_of(self.folder / DOC_OFFSETS),
         }
+
+
+def _hash_of(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, xxhash.xxh3_64).hexdigest()
 
 
 class Embeddings:
@@ -248,16 +264,38 @@ class Embeddings:
             raise Mismatch(
                 f"{folder / VECTORS}: holds {self.vectors.shape} {self.vectors.dtype}, "
                 f"the manifest says {expected} {content['dtype']}",
-                hint="make the embeddings again with: ance encode --force",
+                hint=_AGAIN,
             )
-        if len(self.ids) != content["docs"] or len(self.doc_offsets) != len(self.ids) + 1:
+        if len(self.ids) != content["docs"] or self.doc_offsets.shape != (len(self.ids) + 1,):
             raise BadInput(
                 f"{folder / IDS}: {len(self.ids)} ids for {content['docs']} documents: "
                 "rows and ids disagree",
-                hint="make the embeddings again with: ance encode --force",
+                hint=_AGAIN,
             )
-        if self.doc_offsets[0] != 0 or self.doc_offsets[-1] != content["rows"]:
-            raise BadInput(f"{folder / DOC_OFFSETS}: does not cover the {content['rows']} rows")
+        covered = self.doc_offsets[0] == 0 and self.doc_offsets[-1] == content["rows"]
+        if not covered or (np.diff(self.doc_offsets) < 0).any():
+            raise BadInput(
+                f"{folder / DOC_OFFSETS}: does not cover the {content['rows']} rows", hint=_AGAIN
+            )
+        self._check_manifest()
+
+    def _check_manifest(self) -> None:
+        """Ids and offsets are those whose hashes it holds; its blocks hold all documents."""
+        folder, content = self.folder, self.manifest["content"]
+        for name in (IDS, DOC_OFFSETS):
+            noted = content.get(f"{Path(name).stem}_xxh3")  # earlier versions did not note it
+            if noted and noted != _hash_of(folder / name):
+                raise BadInput(
+                    f"{folder / name}: is damaged: its hash is not the one in the manifest",
+                    hint=_AGAIN,
+                )
+        num_blocks, block_docs = len(content["block_xxh3"]), content["block_docs"]
+        if block_docs < 1 or num_blocks != -(-len(self.ids) // block_docs):
+            raise BadInput(
+                f"{folder}: {num_blocks} blocks of {block_docs} do not hold {len(self.ids)} "
+                "documents: the manifest was edited",
+                hint=_AGAIN,
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -302,6 +340,6 @@ class Embeddings:
                 raise BadInput(
                     f"{self.folder / VECTORS}: block {block} (rows {first} to {last}) is damaged: "
                     "its hash is not the one in the manifest",
-                    hint="make the embeddings again with: ance encode --force",
+                    hint=_AGAIN,
                 )
             yield first, data

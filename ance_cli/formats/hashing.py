@@ -53,7 +53,7 @@ def hash_file(path: Path) -> str:
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file", hint="check the path") from None
     if path.is_dir():
-        raise BadInput(f"{path}: is a folder, expected a file")
+        raise BadInput(f"{path}: is a folder, expected a file", hint="name the file itself")
     place = str(path.resolve())
     key = {"path": place, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     entry = cache_dir() / "hashes" / f"{hash_bytes(place.encode())}.json"

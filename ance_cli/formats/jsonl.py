@@ -29,6 +29,9 @@ DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 """What reading raises where a compressed file is not whole."""
 
 
+_MEND = "mend the line, or count and pass over such lines with --skip-bad, where a command has it"
+
+
 @dataclass
 class Skipped:
     """Broken lines that `--skip-bad` passed over, each once however often a file is read."""
@@ -44,8 +47,9 @@ class Skipped:
 
 
 def refuse(problem: BadInput, skipped: Skipped | None) -> None:
-    """Raise the problem, or note it where broken lines are skipped."""
+    """Raise the problem of a line, or note it where broken lines are skipped."""
     if skipped is None:
+        problem.hint = problem.hint or _MEND
         raise problem
     skipped.note(problem)
 
@@ -84,7 +88,7 @@ def open_input(path: Path) -> Iterator[IO[bytes]]:
         yield sys.stdin.buffer
         return
     if path.is_dir():
-        raise BadInput(f"{path}: is a folder, expected a file")
+        raise BadInput(f"{path}: is a folder, expected a file", hint="name the file itself")
     try:
         raw = open(path, "rb")
     except FileNotFoundError:

@@ -19,7 +19,7 @@ from typing import IO, Any
 import orjson
 
 from ance_cli import __version__
-from ance_cli.errors import BadInput, Mismatch
+from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.jsonl import STDIO, compressed, open_output
@@ -51,7 +51,11 @@ def manifest_name(output: Path, kind: str) -> Path:
 
 
 def read_manifest(output: Path, kind: str) -> dict[str, Any]:
-    """The manifest of an existing artifact; `Mismatch` where it has none or is of another kind."""
+    """The manifest of an existing artifact.
+
+    Raises `Mismatch` where it has none, is of another kind, or says of the artifact's making what
+    its own fingerprint does not: somebody edited it. `BadInput` where a part of it is missing.
+    """
     path = manifest_name(output, kind)
     if not output.exists():
         raise BadInput(f"{output}: no such {kind}", hint=_MAKERS.get(kind))
@@ -67,14 +71,40 @@ def read_manifest(output: Path, kind: str) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         found = manifest.get("kind") if isinstance(manifest, dict) else None
         raise Mismatch(f"{output}: is of kind {found!r}, expected {kind!r}", hint=_MAKERS.get(kind))
+    if manifest.get("fingerprint") != hash_json({name: manifest.get(name) for name in _IDENTITY}):
+        raise Mismatch(
+            f"{path}: was edited since ance wrote it: its settings and inputs are not those of its "
+            "fingerprint",
+            hint="bring the old one back, or make the artifact anew with --force",
+        )
+    for part, names in (("content", _CONTENT.get(kind, ())), ("stats", _STATS.get(kind, ()))):
+        found = manifest.get(part)
+        missing = [name for name in names if not isinstance(found, dict) or name not in found]
+        if missing:
+            raise BadInput(f"{path}: has no {part}.{missing[0]}", hint=_MAKERS.get(kind))
     return manifest
 
+
+_IDENTITY = ("kind", "format_version", "algorithm_version", "shaped_by", "inputs")
+"""What the fingerprint is a hash of."""
+
+_CONTENT = {
+    "tokens": ("files", "docs", "rows", "tokens", "block_docs", "block_xxh3", "ids_xxh3"),
+    "embeddings": ("files", "rows", "docs", "dim", "dtype", "block_docs", "block_xxh3"),
+    "index": ("files", "xxh3"),
+    "candidates": ("files",),
+    "negatives": ("files", "xxh3"),
+    "run": ("files", "xxh3"),
+}
+_STATS = {"index": ("max_segments",), "generation": ("checkpoint_step", "dev")}
+"""Without these fields of its manifest an artifact cannot be read."""
 
 _MAKERS = {
     "tokens": "make it with: ance tokenize --ckpt CHECKPOINT --data DATASET -o DIR",
     "embeddings": "make it with: ance encode --ckpt CHECKPOINT --data DATASET -o DIR",
     "index": "make it with: ance index EMBEDDINGS -o DIR",
     "candidates": "make it with: ance mine",
+    "generation": "remove the generation's folder: the next ance refresh makes another",
 }
 
 
@@ -87,6 +117,8 @@ class Plan:
     shaped_by: dict[str, Any]
     inputs: dict[str, str]
     ran_with: dict[str, Any] = field(default_factory=dict)
+    reads: Sequence[Path | str | None] = ()
+    """Files and folders that it is made from (None: not there): it may not replace them."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -117,9 +149,13 @@ class Plan:
         """The manifest of the output if it is up to date; None where it has to be made.
 
         Raises `Mismatch`, naming the keys that differ, where the output exists with other settings,
-        was made by something else, or was changed since; `force` makes it anew instead.
+        was made by something else, or was changed since; `force` makes it anew instead. Raises
+        `UsageProblem` where the output would take the place of what it is made from.
         """
-        if force or self.output == STDIO:
+        if self.output == STDIO:
+            return None
+        self._spare_inputs()
+        if force:
             return None
         self._finish_interrupted_file()
         if not self.output.exists():
@@ -150,6 +186,15 @@ class Plan:
                     hint="choose another name with -o, or make it anew with --force",
                 )
         return found
+
+    def _spare_inputs(self) -> None:
+        place = self.output.resolve()
+        for path in self.reads:
+            if path is not None and Path(path).resolve().is_relative_to(place):
+                raise UsageProblem(
+                    f"{self.output}: this command reads {path}, which it would replace",
+                    hint="choose another name with -o",
+                )
 
     def _differences(self, found: dict[str, Any]) -> list[str]:
         differing = []

@@ -28,6 +28,10 @@ POINTER = "negatives.json"
 NEGATIVES = "negatives.jsonl"
 """The negatives inside a generation's folder."""
 
+_NEEDED = {RUN: {"identity", "data"}}
+_BRING_BACK = "bring the file back; ance writes it whole, so something else changed it"
+_REPOINT = "remove it: the next ance refresh writes it anew"
+
 _CHECKPOINT_FACTS = "ance.json"
 _STATE_FACTS = "state.json"
 _PARTS = {"lease", "inputs", "checkpoints", "state", "generations", "latest", ".latest.partial",
@@ -107,9 +111,13 @@ class RunFolder:
                 hint="start a run with: ance loop --data DATASET --ckpt CHECKPOINT -o RUN",
             ) from None
         except orjson.JSONDecodeError as error:
-            raise BadInput(f"{path}: not valid JSON ({error})") from error
-        if not isinstance(found, dict):
-            raise BadInput(f"{path}: expected a JSON object")
+            raise BadInput(f"{path}: not valid JSON ({error})", hint=_BRING_BACK) from error
+        wanted = _NEEDED.get(name, set())
+        if not isinstance(found, dict) or not wanted <= found.keys():
+            raise BadInput(
+                f"{path}: expected a JSON object with {', '.join(sorted(wanted)) or 'settings'}",
+                hint=_BRING_BACK,
+            )
         return found
 
     def dataset(self) -> Dataset:
@@ -161,8 +169,18 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except orjson.JSONDecodeError as error:
-            raise BadInput(f"{self.path / POINTER}: not valid JSON ({error})") from error
-        return found if isinstance(found, dict) else None
+            raise BadInput(
+                f"{self.path / POINTER}: not valid JSON ({error})", hint=_REPOINT
+            ) from error
+        if (
+            not isinstance(found, dict)
+            or not {"generation", "checkpoint_step", "path"} <= found.keys()
+        ):
+            raise BadInput(
+                f"{self.path / POINTER}: expected generation, checkpoint_step and path",
+                hint=_REPOINT,
+            )
+        return found
 
     def unfinished_segment(self) -> dict[str, Any] | None:
         """The record of the last segment in `segments.jsonl` if it was not finished."""
@@ -220,7 +238,19 @@ def read_ledger(path: Path) -> list[dict[str, Any]]:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [orjson.loads(line) for line in lines[:-1] if line]
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            record = orjson.loads(line or b"{}")
+        except orjson.JSONDecodeError as error:
+            raise BadInput(
+                f"{path}:{number}: not valid JSON ({error})", hint=_BRING_BACK
+            ) from error
+        if not isinstance(record, dict):
+            raise BadInput(f"{path}:{number}: expected a JSON object", hint=_BRING_BACK)
+        if record:
+            records.append(record)
+    return records
 
 
 def cut_ledger(path: Path, last_step: int) -> None:

@@ -7,7 +7,7 @@ document id, descending. Runs are written in that order, so that the ranks are t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -75,18 +75,28 @@ def read_hits(path: Path, skipped: Skipped | None = None) -> Iterator[tuple[int,
         yield number, Hit(query_id, doc_id, score, rank)
 
 
-def read_run(path: Path, skipped: Skipped | None = None) -> Run:
-    """A run file; columns that are missing, scores that are no numbers and repeats are errors."""
+def read_run(
+    path: Path, skipped: Skipped | None = None, known_docs: Container[str] | None = None
+) -> Run:
+    """A run file; columns that are missing, scores that are no numbers, repeats and documents that
+    the corpus does not know are errors."""
     run: Run = {}
     for number, (query_id, doc_id, score, _) in read_hits(path, skipped):
+        where = f"{path}:{number}: document {doc_id!r}"
         hits = run.setdefault(query_id, {})
-        if doc_id in hits:
+        if known_docs is not None and doc_id not in known_docs:
             problem = BadInput(
-                f"{path}:{number}: document {doc_id!r} stands twice for query {query_id!r}"
+                f"{where} is not in the corpus",
+                hint="the run should come from the corpus that --data names",
             )
             refuse(problem, skipped)
-            continue
-        hits[doc_id] = score
+        elif doc_id in hits:
+            refuse(BadInput(f"{where} stands twice for query {query_id!r}"), skipped)
+        else:
+            hits[doc_id] = score
     if not run:
-        raise BadInput(f"{path}: there is no hit in it")
+        raise BadInput(
+            f"{path}: there is no hit in it",
+            hint="expected lines like `q1 Q0 d1 1 12.5 tag`, as `ance search` writes them",
+        )
     return run

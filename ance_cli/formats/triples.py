@@ -74,7 +74,7 @@ def read_negatives(
     for number, record in read_records(path, skipped):
         where = f"{path}:{number}"
         try:
-            pair = _parse(record, where)
+            pair = parse_pair(record, where)
             if pair.query_id not in known_queries:
                 raise BadInput(f"{where}: query {pair.query_id!r} is not among the queries")
             for doc_id in (pair.positive_id, *pair.negative_ids):
@@ -106,10 +106,14 @@ def read_negatives(
         seen[key] = number
         yield pair
     if not seen:
-        raise BadInput(f"{path}: there are no negatives in it")
+        raise BadInput(
+            f"{path}: there are no negatives in it",
+            hint="make negatives with `ance bm25-negatives` or `ance mine`",
+        )
 
 
-def _parse(record: dict[str, object], where: str) -> PairNegatives:
+def parse_pair(record: dict[str, object], where: str) -> PairNegatives:
+    """A line of a negatives file, by itself; `BadInput` where its fields are not as described."""
     query_id, positive_id = record.get("query_id"), record.get("positive_id")
     negative_ids = record.get("negative_ids")
     if not isinstance(query_id, str) or not isinstance(positive_id, str):
@@ -119,7 +123,10 @@ def _parse(record: dict[str, object], where: str) -> PairNegatives:
             hint="make negatives with `ance bm25-negatives` or `ance mine`",
         )
     if not isinstance(negative_ids, list) or not all(isinstance(x, str) for x in negative_ids):
-        raise BadInput(f"{where}: 'negative_ids' should be a list of strings")
+        raise BadInput(
+            f"{where}: 'negative_ids' should be a list of strings",
+            hint="make negatives with `ance bm25-negatives` or `ance mine`",
+        )
     pair = PairNegatives(query_id, positive_id, negative_ids)
     scores = record.get("teacher_scores", [])
     if not isinstance(scores, list) or len(scores) not in (0, len(negative_ids)):

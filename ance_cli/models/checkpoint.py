@@ -8,7 +8,7 @@ Hugging Face encoder has neither; it can start a training run, where it is given
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,11 +16,14 @@ import orjson
 
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.hashing import hash_file, hash_json
-from ance_cli.models.tower import MODULES, PINS, ST_CONFIG, Tower, read_json, read_towers
+from ance_cli.models.tower import MODULES, PINS, ST_CONFIG, Tower, read_object, read_towers
 
 Side = Literal["query", "passage"]
 Similarity = Literal["dot", "cosine"]
 Segmentation = Literal["first", "special", "slice"]
+
+_LEAST = {"query_length": 3, "passage_length": 3, "max_segments": 1}
+_MEND_PINS = f"mend the value, or bring the old {PINS} back"
 
 COSINE_SCALE = 20.0
 """Cosines lie in [-1, 1]; a softmax over them learns nothing without a scale of about this."""
@@ -131,19 +134,35 @@ class Checkpoint:
         if all(tower.has("Normalize") for tower in self._towers.values()):
             return True
         if (self.path / ST_CONFIG).exists():
-            named = read_json(self.path / ST_CONFIG).get("similarity_fn_name")
+            named = read_object(self.path / ST_CONFIG).get("similarity_fn_name")
             return bool(named == "cosine" or (named is None and not (self.path / PINS).exists()))
         return False
 
     def _read_pins(self) -> Pins:
         if (self.path / PINS).exists():
-            found = read_json(self.path / PINS)
-            names = {field.name for field in fields(Pins)}
-            pins = Pins(**{name: value for name, value in found.items() if name in names})
+            found = read_object(self.path / PINS)
+            defaults = asdict(Pins())
+            pins = Pins(**{name: value for name, value in found.items() if name in defaults})
+            for name, value in asdict(pins).items():
+                kind = type(defaults[name])
+                if not isinstance(value, (int, float) if kind is float else kind):
+                    raise BadInput(
+                        f"{self.shown / PINS}: {name!r} should be of type {kind.__name__}, "
+                        f"found {value!r}",
+                        hint=_MEND_PINS,
+                    )
+            for name, least in _LEAST.items():
+                if getattr(pins, name) < least:
+                    raise BadInput(
+                        f"{self.shown / PINS}: {name!r} is {getattr(pins, name)}, expected at "
+                        f"least {least}",
+                        hint=_MEND_PINS,
+                    )
             if pins.segmentation not in get_args(Segmentation):
                 raise BadInput(
                     f"{self.shown / PINS}: segmentation {pins.segmentation!r}, "
-                    f"expected one of {', '.join(get_args(Segmentation))}"
+                    f"expected one of {', '.join(get_args(Segmentation))}",
+                    hint=_MEND_PINS,
                 )
             return pins
         query, passage = self._towers["query"], self._towers["passage"]
@@ -161,7 +180,7 @@ class Checkpoint:
             )
         prompts: dict[str, str] = {}
         if (self.path / ST_CONFIG).exists():
-            prompts = read_json(self.path / ST_CONFIG).get("prompts") or {}
+            prompts = read_object(self.path / ST_CONFIG).get("prompts") or {}
         return Pins(
             query_length=min(plain.query_length, query.max_length),
             passage_length=min(plain.passage_length, passage.max_length),
@@ -175,7 +194,7 @@ class Checkpoint:
     def with_pins(self, **changes: Any) -> Checkpoint:
         """The same checkpoint with some pins overridden (None leaves a pin as it is)."""
         given = {name: value for name, value in changes.items() if value is not None}
-        for name, least in (("query_length", 3), ("passage_length", 3), ("max_segments", 1)):
+        for name, least in _LEAST.items():
             if given.get(name, least) < least:
                 raise UsageProblem(f"--{name.replace('_', '-')} must be at least {least}")
         for side, tower in self._towers.items():

@@ -25,11 +25,15 @@ def parse_gpus(text: str) -> list[int] | None:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if not match:
             raise UsageProblem(
-                f"--gpus {text!r}: expected numbers such as 0-3 or 0,2, or `all`, or `none`"
+                f"--gpus {text!r}: expected numbers such as 0-3 or 0,2, or `all`, or `none`",
+                hint="nvidia-smi -L lists the GPUs of this machine",
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise UsageProblem(f"--gpus {text!r}: {first}-{last} counts backwards")
+            raise UsageProblem(
+                f"--gpus {text!r}: {first}-{last} counts backwards",
+                hint=f"--gpus {last}-{first}",
+            )
         chosen.extend(range(first, last + 1))
     if len(set(chosen)) != len(chosen):
         raise UsageProblem(f"--gpus {text!r}: a device is named twice")

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint, Side
-from ance_cli.models.tower import Tower, read_json
+from ance_cli.models.tower import COPY_AGAIN, Tower, read_object, whole_number
 
 _WITHOUT_POOLER = ("bert", "roberta", "xlm-roberta", "electra", "camembert")
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -88,7 +88,7 @@ def _load_backbone(tower: Tower) -> nn.Module:
     except Exception as error:  # transformers and safetensors raise many types for broken files
         raise BadInput(
             f"{tower.shown}: the backbone does not load ({error})",
-            hint="copy the whole folder again",
+            hint=COPY_AGAIN,
         ) from error
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if missing:
@@ -105,15 +105,21 @@ def _load_weights(folder: Path, module: nn.Module, prefix: str) -> None:
     try:
         found = load_file(path)
     except Exception as error:  # safetensors raises its own, undocumented types
-        raise BadInput(f"{path}: not a whole safetensors file ({error})") from error
+        raise BadInput(
+            f"{path}: not a whole safetensors file ({error})", hint=COPY_AGAIN
+        ) from error
     wanted = module.state_dict()
     for name, tensor in wanted.items():
         if f"{prefix}.{name}" not in found:
-            raise BadInput(f"{path}: has no {prefix}.{name}: the head would keep random values")
+            raise BadInput(
+                f"{path}: has no {prefix}.{name}: the head would keep random values",
+                hint=COPY_AGAIN,
+            )
         if found[f"{prefix}.{name}"].shape != tensor.shape:
             raise BadInput(
                 f"{path}: {prefix}.{name} has shape {tuple(found[f'{prefix}.{name}'].shape)}, "
-                f"expected {tuple(tensor.shape)}"
+                f"expected {tuple(tensor.shape)}",
+                hint=COPY_AGAIN,
             )
     module.load_state_dict({name: found[f"{prefix}.{name}"].float() for name in wanted})
 
@@ -126,19 +132,21 @@ def _load_head(tower: Tower, hidden: int) -> tuple[str, list[nn.Module], int]:
             head.append(Normalize())
             continue
         folder = module.folder
-        config: dict[str, Any] = read_json(folder / "config.json")
+        path = folder / "config.json"
+        config = read_object(path)
         if module.kind == "Pooling":
             pooling = _pooling_of(config, folder)
         elif module.kind == "Dense":
             name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
             if name not in _ACTIVATIONS:
                 raise BadInput(f"{folder}/config.json: cannot use the activation {name!r}")
-            linear = nn.Linear(config["in_features"], config["out_features"], config["bias"])
+            width = whole_number(config, "in_features", path)
+            dim = whole_number(config, "out_features", path)
+            linear = nn.Linear(width, dim, bool(config.get("bias", True)))
             _load_weights(folder, linear, "linear")
             head += [linear] if name == "Identity" else [linear, _ACTIVATIONS[name]()]
-            dim = int(config["out_features"])
         else:
-            norm = nn.LayerNorm(config["dimension"])
+            norm = nn.LayerNorm(whole_number(config, "dimension", path))
             _load_weights(folder, norm, "norm")
             head.append(norm)
     return pooling, head, dim

@@ -12,7 +12,7 @@ from ance_cli.errors import BadInput
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.tokens import TokenRows, join_rows
 from ance_cli.models.checkpoint import Checkpoint, Side
-from ance_cli.models.tower import Tower, read_json
+from ance_cli.models.tower import COPY_AGAIN, Tower, read_object
 
 __all__ = ["TokenRows", "Tokenizer", "join_rows", "tokenizer_hash"]
 
@@ -27,7 +27,7 @@ def tokenizer_hash(tower: Tower) -> str:
         for pattern in _TOKENIZER_FILES
         for path in tower.backbone.glob(pattern)
     }
-    model_type = read_json(tower.backbone / "config.json").get("model_type")
+    model_type = read_object(tower.backbone / "config.json").get("model_type")
     return hash_json({"files": files, "model_type": model_type})
 
 
@@ -41,7 +41,7 @@ def _load_tokenizer(tower: Tower) -> Any:
     except Exception as error:  # transformers raises many types for broken files
         raise BadInput(
             f"{tower.shown}: the tokenizer does not load ({error})",
-            hint="copy the whole folder again",
+            hint=COPY_AGAIN,
         ) from error
     if not hasattr(found, "backend_tokenizer"):
         raise BadInput(

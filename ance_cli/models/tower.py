@@ -30,7 +30,7 @@ _KINDS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")
 _PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Model types that count positions from 2."""
 
-_COPY_AGAIN = "copy the whole folder again"
+COPY_AGAIN = "copy the whole folder again"
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ class Tower:
     def dim(self) -> int:
         """The width of the vectors."""
         dense = [module.folder for module in self.modules if module.kind == "Dense"]
-        if dense:
-            return int(read_json(dense[-1] / "config.json")["out_features"])
-        return int(read_json(self.backbone / "config.json")["hidden_size"])
+        path = (dense[-1] if dense else self.backbone) / "config.json"
+        return whole_number(read_object(path), "out_features" if dense else "hidden_size", path)
 
     @property
     def max_positions(self) -> int:
         """The longest sequence that the backbone takes, in tokens."""
-        config = read_json(self.backbone / "config.json")
-        positions = int(config.get("max_position_embeddings", 512))
+        path = self.backbone / "config.json"
+        config = {"max_position_embeddings": 512, **read_object(path)}
+        positions = whole_number(config, "max_position_embeddings", path)
         return positions - 2 if config.get("model_type") in _PADDED_POSITIONS else positions
 
     @property
@@ -91,7 +91,7 @@ class Tower:
         length = self._sentence_bert_config.get("max_seq_length")
         config = self.backbone / "tokenizer_config.json"
         if not length and config.exists():
-            length = read_json(config).get("model_max_length")
+            length = read_object(config).get("model_max_length")
         return min(int(length or self.max_positions), self.max_positions)
 
     @property
@@ -102,7 +102,7 @@ class Tower:
     @property
     def _sentence_bert_config(self) -> dict[str, Any]:
         config = self.backbone / SENTENCE_BERT_CONFIG
-        return dict(read_json(config)) if config.exists() else {}
+        return read_object(config) if config.exists() else {}
 
     def files(self) -> list[tuple[int, Path]]:
         """(place of the module, file) of all that the vectors depend on: weights, configs,
@@ -124,9 +124,30 @@ def read_json(path: Path) -> Any:
     try:
         return orjson.loads(path.read_bytes())
     except FileNotFoundError:
-        raise BadInput(f"{path}: no such file: the checkpoint is not whole") from None
+        raise BadInput(
+            f"{path}: no such file: the checkpoint is not whole", hint=COPY_AGAIN
+        ) from None
     except orjson.JSONDecodeError as error:
-        raise BadInput(f"{path}: not valid JSON ({error})") from error
+        raise BadInput(f"{path}: not valid JSON ({error})", hint=COPY_AGAIN) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a checkpoint's JSON file."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise BadInput(f"{path}: expected a JSON object", hint=COPY_AGAIN)
+    return found
+
+
+def whole_number(config: dict[str, Any], name: str, path: Path) -> int:
+    """A setting of a checkpoint's config, which has to be a whole number greater than 0."""
+    value = config.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise BadInput(
+            f"{path}: {name!r} should be a whole number from 1 on, found {value!r}",
+            hint=COPY_AGAIN,
+        )
+    return value
 
 
 def read_towers(path: Path, shown: Path) -> tuple[Tower, Tower]:
@@ -205,12 +226,12 @@ def _module(module_type: str, place: str, root: Path, root_shown: Path, listing:
     if kind != "Normalize" and not (folder / "config.json").exists():
         raise BadInput(
             f"{shown}: the checkpoint's {kind} module is missing, though {listing} names it",
-            hint=_COPY_AGAIN,
+            hint=COPY_AGAIN,
         )
     if kind in ("Dense", "LayerNorm") and not (folder / "model.safetensors").exists():
         raise BadInput(
             f"{shown}/model.safetensors: the weights of the head's {kind} are missing",
-            hint=_COPY_AGAIN,
+            hint=COPY_AGAIN,
         )
     return Module(kind, folder, shown)
 

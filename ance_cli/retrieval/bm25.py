@@ -36,6 +36,10 @@ Ranked = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 """(queries, depth) document positions in corpus order (-1 = none) and scores, best first."""
 
 
+def _nobody(_: str) -> None:
+    pass
+
+
 class Bm25(Protocol):
     """A BM25 index over one corpus."""
 
@@ -148,19 +152,29 @@ def _index_with_lucene(folder: Path, passages: Iterable[Passage], threads: int) 
 
 
 def open_lucene(
-    corpus: Path, k1: float, b: float, threads: int, skipped: Skipped | None = None
+    corpus: Path,
+    k1: float,
+    b: float,
+    threads: int,
+    skipped: Skipped | None = None,
+    say: Callable[[str], None] = _nobody,
 ) -> LuceneBm25:
-    """BM25 through Lucene; the index is built once for each corpus and kept in the cache folder."""
+    """BM25 through Lucene; the index is built once for each corpus and kept in the cache folder.
+
+    Of two processes that need the same one the second waits for the first; `say` is told so.
+    """
     digest = hash_file(corpus)
     plan = Plan(
         "bm25-index", cache_dir() / "bm25" / digest, {"engine": "lucene"}, {"corpus": digest}
     )
     if plan.published() is None:
-        with lease.hold(lease.lease_name(plan.output), f"the BM25 index of {corpus}"):
-            folder = plan.open_partial(force=True)
-            with atomic.disk_errors(folder):
-                _index_with_lucene(folder / "lucene", read_corpus(corpus, skipped), threads)
-            plan.publish_folder({}, {})
+        name = lease.lease_name(plan.output)
+        with lease.hold_in_turn(name, f"the BM25 index of {corpus}", say):
+            if plan.published() is None:
+                folder = plan.open_partial(force=True)
+                with atomic.disk_errors(folder):
+                    _index_with_lucene(folder / "lucene", read_corpus(corpus, skipped), threads)
+                plan.publish_folder({}, {})
     doc_ids = [passage.doc_id for passage in read_corpus(corpus, skipped)]
     return LuceneBm25(plan.output / "lucene", doc_ids, k1, b, threads)
 
@@ -211,9 +225,15 @@ class FastBm25:
 
 
 def open_bm25(
-    engine: str, corpus: Path, k1: float, b: float, threads: int, skipped: Skipped | None = None
+    engine: str,
+    corpus: Path,
+    k1: float,
+    b: float,
+    threads: int,
+    skipped: Skipped | None = None,
+    say: Callable[[str], None] = _nobody,
 ) -> Bm25:
-    """The BM25 index of a corpus by one of `ENGINES`."""
+    """The BM25 index of a corpus by one of `ENGINES`; `say` is told what is waited for."""
     if engine == "lucene":
-        return open_lucene(corpus, k1, b, threads, skipped)
+        return open_lucene(corpus, k1, b, threads, skipped, say)
     return FastBm25(corpus, k1, b, threads, skipped)

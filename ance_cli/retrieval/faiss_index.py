@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.embeddings import Embeddings, read_ids
+from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.manifest import read_manifest
 from ance_cli.retrieval.exact import Found, in_order, pool_to_documents
 
@@ -129,6 +130,11 @@ class FaissIndex:
         self.folder = folder
         self.manifest = read_manifest(folder, "index")
         path = folder / INDEX
+        if hash_file(path) != self.manifest["content"]["xxh3"]:
+            raise BadInput(
+                f"{path}: is damaged: its hash is not the one in the manifest",
+                hint="build it again with: ance index --force",
+            )
         try:
             self.index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError:

@@ -67,7 +67,8 @@ def bm25_negatives(
         **({"earlier": hash_file(earlier)} if earlier else {}),
         **teacher_inputs(config),
     }
-    plan = Plan("negatives", output, shaped_by, inputs, {"corpus": str(dataset.corpus)})
+    reads = [*dataset.files, run, earlier, config.teacher]
+    plan = Plan("negatives", output, shaped_by, inputs, {"corpus": str(dataset.corpus)}, reads)
     if manifest := plan.published(force):
         return summary_of(manifest, output, up_to_date=True)
     if dry_run:
@@ -103,17 +104,17 @@ def bm25_negatives(
 
 
 def _from_run(path: Path, sides: Sides, depth: int, skipped: Skipped | None) -> Candidates:
-    run = read_run(path, skipped)
     position = sides.copies.position
+    run = read_run(path, skipped, known_docs=position)
+    if not run.keys() & sides.queries.keys():
+        raise BadInput(
+            f"{path}: ranks nothing for any of the {len(sides.queries)} queries of the split",
+            hint="the run should be of the queries that --split names",
+        )
     docs = np.full((len(sides.queries), depth), -1, np.int32)
     scores = np.full((len(sides.queries), depth), -np.inf, np.float32)
     for row, query_id in enumerate(sides.queries):
         hits = in_trec_order(run.get(query_id, {}))[:depth]
         for rank, (doc_id, score) in enumerate(hits):
-            if doc_id not in position:
-                raise BadInput(
-                    f"{path}: document {doc_id!r} is not in the corpus",
-                    hint="the run should come from the corpus that --data names",
-                )
             docs[row, rank], scores[row, rank] = position[doc_id], score
     return Candidates(list(sides.queries), docs, scores, {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -50,12 +49,12 @@ def probe_generation(
 
 
 def read_probe(folder: Path) -> list[list[int]] | None:
-    """What `probe_generation` kept; None where it kept nothing."""
+    """What `probe_generation` kept; None where it kept nothing that can be read: then no drift is
+    measured against that generation, and nothing else is lost."""
     try:
-        found: dict[str, Any] = orjson.loads((folder / PROBE).read_bytes())
-    except FileNotFoundError:
+        return orjson.loads((folder / PROBE).read_bytes())["top"]  # type: ignore[no-any-return]
+    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError):
         return None
-    return found["top"]  # type: ignore[no-any-return]
 
 
 def measured_overlap(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ance_cli.config import EncodeConfig
-from ance_cli.errors import UsageProblem
+from ance_cli.errors import AnceError, UsageProblem
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset, read_qrels, read_queries
 from ance_cli.formats.embeddings import BLOCK_DOCS, UNFINISHED_ONLY, EmbeddingsWriter
@@ -82,7 +82,11 @@ def encode(
     with lease.hold(lease.lease_name(output), str(output)):
         with _no_shard(output):
             job.open()
-        work, seconds = job.encode(job.writer.missing())
+        try:
+            work, seconds = job.encode(job.writer.missing())
+        except AnceError:
+            job.drop_if_empty()
+            raise
         return job.publish(work, seconds)
 
 
@@ -154,7 +158,8 @@ def _plan(
         **checkpoint.pins.shaping(side),
     }
     ran_with = {"checkpoint": str(checkpoint.path), "gpus": config.gpus}
-    return Plan("embeddings", output, shaped_by, inputs, ran_with)
+    reads = (checkpoint.path, *dataset.files)
+    return Plan("embeddings", output, shaped_by, inputs, ran_with, reads)
 
 
 def _queries(dataset: Dataset, skipped: Skipped | None) -> dict[str, str]:
@@ -258,6 +263,12 @@ class _Job:
                 share = max(1, threads // len(orders))
                 work.capacity = run_workers(orders, share, blocks, listener)
         return work, time.monotonic() - started
+
+    def drop_if_empty(self) -> None:
+        """Remove a partial folder in which nothing was done: whoever mends what was wrong with the
+        checkpoint comes with another tower, which would be refused for its sake."""
+        if len(self.writer.missing()) == self.writer.num_blocks:
+            atomic.remove(self.plan.partial)
 
     def _orders(self) -> list[Orders]:
         from ance_cli.models.tokens import Tokenizer

@@ -54,7 +54,7 @@ def evaluate_runs(
         Labels.PATTERNS: dataset is not None,
     }
     asked = parse_measures(measures, [labels for labels, given in there.items() if given])
-    _check(runs, asked, per_query, dataset, cases)
+    _check(runs, qrels, asked, per_query, dataset, cases)
     judged = read_qrels(qrels, skipped=skipped) if qrels is not None else {}
     ranked = {str(path): read_run(path, skipped) for path in runs}
     first_run = next(iter(ranked.values()))
@@ -91,6 +91,7 @@ def evaluate_runs(
 
 def _check(
     runs: list[Path],
+    qrels: Path | None,
     asked: Sequence[Measure],
     per_query: Path | None,
     dataset: Dataset | None,
@@ -102,6 +103,12 @@ def _check(
         raise UsageProblem("a run is named twice")
     if per_query == STDIO:
         raise UsageProblem("--per-query is a table of its own", hint="name a file for it")
+    read = [*runs, *([qrels] if qrels else []), *(dataset.files if dataset else [])]
+    if per_query is not None and per_query.resolve() in {path.resolve() for path in read}:
+        raise UsageProblem(
+            f"--per-query {per_query}: this command reads it, and would replace it",
+            hint="name another file",
+        )
     if cases < 0:
         raise UsageProblem("--cases must not be negative")
     if not cases:

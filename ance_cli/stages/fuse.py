@@ -41,7 +41,7 @@ def fuse(
     }  # fmt: skip
     shaped_by |= {"rrf_k": config.rrf_k} if config.method == "rrf" else {"norm": config.norm}
     inputs = {f"run_{nth}": _hash_run(run) for nth, run in enumerate(ranked, start=1)}
-    plan = Plan("run", output, shaped_by, inputs)
+    plan = Plan("run", output, shaped_by, inputs, reads=runs)
     if manifest := plan.published(force):
         return summary_of(manifest, output, up_to_date=True)
     if dry_run:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.errors import BadInput
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.hashing import hash_json
 from ance_cli.formats.jsonl import Skipped, refuse, refuse_stdio
@@ -36,7 +36,6 @@ def import_dataset(
     """Make a dataset folder of all that `request` names; raises `BadInput` with file and line."""
     refuse_stdio(output, "a dataset folder")
     parts, left_out = parts_of(request)
-    _refuse_own_sources(request, output)
     for part in parts:
         split = f", split {part.split}" if part.split else ""
         reporter.say(f"{part.name}: {part.what}{split}")
@@ -53,6 +52,7 @@ def import_dataset(
         shaped_by={"forms": forms, "with_url": request.with_url},
         inputs={key: hash_json(hashes) for key, hashes in inputs.items()},
         ran_with={"sources": [part.name for part in parts]},
+        reads=[part.name for part in parts],
     )  # fmt: skip
     if manifest := plan.published(force):
         return summary_of(manifest, output, up_to_date=True)
@@ -69,18 +69,6 @@ def import_dataset(
         _warn_of_missing(stats, reporter)
         manifest = plan.publish_folder({}, stats)
     return summary_of(manifest, output, up_to_date=False)
-
-
-def _refuse_own_sources(request: Request, output: Path) -> None:
-    """An output that is, or holds, a source would replace it."""
-    named = (*request.sources, *request.corpora, *request.queries, *request.qrels)
-    for source in map(str, named):
-        path = source if Path(source).exists() else source.partition(":")[2]
-        place = Path(path).resolve()
-        if path and place.exists() and output.resolve() in (place, *place.parents):
-            raise UsageProblem(
-                f"{output}: is or holds the source {source}", hint="name another folder with -o"
-            )
 
 
 def _write(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.config import IndexConfig
-from ance_cli.formats import lease
-from ance_cli.formats.atomic import disk_errors
+from ance_cli.errors import AnceError
+from ance_cli.formats import atomic, lease
 from ance_cli.formats.embeddings import Embeddings, write_ids
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import refuse_stdio
@@ -40,7 +40,8 @@ def index(
         shaped_by |= {"train_rows": config.train_rows, "seed": config.seed}
     if config.probes is not None:
         shaped_by["probes"] = config.probes
-    plan = Plan("index", output, shaped_by, inputs, {"embeddings": str(embeddings.resolve())})
+    ran_with = {"embeddings": str(embeddings.resolve())}
+    plan = Plan("index", output, shaped_by, inputs, ran_with, (embeddings,))
     if manifest := plan.published(force):
         if config.recall_check and "recall_queries" not in manifest["stats"] and not dry_run:
             from ance_cli.retrieval.faiss_index import FaissIndex
@@ -60,11 +61,16 @@ def index(
     new_index(vectors.dim, config.factory, config.probes)  # refused before any file is there
     with lease.hold(lease.lease_name(output), str(output)):
         folder = plan.open_partial(force=True)  # nothing to continue: an index is one piece
-        with reporter.task("indexing", vectors.num_rows, "row") as bar:
-            built = build_index(
-                vectors, config.factory, config.train_rows, config.seed, bar.advance, config.probes
-            )
-        with disk_errors(output):
+        try:
+            with reporter.task("indexing", vectors.num_rows, "row") as bar:
+                built = build_index(
+                    vectors, config.factory, config.train_rows, config.seed, bar.advance,
+                    config.probes,
+                )  # fmt: skip
+        except AnceError:
+            atomic.remove(folder)
+            raise
+        with atomic.disk_errors(output):
             faiss.write_index(built, str(folder / INDEX))
         write_ids(folder / DOC_IDS, row_names(vectors))
         stats: dict[str, Any] = {

@@ -134,6 +134,7 @@ def mine(
             f"--previous {previous}: this call's own candidates would go there",
             hint="name another folder for them with --candidates",
         )
+    reads = [checkpoint.path, source.path, *dataset.files, previous, earlier, config.teacher]
     searched = Plan(
         "candidates",
         folder or output,
@@ -151,6 +152,7 @@ def mine(
             "qrels": hash_file(dataset.need("qrels")),
         },
         {"checkpoint": str(checkpoint.path)},
+        reads,
     )
     shaped_by = {
         **asdict(config),
@@ -170,6 +172,7 @@ def mine(
             **teacher_inputs(config),
         },
         searched.ran_with,
+        reads,
     )
     if manifest := plan.published(force):
         return summary_of(manifest, output, up_to_date=True)
@@ -186,8 +189,9 @@ def mine(
         bm25 = None
         if config.negatives and (BM25 in wanted or config.audit_bm25):
             bm25 = kept_bm25(
-                dataset, sides.queries, config, bm25_folder, threads, skipped, reporter
-            )
+                dataset, sides.queries, config, bm25_folder, threads, skipped, reporter,
+                len(sides.copies.doc_ids),
+            )  # fmt: skip
         ann = _candidates(searched, folder, model, config.depth, force) if ANN in wanted else None
         pool = _pool(wanted, model, config.depth, ann, bm25, previous)
         stats: dict[str, Any] = {"search_seconds": round(time.monotonic() - started, 2)}
@@ -266,7 +270,8 @@ def _pool(
     if BM25 in wanted and bm25 is not None:
         lists[BM25] = RankedLists.of(cut(bm25, depth), scored=False)
     if PREVIOUS in wanted and previous is not None:
-        lists[PREVIOUS] = RankedLists.of(cut(read_candidates(previous), depth), scored=False)
+        kept = read_candidates(previous, len(sides.copies.doc_ids))
+        lists[PREVIOUS] = RankedLists.of(cut(kept, depth), scored=False)
     pool = Pool(
         list(sides.queries),
         sides.positives,
@@ -303,7 +308,7 @@ def _candidates(
     if folder is not None and (manifest := plan.published(force)):
         model.dtype = plan.shaped_by["dtype"] = manifest["shaped_by"]["dtype"]
         model.reporter.say(f"drawing from the candidates in {folder}")
-        return read_candidates(folder)
+        return read_candidates(folder, len(model.sides.copies.doc_ids))
     plan.shaped_by["dtype"] = model.retriever.dtype
     scores, docs = model.retriever.search(model.xq, depth, model.reporter)
     candidates = Candidates(list(model.sides.queries), docs, scores, model.positive_scores())

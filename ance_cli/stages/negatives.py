@@ -16,7 +16,7 @@ from ance_cli.formats.dataset import Dataset, positives_of, read_corpus, read_qr
 from ance_cli.formats.jsonl import STDIO, Skipped, read_records
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.merged import read_shares
-from ance_cli.formats.triples import Texts
+from ance_cli.formats.triples import Texts, parse_pair
 from ance_cli.negatives.audit import Audit
 from ance_cli.negatives.filtering import Copies, Filters, Territories
 from ance_cli.negatives.pool import Pool
@@ -39,10 +39,8 @@ def read_earlier(path: Path | None) -> dict[tuple[str, str], set[str]] | None:
     if path is None:
         return None
     return {
-        (str(record.get("query_id")), str(record.get("positive_id"))): set(
-            record.get("negative_ids", ())
-        )
-        for _, record in read_records(path)
+        (pair.query_id, pair.positive_id): set(pair.negative_ids)
+        for pair in (parse_pair(record, f"{path}:{n}") for n, record in read_records(path))
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,17 +155,18 @@ def _settings(
     path = run.path / REFRESH
     if path.exists() and not force:
         found = run.read(REFRESH)
+        config = _config_of(path, found)
         compare_settings(
             path,
             found,
             _as_kept(found, given),
             "leave them out, or fix others for the run with ance refresh --force",
         )
-        return RefreshConfig(**found)
+        return config
     identity = run.read()["identity"]
     before = run.read(REFRESH) if path.exists() else {}
     own = {name: identity[name] for name in ("min_rel", "seed")}
-    config = RefreshConfig(**{**before, **given, **own})
+    config = _config_of(path, {**before, **given, **own})
     _check_mining(config, dataset)
     if config.index_factory and (newest := run.newest_checkpoint()):
         from ance_cli.retrieval.faiss_index import new_index
@@ -187,6 +188,15 @@ def _settings(
     if write:
         run.write_once(REFRESH, asdict(config))
     return config
+
+
+def _config_of(path: Path, settings: dict[str, Any]) -> RefreshConfig:
+    if strange := settings.keys() - {field.name for field in fields(RefreshConfig)}:
+        raise BadInput(
+            f"{path}: {min(strange)!r} is no setting of a refresh",
+            hint="take it out, or remove the file and give the settings again",
+        )
+    return RefreshConfig(**settings)
 
 
 def _as_kept(found: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

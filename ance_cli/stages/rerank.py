@@ -83,7 +83,8 @@ def rerank(
     shaped_by: dict[str, Any] = {
         "engine": "rerank", "depth": config.depth, "tag": config.tag, "dtype": encode_config.dtype
     }  # fmt: skip
-    plan = Plan("run", output, shaped_by, inputs)
+    reads = [run, *dataset.files, source.path if source else None]
+    plan = Plan("run", output, shaped_by, inputs, reads=reads)
     if manifest := plan.published(force):
         return summary_of(manifest, output, up_to_date=True)
     if dry_run:

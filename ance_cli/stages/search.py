@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,13 @@ def search(
     dry_run: bool = False,
     skipped: Skipped | None = None,
     reporter: Reporter = Silent(),
+    queries_from: Sequence[Path] = (),
 ) -> Summary:
     """Write a TREC run of the top `depth` documents of each query (`-` is stdout).
 
     Dense retrieval needs `checkpoint` and `source`; BM25 (`config.engine` lucene or bm25s) needs
-    `corpus`.
+    `corpus`. `queries_from` names the files that the queries were read from, which the run may not
+    replace.
     """
     inputs = {"queries": hash_lines(f"{name}\t{text}" for name, text in queries.items())}
     shaped_by: dict[str, Any] = {"engine": config.engine, "depth": config.depth, "tag": config.tag}
@@ -62,7 +65,13 @@ def search(
     elif corpus is not None:
         inputs["corpus"] = hash_file(corpus)
         shaped_by |= {"k1": config.k1, "b": config.b}
-    plan = Plan("run", output, shaped_by, inputs)
+    reads = [
+        *queries_from,
+        corpus,
+        checkpoint.path if checkpoint else None,
+        source.path if source else None,
+    ]
+    plan = Plan("run", output, shaped_by, inputs, reads=reads)
     if manifest := plan.published(force):
         return summary_of(manifest, output, up_to_date=True)
     if dry_run:
@@ -119,7 +128,7 @@ def hits(
         from ance_cli.retrieval.bm25 import open_bm25
 
         assert corpus is not None
-        bm25 = open_bm25(config.engine, corpus, config.k1, config.b, threads, skipped)
+        bm25 = open_bm25(config.engine, corpus, config.k1, config.b, threads, skipped, reporter.say)
         doc_ids = [passage.doc_id for passage in read_corpus(corpus, skipped)]
         with reporter.task("BM25", len(texts), "query") as bar:
             docs, scores = bm25.search(texts, config.depth, bar.advance)

@@ -40,7 +40,9 @@ def search_bm25(
     from ance_cli.retrieval.bm25 import open_bm25
 
     reporter.say(f"BM25 ({config.engine}) over {dataset.corpus}")
-    bm25 = open_bm25(config.engine, dataset.corpus, config.k1, config.b, threads, skipped)
+    bm25 = open_bm25(
+        config.engine, dataset.corpus, config.k1, config.b, threads, skipped, reporter.say
+    )
     with reporter.task("BM25", len(queries), "query") as bar:
         docs, scores = bm25.search(list(queries.values()), depth, bar.advance)
     return Candidates(list(queries), docs, scores, {})
@@ -54,8 +56,10 @@ def kept_bm25(
     threads: int,
     skipped: Skipped | None,
     reporter: Reporter,
+    num_docs: int,
 ) -> Candidates:
-    """BM25's ranking, made once and kept as candidates, in `kept_in` or the cache folder.
+    """BM25's ranking of a corpus of `num_docs`, made once and kept as candidates, in `kept_in` or
+    the cache folder. Of two processes that need the same one the second waits for the first.
 
     It is at least as deep as the audit looks, whatever `--depth`; its name is its fingerprint.
     """
@@ -73,10 +77,11 @@ def kept_bm25(
     )
     plan.output = (kept_in or cache_dir() / "bm25-rankings") / plan.fingerprint
     if plan.published() is None:
-        with lease.hold(lease.lease_name(plan.output), str(plan.output)):
-            found = search_bm25(dataset, queries, config, depth, threads, skipped, reporter)
-            plan.publish_folder(found.write(plan.open_partial(force=True)), {})
-    return read_candidates(plan.output)
+        with lease.hold_in_turn(lease.lease_name(plan.output), str(plan.output), reporter.say):
+            if plan.published() is None:
+                found = search_bm25(dataset, queries, config, depth, threads, skipped, reporter)
+                plan.publish_folder(found.write(plan.open_partial(force=True)), {})
+    return read_candidates(plan.output, num_docs)
 
 
 def cut(candidates: Candidates, depth: int) -> Candidates:

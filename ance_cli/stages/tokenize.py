@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ance_cli.errors import BadInput, Mismatch
+from ance_cli.errors import AnceError, BadInput, Mismatch
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset, read_corpus
 from ance_cli.formats.embeddings import BLOCK_DOCS
@@ -109,7 +109,10 @@ def tokens_plan(
         "corpus": hash_file(dataset.corpus),
         "tokenizer": tokenizer_hash(checkpoint.tower("passage")),
     }
-    plan = Plan(KIND, output or Path(), shaped_by, inputs, {"checkpoint": str(checkpoint.path)})
+    plan = Plan(
+        KIND, output or Path(), shaped_by, inputs, {"checkpoint": str(checkpoint.path)},
+        (checkpoint.path, *dataset.files),
+    )  # fmt: skip
     if output is None:
         plan.output = cache_dir() / "tokens" / plan.fingerprint
     refuse_stdio(plan.output, "a token cache")
@@ -169,10 +172,14 @@ def write_tokens(
         atomic.disk_errors(folder),
         reporter.task("tokenising", total, side) as bar,
     ):
-        writer = TokenWriter(folder, tokenizer.vocabulary_of(side), block_docs)
-        for doc_ids, rows in _blocks(tokenizer, texts, side, block_docs, bar):
-            writer.write_block(doc_ids, rows)
-        content = writer.finish()
+        try:
+            writer = TokenWriter(folder, tokenizer.vocabulary_of(side), block_docs)
+            for doc_ids, rows in _blocks(tokenizer, texts, side, block_docs, bar):
+                writer.write_block(doc_ids, rows)
+            content = writer.finish()
+        except AnceError:  # one pass: nothing of it can be continued
+            atomic.remove(folder)
+            raise
     seconds = time.monotonic() - started
     stats = {
         **{name: content[name] for name in ("docs", "rows", "tokens")},

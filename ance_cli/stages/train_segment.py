@@ -142,6 +142,8 @@ def train_segment(
             VectorSource(source.path, "embeddings").check(start, hash_file(dataset.corpus))
         if made:
             assert checkpoint is not None
+            if not segment.steps:  # a run of data that is broken could not even be mended
+                Labels.read(dataset, config, skipped)
             start_run(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
         if not segment.steps:
             return _summary(run, up_to_date=not made)

@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -171,8 +174,6 @@ def test_an_unfinished_output_of_other_settings_is_refused(ance, dataset, checkp
 
 
 def test_head_closes_the_pipe_early(ance, dataset):
-    import subprocess
-    import sys
 
     command = (
         f"set -o pipefail; {sys.executable} -m ance_cli bm25-negatives --data data --engine bm25s "
@@ -184,29 +185,98 @@ def test_head_closes_the_pipe_early(ance, dataset):
     assert found.returncode == 0 and len(found.stdout) == 100, found.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_full_disk(ance, dataset, checkpoint):
-    """A tmpfs of 64 KiB: exit 5, a hint, nothing under the output's name."""
-    import subprocess
+def made_everything(inside, checkpoint):
+    """What the later stages read."""
+    shutil.copytree(inside.cwd / "data", inside.cwd / "other")
+    inside("encode", "--ckpt", checkpoint, "--data", "data", "-o", "emb")
+    inside("search", "--data", "data", "--split", "dev", "--engine", "bm25s", "-o", "bm25.trec")
 
-    small = ance.cwd / "small"
+
+def every_writer(checkpoint):
+    """(output, command) of each stage that makes something."""
+    dense = ["--data", "data", "--ckpt", checkpoint, "--embeddings", "emb"]
+    return {
+        "tokenize": ("tok", ["tokenize", "--ckpt", checkpoint, "--data", "data"]),
+        "encode": ("emb", ["encode", "--ckpt", checkpoint, "--data", "data", "--output-dtype",
+                           "float32"]),
+        "index": ("idx", ["index", "emb"]),
+        "mine": ("ann.jsonl", ["mine", *dense, "--depth", 60]),
+        "search": ("dev.trec", ["search", "--split", "dev", *dense]),
+        "merge": ("both", ["merge", "data", "other"]),
+        "bm25-negatives": ("big.jsonl", ["bm25-negatives", "--data", "data", "--engine", "bm25s",
+                                         "--with-text", "--depth", 60, "--negatives", 60]),
+        "train-segment": ("run", ["train-segment", "--steps", 0, "--total-steps", 5, "--data",
+                                  "data", "--ckpt", checkpoint]),
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_full_disk(inside, dataset, checkpoint):
+    """A tmpfs without room: exit 5, a hint, nothing under the output's name; the same command when
+    there is room again, on what the first call left, makes it."""
+    made_everything(inside, checkpoint)
+    small = inside.cwd / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small])
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small])
     if mounted.returncode:
         pytest.skip("this machine does not let us mount a tmpfs")
     try:
-        for output, arguments in (
-            ("emb", ["encode", "--ckpt", checkpoint, "--data", "data", "--output-dtype",
-                     "float32"]),
-            ("run", ["train-segment", "--steps", 0, "--total-steps", 5, "--data", "data", "--ckpt",
-                     checkpoint]),
-            ("big.jsonl", ["bm25-negatives", "--data", "data", "--engine", "bm25s", "--with-text",
-                           "--depth", 60, "--negatives", 60]),
-        ):  # fmt: skip
-            (small / "filler").write_bytes(b"x" * 60_000)
-            found = ance(*arguments, "-o", small / output, code=5)
+        for output, arguments in every_writer(checkpoint).values():
+            filler = small / "filler"
+            filler.write_bytes(bytes(shutil.disk_usage(small).free - 4096))
+            found = inside(*arguments, "-o", small / output, code=5)
             assert "no room left on the disk" in found.stderr and "hint:" in found.stderr
             assert not (small / output).exists()
-            (small / "filler").unlink()
+            filler.unlink()
+            inside(*arguments, "-o", small / output)
+            for path in small.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "stage", ["tokenize", "encode", "index", "mine", "search", "merge", "bm25-negatives"]
+)
+def test_a_stage_that_was_stopped_makes_the_bytes_of_one_that_was_not(
+    ance, inside, dataset, checkpoint, stage, signum
+):
+    """Stopped as soon as anything of it is on the disk, then later: old or new, never half."""
+    made_everything(inside, checkpoint)
+    output, arguments = every_writer(checkpoint)[stage]
+    inside(*arguments, "-o", f"whole-{output}")
+    for at in (0.0, 0.02, 0.1):
+        before = set(os.listdir(ance.cwd))
+        process = ance.start(*arguments, "-o", f"cut-{output}", "--force")
+        wait_for(lambda: set(os.listdir(ance.cwd)) - before, process)  # noqa: B023
+        time.sleep(at)
+        process.send_signal(signum)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode in (0, -signum, 128 + signum), stderr
+        assert "Traceback" not in stderr
+    inside(*arguments, "-o", f"cut-{output}")
+    whole, cut = ance.cwd / f"whole-{output}", ance.cwd / f"cut-{output}"
+    if whole.is_file():
+        assert cut.read_bytes() == whole.read_bytes()
+        return
+    contents = [{name: data for name, data in tree(folder).items() if name != "manifest.json"}
+                for folder in (whole, cut)]  # fmt: skip
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search", "--corpus", "data/corpus.jsonl", "--engine", "bm25s", "--queries", "-"],
+         "stdin: there is no query in it"),
+        (["train-segment", "-", "--data", "data", "--ckpt", "{ckpt}", "--steps", 2, "-o", "run"],
+         "there are no negatives in it"),
+    ],
+)  # fmt: skip
+def test_stdin_that_was_closed_early(ance, dataset, checkpoint, arguments, words):
+    filled = [checkpoint if word == "{ckpt}" else word for word in arguments]
+    found = ance(*filled, stdin="", code=3)
+    assert words in found.stderr and "hint:" in found.stderr
+    assert os.listdir(ance.cwd) == ["data"]

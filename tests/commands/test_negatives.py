@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ance_cli.formats.manifest import Plan
 from ance_cli.stages.loop import as_flags
 from tests.commands.test_chain import check_negatives
 from tests.world import Ance, AnceInside, jsonl, make_cross_encoder, make_dataset, tree, write_jsonl
@@ -196,10 +197,9 @@ def test_a_ranking_without_a_model_has_no_score_of_the_positive(world):
 
 
 def test_earlier_candidates_of_another_corpus(world):
-    (world.cwd / "other").mkdir(exist_ok=True)
-    manifest = json.loads((world.cwd / "first.candidates" / "manifest.json").read_text())
-    manifest["inputs"]["corpus"] = "0" * 32
-    (world.cwd / "other" / "manifest.json").write_text(json.dumps(manifest))
+    plan = Plan("candidates", world.cwd / "other", {}, {"corpus": "0" * 32})
+    plan.open_partial()
+    plan.publish_folder({}, {})
     found = world.ance(*world.mine, "--mix", "ann,previous", "--previous", "other", "-o",
                        "no.jsonl", code=4)  # fmt: skip
     assert "other: its candidates are of another corpus" in found.stderr

@@ -17,7 +17,7 @@ FOUND = Candidates(
 
 def test_what_was_written_is_read_again(tmp_path):
     assert FOUND.write(tmp_path) == {"queries": 3, "depth": 2}
-    found = read_candidates(tmp_path)
+    found = read_candidates(tmp_path, 8)
     assert found.query_ids == FOUND.query_ids
     assert found.docs.dtype == np.int32
     assert np.array_equal(found.docs, FOUND.docs)
@@ -28,19 +28,19 @@ def test_what_was_written_is_read_again(tmp_path):
 
 def test_candidates_without_positive_scores(tmp_path):
     Candidates(FOUND.query_ids, FOUND.docs, FOUND.scores, {}).write(tmp_path)
-    assert read_candidates(tmp_path).positive_scores == {}
+    assert read_candidates(tmp_path, 8).positive_scores == {}
 
 
 def test_candidates_of_no_query(tmp_path):
     Candidates([], np.zeros((0, 5), np.int32), np.zeros((0, 5), np.float32), {}).write(tmp_path)
-    assert read_candidates(tmp_path).docs.shape == (0, 5)
+    assert read_candidates(tmp_path, 8).docs.shape == (0, 5)
 
 
 def test_parts_that_disagree_are_refused(tmp_path):
     FOUND.write(tmp_path)
     write_ids(tmp_path / QUERY_IDS, ["q1", "q2"])
     with pytest.raises(BadInput) as caught:
-        read_candidates(tmp_path)
+        read_candidates(tmp_path, 8)
     assert caught.value.what == (
         f"{tmp_path}: 2 queries, rows (3, 2), scores (3, 2): they disagree"
     )
@@ -48,7 +48,16 @@ def test_parts_that_disagree_are_refused(tmp_path):
     FOUND.write(tmp_path)
     np.save(tmp_path / ROWS, FOUND.docs[:, :1])
     with pytest.raises(BadInput) as caught:
-        read_candidates(tmp_path)
+        read_candidates(tmp_path, 8)
     assert caught.value.what == (
         f"{tmp_path}: 3 queries, rows (3, 1), scores (3, 2): they disagree"
+    )
+
+
+def test_positions_outside_the_corpus_are_refused(tmp_path):
+    FOUND.write(tmp_path)
+    with pytest.raises(BadInput) as caught:
+        read_candidates(tmp_path, 5)
+    assert caught.value.what == (
+        f"{tmp_path / ROWS}: names a position outside the corpus of 5 documents"
     )

@@ -193,6 +193,7 @@ BROKEN_PASSAGES = [
     ('{"_id": "", "text": "x"}', "'' cannot be an id: it is empty or holds white space"),
     ('{"_id": "d 9", "text": "x"}', "'d 9' cannot be an id: it is empty or holds white space"),
     ('{"_id": "d9\\n", "text": "x"}', "'d9\\n' cannot be an id: it is empty or holds white space"),
+    ('{"_id": "d\\u0000", "text": "x"}', "'d\\x00' cannot be an id: it holds a control character"),
     ('{"_id": "d1", "text": "x"}', "document id 'd1' was used before, on line 1"),
     ("[]", "expected one JSON object a line, found list"),
 ]  # fmt: skip
@@ -259,7 +260,10 @@ def test_queries_as_json_lines_and_as_columns(tmp_path):
             '{"text": "x"}',
             "no query id (looked for _id, query_id, qid, id, query-id); the record has text",
         ),
-        ('{"_id": "q 9", "text": "x"}', "'q 9' cannot be an id: it is empty or holds white space"),
+        (
+            '{"_id": "q 9", "text": "x"}',
+            "'q 9' cannot be an id: it is empty or holds white space",
+        ),
     ],
 )
 def test_a_broken_query_is_named(tmp_path, line, reason):

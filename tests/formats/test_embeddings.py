@@ -1,6 +1,7 @@
 """Embeddings: written in resumable blocks, read through checks."""
 
 import errno
+import json
 import os
 import pickle
 import signal
@@ -107,6 +108,7 @@ def test_a_finished_folder_holds_nothing_of_the_work(tmp_path):
 def test_the_manifest_tells_the_content(tmp_path):
     content = Embeddings(publish(tmp_path / "emb")).manifest["content"]
     assert len(content.pop("block_xxh3")) == 3
+    assert {len(content.pop(f"{name}_xxh3")) for name in ("ids", "doc_offsets")} == {16}
     assert list(content.pop("files")) == [DOC_OFFSETS, VECTORS, IDS]
     assert content == {
         "rows": 14, "docs": 8, "dim": DIM, "dtype": "float32", "block_docs": BLOCK_DOCS,
@@ -353,6 +355,24 @@ def test_ids_and_offsets_that_agree_with_each_other_alone_are_refused(tmp_path):
     assert refused(folder).what == (
         f"{folder}/ids.txt: 7 ids for 8 documents: rows and ids disagree"
     )
+
+
+def test_other_ids_of_the_same_number_are_refused(tmp_path):
+    folder = publish(tmp_path / "emb")
+    names = (folder / IDS).read_text().splitlines()
+    (folder / IDS).write_text("".join(f"{name}\n" for name in reversed(names)))
+    assert refused(folder).what == (
+        f"{folder}/ids.txt: is damaged: its hash is not the one in the manifest"
+    )
+
+
+@pytest.mark.parametrize("blocks", [(3, []), (0, ["0"] * 3)])
+def test_blocks_that_do_not_hold_the_documents_are_refused(tmp_path, blocks):
+    folder = publish(tmp_path / "emb")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["content"].update(zip(("block_docs", "block_xxh3"), blocks, strict=True))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "do not hold 8 documents: the manifest was edited" in refused(folder).what
 
 
 @pytest.mark.parametrize("ends", [(0, 13), (1, 14)])

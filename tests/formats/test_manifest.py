@@ -13,7 +13,7 @@ import pytest
 import xxhash
 
 from ance_cli import __version__
-from ance_cli.errors import BadInput, MachineGaveOut, Mismatch
+from ance_cli.errors import BadInput, MachineGaveOut, Mismatch, UsageProblem
 from ance_cli.formats import atomic, manifest
 from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.manifest import Plan, manifest_name, read_manifest
@@ -27,7 +27,7 @@ def file_plan(output, shaped_by=SHAPED_BY, inputs=INPUTS, **more):
 
 
 def folder_plan(output, shaped_by=SHAPED_BY, inputs=INPUTS, **more):
-    return Plan("index", output, dict(shaped_by), dict(inputs), **more)
+    return Plan("candidates", output, dict(shaped_by), dict(inputs), **more)
 
 
 def write_file(plan, data=b"content\n"):
@@ -404,7 +404,7 @@ def test_a_folder_takes_its_name_with_its_manifest(tmp_path):
     returned = plan.publish_folder({"rows": 3}, {"seconds": 1.5})
     assert names(tmp_path) == ["out"]
     assert names(plan.output) == ["deep", "manifest.json", "one"]
-    found = read_manifest(plan.output, "index")
+    found = read_manifest(plan.output, "candidates")
     assert found == returned
     assert found["content"] == {"rows": 3, "files": {"one": 1, "deep/two": 2}}
     assert found["stats"] == {"seconds": 1.5}
@@ -434,7 +434,7 @@ def test_an_interrupted_folder_of_other_settings_is_refused(tmp_path):
     with pytest.raises(Mismatch) as caught:
         other.open_partial()
     assert caught.value.what == (
-        f"{tmp_path}/.out.partial: an unfinished index with other settings lies here: "
+        f"{tmp_path}/.out.partial: an unfinished candidates with other settings lies here: "
         "depth 100 -> 200"
     )
     assert caught.value.hint == "finish it with its own settings, or drop it with --force"
@@ -466,7 +466,7 @@ def test_a_partial_folder_of_nobody_is_started_anew(tmp_path):
 def test_a_partial_folder_with_a_damaged_plan_is_refused(tmp_path):
     plan = folder_plan(tmp_path / "out")
     (plan.open_partial() / "plan.json").write_text("{")
-    with pytest.raises(Mismatch, match="an unfinished index with other settings lies here"):
+    with pytest.raises(Mismatch, match="an unfinished candidates with other settings lies here"):
         plan.open_partial()
 
 
@@ -484,3 +484,49 @@ def test_a_full_disk_while_publishing_keeps_what_was_finished(tmp_path, monkeypa
     assert caught.value.hint.endswith("what was finished is kept")
     assert not plan.output.exists()
     assert "block" in names(plan.open_partial())
+
+
+# ---------------------------------------------------------------- edited by hand, and inputs
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda found: found["shaped_by"].update(depth=7),
+        lambda found: found["inputs"].clear(),
+        lambda found: found.pop("fingerprint"),
+        lambda found: found.update(algorithm_version=99),
+    ],
+)
+def test_a_manifest_that_was_edited_is_refused(tmp_path, edit):
+    plan = folder_plan(tmp_path / "out")
+    write_folder(plan)
+    found = json.loads(plan.manifest.read_text())
+    edit(found)
+    plan.manifest.write_text(json.dumps(found))
+    with pytest.raises(Mismatch, match="was edited since ance wrote it") as caught:
+        read_manifest(plan.output, "candidates")
+    assert "--force" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [None, {}, [], "files"])
+def test_a_manifest_without_its_content_is_refused(tmp_path, content):
+    plan = folder_plan(tmp_path / "out")
+    write_folder(plan)
+    found = json.loads(plan.manifest.read_text())
+    plan.manifest.write_text(json.dumps({**found, "content": content}))
+    with pytest.raises(BadInput) as caught:
+        read_manifest(plan.output, "candidates")
+    assert caught.value.what == f"{plan.manifest}: has no content.files"
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("place", ["out", "out/inside", "link"])
+def test_an_output_never_takes_the_place_of_what_it_is_made_from(tmp_path, force, place):
+    (tmp_path / "out" / "inside").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("out")
+    plan = folder_plan(tmp_path / "out", reads=[None, tmp_path / place])
+    with pytest.raises(UsageProblem, match="this command reads"):
+        plan.published(force)
+    inside = folder_plan(tmp_path / "out" / "other", reads=[tmp_path / "out"])
+    assert inside.published(force) is None

@@ -113,10 +113,10 @@ def test_a_damaged_pointer_is_refused(run):
 
 def test_settings_are_written_once_and_read(run):
     assert not run.exists
-    run.write_once("run.json", {"seed": 1})
+    run.write_once("run.json", {"identity": {"seed": 1}, "data": {}})
     run.write_once("refresh.json", {"depth": 200})
     assert run.exists
-    assert run.read() == {"seed": 1}
+    assert run.read() == {"identity": {"seed": 1}, "data": {}}
     assert run.read("refresh.json") == {"depth": 200}
 
 
@@ -133,7 +133,25 @@ def test_what_is_no_run_folder_is_refused(run):
     (run.path / "run.json").write_text("[]")
     with pytest.raises(BadInput) as caught:
         run.read()
-    assert caught.value.what == f"{run.path}/run.json: expected a JSON object"
+    assert caught.value.what == f"{run.path}/run.json: expected a JSON object with data, identity"
+
+
+@pytest.mark.parametrize("line", [b"garbage", b"[1]"])
+def test_a_broken_line_of_a_ledger_is_named(run, line):
+    run.path.mkdir()
+    run.segments.write_bytes(b'{"segment":1}\n' + line + b'\n{"finished":1}\n')
+    with pytest.raises(BadInput) as caught:
+        run.unfinished_segment()
+    assert caught.value.what.startswith(f"{run.segments}:2: ")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_broken_pointer_is_told_how_to_mend(run, text):
+    run.path.mkdir()
+    (run.path / "negatives.json").write_text(text)
+    with pytest.raises(BadInput) as caught:
+        run.published()
+    assert caught.value.hint == "remove it: the next ance refresh writes it anew"
 
 
 def test_other_settings_are_named(tmp_path):

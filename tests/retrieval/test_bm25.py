@@ -3,6 +3,8 @@
 import json
 import math
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -172,6 +174,30 @@ def test_an_index_that_failed_is_built_anew(corpus_of, monkeypatch, reason, prob
     assert index.search(["orchid"], 1)[0].tolist() == [[4]]
     (folder,) = (cache_dir() / "bm25").iterdir()
     assert not folder.name.startswith(".")
+
+
+def test_the_second_of_two_waits_for_the_firsts_index(corpus_of, monkeypatch):
+    built, said, waits = [], [], threading.Event()
+
+    def build(folder, passages, threads):
+        folder.mkdir()
+        built.append(folder)
+        assert waits.wait(30)
+
+    def say(words):
+        said.append(words)
+        waits.set()
+
+    monkeypatch.setattr(bm25, "_index_with_lucene", build)
+    monkeypatch.setattr(bm25, "LuceneBm25", lambda folder, *_: folder)
+    corpus = corpus_of(TEXTS)
+    with ThreadPoolExecutor(2) as both:
+        found = [both.submit(open_bm25, "lucene", corpus, K1, B, 1, None, say) for _ in range(2)]
+        assert found[0].result() == found[1].result()
+    assert len(built) == 1
+    (words,) = said
+    assert f"the BM25 index of {corpus} is being written by process" in words
+    assert words.endswith("; waiting until it is done")
 
 
 # ---------------------------------------------------------------- what may be missing

@@ -1,7 +1,6 @@
-import json
-
 import pytest
 
+from ance_cli.formats.manifest import Plan
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.stages.loop import as_flags, out_of_patience
 
@@ -25,12 +24,11 @@ def test_flags():
 def test_patience(tmp_path, values, patience, stops):
     run = RunFolder(tmp_path)
     for number, value in enumerate(values, start=1):
-        folder = run.generation_at(number)
-        folder.mkdir(parents=True)
+        plan = Plan("generation", run.generation_at(number), {}, {})
         stats = {"checkpoint_step": number, "age": 0, "probe_overlap": None,
                  "seconds": {"all": 1.0}, "dev": {"RR@10": value, "R@100": 1.0}}  # fmt: skip
-        manifest = {"kind": "generation", "stats": stats}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        plan.open_partial()
+        plan.publish_folder({}, stats)
     reason = out_of_patience(run, patience)
     assert bool(reason) is stops
     if stops:
