@@ -97,7 +97,7 @@ def test_up_to_date_other_settings_and_force(inside, msmarco):
     inside(*words, "--force")
     assert "crystals.!" in (inside.cwd / "data" / "corpus.jsonl").read_text()
     for output in ("ms", "."):
-        assert "is or holds the source ms" in inside("import", "ms", "-o", output, code=2).stderr
+        assert "which it would replace" in inside("import", "ms", "-o", output, code=2).stderr
     (inside.cwd / "mine").mkdir()
     (inside.cwd / "mine" / "notes").write_text("x")
     assert "nothing says that ance made it" in inside("import", "ms", "-o", "mine", code=4).stderr

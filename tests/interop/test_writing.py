@@ -40,5 +40,5 @@ def test_a_positive_of_a_row_may_not_be_labelled_as_none(imported, write):
 
 def test_the_output_is_no_source(imported, write):
     path = write("data/rows", '{"_id": "d1", "text": "a"}')
-    with pytest.raises(UsageProblem, match="is or holds the source"):
+    with pytest.raises(UsageProblem, match="which it would replace"):
         imported(corpora=[path], output="data")
