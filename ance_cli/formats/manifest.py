@@ -244,14 +244,16 @@ class Plan:
         """Give the partial folder its name, with the manifest inside; returns the manifest.
 
         `unfinished_only` names files that serve to continue the work; like the plan they go only
-        once the folder has its name, so that a full disk here costs none of it.
+        once the folder has its name, so that a full disk here costs none of it. Names that begin
+        with a dot are no part of an artifact: a reader that was killed inside the folder has left
+        its lease there, and whoever finds it removes it.
         """
         folder = self.partial
         dropped = {folder / name for name in (PLAN, MANIFEST, *unfinished_only)}
         files = {
             path.relative_to(folder).as_posix(): path.stat().st_size
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and path not in dropped
+            if path.is_file() and path not in dropped and not _is_hidden(path.relative_to(folder))
         }
         manifest = self._manifest({**content, "files": files}, stats)
         with atomic.disk_errors(self.output):
@@ -337,6 +339,10 @@ class Plan:
 
 def _dump(manifest: dict[str, Any]) -> bytes:
     return orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _is_hidden(place: Path) -> bool:
+    return any(part.startswith(".") for part in place.parts)
 
 
 def _short(value: Any) -> str:

@@ -14,7 +14,7 @@ import xxhash
 
 from ance_cli import __version__
 from ance_cli.errors import BadInput, MachineGaveOut, Mismatch, UsageProblem
-from ance_cli.formats import atomic, manifest
+from ance_cli.formats import atomic, lease, manifest
 from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.manifest import Plan, manifest_name, read_manifest
 
@@ -409,6 +409,21 @@ def test_a_folder_takes_its_name_with_its_manifest(tmp_path):
     assert found["content"] == {"rows": 3, "files": {"one": 1, "deep/two": 2}}
     assert found["stats"] == {"seconds": 1.5}
     assert found["ran_with"] == {"threads": 4}
+
+
+def test_the_lease_of_a_reader_that_was_killed_inside_is_no_part_of_a_folder(tmp_path):
+    """Whoever prunes removes it later; the folder is then still what its manifest says."""
+    plan = folder_plan(tmp_path / "out")
+    folder = plan.open_partial()
+    (folder / "embeddings").mkdir()
+    (folder / "embeddings" / "data").write_text("content")
+    stale = f".embeddings.reader-{'0' * 32}"
+    (folder / stale).write_text("")
+    plan.publish_folder({}, {})
+    assert not lease.has_readers(tmp_path / "out" / "embeddings")
+    assert not (tmp_path / "out" / stale).exists()
+    found = folder_plan(tmp_path / "out").published()
+    assert list(found["content"]["files"]) == ["embeddings/data"]
 
 
 def test_a_folder_is_replaced_whole(tmp_path):
