@@ -6,6 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.world import Ance
+
+
+@pytest.fixture
+def ance(inside):
+    """In this process: what a message says does not depend on it."""
+    return inside
+
 
 def lines_of(path):
     return path.read_text().splitlines()
@@ -141,15 +149,16 @@ def test_a_checkpoint_that_was_cut_short(ance, dataset, checkpoint, name):
     assert not (ance.cwd / "emb").exists()
 
 
-def test_code_in_a_checkpoint_is_never_run(ance, dataset, checkpoint):
-    copy = shutil.copytree(checkpoint, ance.cwd / "ckpt")
+def test_code_in_a_checkpoint_is_never_run(tmp_path, dataset, checkpoint):
+    program = Ance(tmp_path)
+    copy = shutil.copytree(checkpoint, program.cwd / "ckpt")
     config = json.loads((copy / "config.json").read_text())
     config |= {"model_type": "strange", "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}}
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "code.py").write_text("import pathlib; pathlib.Path('ran').write_text('yes')")
-    found = ance("encode", "--ckpt", "ckpt", "--data", "data", "-o", "emb", code=3, stdin="y\n")
+    found = program("encode", "--ckpt", "ckpt", "--data", "data", "-o", "emb", code=3, stdin="y\n")
     assert "the backbone does not load" in found.stderr or "tokenizer does not load" in found.stderr
-    assert not (ance.cwd / "ran").exists()
+    assert not (program.cwd / "ran").exists()
 
 
 def test_a_checkpoint_without_a_head(ance, dataset, backbone):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from tests.world import AnceInside, make_dataset, tree
+from tests.world import Ance, AnceInside, make_dataset, tree
 
 BM25 = ["bm25-negatives", "--data", "data", "--engine", "bm25s", "--depth", 5, "-o", "out"]
 TOKENIZE = ["tokenize", "--ckpt", "ckpt", "--data", "data", "-o", "out"]
@@ -326,6 +326,17 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_broken_input(world, case):
+    check(world, case)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES)
+def test_broken_input_through_the_program(world, case):
+    """The same, in a process of its own: nothing that an earlier call imported or set helps."""
+    check(Ance(world.cwd), case)
+
+
+def check(world, case):
     breaks, command, code, words = CASES[case]
     breaks(world.cwd)
     inputs, names = tree(world.cwd), set(os.listdir(world.cwd))
