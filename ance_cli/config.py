@@ -400,3 +400,42 @@ class DemoConfig:
     query_length: int = 32
     passage_length: int = 96
     seed: int = SEED
+
+
+@dataclass(frozen=True)
+class DiagnoseConfig:
+    """What `ance diagnose` looks at. The paper meets the top 100 when testing (ICLR Sec. 6.3)."""
+
+    sample: int = 32
+    """Queries, each with one of its positives."""
+    draws: int = 8
+    """Negatives drawn by each sampler for a pair, whose gradients are computed."""
+    depth: int = 100
+    batch_size: int = 32
+    suspects: int = 10
+    loss: str = "nll"
+    margin: float = 1.0
+    scale: float | None = None
+    """None = the checkpoint's."""
+    engine: str = DrawConfig.engine
+    k1: float = DrawConfig.k1
+    b: float = DrawConfig.b
+    seed: int = SEED
+    min_rel: int = MIN_REL
+    probes: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_finite(self)
+        for name, least in (("sample", 1), ("draws", 2), ("batch_size", 2), ("suspects", 0)):
+            _check(getattr(self, name) >= least, f"{_flag(name)} must be at least {least}")
+        _check(self.scale is None or self.scale > 0, "--scale must be greater than 0")
+        _check(self.probes is None or self.probes > 0, "--probes must be at least 1")
+        _check(self.margin >= 0, "--margin must not be negative")
+        self.ranking  # noqa: B018 (checks the rest)
+
+    @property
+    def ranking(self) -> DrawConfig:
+        """The part of it that BM25 and the labels need."""
+        return DrawConfig(
+            depth=self.depth, engine=self.engine, k1=self.k1, b=self.b, min_rel=self.min_rel
+        )

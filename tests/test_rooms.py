@@ -11,7 +11,7 @@ import ance_cli
 
 PACKAGE = Path(ance_cli.__file__).parent
 ROOMS = ["errors", "progress", "config", "presets", "formats", "models", "retrieval", "negatives",
-         "training", "evaluation", "loop", "stages", "cli"]  # fmt: skip
+         "training", "evaluation", "diagnostics", "loop", "stages", "cli"]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

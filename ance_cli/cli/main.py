@@ -10,6 +10,7 @@ from ance_cli import __version__
 from ance_cli.cli import (
     bm25_negatives,
     demo,
+    diagnose,
     encode,
     evaluate,
     index,
@@ -54,7 +55,7 @@ def _root(
 
 for module in (
     demo, merge, bm25_negatives, tokenize, encode, index, mine, train_segment, search, evaluate,
-    refresh, loop, status,
+    refresh, loop, status, diagnose,
 ):  # fmt: skip
     module.register(app)
 

@@ -19,6 +19,7 @@ import typer
 
 from ance_cli.config import (
     Bm25Config,
+    DiagnoseConfig,
     EncodeConfig,
     FollowConfig,
     IndexConfig,
@@ -87,6 +88,10 @@ FLAGS: dict[str, Flag] = {
     "embeddings": Flag(Path, "Embeddings folder, searched exactly.", DATA, metavar="DIR"),
     "index": Flag(Path, "FAISS index folder, searched as it was built.", DATA, metavar="DIR"),
     "run": Flag(Path, "TREC run whose ranking replaces BM25's.", DATA, metavar="FILE"),
+    "history": Flag(Path, "Run folder: adds its training curve and the churn of its negatives.",
+                    DATA, ("--run",), metavar="DIR"),
+    "figures": Flag(Path, "Draw the figures into this folder, as PNG and SVG.", DATA,
+                    metavar="DIR"),
     "output": Flag(Path, "What to make; - is stdout where the output is text.", DATA,
                    names=("--output", "-o"), metavar="PATH"),
     "tokens": Flag(Path, "Token cache of the corpus, made first where there is none (default: in "
@@ -152,6 +157,11 @@ FLAGS: dict[str, Flag] = {
     "dev_depth": Flag(int, "Documents ranked for each dev query.", METHOD),
     "tag": Flag(str, "Last column of the run.", METHOD),
     "per_query": Flag(Path, "Write every query's values to this TSV.", METHOD, metavar="FILE"),
+    "sample": Flag(int, "Queries to look at, drawn at random, each with one of its positives.",
+                   METHOD),
+    "draws": Flag(int, "Negatives drawn by each sampler for a pair, whose gradients are computed.",
+                  METHOD),
+    "suspects": Flag(int, "Unlabelled documents to show that outscore a positive.", METHOD),
     # training
     "preset": Flag(Preset, "A named recipe; other flags override it.", TRAINING),
     "steps": Flag(int, "Optimizer steps that this call adds; 0 only prepares the run.", TRAINING),
@@ -251,6 +261,7 @@ _CONFIGS = {
     "bm25": Bm25Config, "encode": EncodeConfig, "index": IndexConfig, "mine": MineConfig,
     "search": SearchConfig, "train": TrainConfig, "segment": SegmentConfig,
     "refresh": RefreshConfig, "loop": LoopConfig, "follow": FollowConfig,
+    "diagnose": DiagnoseConfig,
 }  # fmt: skip
 
 
