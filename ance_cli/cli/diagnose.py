@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
         panel="Loop",
     )
     def diagnose(flags: Flags) -> None:
-        """Show the paper's theory on your own queries: gradients, bias and variance, false negatives.
+        """Show the paper's theory on your own queries: gradients, bias, variance, false negatives.
 
         For each sampler (rand, nce, bm25, ance, ance with a tenth of rand, and the oracle): the
         gradient norms of its negatives, bias and variance of its estimator, how many are met when
@@ -130,6 +130,7 @@ def _row(row: dict[str, Any], where: str) -> dict[str, str]:
     return shown | {
         "bias": "-" if found["bias"] is None else f"{found['bias']:.1%}",
         "variance": f"{found['variance']:.3g}",
+        "variance / |G|^2, median": "-" if found["noise"] is None else f"{found['noise']:.3g}",
         "squared error": f"{found['squared_error']:.3g}",
     }
 

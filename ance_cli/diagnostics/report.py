@@ -30,7 +30,8 @@ def sampler_rows(
     """A row for each sampler: means over the pairs that have it.
 
     `bias` is the norm of the missing gradient as a share of that of the whole one, both root mean
-    squares over the pairs; `variance` is Tr(Var). What was estimated from draws and came out below
+    squares over the pairs; `variance` is Tr(Var), whose mean a few hard pairs make up, and `noise`
+    the median over the pairs of Tr(Var) / |G|^2, in which each counts the same. What was estimated from draws and came out below
     zero counts as zero in `bias`.
     """
     rows = []
@@ -78,7 +79,13 @@ def _moments(found: Sequence[tuple[Moments, float]]) -> dict[str, float | None]:
         )
     )
     share = float(np.sqrt(max(bias, 0) / whole)) if whole > 0 else None
-    return {"variance": variance, "bias": share, "squared_error": variance + max(bias, 0)}
+    noise = [moments.variance / mean for moments, mean in found if mean > 0]
+    return {
+        "variance": variance,
+        "bias": share,
+        "squared_error": variance + max(bias, 0),
+        "noise": float(np.median(noise)) if noise else None,
+    }
 
 
 def bound(findings: Sequence[Finding], gradients: Sequence[Gradients]) -> dict[str, Any]:
