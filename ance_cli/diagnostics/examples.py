@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ance_cli.diagnostics.pair import ORACLE, Draws
+from ance_cli.diagnostics.pair import Doubles, Draws
 from ance_cli.diagnostics.theory import Moments, drawn, squared_mean
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import load_dual
@@ -24,8 +24,7 @@ class Gradients:
     """What the drawn negatives of one pair gave.
 
     `norms` position -> group -> norm of l's gradient there, `all` for every parameter together.
-    `moments` kind -> of its weighted estimator, with the oracle's draws in place of G; `mean`
-    |G|^2 by those.
+    `moments` kind -> of its weighted estimator; `mean` |G|^2. Both from the oracle's draws.
     """
 
     norms: dict[int, dict[str, float]]
@@ -36,7 +35,7 @@ class Gradients:
 class ExampleGradients:
     """An encoder in float32, without dropout, that differentiates l(d+, d-) for one d- at a time.
 
-    Memory beside the model: a gradient, and one more for each kind of draws.
+    Memory beside the model: a gradient, and one more for each sampler without the whole support.
     """
 
     def __init__(
@@ -59,33 +58,39 @@ class ExampleGradients:
         query: str,
         positive: str,
         negatives: Mapping[int, str],
-        draws: Mapping[str, Draws],
+        draws: Draws,
+        densities: Mapping[str, Doubles],
         on_gradient: Callable[[], None] = lambda: None,
     ) -> Gradients:
-        """The gradients of every drawn negative; `negatives` position -> text, `draws` by kind.
+        """The gradients of all `negatives`, position -> text; each is differentiated once.
 
-        A document drawn several times is differentiated once. The draws of `ORACLE`, which misses
-        no negative, stand for the gradient over all of them.
+        `draws` are the oracle's, some of them, and `densities` kind -> (K,) N p of these under
+        each sampler, from which its moments are estimated (`theory.drawn`).
         """
-        times = {kind: Counter(found.docs.tolist()) for kind, found in draws.items()}
-        weight_of = {
-            kind: dict(zip(found.docs.tolist(), found.weights.tolist(), strict=True))
-            for kind, found in draws.items()
-        }
-        sums = {kind: [torch.zeros_like(p) for p in self._parameters] for kind in draws}
-        squares = dict.fromkeys(draws, 0.0)
+        weight_of: Counter[int] = Counter()
+        for doc, weight in zip(draws.docs.tolist(), draws.weights.tolist(), strict=True):
+            weight_of[doc] += weight
+        missed = {kind: {*draws.docs[found == 0].tolist()} for kind, found in densities.items()}
+        total = _zeros(self._parameters)
+        outside = {kind: _zeros(self._parameters) for kind, docs in missed.items() if docs}
         norms: dict[int, dict[str, float]] = {}
-        for doc in sorted(set().union(*times.values())):
-            norms[doc] = self._backward(query, [positive, negatives[doc]])
+        for doc, text in negatives.items():
+            norms[doc] = self._backward(query, [positive, text])
             on_gradient()
-            for kind, counted in times.items():
-                if count := counted[doc]:
-                    weight = weight_of[kind][doc]
-                    squares[kind] += count * (weight * norms[doc]["all"]) ** 2
-                    for total, parameter in zip(sums[kind], self._parameters, strict=True):
+            if doc in weight_of:
+                for sums in (total, *(outside[kind] for kind in outside if doc in missed[kind])):
+                    for part, parameter in zip(sums, self._parameters, strict=True):
                         if parameter.grad is not None:
-                            total.add_(parameter.grad, alpha=count * weight)
-        return Gradients(norms, *_moments(sums, squares, draws))
+                            part.add_(parameter.grad, alpha=weight_of[doc])
+        squares = np.array([norms[doc]["all"] ** 2 for doc in draws.docs.tolist()])
+        nothing = [torch.zeros((), device=self._device)] * len(total)
+        moments = {}
+        for kind, found in densities.items():
+            left = outside.get(kind, nothing)
+            inside = [whole - part for whole, part in zip(total, left, strict=True)]
+            moments[kind] = drawn(squares, draws.weights, found, _square(inside), _square(left))
+        weighted = float((squares * draws.weights**2).sum())
+        return Gradients(norms, moments, squared_mean(weighted, _square(total), len(draws.docs)))
 
     def _backward(self, query: str, passages: Sequence[str]) -> dict[str, float]:
         """Leave the gradient of l(positive, negative) in the parameters; returns its norms."""
@@ -106,20 +111,9 @@ class ExampleGradients:
         return {**found, "all": float(np.linalg.norm(list(found.values())))}
 
 
-def _moments(
-    sums: Mapping[str, list[torch.Tensor]], squares: Mapping[str, float], draws: Mapping[str, Draws]
-) -> tuple[dict[str, Moments], float]:
-    counts = {kind: len(found.docs) for kind, found in draws.items()}
+def _zeros(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [torch.zeros_like(parameter) for parameter in parameters]
 
-    def inner(first: str, second: str) -> float:
-        parts = zip(sums[first], sums[second], strict=True)
-        return sum(float((a * b).sum(dtype=torch.float64)) for a, b in parts)
 
-    reference = squared_mean(squares[ORACLE], inner(ORACLE, ORACLE), counts[ORACLE])
-    found = {}
-    for kind in draws:
-        square_sum = inner(kind, kind)
-        product = inner(kind, ORACLE) / (counts[kind] * counts[ORACLE])
-        moments = drawn(squares[kind], square_sum, counts[kind], product, reference)
-        found[kind] = moments._replace(bias=0.0) if kind == ORACLE else moments
-    return found, reference
+def _square(vector: Sequence[torch.Tensor]) -> float:
+    return sum(float(part.double().square().sum()) for part in vector)

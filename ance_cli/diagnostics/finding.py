@@ -43,6 +43,8 @@ class Finding:
     num_negatives: int
     samplings: dict[str, Sampling]
     draws: dict[str, Draws]
+    densities: dict[str, Doubles]
+    """N p under each sampler, of what the oracle drew."""
     drawn_norms: dict[int, float]
     """position -> norm of the gradient at the encodings, of everything drawn"""
     top: Places
@@ -86,9 +88,10 @@ def look_at(
     in_batch = np.isin(positives_of_split, pair.docs[top])
     drawn = {kind: pair.draw(kind, draws, generator(kind)) for kind in pair.p}
     place_of = {
-        int(doc): int(np.searchsorted(pair.docs, doc))
-        for found in drawn.values() for doc in found.docs
-    }  # fmt: skip
+        doc: place
+        for found in drawn.values()
+        for doc, place in zip(found.docs.tolist(), _places(pair, found).tolist(), strict=True)
+    }
     listed = bm25[np.isin(bm25, pair.docs) | (bm25 == positive)]
     found_at = np.flatnonzero(listed == positive)
     return Finding(
@@ -99,6 +102,7 @@ def look_at(
         len(pair.docs),
         {kind: _sampling(pair, p, informative) for kind, p in pair.p.items()},
         drawn,
+        {kind: len(p) * p[_places(pair, drawn[ORACLE])] for kind, p in pair.p.items()},
         {doc: float(pair.norms[place]) for doc, place in place_of.items()},
         pair.docs[top],
         pair.scores[top].astype(np.float64),
@@ -113,6 +117,11 @@ def look_at(
             "in_batch": simulated_batches(in_batch, batch_size - 1, TRIALS, generator("in-batch")),
         },
     )
+
+
+def _places(pair: Pair, draws: Draws) -> Places:
+    """Where what was drawn stands among the pair's negatives."""
+    return np.asarray(np.searchsorted(pair.docs, draws.docs), np.int64)
 
 
 def _sampling(pair: Pair, p: Doubles, informative: npt.NDArray[np.bool_]) -> Sampling:

@@ -131,7 +131,7 @@ def second_moment(norms: Floats, p: Floats) -> float:
 
 
 def squared_mean(square_sum: float, sum_square: float, draws: int) -> float:
-    """Unbiased estimate of |E[g]|^2 from K >= 2 independent draws of g.
+    """Unbiased estimate of |E[g]|^2 from K >= 2 independent draws of a vector g.
 
     `square_sum` the sum of |g|^2, `sum_square` |sum of g|^2: what is left of the latter are the
     products of different draws (a U-statistic; it may come out below zero).
@@ -140,16 +140,26 @@ def squared_mean(square_sum: float, sum_square: float, draws: int) -> float:
 
 
 def drawn(
-    square_sum: float, sum_square: float, draws: int, product: float, reference: float
+    square_norms: Floats,
+    weights: Floats,
+    densities: Floats,
+    inside_sum_square: float,
+    outside_sum_square: float,
 ) -> Moments:
-    """Unbiased estimates of the moments from K >= 2 independent draws of g.
+    """Unbiased estimates of a sampler's moments from K >= 2 independent draws of another one, q.
 
-    `product` is the inner product of the mean of these draws and of the mean of independent draws
-    of an unbiased estimator, `reference` the `squared_mean` of those: they stand for G.
+    A sampler's own draws would not do: what makes a uniform one vary is what it hardly ever draws.
+    q should draw where the gradients are, as `oracle` does. (K,) each: `square_norms` |grad l|^2,
+    `weights` 1 / (N q), `densities` N p. `inside_sum_square` is |sum of weight * grad l|^2 over the
+    draws inside the support of p, `outside_sum_square` over the others.
     """
-    mean = squared_mean(square_sum, sum_square, draws)
-    variance = (square_sum - sum_square / draws) / (draws - 1)
-    return Moments(variance, mean - 2 * product + reference, mean)
+    inside = densities > 0
+    draws = len(densities)
+    seconds = square_norms[inside] * weights[inside] / densities[inside]
+    squares = square_norms * weights**2
+    mean = squared_mean(float(squares[inside].sum()), inside_sum_square, draws)
+    bias = squared_mean(float(squares[~inside].sum()), outside_sum_square, draws)
+    return Moments(float(seconds.sum()) / draws - mean, bias, mean)
 
 
 # ---------------------------------------------------------------- informative negatives in a batch

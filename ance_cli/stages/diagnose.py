@@ -331,6 +331,7 @@ def _differentiate(
 ) -> tuple[list[Any], int]:
     """The true gradients of what was drawn, and the number of parameters."""
     from ance_cli.diagnostics.examples import ExampleGradients
+    from ance_cli.diagnostics.pair import ORACLE
 
     doc_ids = retriever.doc_ids
     wanted = {doc_ids[doc] for found in findings for doc in (found.positive, *found.drawn_norms)}
@@ -345,7 +346,11 @@ def _differentiate(
                 doc: passages[doc_ids[doc]].joined(separator) for doc in finding.drawn_norms
             }
             positive = passages[finding.positive_id].joined(separator)
-            found.append(examples.of(text, positive, negatives, finding.draws, bar.advance))
+            found.append(
+                examples.of(
+                    text, positive, negatives, finding.draws[ORACLE], finding.densities, bar.advance
+                )
+            )
     return found, examples.num_parameters
 
 

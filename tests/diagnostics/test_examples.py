@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ance_cli.diagnostics.examples import ExampleGradients
-from ance_cli.diagnostics.pair import ORACLE, Draws
+from ance_cli.diagnostics.pair import Draws
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import load_dual
 from ance_cli.models.tokens import Tokenizer
@@ -36,30 +36,30 @@ def flat_gradient(checkpoint, negative):
 @pytest.mark.parametrize("towers", ["checkpoint", "two_towers"])
 def test_norms_and_moments_against_a_plain_loop(request, towers):
     checkpoint = Checkpoint(request.getfixturevalue(towers))
-    draws = {
-        "rand": Draws(np.array([4, 9, 4, 7]), np.array([1.0, 1.0, 1.0, 1.0])),
-        ORACLE: Draws(np.array([7, 7, 9, 7]), np.array([0.6, 0.6, 2.5, 0.6])),
-    }
+    draws = Draws(np.array([7, 7, 9, 4]), np.array([0.6, 0.6, 2.5, 0.9]))
+    densities = {"whole": np.array([1.5, 1.5, 0.5, 1.0]), "some": np.array([2.0, 2.0, 0.0, 3.0])}
     examples = ExampleGradients(checkpoint, torch.device("cpu"), "nll", 1.0, 1.0)
-    found = examples.of(QUERY, POSITIVE, NEGATIVES, draws)
+    found = examples.of(QUERY, POSITIVE, NEGATIVES, draws, densities)
     gradients = {}
     for doc, text in NEGATIVES.items():
         gradients[doc], head = flat_gradient(checkpoint, text)
         assert found.norms[doc]["all"] == pytest.approx(np.linalg.norm(gradients[doc]), rel=2e-3)
         assert found.norms[doc]["head"] == pytest.approx(float(head.norm()), rel=2e-3)
     assert examples.num_parameters == len(gradients[4])
-    of = {kind: np.array([w * gradients[d] for d, w in zip(drawn.docs, drawn.weights, strict=True)])
-          for kind, drawn in draws.items()}  # fmt: skip
 
     def between_draws(g):
         return sum(g[i] @ g[j] for i in range(4) for j in range(4) if i != j) / 12
 
-    whole = between_draws(of[ORACLE])
-    assert found.mean == pytest.approx(whole, rel=1e-2)
-    for kind, g in of.items():
-        variance = np.square(g - g.mean(0)).sum() / 3
-        bias = between_draws(g) - 2 * g.mean(0) @ of[ORACLE].mean(0) + whole
-        assert found.moments[kind].variance == pytest.approx(variance, rel=1e-2)
-        assert found.moments[kind].mean == pytest.approx(between_draws(g), rel=1e-2)
-        expected = 0.0 if kind == ORACLE else bias
-        assert found.moments[kind].bias == pytest.approx(expected, rel=2e-2, abs=1e-2 * abs(whole))
+    weighted = np.array([w * gradients[d] for d, w in zip(draws.docs, draws.weights, strict=True)])
+    scale = np.square(weighted).sum() / 12
+    assert found.mean == pytest.approx(between_draws(weighted), abs=1e-2 * scale)
+    for kind, density in densities.items():
+        inside = weighted * (density > 0)[:, None]
+        mean, bias = between_draws(inside), between_draws(weighted - inside)
+        second = sum(
+            np.square(gradients[d]).sum() * w / p / 4
+            for d, w, p in zip(draws.docs, draws.weights, density, strict=True) if p > 0
+        )  # fmt: skip
+        expected = [second - mean, bias, mean]
+        assert list(found.moments[kind]) == pytest.approx(expected, abs=1e-2 * scale), kind
+    assert found.moments["whole"].bias == 0

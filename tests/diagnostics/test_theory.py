@@ -63,20 +63,18 @@ def test_the_oracle_where_nothing_is_left_to_learn():
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_estimates_from_draws_are_unbiased(name):
-    """Their expectation over all pairs of draws, and all pairs of the oracle's, is the truth."""
-    p, q = SAMPLERS[name], SAMPLERS["oracle"]
+@pytest.mark.parametrize("other", ["oracle", "mixed"])
+def test_estimates_from_draws_are_unbiased(name, other):
+    """Their expectation over all pairs of the other sampler's draws is the truth."""
+    p, q = SAMPLERS[name], SAMPLERS[other]
     expected = np.zeros(3)
-    for own in product(np.flatnonzero(p), repeat=2):
-        for others in product(np.flatnonzero(q), repeat=2):
-            g = [GRADIENTS[d] / (5 * p[d]) for d in own]
-            h = [GRADIENTS[d] / (5 * q[d]) for d in others]
-            chance = np.prod(p[list(own)]) * np.prod(q[list(others)])
-            found = drawn(
-                sum(x @ x for x in g), sum(g) @ sum(g), 2,
-                (sum(g) / 2) @ (sum(h) / 2), h[0] @ h[1],
-            )  # fmt: skip
-            expected += chance * np.array(found)
+    for docs in map(list, product(np.flatnonzero(q), repeat=2)):
+        weights = 1 / (5 * q[docs])
+        weighted = weights[:, None] * GRADIENTS[docs]
+        inside = p[docs] > 0
+        square_sums = [np.square(weighted[part].sum(0)).sum() for part in (inside, ~inside)]
+        found = drawn(NORMS[docs] ** 2, weights, 5 * p[docs], *square_sums)
+        expected += np.prod(q[docs]) * np.array(found)
     mean, second = exact(p)
     missing = mean - WHOLE
     truth = [second - mean @ mean, missing @ missing, mean @ mean]
