@@ -101,7 +101,8 @@ class ExampleGradients:
             torch.from_numpy(array).to(self._device)
             for table, side in ((queries, "query"), (rows, "passage"))
             for array in table.padded(
-                np.arange(table.num_rows), self._tokenizer.pad_id_of(side)  # type: ignore[arg-type]
+                np.arange(table.num_rows),
+                self._tokenizer.pad_id_of(side),  # type: ignore[arg-type]
             )
         ]
         q, d = self._dual(*inputs)

@@ -35,11 +35,12 @@ _KINDS: dict[str, dict[str, Any]] = {
     "BM25 negatives": {"marker": "s", "edgecolors": BLUE, "facecolors": "none", "s": 34,
                        "linewidths": 1, "zorder": 3},
     "model's negatives": {"marker": "o", "color": ORANGE, "s": 16, "linewidths": 0, "zorder": 2},
-    "positives": {"marker": "^", "color": GREEN, "s": 70, "edgecolors": BLACK, "linewidths": 0.8,
-                  "zorder": 5},
-    "query": {"marker": "*", "color": VERMILION, "s": 170, "edgecolors": BLACK, "linewidths": 0.8,
+    "positives": {"marker": "^", "edgecolors": GREEN, "facecolors": "none", "s": 150,
+                  "linewidths": 2, "zorder": 5},
+    "query": {"marker": "*", "color": VERMILION, "s": 110, "edgecolors": BLACK, "linewidths": 0.8,
               "zorder": 6},
 }  # fmt: skip
+"""What is often at one place does not hide each other: triangles and squares are hollow."""
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 _LINES = ("-", "--", "-.", ":")
 
@@ -119,8 +120,8 @@ def long_tail(
         ax.axvline(depth, color=VERMILION, linestyle=":", linewidth=1.2, label=f"rank {depth}")
     ax.set_xscale("log")
     ax.set(xlabel="rank", ylabel="score - corpus average")
-    told = "  ".join(f"{kind} {share:.0%}" for kind, share in overlaps.items())
-    ax.set_title(f"of the training negatives, met when testing: {told}")
+    told = "   ".join(f"{kind} {share:.0%}" for kind, share in overlaps.items())
+    ax.set_title(f"training negatives that are met when testing\n{told}")
     ax.legend()
     return figure
 
@@ -151,9 +152,9 @@ def gradient_norms(
                color=_GROUP_COLOURS[group], edgecolor=BLACK, linewidth=0.6,
                hatch=_HATCHES[groups.index(group)])  # fmt: skip
     ax.set_yscale("log")
-    ax.set_xticks(np.arange(len(by_sampler)), list(by_sampler))
+    ax.set_xticks(np.arange(len(by_sampler)), [name.replace("+", "\n+ ") for name in by_sampler])
     ax.set(ylabel="gradient norm of a negative, mean")
-    ax.legend(ncols=len(shown), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    ax.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     if with_run and along is not None:
         _norms_along(axes[0, 1], steps, along, switches)
     return figure
@@ -175,11 +176,13 @@ def _norms_along(
         if not (values > 0).any():
             continue
         colour, line = _GROUP_LINES[group]
-        ax.plot(steps, _smoothed(values), color=colour, linestyle=line, label=group)
+        # the log rounds to six decimals: a zero is less than this
+        shown = np.maximum(_smoothed(values), 1e-6)
+        ax.plot(steps, shown, color=colour, linestyle=line, label=group)
     ax.set_yscale("log")
     _mark(ax, switches)
     ax.set(xlabel="step", ylabel="gradient norm of a batch, before clipping")
-    ax.legend(ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def _smoothed(values: Numbers) -> Numbers:
