@@ -31,8 +31,8 @@ def sampler_rows(
 
     `bias` is the norm of the missing gradient as a share of that of the whole one, both root mean
     squares over the pairs; `variance` is Tr(Var), whose mean a few hard pairs make up, and `noise`
-    the median over the pairs of Tr(Var) / |G|^2, in which each counts the same. What was estimated from draws and came out below
-    zero counts as zero in `bias`.
+    the median over the pairs of Tr(Var) / |G|^2, in which each counts the same. What was estimated
+    from draws and came out below zero counts as zero in `bias`.
     """
     rows = []
     for kind in KINDS:

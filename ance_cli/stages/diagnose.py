@@ -304,13 +304,13 @@ def _survey(
                 )  # fmt: skip
                 sums.append(Enumeration(pair, embeddings.num_docs))
                 bar.advance()
-            weights = np.concatenate([found.weights for found in sums])
-            pair_of = [number for number, found in enumerate(sums) for _ in found.weights]
+            weights = np.concatenate([enumeration.weights for enumeration in sums])
+            pair_of = [number for number, each in enumerate(sums) for _ in each.weights]
             vectors = weighted_sums(weights, pair_of, land.xq, embeddings)
-            for number, found in enumerate(sums):
+            for number, enumeration in enumerate(sums):
                 own = vectors[np.array(pair_of) == number]
                 query = land.xq[number]
-                exact.append(found.moments(own, land.positives[number], float(query @ query)))
+                exact.append(enumeration.moments(own, land.positives[number], float(query @ query)))
     return findings, exact
 
 
