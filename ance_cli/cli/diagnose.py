@@ -83,8 +83,8 @@ def _show(found: Summary) -> None:
         f"{found['bound']['gradients']} negatives\n"
         f"a random batch of {batch['batch_size']} holds one of the {batch['informative']} "
         f"best-scoring negatives with probability {batch['paper']:.3g} (paper), "
-        f"{batch['at_least_one']:.3g} (at least one), {batch['simulated_uniform']:.3g} (simulated), "
-        f"{batch['simulated_in_batch']:.3g} (simulated, other pairs' positives)\n"
+        f"{batch['at_least_one']:.3g} (at least one), {batch['simulated_uniform']:.3g} "
+        f"(simulated), {batch['simulated_in_batch']:.3g} (simulated, other pairs' positives)\n"
         f"reciprocal rank of the {found['queries']} positives: {rank['model']:.3f}, "
         f"BM25 {rank['bm25']:.3f}\n",
         markup=False,

@@ -153,7 +153,7 @@ def gradient_norms(
                hatch=_HATCHES[groups.index(group)])  # fmt: skip
     ax.set_yscale("log")
     ax.set_xticks(np.arange(len(by_sampler)), [name.replace("+", "\n+ ") for name in by_sampler])
-    ax.set(ylabel="gradient norm of a negative, mean")
+    ax.set(ylabel="gradient norm of a negative")
     ax.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     if with_run and along is not None:
         _norms_along(axes[0, 1], steps, along, switches)
@@ -181,7 +181,7 @@ def _norms_along(
         ax.plot(steps, shown, color=colour, linestyle=line, label=group)
     ax.set_yscale("log")
     _mark(ax, switches)
-    ax.set(xlabel="step", ylabel="gradient norm of a batch, before clipping")
+    ax.set(xlabel="step", ylabel="norm of a batch, before clipping")
     ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 

@@ -71,8 +71,9 @@ class Pair:
         loss: tuple[str, float, float],
     ) -> Pair:
         """`docs` are the negatives' positions, `positive` that of d+; `loss` is its name, margin
-        and scale. `listed` are the positions, best first, of what BM25 found, and of what an index did
-        for ANCE, which otherwise has the exact ranking. Both draw from their first `depth`."""
+        and scale. `listed` are the positions, best first, of what BM25 found, and of what an index
+        found for ANCE, which otherwise has the exact ranking; each draws from its first `depth`.
+        """
         row = landscape.scores[number]
         scores, positive_score = row[docs], float(row[positive])
         a, b = score_gradients(positive_score, scores, *loss)
