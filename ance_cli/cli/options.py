@@ -158,7 +158,7 @@ FLAGS: dict[str, Flag] = {
     "per_query": Flag(Path, "Write every query's values to this TSV.", METHOD, metavar="FILE"),
     "sample": Flag(int, "Queries to look at, each with one of its positives.", METHOD),
     "draws": Flag(int, "Negatives that each sampler draws for a pair, to differentiate.", METHOD),
-    "suspects": Flag(int, "Unlabelled documents to show that score highest against a positive.", METHOD),
+    "suspects": Flag(int, "Unlabelled documents to show, the most like positives.", METHOD),
     # training
     "preset": Flag(Preset, "A named recipe; other flags override it.", TRAINING),
     "steps": Flag(int, "Optimizer steps that this call adds; 0 only prepares the run.", TRAINING),
