@@ -24,7 +24,8 @@ def world(tmp_path_factory, checkpoint):
             "--total-steps", 8, "--batch-size", 8, "--lr", "1e-3", "--log-every", 1,
             "-o", "run")  # fmt: skip
     program("refresh", "run", "--depth", 12, "--negatives", 4)
-    program("train-segment", "run/generations/0001/negatives.jsonl", "--steps", 4, "-o", "run")
+    program("train-segment", "run/generations/0001/negatives.jsonl", "--steps", 4,
+            "--log-every", 1, "-o", "run")  # fmt: skip
     program("refresh", "run")
     diagnose = ["diagnose", "--ckpt", "run/latest", "--data", "data", "--embeddings",
                 "run/generations/0002/embeddings", *SMALL]  # fmt: skip
