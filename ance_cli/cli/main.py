@@ -11,6 +11,7 @@ from ance_cli.cli import (
     bench_search,
     bm25_negatives,
     demo,
+    diagnose,
     doctor,
     encode,
     evaluate,
@@ -60,7 +61,7 @@ def _root(
 
 for module in (
     demo, init, doctor, import_dataset, merge, bm25_negatives, tokenize, encode, index, mine,
-    train_segment, search, rerank, fuse, evaluate, bench_search, refresh, loop, status,
+    train_segment, search, rerank, fuse, evaluate, bench_search, refresh, loop, status, diagnose,
 ):  # fmt: skip
     module.register(app)
 

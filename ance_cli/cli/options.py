@@ -1,7 +1,7 @@
 """Every flag, once: its type, its names, its help and its panel.
 
 A command names the flags that it takes (`@command(app, "mine", "data ckpt depth ...")`); its
-defaults come from `config.py`. So a flag means the same everywhere.
+defaults come from `config/`. So a flag means the same everywhere.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import typer
 from ance_cli.cli.config_file import NONE, found_by_itself, is_set, take_config
 from ance_cli.config import (
     Bm25Config,
+    DiagnoseConfig,
     EncodeConfig,
     FollowConfig,
     FuseConfig,
@@ -103,6 +104,9 @@ FLAGS: dict[str, Flag] = {
     "embeddings": Flag(Path, "Embeddings folder, searched exactly.", DATA, metavar="DIR"),
     "index": Flag(Path, "FAISS index folder, searched as it was built.", DATA, metavar="DIR"),
     "run": Flag(Path, "TREC run whose ranking replaces BM25's.", DATA, metavar="FILE"),
+    "history": Flag(Path, "Run folder: adds its training curve and the churn of its negatives.",
+                    DATA, ("--run",), metavar="DIR"),
+    "figures": Flag(Path, "Draw figures into this folder, PNG and SVG.", DATA, metavar="DIR"),
     "output": Flag(Path, "What to make; - is stdout where the output is text.", DATA,
                    names=("--output", "-o"), metavar="PATH"),
     "tokens": Flag(Path, "Token cache of the corpus, made first where there is none (default: in "
@@ -171,6 +175,9 @@ FLAGS: dict[str, Flag] = {
     "cases": Flag(int, "Show that many wins and that many losses against the first run: the "
                   "queries that differ most by the first of --measures, with --data's texts.",
                   METHOD),
+    "sample": Flag(int, "Queries to look at, each with one of its positives.", METHOD),
+    "draws": Flag(int, "Negatives that each sampler draws for a pair, to differentiate.", METHOD),
+    "suspects": Flag(int, "Unlabelled documents to show, the most like positives.", METHOD),
     # training
     "preset": Flag(Preset, "A named recipe; other flags override it.", TRAINING),
     "steps": Flag(int, "Optimizer steps that this call adds; 0 only prepares the run.", TRAINING),
@@ -274,7 +281,7 @@ _CONFIGS = {
     "bm25": Bm25Config, "encode": EncodeConfig, "index": IndexConfig, "mine": MineConfig,
     "search": SearchConfig, "train": TrainConfig, "segment": SegmentConfig,
     "refresh": RefreshConfig, "loop": LoopConfig, "follow": FollowConfig,
-    "rerank": RerankConfig, "fuse": FuseConfig,
+    "rerank": RerankConfig, "fuse": FuseConfig, "diagnose": DiagnoseConfig,
 }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ ALGORITHM_VERSIONS = {
     "bm25-index": 1,
     "dataset": 1,
     "tokens": 1,
+    "diagnosis": 1,
 }
 """Raised when a stage computes something else from the same inputs: old outputs go stale."""
 

@@ -1,0 +1,144 @@
+"""`ance diagnose`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from ance_cli.cli.calls import COMMON, PINS, checkpoint_of, dataset_of, run_stage
+from ance_cli.cli.options import Flags, command
+from ance_cli.config import DiagnoseConfig, EncodeConfig
+from ance_cli.stages.summary import Summary
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @command(
+        app,
+        "diagnose",
+        "ckpt data split corpus queries qrels min_rel skip_bad embeddings index history output "
+        "figures sample draws depth batch_size suspects engine k1 b loss margin scale seed probes "
+        f"{PINS} gpus dtype batch_tokens threads force {COMMON}",
+        configs="diagnose encode",
+        required="ckpt embeddings output",
+        defaults={"split": "dev"},
+        panel="Loop",
+    )
+    def diagnose(flags: Flags) -> None:
+        """Show the paper's theory on your own queries: gradients, bias, variance, false negatives.
+
+        For each sampler (rand, nce, bm25, ance, ance with a tenth of rand, and the oracle): the
+        gradient norms of its negatives, bias and variance of its estimator, how many are met when
+        testing. Then the chance that a batch holds an informative negative, the tail of the scores,
+        and unlabelled documents that outscore a positive. --figures draws the paper's figures and
+        needs `pip install 'ance-cli[figures]'`.
+
+        Example: `ance diagnose --ckpt runs/ance/best --data data/medquad --split dev
+        --embeddings emb/ --run runs/ance -o diagnosis.json --figures figures/`
+        """
+        from ance_cli.stages.diagnose import diagnose as stage
+
+        def run(reporter: Any, skipped: Any) -> Summary:
+            found = stage(
+                checkpoint_of(flags),
+                dataset_of(flags),
+                flags.embeddings,
+                flags.output,
+                flags.config(DiagnoseConfig),
+                flags.config(EncodeConfig),
+                index=flags.index,
+                run=flags.history,
+                figures=flags.figures,
+                threads=flags.threads,
+                force=flags.force,
+                dry_run=flags.dry_run,
+                skipped=skipped,
+                reporter=reporter,
+            )
+            if flags.json or flags.quiet or "samplers" not in found:
+                return found
+            _show(found)
+            told = ("output", "kind", "up_to_date", "figures", "seconds")
+            return {name: found[name] for name in told if name in found}
+
+        run_stage(flags, run)
+
+
+def _show(found: Summary) -> None:
+    """The tables, on stderr: what was asked for is the file."""
+    from ance_cli.cli.console import show_rows, stderr
+
+    for where, what in (
+        ("encodings", "gradients at the encodings, exact over the corpus"),
+        ("parameters", f"gradients of {found['parameters']:,} parameters, from drawn negatives"),
+    ):
+        stderr.print(f"\n{what}", style="bold")
+        show_rows([_row(row, where) for row in found["samplers"]])
+    rho = found["bound"]["spearman"]
+    batch, rank = found["batch"], found["reciprocal_rank"]
+    stderr.print(
+        f"\nrank correlation of the two norms: {'-' if rho is None else f'{rho:.3f}'} over "
+        f"{found['bound']['gradients']} negatives\n"
+        f"a random batch of {batch['batch_size']} holds one of the {batch['informative']} "
+        f"best-scoring negatives with probability {batch['paper']:.3g} (paper), "
+        f"{batch['at_least_one']:.3g} (at least one), {batch['simulated_uniform']:.3g} "
+        f"(simulated), {batch['simulated_in_batch']:.3g} (simulated, other pairs' positives)\n"
+        f"reciprocal rank of the {found['queries']} positives: {rank['model']:.3f}, "
+        f"BM25 {rank['bm25']:.3f}\n",
+        markup=False,
+    )
+    if suspects := found["suspects"]:
+        stderr.print("suspected false negatives", style="bold")
+        for suspect in suspects:
+            stderr.print(
+                f"{suspect['above_the_positive']:+.2f}  {suspect['query']}\n"
+                f"       labelled {suspect['positive_id']}: {_short(suspect['positive'])}\n"
+                f"       suspect  {suspect['suspect_id']}: {_short(suspect['suspect'])}",
+                markup=False,
+            )
+    if generations := found.get("generations"):
+        stderr.print("\nrefreshes", style="bold")
+        show_rows(
+            [
+                {
+                    "generation": row["generation"],
+                    "step": row["checkpoint_step"],
+                    "churn": _figure(row["churn_against_earlier"]),
+                    "met when testing": _figure(row["test_time"]),
+                    **{name: f"{value:.4f}" for name, value in row["dev"].items()},
+                }
+                for row in generations
+            ]
+        )
+
+
+def _row(row: dict[str, Any], where: str) -> dict[str, str]:
+    found = row[where]
+    shown = {"sampler": row["sampler"]}
+    if where == "encodings":
+        shown |= {
+            "support": f"{row['support']:,.0f}",
+            "met when testing": f"{row['test_time']:.1%}",
+            "of the oracle": f"{row['oracle_mass']:.1%}",
+        }
+    shown["mean norm"] = f"{found['norm']:.3g}"
+    if where == "parameters":
+        shown |= {"median": f"{found['median_norm']:.3g}"}
+        shown |= {group: f"{norm:.3g}" for group, norm in found["by_group"].items()}
+    return shown | {
+        "bias": "-" if found["bias"] is None else f"{found['bias']:.1%}",
+        "variance": f"{found['variance']:.3g}",
+        "variance / |G|^2, median": "-" if found["noise"] is None else f"{found['noise']:.3g}",
+        "squared error": f"{found['squared_error']:.3g}",
+    }
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _short(text: str, length: int = 110) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 3]}..."

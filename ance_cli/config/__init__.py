@@ -1,0 +1,44 @@
+"""Every default, once. Imports nothing heavy, so that `--help` can show them.
+
+One frozen dataclass a stage. The field names are the flags' names; the docs of a flag stand in
+`cli/options.py`.
+"""
+
+from ance_cli.config.common import MEASURES, MIN_REL, SEED
+from ance_cli.config.negatives import Bm25Config, DrawConfig, MineConfig
+from ance_cli.config.running import (
+    DemoConfig,
+    DiagnoseConfig,
+    FollowConfig,
+    LoopConfig,
+    RefreshConfig,
+)
+from ance_cli.config.training import SegmentConfig, TrainConfig
+from ance_cli.config.vectors import (
+    EncodeConfig,
+    FuseConfig,
+    IndexConfig,
+    RerankConfig,
+    SearchConfig,
+)
+
+__all__ = [
+    "MEASURES",
+    "MIN_REL",
+    "SEED",
+    "Bm25Config",
+    "DemoConfig",
+    "DiagnoseConfig",
+    "DrawConfig",
+    "EncodeConfig",
+    "FollowConfig",
+    "FuseConfig",
+    "IndexConfig",
+    "LoopConfig",
+    "MineConfig",
+    "RefreshConfig",
+    "RerankConfig",
+    "SearchConfig",
+    "SegmentConfig",
+    "TrainConfig",
+]

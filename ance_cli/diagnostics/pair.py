@@ -1,0 +1,153 @@
+"""One pair of a query and a positive, and every sampler's distribution over its negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ance_cli.diagnostics.landscape import Landscape, score_gradients
+from ance_cli.diagnostics.theory import (
+    EncodingSum,
+    Moments,
+    encoding_norms,
+    hardest_of_batch,
+    mixture,
+    oracle,
+    second_moment,
+    uniform_on,
+)
+
+RAND, NCE, BM25, ANCE, MIXED, ORACLE = "rand", "nce", "bm25", "ance", "ance+rand", "oracle"
+KINDS = (RAND, NCE, BM25, ANCE, MIXED, ORACLE)
+MIXED_SHARE = 0.1
+"""Of `rand` in `ance+rand`: what makes the support whole again."""
+
+Doubles = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Independent draws of a sampler: positions in the corpus, and the weights 1 / (N p)."""
+
+    docs: Places
+    weights: Doubles
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair's N negatives, in corpus order.
+
+    `docs` (N,) their positions in the corpus; `scores` (N,); `to_positive`, `to_negative` (N,)
+    dl/ds+ and dl/ds-; `norms` (N,) the gradient's norm at the encodings; `p` kind -> (N,).
+    """
+
+    number: int
+    """Its row in the landscape."""
+    docs: Places
+    scores: Singles
+    positive_score: float
+    to_positive: Doubles
+    to_negative: Doubles
+    norms: Doubles
+    ranked: Places
+    """(N,) places in `docs`, highest score first, ties in corpus order."""
+    p: Mapping[str, Doubles]
+
+    @classmethod
+    def of(
+        cls,
+        number: int,
+        landscape: Landscape,
+        docs: Places,
+        positive: int,
+        listed: Mapping[str, Places],
+        depth: int,
+        batch_size: int,
+        loss: tuple[str, float, float],
+    ) -> Pair:
+        """`docs` are the negatives' positions, `positive` that of d+; `loss` is its name, margin
+        and scale. `listed` are the positions, best first, of what BM25 found, and of what an index
+        found for ANCE, which otherwise has the exact ranking; each draws from its first `depth`.
+        """
+        row = landscape.scores[number]
+        scores, positive_score = row[docs], float(row[positive])
+        a, b = score_gradients(positive_score, scores, *loss)
+        query, plus = landscape.xq[number], landscape.positives[number]
+        norms = encoding_norms(
+            a, b, landscape.lengths[number, docs], landscape.nearness[number, docs],
+            float(plus @ plus), float(query @ query),
+        )  # fmt: skip
+        ranked = np.argsort(-scores, kind="stable")
+        total = len(docs)
+        p = {RAND: uniform_on(np.arange(total), total)}
+        p[NCE] = hardest_of_batch(ranked, batch_size - 1)
+        for kind, places in {ANCE: docs[ranked], **listed}.items():
+            inside = np.flatnonzero(np.isin(docs, places[np.isin(places, docs)][:depth]))
+            if len(inside):
+                p[kind] = uniform_on(inside, total)
+        if ANCE in p:
+            p[MIXED] = mixture(p[ANCE], p[RAND], MIXED_SHARE)
+        p[ORACLE] = oracle(norms)
+        return cls(number, docs, scores, positive_score, a, b, norms, ranked, p)
+
+    def draw(self, kind: str, count: int, rng: np.random.Generator) -> Draws:
+        """`count` independent draws of a sampler."""
+        p = self.p[kind]
+        places = rng.choice(len(p), count, p=p)
+        return Draws(self.docs[places], 1 / (len(p) * p[places]))
+
+    def top(self, depth: int) -> Places:
+        """The places of the `depth` best-scoring negatives: those met when testing."""
+        return self.ranked[:depth]
+
+    def sum_over(self, inside: npt.NDArray[np.bool_], vectors: Doubles) -> EncodingSum:
+        """The sum of some negatives' gradients; their weighted vectors add up to `vectors`."""
+        a, b = self.to_positive[inside], self.to_negative[inside]
+        return EncodingSum(float(a.sum()), float((b**2).sum()), vectors)
+
+
+class Enumeration:
+    """The exact moments of one pair's samplers, once the weighted sums of vectors are known.
+
+    It keeps sums and no array over the corpus but the weights of the vectors.
+    """
+
+    def __init__(self, pair: Pair, num_docs: int) -> None:
+        self.number, self.total = pair.number, len(pair.docs)
+        nothing = np.zeros(0)
+        self._seconds = {kind: second_moment(pair.norms, p) for kind, p in pair.p.items()}
+        self._all = pair.sum_over(np.ones(self.total, bool), nothing)
+        self._outside: dict[str, EncodingSum] = {}
+        rows = [pair.to_negative]
+        for kind, p in pair.p.items():
+            outside = p == 0
+            if kind != ORACLE and outside.any():  # where the oracle has no p there is no gradient
+                self._outside[kind] = pair.sum_over(outside, nothing)
+                rows.append(np.where(outside, pair.to_negative, 0))
+        self.weights = np.zeros((len(rows), num_docs), np.float32)
+        self.weights[:, pair.docs] = rows
+
+    def moments(
+        self, sums: Doubles, positive: Singles, query_length: float
+    ) -> tuple[dict[str, Moments], float]:
+        """The moments of each sampler and |G|^2; `sums` are the weighted sums of `weights`."""
+
+        def mean(of: EncodingSum) -> float:
+            return of.mean_square(positive, query_length, self.total)
+
+        whole = self._all._replace(vectors=sums[0])
+        found = {}
+        left = iter(sums[1:])
+        for kind, second in self._seconds.items():
+            bias, inside = 0.0, whole
+            if kind in self._outside:
+                outside = self._outside[kind]._replace(vectors=next(left))
+                bias = mean(outside)
+                inside = whole.without(outside)
+            found[kind] = Moments(second - mean(inside), bias, mean(inside))
+        return found, mean(whole)

@@ -1,0 +1,164 @@
+"""The findings of all pairs as tables, and as the curves that figures are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from ance_cli.diagnostics.examples import Gradients
+from ance_cli.diagnostics.finding import Finding
+from ance_cli.diagnostics.pair import KINDS
+from ance_cli.diagnostics.theory import Moments, batch_probability, paper_batch_probability
+from ance_cli.training.gradients import GROUPS
+
+CURVES = 10
+"""Queries whose tail of scores is kept, as in the paper's figure."""
+PANELS = 3
+"""Queries that the model wins, and that it loses, in the figure of both."""
+
+Exact = list[tuple[dict[str, Moments], float]]
+"""For each pair the enumerated moments by sampler, and |G|^2."""
+
+
+def sampler_rows(
+    findings: Sequence[Finding], exact: Exact, gradients: Sequence[Gradients]
+) -> list[dict[str, Any]]:
+    """A row for each sampler: means over the pairs that have it.
+
+    `bias` is the norm of the missing gradient as a share of that of the whole one, both root mean
+    squares over the pairs; `variance` is Tr(Var), whose mean a few hard pairs make up, and `noise`
+    the median over the pairs of Tr(Var) / |G|^2, in which each counts the same. What was estimated
+    from draws and came out below zero counts as zero in `bias`.
+    """
+    rows = []
+    for kind in KINDS:
+        having = [n for n, finding in enumerate(findings) if kind in finding.samplings]
+        if not having:
+            continue
+        shapes = [findings[n].samplings[kind] for n in having]
+        norms = [
+            [gradients[n].norms[doc] for doc in findings[n].draws[kind].docs.tolist()]
+            for n in having
+        ]
+        flat = [norm for listed in norms for norm in listed]
+        rows.append(
+            {
+                "sampler": kind,
+                "pairs": len(having),
+                "support": float(np.mean([shape.support for shape in shapes])),
+                "test_time": float(np.mean([shape.test_time for shape in shapes])),
+                "oracle_mass": float(np.mean([shape.oracle_mass for shape in shapes])),
+                "encodings": {
+                    "norm": float(np.mean([shape.norm for shape in shapes])),
+                    **_moments([(exact[n][0][kind], exact[n][1]) for n in having]),
+                },
+                "parameters": {
+                    "norm": float(np.mean([norm["all"] for norm in flat])),
+                    "median_norm": float(np.median([norm["all"] for norm in flat])),
+                    "by_group": {
+                        group: float(np.mean([norm[group] for norm in flat])) for group in GROUPS
+                    },
+                    **_moments([(gradients[n].moments[kind], gradients[n].mean) for n in having]),
+                },
+            }
+        )
+    return rows
+
+
+def _moments(found: Sequence[tuple[Moments, float]]) -> dict[str, float | None]:
+    variance, bias, whole = (
+        float(np.mean(values))
+        for values in (
+            [moments.variance for moments, _ in found],
+            [moments.bias for moments, _ in found],
+            [mean for _, mean in found],
+        )
+    )
+    share = float(np.sqrt(max(bias, 0) / whole)) if whole > 0 else None
+    noise = [moments.variance / mean for moments, mean in found if mean > 0]
+    return {
+        "variance": variance,
+        "bias": share,
+        "squared_error": variance + max(bias, 0),
+        "noise": float(np.median(noise)) if noise else None,
+    }
+
+
+def bound(findings: Sequence[Finding], gradients: Sequence[Gradients]) -> dict[str, Any]:
+    """How well the gradient at the encodings ranks the true ones (ICLR Eqn. 12): Spearman's rho
+    over all differentiated negatives, None where one of the two does not vary."""
+    seen = [
+        (finding.drawn_norms[doc], norm["all"])
+        for finding, found in zip(findings, gradients, strict=True)
+        for doc, norm in found.norms.items()
+    ]
+    first, second = np.array(seen).T
+    varies = np.ptp(first) > 0 and np.ptp(second) > 0
+    rho = float(stats.spearmanr(first, second).statistic) if varies else None
+    return {"gradients": len(seen), "spearman": rho}
+
+
+def batch_record(findings: Sequence[Finding], batch: int, depth: int) -> dict[str, Any]:
+    """The chance that a random batch holds one of a query's informative negatives."""
+    sizes = [(min(depth, finding.num_negatives), finding.num_negatives) for finding in findings]
+    return {
+        "batch_size": batch,
+        "informative": depth,
+        "paper": float(np.mean([paper_batch_probability(batch, m, n) for m, n in sizes])),
+        "at_least_one": float(np.mean([batch_probability(batch, m, n) for m, n in sizes])),
+        **{
+            f"simulated_{name}": float(np.mean([finding.simulated[name] for finding in findings]))
+            for name in ("uniform", "in_batch")
+        },
+    }
+
+
+def tail_record(findings: Sequence[Finding], ranks: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Scores minus the corpus average by rank: of the first queries, and the mean of all."""
+    curves = np.array([finding.above_average for finding in findings])
+    whole = ~np.isnan(curves).any(0)
+    return {
+        "ranks": (ranks[whole] + 1).tolist(),
+        "mean": curves[:, whole].mean(0).tolist(),
+        "queries": [
+            {"query_id": finding.query_id, "above_average": finding.above_average[whole].tolist()}
+            for finding in findings[:CURVES]
+        ],
+    }
+
+
+def reciprocal_rank_record(findings: Sequence[Finding]) -> dict[str, float]:
+    """Mean reciprocal rank of the sampled positives, by the model and by BM25."""
+    return {
+        name: float(np.mean([finding.reciprocal_ranks[name] for finding in findings]))
+        for name in ("model", "bm25")
+    }
+
+
+def suspects_of(findings: Sequence[Finding], count: int) -> list[tuple[Finding, int, float]]:
+    """The unlabelled documents that score highest against a positive: (pair, position, s- - s+).
+
+    One of each query, the furthest above its positive first.
+    """
+    leading = [
+        (finding, int(finding.top[0]), float(finding.top_scores[0]) - finding.positive_score)
+        for finding in findings
+        if len(finding.top)
+    ]
+    return sorted(leading, key=lambda found: -found[2])[:count]
+
+
+def panels_of(findings: Sequence[Finding]) -> list[tuple[str, Finding]]:
+    """The queries to draw: the first, and those where the model is furthest ahead of BM25
+    (`win`) and behind it (`loss`)."""
+
+    def lead(finding: Finding) -> float:
+        return finding.reciprocal_ranks["model"] - finding.reciprocal_ranks["bm25"]
+
+    wins = sorted((f for f in findings if lead(f) > 0), key=lead, reverse=True)[:PANELS]
+    losses = sorted((f for f in findings if lead(f) < 0), key=lead)[:PANELS]
+    return [("example", findings[0])] + [("win", f) for f in wins] + [("loss", f) for f in losses]
