@@ -11,7 +11,7 @@ import ance_cli
 
 PACKAGE = Path(ance_cli.__file__).parent
 ROOMS = ["errors", "progress", "config", "presets", "formats", "interop", "models", "retrieval",
-         "negatives", "training", "evaluation", "loop", "stages", "cli"]  # fmt: skip
+         "negatives", "training", "evaluation", "loop", "report", "stages", "cli"]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

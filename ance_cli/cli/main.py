@@ -22,6 +22,7 @@ from ance_cli.cli import (
     merge,
     mine,
     refresh,
+    report,
     rerank,
     search,
     status,
@@ -60,7 +61,7 @@ def _root(
 
 for module in (
     demo, init, doctor, import_dataset, merge, bm25_negatives, tokenize, encode, index, mine,
-    train_segment, search, rerank, fuse, evaluate, bench_search, refresh, loop, status,
+    train_segment, search, rerank, fuse, evaluate, bench_search, refresh, loop, status, report,
 ):  # fmt: skip
     module.register(app)
 
