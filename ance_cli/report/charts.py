@@ -143,12 +143,14 @@ def _log_chart(
     def draw(axes: Axes) -> None:
         for place, (label, points) in enumerate(series.items()):
             steps, values = _thinned(points, each)
-            look = {"color": COLOURS[place], "linestyle": DASHES[place]}
+            look = {"color": COLOURS[place], "linestyle": DASHES[place], "linewidth": 1.1}
             if len(steps) == 1:
                 look["marker"] = MARKERS[place]
             axes.plot(steps, values, label=label, **look)
         if logarithmic:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")  # the usual one writes powers as formulas
+            axes.yaxis.set_minor_formatter("")
         _label(axes, "step", unit)
         _mark_changes(axes, run.stretches)
 
@@ -307,7 +309,7 @@ def _label(axes: Axes, x: str, y: str) -> None:
 
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
 
 
 def _svg(

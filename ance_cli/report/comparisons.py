@@ -6,7 +6,7 @@ from typing import Any
 
 from ance_cli.report import charts, words
 from ance_cli.report.facts import Comparison, Mean, ReportFacts
-from ance_cli.report.layout import Section, Table
+from ance_cli.report.layout import Case, CaseGroup, Document, Section, Table
 
 
 def measures_by_generation(facts: ReportFacts) -> Section:
@@ -65,7 +65,7 @@ def _tested(caption: str, comparison: Comparison) -> Table:
             rows.append([
                 label, measure, words.mean(Mean(value["mean"], value["low"], value["high"])),
                 words.NOTHING if difference is None else f"{difference:+.4f}",
-                *map(words.measure, p[: 2 + several]),
+                *map(words.probability, p[: 2 + several]),
             ])  # fmt: skip
     head = ["ranking", "measure", "mean", "difference to the first", "p", "p (t)"]
     return Table(caption, [*head, "p (Holm)"] if several else head, rows, frozenset({0, 1}))
@@ -73,41 +73,42 @@ def _tested(caption: str, comparison: Comparison) -> Table:
 
 def cases(comparison: Comparison | None) -> Section:
     """The queries that two generations differ most on, with their documents."""
-    section = Section("cases", "Cases", nothing="There are no two generations to compare.")
     if comparison is None:
-        return section
-    (first, second), row = comparison.labels, comparison.runs[1]
-    found = row["cases"]
-    groups = []
-    for kind, how in (("wins", "better"), ("losses", "worse")):
-        title = f"{second} {how} than {first} by {found['measure']}"
-        groups.append({"title": title, "cases": [_case(case) for case in found[kind]]})
+        return Section("cases", "Cases", nothing="There are no two rankings to compare.")
+    (first, second), found = comparison.labels, comparison.runs[1]["cases"]
     return Section(
         "cases",
         "Cases",
-        text=[f"The dev queries that differ most between {first} and {second}. Each document has "
-              "its rank in both, and its label where it has one."],
+        text=[
+            f"The dev queries that differ most between {first} and {second}. Each document has its "
+            "rank in both, and its label where it has one."
+        ],
         tables=[_tested(f"{first} and {second}", comparison)],
-        cases=groups,
-    )  # fmt: skip
+        cases=[
+            CaseGroup(
+                f"{second} {how} than {first} by {found['measure']}",
+                [_case(case) for case in found[kind]],
+            )
+            for kind, how in (("wins", "better"), ("losses", "worse"))
+        ],
+    )
 
 
-def _case(case: dict[str, Any]) -> dict[str, Any]:
-    documents = [
-        {
-            "doc_id": document["doc_id"],
-            "ranks": " → ".join(
-                words.figure(document[name]) for name in ("first_rank", "second_rank")
-            ),
-            "label": document["relevance"],
-            "title": document["title"],
-            "text": words.beginning(document["text"]),
-        }
-        for document in case["documents"]
-    ]
-    return {
-        "query_id": case["query_id"],
-        "query": case["query"],
-        "values": f"{words.measure(case['first'])} → {words.measure(case['second'])}",
-        "documents": documents,
-    }
+def _case(case: dict[str, Any]) -> Case:
+    return Case(
+        query_id=case["query_id"],
+        query=case["query"],
+        change=words.change(*(words.measure(case[name]) for name in ("first", "second"))),
+        documents=[
+            Document(
+                doc_id=document["doc_id"],
+                ranks=words.change(
+                    *(words.figure(document[name]) for name in ("first_rank", "second_rank"))
+                ),
+                label=document["relevance"],
+                title=document["title"],
+                text=words.beginning(document["text"]),
+            )
+            for document in case["documents"]
+        ],
+    )

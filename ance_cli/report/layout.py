@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from ance_cli.report.charts import Chart
 
@@ -19,6 +18,35 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Document:
+    """A document of a case; None where there is no label, or no such document in the corpus."""
+
+    doc_id: str
+    ranks: str
+    label: int | None
+    title: str | None
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A query on which two rankings differ."""
+
+    query_id: str
+    query: str | None
+    change: str
+    documents: list[Document]
+
+
+@dataclass(frozen=True)
+class CaseGroup:
+    """Cases of one kind under a title."""
+
+    title: str
+    cases: list[Case]
+
+
+@dataclass(frozen=True)
 class Section:
     """One part of the page. What is empty is not there, and `nothing` says why."""
 
@@ -28,9 +56,11 @@ class Section:
     text: list[str] = field(default_factory=list)
     facts: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     """Named groups of settings or figures."""
+    folded: bool = False
+    """Whether these groups are shown when they are asked for."""
     charts: list[Chart | None] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    cases: list[dict[str, Any]] = field(default_factory=list)
+    cases: list[CaseGroup] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:

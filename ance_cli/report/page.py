@@ -45,6 +45,7 @@ def page_of(facts: ReportFacts) -> str:
         time=words.moment(run.standing.time),
         generator=GENERATOR,
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        long=words.LONG,
         missing=facts.missing,
         sections=sections,
     )

@@ -24,13 +24,14 @@ def overview(run: RunFacts) -> Section:
         + (f" of {words.count(training.last_step)}" if training.last_step is not None else ""),
         "generations": words.count(len(run.generations)),
     }
-    if (best := run.best) and (first := run.generations[0]):
+    if best := run.best:
+        told["best generation"] = f"{best.number}, from step {words.count(best.step)}"
+        first = next(each for each in run.generations if each.dev)
         for measure, value in best.dev.items():
-            told[f"best dev {measure}"] = words.measure(value.mean)
-        told["of"] = f"generation {best.number}, step {words.count(best.step)}"
-        told["first generation's"] = "  ".join(
-            f"{measure} {words.measure(value.mean)}" for measure, value in first.dev.items()
-        )
+            before = first.dev.get(measure) if first is not best else None
+            told[f"its dev {measure}"] = words.measure(value.mean) + (
+                f" (the first's {words.measure(before.mean)})" if before else ""
+            )
     if training.loss is not None:
         told["last loss"] = words.figure(training.loss)
     seconds = [generation.refresh.seconds.get("all", 0.0) for generation in run.generations]
@@ -60,6 +61,7 @@ def configuration(run: RunFacts) -> Section:
         "configuration",
         "Configuration",
         nothing="run.json could not be read.",
+        folded=True,
         text=["As it was fixed when the run began; null stands for what the start checkpoint has."],
         facts=[
             (title, {name: words.setting(value) for name, value in group.items()})
@@ -187,12 +189,12 @@ def audit(run: RunFacts) -> Section:
         for name, value in _flat(generation.audit):
             if isinstance(value, dict):
                 spreads.append([
-                    words.count(generation.number), name,
+                    name, words.count(generation.number),
                     *(words.figure(value.get(end)) for end in ("p5", "p25", "p50", "p75", "p95")),
                 ])  # fmt: skip
             else:
-                counts.setdefault(name, {})[generation.number] = words.setting(value)
-    spreads.sort(key=lambda row: row[1])
+                counts.setdefault(name, {})[generation.number] = words.figure(value)
+    spreads.sort(key=lambda row: row[0])
     return Section(
         "audit",
         "Audit of the negatives",
@@ -201,7 +203,7 @@ def audit(run: RunFacts) -> Section:
         tables=[
             Table(
                 "Counts and shares by generation",
-                ["", *(words.count(generation.number) for generation in audited)],
+                ["generation", *(words.count(generation.number) for generation in audited)],
                 [
                     [name, *(values.get(g.number, words.NOTHING) for g in audited)]
                     for name, values in counts.items()
@@ -209,9 +211,8 @@ def audit(run: RunFacts) -> Section:
             ),
             Table(
                 "Ranks, scores and margins of the negatives",
-                ["generation", "of", "5 %", "25 %", "50 %", "75 %", "95 %"],
+                ["of", "generation", "5 %", "25 %", "50 %", "75 %", "95 %"],
                 spreads,
-                frozenset({0, 1}),
             ),
         ],
     )

@@ -11,12 +11,18 @@ from ance_cli.report.facts import Mean
 NOTHING = "-"
 FINGERPRINT = 12
 """Digits that are shown of one."""
+LONG = 22
+"""Characters of a value that takes two columns."""
 _TEXT = 600
 """Characters that are shown of a passage."""
 
 
 def measure(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.4f}"
+
+
+def probability(value: float | None) -> str:
+    return "< 0.0001" if value is not None and value < 0.0001 else measure(value)
 
 
 def mean(value: Mean | None) -> str:
@@ -53,6 +59,10 @@ def size(num_bytes: float) -> str:
             return f"{num_bytes:,.0f} {unit}" if unit == "bytes" else f"{num_bytes:,.1f} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:,.1f} TB"
+
+
+def change(before: str, after: str) -> str:
+    return f"{before} → {after}"
 
 
 def short(fingerprint: str | None) -> str:
