@@ -82,16 +82,9 @@ def measure_chart(
             if not points:
                 continue
             means = [value.mean for _, value in points]
-            spread = [
-                [value.mean - (value.mean if value.low is None else value.low)
-                 for _, value in points],
-                [(value.mean if value.high is None else value.high) - value.mean
-                 for _, value in points],
-            ]  # fmt: skip
-            steps = [step for step, _ in points]
-            axes.errorbar(
-                steps, means, yerr=spread, label=label, capsize=3, elinewidth=0.8, **_look(place)
-            )
+            lows = [value.mean if value.low is None else value.low for _, value in points]
+            highs = [value.mean if value.high is None else value.high for _, value in points]
+            _spread(axes, place, label, [step for step, _ in points], means, lows, highs)
         for place, (label, mean) in enumerate(rankings.items(), start=len(series)):
             colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
             axes.axhline(mean, label=label, color=colour, linestyle=dash)
@@ -256,11 +249,10 @@ def score_chart(run: RunFacts) -> Chart | None:
         for place, (label, points) in enumerate(series.items()):
             if not points:
                 continue
-            middle = [scores["p50"] for _, scores in points]
-            spread = [[abs(scores[end] - scores["p50"]) for _, scores in points]
-                      for end in ("p5", "p95")]  # fmt: skip
-            axes.errorbar([step for step, _ in points], middle, yerr=spread, label=label,
-                          capsize=3, elinewidth=0.8, **_look(place))  # fmt: skip
+            low, middle, high = (
+                [scores[end] for _, scores in points] for end in ("p5", "p50", "p95")
+            )
+            _spread(axes, place, label, [step for step, _ in points], middle, low, high)
         _label(axes, "step of the checkpoint", "score")
 
     words = "Scores of positives and negatives by the model that mined: median, 5 % to 95 %."
@@ -302,6 +294,29 @@ def _look(place: int) -> dict[str, Any]:
         "linestyle": DASHES[place % len(DASHES)],
         "marker": MARKERS[place % len(MARKERS)],
     }
+
+
+def _spread(
+    axes: Axes,
+    place: int,
+    label: str,
+    steps: list[int],
+    middle: list[float],
+    low: list[float],
+    high: list[float],
+) -> None:
+    """A series of points with a bar from low to high at each."""
+    look = _look(place)
+    axes.plot(steps, middle, label=label, **look)
+    ends = [
+        [at - end for at, end in zip(middle, low, strict=True)],
+        [end - at for at, end in zip(middle, high, strict=True)],
+    ]
+    # not below 0, which the last digits of a mean and its bounds may be apart
+    ends = [[max(0.0, length) for length in lengths] for lengths in ends]
+    axes.errorbar(
+        steps, middle, yerr=ends, fmt="none", ecolor=look["color"], capsize=3, elinewidth=0.8
+    )
 
 
 def _label(axes: Axes, x: str, y: str) -> None:

@@ -74,7 +74,9 @@ def _tested(caption: str, comparison: Comparison) -> Table:
 def cases(comparison: Comparison | None) -> Section:
     """The queries that two generations differ most on, with their documents."""
     if comparison is None:
-        return Section("cases", "Cases", nothing="There are no two rankings to compare.")
+        return Section(
+            "cases", "Cases", nothing="No two rankings of the dev queries could be compared."
+        )
     (first, second), found = comparison.labels, comparison.runs[1]["cases"]
     return Section(
         "cases",

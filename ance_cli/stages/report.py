@@ -117,7 +117,8 @@ def report_facts(
     best, pair = run.best, _pair(run)
     rankings = [(each.label, each.ranking) for each in baselines if each.ranking]
     against_best = compared = None
-    if best and (rankings or (pair and cases)):
+    told = "data" in run.made and {"measures", "dev_split"} <= run.refreshing.keys()
+    if best and told and (rankings or (pair and cases)):
         measures = run.refreshing["measures"]
         data = unless_damaged(lambda: _dev_data(path, run))
         if data and rankings and best.dev_run:
