@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,9 @@ def stretches_of(
             source = segment.get("negatives") or segment.get("input")
             begun[start] = str(source), None, segment.get("checkpoint_step")
     begun |= {step: _of_generation(number, mined_at) for step, number in switched}
-    starts = sorted(begun)
-    ends = [*starts[1:], last_step]
     return [
         Stretch(start, end, *begun[start])
-        for start, end in zip(starts, ends, strict=True)
+        for start, end in pairwise([*sorted(begun), last_step])
         if end > start
     ]
 
