@@ -74,7 +74,7 @@ def report(
         "output": str(output),
         "kind": "report",
         "run": str(path),
-        "generations_told": len(facts.run.generations),
+        "num_generations": len(facts.run.generations),
         "missing": facts.missing,
     }
 
@@ -117,6 +117,8 @@ def report_facts(
     best, pair = run.best, _pair(run)
     rankings = [(each.label, each.ranking) for each in baselines if each.ranking]
     against_best = compared = None
+    if rankings and not best:
+        missing.append(f"{path}: no generation was measured, so there is nothing to compare")
     told = "data" in run.made and {"measures", "dev_split"} <= run.refreshing.keys()
     if best and told and (rankings or (pair and cases)):
         measures = run.refreshing["measures"]
@@ -182,10 +184,10 @@ def _generation(run: RunFolder, number: int, refresh: Refresh, damage: list[str]
     return Generation(
         refresh=refresh,
         dev={
-            name: Mean(**measured[name]) if name in measured else Mean(mean)
+            name: Mean(**{"mean": mean, **measured.get(name, {})})
             for name, mean in refresh.dev.items()
         },
-        audit=manifest["stats"].get("audit") or {},
+        audit=(manifest.get("stats") or {}).get("audit") or {},
         query_tower=inputs.get("query_tower"),
         passage_tower=inputs.get("passage_tower"),
         embeddings=(mined.get("inputs") or {}).get("vectors"),

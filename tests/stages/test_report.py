@@ -38,7 +38,7 @@ def page_of(run, **more):
 
 def test_a_run_that_only_was_made(run):
     page, summary = page_of(run)
-    assert summary["missing"] == [] and summary["generations_told"] == 0
+    assert summary["missing"] == [] and summary["num_generations"] == 0
     assert "prepared" in page.text["overview"]
     assert "/models/bert" in page.text["configuration"] and "0.00003" in page.text["configuration"]
     for section, nothing in {
@@ -83,7 +83,7 @@ def test_an_asynchronous_loop_while_it_runs(run):
          "code": 9},
     )  # fmt: skip
     page, summary = page_of(run)
-    assert summary["missing"] == [] and summary["generations_told"] == 2
+    assert summary["missing"] == [] and summary["num_generations"] == 2
     assert page.tables["What was trained on, in order"][1:] == [
         ["generation 1", "0", "35", "0", "0", "35"],
         ["generation 2", "35", "60", "20", "15", "40"],
