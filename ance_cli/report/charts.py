@@ -33,6 +33,8 @@ SIZE = (4.6, 2.9)
 MAX_POINTS = 400
 _MAX_MARKS = 10
 _MAX_ROWS = 24
+_LABEL = 44
+"""Characters of a legend's longest label."""
 
 _STYLE: dict[Any, Any] = {
     "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False, "font.size": 9,
@@ -135,6 +137,8 @@ def _log_chart(
 
     def draw(axes: Axes) -> None:
         for place, (label, points) in enumerate(series.items()):
+            if not points:
+                continue
             steps, values = _thinned(points, each)
             look = {"color": COLOURS[place], "linestyle": DASHES[place], "linewidth": 1.1}
             if len(steps) == 1:
@@ -345,7 +349,9 @@ def _svg(
         if legend:
             handles, labels = axes.get_legend_handles_labels()
             once = dict(zip(labels, handles, strict=True))
-            figure.legend(list(once.values()), list(once), loc="outside lower center", ncols=3)
+            names = [each if len(each) <= _LABEL else f"…{each[1 - _LABEL :]}" for each in once]
+            columns = max(1, min(3, 54 // (max(map(len, names), default=0) + 5)))
+            figure.legend(list(once.values()), names, loc="outside lower center", ncols=columns)
         written = io.BytesIO()
         figure.savefig(written, format="svg", transparent=True)
     return _inline(written.getvalue(), re.sub(r"\W+", "-", name), label)

@@ -40,6 +40,7 @@ from ance_cli.stages.summary import Summary
 T = TypeVar("T")
 
 _OURS = b'<meta name="generator" content="ance '
+"""In the head of every report."""
 
 
 def report(
@@ -59,8 +60,7 @@ def report(
     need_matplotlib()
     if cases < 0:
         raise UsageProblem("--cases must not be negative")
-    if not force:
-        _check_output(output)
+    _check_output(output, force)
     facts = report_facts(path, against, cases, reporter)
     page = page_of(facts).encode()
     if output == STDIO:
@@ -79,18 +79,17 @@ def report(
     }
 
 
-def _check_output(output: Path) -> None:
+def _check_output(output: Path, force: bool) -> None:
     if output == STDIO or not output.exists():
         return
-    if output.is_file():
-        with open(output, "rb") as handle:
-            if _OURS in handle.read(4096):
-                return
-    raise Mismatch(
-        f"{output}: exists, and is no report",
-        hint="choose another name with -o"
-        + (", or replace it with --force" if output.is_file() else ""),
-    )
+    if output.is_dir():
+        raise UsageProblem(f"{output}: is a folder", hint="name a file with -o")
+    with open(output, "rb") as handle:
+        if not force and _OURS not in handle.read(4096):
+            raise Mismatch(
+                f"{output}: exists, and is no report",
+                hint="choose another name with -o, or replace it with --force",
+            )
 
 
 def report_facts(
@@ -117,8 +116,8 @@ def report_facts(
     best, pair = run.best, _pair(run)
     rankings = [(each.label, each.ranking) for each in baselines if each.ranking]
     against_best = compared = None
-    if rankings and not best:
-        missing.append(f"{path}: no generation was measured, so there is nothing to compare")
+    if rankings and not (best and best.dev_run):
+        missing.append(f"{path}: no generation has a ranking of the dev queries to test against")
     told = "data" in run.made and {"measures", "dev_split"} <= run.refreshing.keys()
     if best and told and (rankings or (pair and cases)):
         measures = run.refreshing["measures"]

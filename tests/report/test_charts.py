@@ -27,6 +27,14 @@ def test_labels_are_neither_markup_nor_formulas():
     assert "<b>&$x^2$" in texts
 
 
+def test_a_legend_shows_the_end_of_a_long_label():
+    texts = [
+        "".join(each.itertext())
+        for each in ElementTree.fromstring(chart(label="x" * 99 + "/run")).iter("text")
+    ]
+    assert [text for text in texts if "run" in text] == ["…" + "x" * 39 + "/run"]
+
+
 def test_ids_are_the_charts_own_and_every_reference_resolves():
     first, second = chart("one"), chart("two")
     ids = [re.findall(r'\bid="([^"]+)"', each) for each in (first, second)]

@@ -65,6 +65,7 @@ def test_a_run_without_refreshes(run):
         ["bm25.jsonl", "0", "20", "0", "-", "-"]
     ]
     assert sum(tag == "svg" for tag, _ in page.elements) == 2  # loss, gradient norm
+    assert "all" in page.text["training"] and "bottom" not in page.text["training"]
 
 
 def test_an_asynchronous_loop_while_it_runs(run):
@@ -163,6 +164,14 @@ def test_other_runs_and_whether_they_compare(run, tmp_path):
     ]
 
 
+def test_a_ranking_and_nothing_to_test_it_against(run, tmp_path):
+    (tmp_path / "bm25.trec").write_text("q Q0 d 1 1.0 x\n")
+    _, summary = page_of(run, against=[tmp_path / "bm25.trec"])
+    assert summary["missing"] == [
+        f"{run}: no generation has a ranking of the dev queries to test against"
+    ]
+
+
 def test_no_run_no_page(tmp_path):
     with pytest.raises(BadInput, match="is not a run folder"):
         report(tmp_path, tmp_path / "report.html")
@@ -179,8 +188,8 @@ def test_only_a_report_is_replaced(run, tmp_path):
     assert "mine" in other.read_text()
     report(run, other, force=True)
     Page(other.read_text())
-    with pytest.raises(Mismatch, match="is no report"):
-        report(run, tmp_path)
+    with pytest.raises(UsageProblem, match="is a folder"):
+        report(run, tmp_path, force=True)
 
 
 def test_a_write_that_fails_leaves_the_earlier_report(run, monkeypatch):
