@@ -114,7 +114,8 @@ def report_facts(
             return None
 
     best, pair = run.best, _pair(run)
-    rankings = [(each.label, each.ranking) for each in baselines if each.ranking]
+    rankings = [(_ranked_by(each.label, each.run), each.ranking)
+                for each in baselines if each.ranking]  # fmt: skip
     against_best = compared = None
     if rankings and not (best and best.dev_run):
         missing.append(f"{path}: no generation has a ranking of the dev queries to test against")
@@ -123,7 +124,7 @@ def report_facts(
         measures = run.refreshing["measures"]
         data = unless_damaged(lambda: _dev_data(path, run))
         if data and rankings and best.dev_run:
-            named = [(f"{run.label}, generation {best.number}", best.dev_run), *rankings]
+            named = [(_ranked_by(run.label, run), best.dev_run), *rankings]
             against_best = unless_damaged(lambda: _compare(named, data, measures, 0, reporter))
         if data and pair and cases:
             two = [(f"generation {g.number}", g.dev_run) for g in pair if g.dev_run]
@@ -215,6 +216,10 @@ def _baseline(path: Path, label: str, run: RunFacts) -> Baseline:
     comparable = _measured_on(other) == _measured_on(run)
     best = other.best
     return Baseline(label, other, best.dev_run if best and comparable else None, comparable)
+
+
+def _ranked_by(label: str, run: RunFacts | None) -> str:
+    return f"{label}, generation {run.best.number}" if run and run.best else label
 
 
 def _measured_on(run: RunFacts) -> tuple[Any, ...]:

@@ -135,6 +135,7 @@ def test_tests_and_cases_are_those_of_eval(reported, page):
         assert f"{case['first']:.4f} → {case['second']:.4f}" in page.text["cases"]
         assert case["query"] in page.text["cases"]
     against = page.tables["Baselines against the best generation"]
+    assert re.fullmatch(r"run\$a\$<b>, generation [12]", against[1][0])
     bm25 = json.loads(reported("eval", "bm25.trec", "--qrels", "data/qrels/dev.tsv",
                                "--json").stdout)["runs"][0]["measures"]  # fmt: skip
     row = next(row for row in against if row[:2] == ["bm25.trec", "RR@10"])
