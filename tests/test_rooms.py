@@ -11,7 +11,7 @@ import ance_cli
 
 PACKAGE = Path(ance_cli.__file__).parent
 ROOMS = ["errors", "progress", "config", "presets", "formats", "interop", "models", "retrieval",
-         "negatives", "training", "evaluation", "diagnostics", "loop", "stages",
+         "negatives", "training", "evaluation", "diagnostics", "loop", "report", "stages",
          "cli"]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -59,7 +59,8 @@ def test_typer_and_rich_live_in_cli_only(path):
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code):
-    heavy = "torch", "transformers", "faiss", "pyserini", "jnius", "scipy", "ir_measures"
+    heavy = ("torch", "transformers", "faiss", "pyserini", "jnius", "scipy", "ir_measures",
+             "matplotlib", "jinja2")  # fmt: skip
     check = f"{code}\nimport sys; print([name for name in {heavy!r} if name in sys.modules])"
     found = subprocess.run(
         [sys.executable, "-c", check], capture_output=True, text=True, check=True

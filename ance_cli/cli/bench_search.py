@@ -8,7 +8,8 @@ from typing import Any
 import typer
 
 from ance_cli.cli.calls import PINS, checkpoint_of, dataset_of, run_stage
-from ance_cli.cli.options import FLAGS, RUNTIME, Flag, Flags, command
+from ance_cli.cli.flags import FLAGS, RUNTIME, Flag
+from ance_cli.cli.options import Flags, command
 from ance_cli.config import EncodeConfig
 from ance_cli.stages.summary import Summary
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import typer
 
 from ance_cli.cli.calls import run_stage
-from ance_cli.cli.options import FLAGS, METHOD, Flag, Flags, command
+from ance_cli.cli.flags import FLAGS, METHOD, Flag
+from ance_cli.cli.options import Flags, command
 from ance_cli.config import FuseConfig
 
 FusionMethod = StrEnum("FusionMethod", ["rrf", "sum"])

@@ -23,6 +23,7 @@ from ance_cli.cli import (
     merge,
     mine,
     refresh,
+    report,
     rerank,
     search,
     status,
@@ -61,7 +62,8 @@ def _root(
 
 for module in (
     demo, init, doctor, import_dataset, merge, bm25_negatives, tokenize, encode, index, mine,
-    train_segment, search, rerank, fuse, evaluate, bench_search, refresh, loop, status, diagnose,
+    train_segment, search, rerank, fuse, evaluate, bench_search, refresh, loop, status, report,
+    diagnose,
 ):  # fmt: skip
     module.register(app)
 

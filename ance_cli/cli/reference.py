@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Any
 
 import ance_cli.cli.main  # noqa: F401 (registers the commands)
-from ance_cli.cli.options import COMMANDS, Flag
+from ance_cli.cli.flags import Flag
+from ance_cli.cli.options import COMMANDS
 
 _EXIT_CODES = """## Exit codes
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import typer
 
 from ance_cli.cli.calls import COMMON, PINS, checkpoint_of, dataset_of, run_stage
-from ance_cli.cli.options import DATA, FLAGS, Flag, Flags, command
+from ance_cli.cli.flags import DATA, FLAGS, Flag
+from ance_cli.cli.options import Flags, command
 from ance_cli.config import EncodeConfig, RerankConfig
 from ance_cli.errors import UsageProblem
 

@@ -9,7 +9,8 @@ from typing import Any
 import typer
 
 from ance_cli.cli.calls import COMMON, PINS, checkpoint_of, dataset_of, run_stage
-from ance_cli.cli.options import FLAGS, Flag, Flags, SearchEngine, command
+from ance_cli.cli.flags import FLAGS, Flag, SearchEngine
+from ance_cli.cli.options import Flags, command
 from ance_cli.config import EncodeConfig, SearchConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import Dataset

@@ -1,10 +1,10 @@
 """Every default, once. Imports nothing heavy, so that `--help` can show them.
 
 One frozen dataclass a stage. The field names are the flags' names; the docs of a flag stand in
-`cli/options.py`.
+`cli/flags.py`.
 """
 
-from ance_cli.config.common import MEASURES, MIN_REL, SEED
+from ance_cli.config.common import MEASURES, MIN_REL, REPORT_CASES, SEED
 from ance_cli.config.negatives import Bm25Config, DrawConfig, MineConfig
 from ance_cli.config.running import (
     DemoConfig,
@@ -25,6 +25,7 @@ from ance_cli.config.vectors import (
 __all__ = [
     "MEASURES",
     "MIN_REL",
+    "REPORT_CASES",
     "SEED",
     "Bm25Config",
     "DemoConfig",

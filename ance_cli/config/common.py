@@ -11,6 +11,8 @@ from ance_cli.errors import UsageProblem
 SEED = 42
 MIN_REL = 1
 MEASURES = "RR@10 nDCG@10 R@100"
+REPORT_CASES = 5
+"""Wins and losses, each, that a report shows."""
 
 
 def check(condition: bool, what: str) -> None:

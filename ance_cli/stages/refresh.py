@@ -51,7 +51,9 @@ from ance_cli.stages.sources import ANN, PREVIOUS
 from ance_cli.stages.summary import Summary, summary_of
 
 NO_DEV = "none"
-_DEV = "dev.json"
+DEV = "dev.json"
+"""In a generation: the mean and interval of each dev measure."""
+DEV_RUN = "dev.trec"
 
 
 def refresh(
@@ -177,7 +179,7 @@ def _settings(
 
         parse_measures(config.measures)
         try:
-            dev = replace(dataset, qrels=_labels_beside(dataset.need("qrels"), config.dev_split))
+            dev = replace(dataset, qrels=labels_beside(dataset.need("qrels"), config.dev_split))
         except BadInput:
             if "dev_split" in given:
                 raise
@@ -219,7 +221,8 @@ def _check_mining(config: RefreshConfig, dataset: Dataset) -> None:
     teacher_inputs(config)
 
 
-def _labels_beside(qrels: Path, split: str) -> Path:
+def labels_beside(qrels: Path, split: str) -> Path:
+    """The labels of another split, in the folder of `qrels`."""
     for ending in (".tsv", ".tsv.gz", ".tsv.zst", ".txt"):
         path = qrels.with_name(f"{split}{ending}")
         if path.exists():
@@ -344,9 +347,9 @@ def _measure(
     reporter: Reporter,
 ) -> dict[str, float]:
     """Dev measures from the generation's own vectors, kept in `dev.json` beside the run."""
-    qrels = _labels_beside(dataset.need("qrels"), config.dev_split)
+    qrels = labels_beside(dataset.need("qrels"), config.dev_split)
     dev = replace(dataset, qrels=qrels, split=config.dev_split)
-    run_file = folder / "dev.trec"
+    run_file = folder / DEV_RUN
     search(
         queries_of_split(dev),
         run_file,
@@ -358,7 +361,7 @@ def _measure(
         reporter=reporter,
     )
     found = evaluate_runs([run_file], qrels, config.measures)["runs"][0]["measures"]
-    atomic.write_bytes(folder / _DEV, orjson.dumps(found, option=orjson.OPT_INDENT_2))
+    atomic.write_bytes(folder / DEV, orjson.dumps(found, option=orjson.OPT_INDENT_2))
     means = {name: round(value["mean"], 4) for name, value in found.items()}
     reporter.say(
         f"{config.dev_split}: " + "  ".join(f"{name} {mean:.4f}" for name, mean in means.items())

@@ -14,12 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
 from ance_cli.formats.embeddings import DONE, load_array
 from ance_cli.formats.lease import look
+from ance_cli.formats.lenient import object_in, records_in
 from ance_cli.formats.manifest import MANIFEST
 from ance_cli.formats.run_folder import LOOP, NEGATIVES, POINTER, REFRESH, RUN, RunFolder, now
 from ance_cli.loop.retention import EMBEDDINGS, INDEX, disk_use
@@ -55,11 +54,11 @@ def status(path: Path) -> RunStanding:
         )
     workers = [worker for role in ROLES if (worker := _worker(run, role))]
     alive = {worker.role for worker in workers if worker.alive}
-    events = _records(path / "events.jsonl")
-    loop = _object(path / LOOP)
-    published = _object(path / POINTER)
-    segments = _records(run.segments)
-    log = _records(run.metrics, _TAIL_BYTES)
+    events = records_in(path / "events.jsonl")
+    loop = object_in(path / LOOP)
+    published = object_in(path / POINTER)
+    segments = records_in(run.segments)
+    log = records_in(run.metrics, _TAIL_BYTES)
     refreshes = _refreshes(run)
     negatives = _negatives(run, log, published, refreshes)
     state = _state(run, alive, events, loop, published, segments)
@@ -79,39 +78,6 @@ def status(path: Path) -> RunStanding:
         problems=_problems(events),
         disk={**disk_use(run), "free": shutil.disk_usage(path).free},
     )
-
-
-# ---------------------------------------------------------------- reading what may be half there
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty where there is none."""
-    try:
-        found = orjson.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _records(path: Path, last_bytes: int = 0) -> list[dict[str, Any]]:
-    """The records of a ledger, or those in its last bytes."""
-    try:
-        with open(path, "rb") as handle:
-            if last_bytes and os.fstat(handle.fileno()).st_size > last_bytes:
-                handle.seek(-last_bytes, os.SEEK_END)
-                handle.readline()
-            lines = handle.read().split(b"\n")
-    except OSError:  # none yet, or cut back in this moment
-        return []
-    found = []
-    for line in lines:
-        try:
-            record = orjson.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            found.append(record)
-    return found
 
 
 # ---------------------------------------------------------------- who, and what became of it
@@ -257,7 +223,7 @@ def _negatives(
     published: dict[str, Any],
     refreshes: list[Refresh],
 ) -> Negatives:
-    switches = _records(run.switches)
+    switches = records_in(run.switches)
     number = switches[-1].get("generation") if switches else None
     steps = {refresh.generation: refresh.checkpoint_step for refresh in refreshes}
     last = log[-1] if log else {}
@@ -284,7 +250,7 @@ def _refreshing(run: RunFolder, events: list[dict[str, Any]], alive: set[str]) -
         number = about.get("generation")
     else:
         folder = atomic.partial_name(run.generation_at(number))
-        phase, done, blocks = _phase(folder, _object(run.path / REFRESH))
+        phase, done, blocks = _phase(folder, object_in(run.path / REFRESH))
     return Refreshing(
         phase, running, number, about.get("checkpoint_step"), done, blocks, about.get("time")
     )  # fmt: skip
@@ -329,14 +295,14 @@ def _is_between(events: list[dict[str, Any]], alive: set[str]) -> bool:
 
 def _refreshes(run: RunFolder) -> list[Refresh]:
     """The published generations, oldest first."""
-    best = _object(run.best / "ance.json").get("training_step")
+    best = object_in(run.best / "ance.json").get("training_step")
     found = []
     try:
         names = sorted(name for name in os.listdir(run.generations) if name.isdecimal())
     except OSError:
         return []
     for name in names:
-        manifest = _object(run.generations / name / MANIFEST)
+        manifest = object_in(run.generations / name / MANIFEST)
         stats = manifest.get("stats") or {}
         if "checkpoint_step" not in stats:
             continue

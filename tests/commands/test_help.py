@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ance_cli.cli.options import COMMANDS, FLAGS
+from ance_cli.cli.flags import FLAGS
+from ance_cli.cli.options import COMMANDS
 from ance_cli.cli.reference import reference
 
 ROOT = Path(__file__).parents[2]
