@@ -177,8 +177,10 @@ def replayed(run: Path, scratch: Path, last_step: int, every: int, flags: list[s
     begun = (run / "segments.jsonl").read_text().splitlines(keepends=True)[0]
     (scratch / "segments.jsonl").write_text(begun)  # interrupted before its first step
     last = ledger(run / "switches.jsonl")[-1]["generation"]
+    stats = json.loads((run / f"generations/{last:04d}/manifest.json").read_text())["stats"]
+    pointer = {"generation": last, "checkpoint_step": stats["checkpoint_step"]}
     (scratch / "negatives.json").write_text(
-        json.dumps({"generation": last, "path": f"generations/{last:04d}"})
+        json.dumps({**pointer, "path": f"generations/{last:04d}"})
     )
     subprocess.run(
         [sys.executable, "-m", "ance_cli", "train-segment", "--follow", "--steps", str(last_step),
