@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 from rich.filesize import decimal
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -202,14 +203,24 @@ def stdout() -> Console:
 
 
 def show_rows(rows: list[dict[str, Any]], console: Console = stderr) -> None:
-    """A table of records that share their keys."""
+    """A table of records that share their keys; one below the other on a terminal that is too
+    narrow for it."""
     table = Table(box=None, padding=(0, 2, 0, 2))
     for key, value in rows[0].items():
         number = isinstance(value, int | float)
         table.add_column(key, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_shown(row.get(key, "")) for key in rows[0]))
-    console.print(table)
+    wanted = Measurement.get(console, console.options.update(max_width=1_000), table).maximum
+    if len(rows[0]) < 3 or wanted <= console.width or not console.is_terminal:
+        console.print(table)
+        return
+    for row in rows:
+        below = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
+        for key in rows[0]:
+            below.add_row(key, _shown(row.get(key, "")))
+        console.print(below)
+        console.print()
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
