@@ -204,7 +204,7 @@ def stdout() -> Console:
 
 def show_rows(rows: list[dict[str, Any]], console: Console = stderr) -> None:
     """A table of records that share their keys; one below the other on a terminal that is too
-    narrow for it."""
+    narrow for it, and as wide as it is in a file."""
     table = Table(box=None, padding=(0, 2, 0, 2))
     for key, value in rows[0].items():
         number = isinstance(value, int | float)
@@ -213,7 +213,7 @@ def show_rows(rows: list[dict[str, Any]], console: Console = stderr) -> None:
         table.add_row(*(_shown(row.get(key, "")) for key in rows[0]))
     wanted = Measurement.get(console, console.options.update(max_width=1_000), table).maximum
     if len(rows[0]) < 3 or wanted <= console.width or not console.is_terminal:
-        console.print(table)
+        console.print(table, width=None if console.is_terminal else wanted, crop=False)
         return
     for row in rows:
         below = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
