@@ -213,7 +213,9 @@ def show_rows(rows: list[dict[str, Any]], console: Console = stderr) -> None:
         table.add_row(*(_shown(row.get(key, "")) for key in rows[0]))
     wanted = Measurement.get(console, console.options.update(max_width=1_000), table).maximum
     if len(rows[0]) < 3 or wanted <= console.width or not console.is_terminal:
-        console.print(table, width=None if console.is_terminal else wanted, crop=False)
+        if not console.is_terminal:
+            console = Console(file=console.file, width=wanted, no_color=True)
+        console.print(table)
         return
     for row in rows:
         below = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
