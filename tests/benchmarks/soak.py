@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -207,15 +208,15 @@ class Soak:
             return lambda: count() >= wanted
 
         def building(pattern: str) -> Callable[[], bool]:
-            before = {(path, path.stat().st_ino) for path in run.glob(pattern)}
+            def there() -> set[tuple[Path, int]]:
+                found = set()
+                for path in run.glob(pattern):
+                    with suppress(FileNotFoundError):  # it has its name by now
+                        found.add((path, path.stat().st_ino))
+                return found
 
-            def seen() -> bool:
-                try:
-                    return any((p, p.stat().st_ino) not in before for p in run.glob(pattern))
-                except FileNotFoundError:
-                    return False
-
-            return seen
+            before = there()
+            return lambda: bool(there() - before)
 
         kinds: dict[str, tuple[Callable[[], bool], float]] = {
             "any time": (lambda: True, rng.choice([2, 6, 12])),
