@@ -162,6 +162,7 @@ def test_two_ranks_switch_at_the_same_step(world, checkpoint):
         assert line["generation"] == (1 if line["step"] <= step else 2)
 
 
+@pytest.mark.long
 def test_an_inferencer_that_measures_drift_refreshes_only_where_the_model_moved(world):
     """With a threshold of 0 nothing has moved, so only the last checkpoint is refreshed from."""
     refresh(world)

@@ -117,6 +117,7 @@ def test_bad_data_leaves_no_run(ance, dataset, checkpoint):
     assert not (ance.cwd / "run").exists()
 
 
+@pytest.mark.long
 def test_a_run_with_an_index_and_without_dev_labels(ance, dataset, checkpoint):
     (dataset / "qrels" / "dev.tsv").unlink()
     ance("train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0, "--total-steps", 9,
@@ -132,20 +133,20 @@ def test_a_run_with_an_index_and_without_dev_labels(ance, dataset, checkpoint):
     assert "up to date" in ance("refresh", "run").stderr
 
 
-def test_refresh_settings_are_checked_before_they_are_kept(ance, dataset, checkpoint):
-    ance("train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0, "--total-steps", 9,
-         "--min-rel", 1, "-o", "run")  # fmt: skip
+def test_refresh_settings_are_checked_before_they_are_kept(inside, dataset, checkpoint):
+    inside("train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0,
+           "--total-steps", 9, "--min-rel", 1, "-o", "run")  # fmt: skip
     for flags, code, words in (
         (["--measures", "FOO@10"], 2, "--measures: cannot read 'FOO@10'"),
         (["--index-factory", "PQ7"], 2, "--factory 'PQ7' is not a faiss factory string"),
         (["--dev-depth", "0"], 2, "--dev-depth must be at least 1"),
         (["--mix", "run"], 2, "--mix 'run'"),
     ):
-        assert words in ance("refresh", "run", *flags, code=code).stderr
-        assert not (ance.cwd / "run" / "refresh.json").exists()
+        assert words in inside("refresh", "run", *flags, code=code).stderr
+        assert not (inside.cwd / "run" / "refresh.json").exists()
 
 
-def test_what_a_stage_would_refuse_later_the_loop_refuses_now(ance, dataset, checkpoint):
+def test_what_a_stage_would_refuse_later_the_loop_refuses_now(inside, dataset, checkpoint):
     loop = ["loop", *LOOP, "--ckpt", checkpoint, "-o", "run"]
     for flags, words in (
         (["--train-gpus", "0-"], "--gpus '0-'"),
@@ -153,33 +154,33 @@ def test_what_a_stage_would_refuse_later_the_loop_refuses_now(ance, dataset, che
         (["--total-steps", "5"], "--total-steps 5 is less than the 6 steps"),
         (["--negatives-per-positive", "9"], "more than the 4 that --negatives keeps"),
     ):
-        assert words in ance(*loop, *flags, code=2).stderr
-    assert not (ance.cwd / "run").exists()
+        assert words in inside(*loop, *flags, code=2).stderr
+    assert not (inside.cwd / "run").exists()
 
 
-def test_usage_errors_of_a_segment_leave_nothing(ance, dataset, checkpoint):
-    (ance.cwd / "n.jsonl").write_text(
+def test_usage_errors_of_a_segment_leave_nothing(inside, dataset, checkpoint):
+    (inside.cwd / "n.jsonl").write_text(
         json.dumps({"query_id": "q0", "positive_id": "d0", "negative_ids": ["d1"]}) + "\n"
     )
     train = ["train-segment", "n.jsonl", "--data", "data", "--ckpt", checkpoint, "-o", "run"]
-    ance(*train, "--steps", 3, "--gpus", 90, code=2)
-    ance(*train, "--steps", 5, "--total-steps", 2, code=4)
-    assert not (ance.cwd / "run").exists()
+    inside(*train, "--steps", 3, "--gpus", 90, code=2)
+    inside(*train, "--steps", 5, "--total-steps", 2, code=4)
+    assert not (inside.cwd / "run").exists()
 
 
-def test_a_missing_state_is_not_trained_over(ance, dataset, checkpoint):
+def test_a_missing_state_is_not_trained_over(inside, dataset, checkpoint):
     """Without its resume state a run does not quietly begin again from step 0."""
     import shutil
 
     for name, docs in (("a", ["d1"]), ("b", ["d2"])):
         record = {"query_id": "q0", "positive_id": "d0", "negative_ids": docs}
-        (ance.cwd / f"{name}.jsonl").write_text(json.dumps(record) + "\n")
-    ance("train-segment", "a.jsonl", "--data", "data", "--ckpt", checkpoint, "--steps", 2,
+        (inside.cwd / f"{name}.jsonl").write_text(json.dumps(record) + "\n")
+    inside("train-segment", "a.jsonl", "--data", "data", "--ckpt", checkpoint, "--steps", 2,
          "--total-steps", 9, "--batch-size", 2, "-o", "run")  # fmt: skip
-    shutil.rmtree(ance.cwd / "run" / "state")
-    found = ance("train-segment", "b.jsonl", "--steps", 2, "-o", "run", code=4)
+    shutil.rmtree(inside.cwd / "run" / "state")
+    found = inside("train-segment", "b.jsonl", "--steps", 2, "-o", "run", code=4)
     assert "the resume state of step 2 is missing" in found.stderr
-    assert (ance.cwd / "run" / "latest").resolve().name == "step-00000002"
+    assert (inside.cwd / "run" / "latest").resolve().name == "step-00000002"
 
 
 def test_changed_data_under_a_run(ance, dataset, checkpoint):

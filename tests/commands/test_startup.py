@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 
-def test_up_to_date_loads_nothing_heavy(ance, dataset, checkpoint):
+def test_up_to_date_loads_nothing_heavy(ance, inside, dataset, checkpoint):
     (ance.cwd / "n.jsonl").write_text(
         json.dumps({"query_id": "q0", "positive_id": "d0", "negative_ids": ["d1"]}) + "\n"
     )
@@ -19,7 +19,7 @@ def test_up_to_date_loads_nothing_heavy(ance, dataset, checkpoint):
         ["search", "--ckpt", str(checkpoint), "--data", "data", "--split", "dev", "--embeddings",
          "emb", "-o", "dev.trec"],
     ):  # fmt: skip
-        ance(*arguments)
+        inside(*arguments)
         code = (
             f"import sys; sys.argv = ['ance', *{arguments!r}]\n"
             "from ance_cli.cli.main import run\n"

@@ -13,28 +13,28 @@ def vectors(folder):
     return np.load(folder / "embeddings.npy")
 
 
-def test_each_side_goes_through_its_own_tower(ance, dataset, two_towers):
+def test_each_side_goes_through_its_own_tower(inside, dataset, two_towers):
     data = ["--data", "data", "--split", "dev"]
     model = ["--ckpt", two_towers, "--dtype", "fp32", "--gpus", "none"]
-    ance("encode", *model, *data, "--output-dtype", "float32", "-o", "docs")
-    ance("encode", *model, *data, "--side", "query", "--output-dtype", "float32", "-o", "queries")
+    inside("encode", *model, *data, "--output-dtype", "float32", "-o", "docs")
+    inside("encode", *model, *data, "--side", "query", "--output-dtype", "float32", "-o", "queries")
     corpus = [json.loads(line) for line in (dataset / "corpus.jsonl").open()]
     texts = [f"{document['title']} {document['text']}" for document in corpus]
-    docs = vectors(ance.cwd / "docs")
+    docs = vectors(inside.cwd / "docs")
     np.testing.assert_allclose(docs, our_vectors(two_towers, texts), atol=1e-5)
     named = {
         record["_id"]: record["text"]
         for record in map(json.loads, (dataset / "queries.jsonl").open())
     }
-    query_ids = (ance.cwd / "queries" / "ids.txt").read_text().split()
-    queries = vectors(ance.cwd / "queries")
+    query_ids = (inside.cwd / "queries" / "ids.txt").read_text().split()
+    queries = vectors(inside.cwd / "queries")
     expected = our_vectors(two_towers, [named[name] for name in query_ids], "query")
     np.testing.assert_allclose(queries, expected, atol=1e-5)
 
-    ance("search", *model, *data, "--embeddings", "docs", "--depth", 5, "-o", "run.trec")
+    inside("search", *model, *data, "--embeddings", "docs", "--depth", 5, "-o", "run.trec")
     best = (queries @ docs.T).argsort(axis=1)[:, ::-1]
     found = {}
-    for line in (ance.cwd / "run.trec").read_text().splitlines():
+    for line in (inside.cwd / "run.trec").read_text().splitlines():
         query_id, _, doc_id, rank, _, _ = line.split()
         if rank == "1":
             found[query_id] = doc_id
