@@ -39,10 +39,13 @@ ALGORITHM_VERSIONS = {
     "bm25-index": 1,
     "dataset": 1,
     "tokens": 1,
+    "export": 1,
+    "export-folder": 1,
 }
 """Raised when a stage computes something else from the same inputs: old outputs go stale."""
 
-_FOLDERS = {"embeddings", "index", "candidates", "generation", "bm25-index", "dataset", "tokens"}
+_FOLDERS = {"embeddings", "index", "candidates", "generation", "bm25-index", "dataset", "tokens",
+            "export-folder"}  # fmt: skip
 
 
 def manifest_name(output: Path, kind: str) -> Path:
