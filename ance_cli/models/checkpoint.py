@@ -195,9 +195,7 @@ class Checkpoint:
         return hash_json({"modules": modules, "files": files, "pins": pins})
 
 
-def override_pins(
-    pins: Pins, towers: Mapping[Side, Tower], shown: Path, **changes: Any
-) -> Pins:
+def override_pins(pins: Pins, towers: Mapping[Side, Tower], shown: Path, **changes: Any) -> Pins:
     """Pins with some of them overridden (None leaves one as it is), held against the towers."""
     given = {name: value for name, value in changes.items() if value is not None}
     for name, least in (("query_length", 3), ("passage_length", 3), ("max_segments", 1)):

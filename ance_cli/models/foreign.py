@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.formats.hashing import hash_file
 from ance_cli.models.checkpoint import COSINE_SCALE, Checkpoint, Pins, Side, override_pins
 from ance_cli.models.dual import DualEncoder, load_dual
 from ance_cli.models.encoder import WITHOUT_POOLER, Encoder, Normalize, load_backbone
-from ance_cli.models.tokens import Tokenizer
 from ance_cli.models.tower import MODULES, Module, Tower, read_json
 
 Weights = dict[str, Tensor]
@@ -55,14 +53,13 @@ _COPY_AGAIN = "fetch the checkpoint again, as its authors released it"
 class Foreign:
     """A checkpoint of another layout as ours: what `save_dual` takes.
 
-    It names the tokenizers (see `TokenizerSource`); `origin` says which files became of it.
+    It names the tokenizers (see `TokenizerSource`).
     """
 
     layout: str
     dual: DualEncoder
     pins: Pins
     towers: dict[Side, Tower]
-    origin: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shared(self) -> bool:
@@ -76,20 +73,6 @@ class Foreign:
     def override(self, shown: Path, **changes: Any) -> None:
         """Override some of the pins, as `Checkpoint.with_pins` does."""
         self.pins = override_pins(self.pins, self.towers, shown, **changes)
-
-
-def weight_files(sources: Sequence[Path]) -> list[Path]:
-    """The files that a conversion of these files and folders depends on; for the fingerprint."""
-    return [path for source in sources for path in _weight_files(source)]
-
-
-def _weight_files(source: Path) -> list[Path]:
-    if not source.exists():
-        raise BadInput(f"{source}: no such file or folder", hint="check the path")
-    if not source.is_dir():
-        return [source]
-    kept = (".safetensors", ".bin", ".json", ".txt", ".model")
-    return [path for path in sorted(source.rglob("*")) if path.is_file() and path.suffix in kept]
 
 
 def load_foreign(
@@ -108,19 +91,6 @@ def load_foreign(
     Raises `BadInput` where a weight is missing, unknown or of another shape, or where the norm of
     an ANCE model is at its initial value; `UsageProblem` where something has to be said.
     """
-    files = {str(path): hash_file(path) for path in weight_files(sources)}
-    found = _load(sources, scratch, backbone, pooling, cosine)
-    found.origin = {"layout": found.layout, "files": files}
-    return found
-
-
-def _load(
-    sources: Sequence[Path],
-    scratch: Path,
-    backbone: Path | None,
-    pooling: str | None,
-    cosine: bool,
-) -> Foreign:
     first = sources[0]
     if len(sources) == 1 and (first / MODULES).exists():
         _refuse_pooling(pooling, cosine, first)
@@ -242,7 +212,9 @@ def _filled_backbone(weights: Weights, tower: Tower, shown: Path) -> nn.Module:
         if not name.startswith("pooler.") and not name.endswith("position_ids")
     }
     _compare(found, wanted, shown)
-    backbone.load_state_dict(found, strict=False)  # what lacks was compared: poolers, which none uses
+    backbone.load_state_dict(
+        found, strict=False
+    )  # what lacks was compared: poolers, which none uses
     return backbone
 
 
@@ -269,12 +241,18 @@ def _compare(found: Weights, wanted: Weights, shown: Path) -> None:
 
 
 def _linear(weights: Weights, name: str, hidden: int, shown: Path) -> nn.Linear:
-    weight = weights[f"{name}.weight"]
-    linear = nn.Linear(hidden, len(weight))
-    head = {part: weights[f"{name}.{part}"] for part in ("weight", "bias")}
-    _compare(head, linear.state_dict(), shown)
-    linear.load_state_dict(head)
+    weight = weights.get(f"{name}.weight")
+    linear = nn.Linear(hidden, hidden if weight is None else len(weight))
+    _fill(linear, weights, name, shown)
     return linear
+
+
+def _fill(module: nn.Module, weights: Weights, name: str, shown: Path) -> None:
+    """Load a part of the head from the weights under its name."""
+    wanted = {f"{name}.{part}": tensor for part, tensor in module.state_dict().items()}
+    found = {full: weights[full] for full in wanted if full in weights}
+    _compare(found, wanted, shown)
+    module.load_state_dict({full.removeprefix(f"{name}."): each for full, each in found.items()})
 
 
 def _within(start: Pins, towers: dict[Side, Tower]) -> Pins:
@@ -323,9 +301,7 @@ def _ance(source: Path, found: Weights, backbone: Path | None) -> Foreign:
     filled = _filled_backbone(body, tower, source)
     linear = _linear(weights, "embeddingHead", _width_of(filled), source)
     norm = nn.LayerNorm(linear.out_features)
-    parts = {part: weights[f"norm.{part}"] for part in ("weight", "bias")}
-    _compare(parts, norm.state_dict(), source)
-    norm.load_state_dict(parts)
+    _fill(norm, weights, "norm", source)
     encoder = Encoder(filled, "cls", nn.Sequential(linear, norm), linear.out_features).eval()
     towers: dict[Side, Tower] = {"query": tower, "passage": tower}
     return Foreign("ANCE", DualEncoder(encoder, encoder), _within(ANCE_PINS, towers), towers)
@@ -344,13 +320,15 @@ def _dpr(weights: dict[Path, Weights], backbone: Path | None) -> Foreign:
                 for name, tensor in found.items()
                 if name.startswith(prefix)
             }
-            projection = {name: body.pop(name) for name in [*body] if name.startswith("encode_proj")}
+            projection = {
+                name: body.pop(name) for name in [*body] if name.startswith("encode_proj")
+            }
             tower = towers[side] = _tower_of(source, backbone)
             filled = _filled_backbone(body, tower, source)
             head, dim = nn.Sequential(), _width_of(filled)
             if projection:
                 head.append(_linear(projection, "encode_proj", dim, source))
-                dim = len(projection["encode_proj.weight"])
+                dim = int(head[0].out_features)  # type: ignore[arg-type]
             encoders[side] = Encoder(filled, "cls", head, dim).eval()
     for side, what in (("query", "question"), ("passage", "context")):
         if side not in encoders:
