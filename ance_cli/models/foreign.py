@@ -204,7 +204,9 @@ def _filled_backbone(weights: Weights, tower: Tower, shown: Path) -> nn.Module:
     else:
         config = AutoConfig.from_pretrained(tower.backbone, trust_remote_code=False)
     extra = {"add_pooling_layer": False} if config.model_type in WITHOUT_POOLER else {}
-    backbone: nn.Module = AutoModel.from_config(config, dtype=torch.float32, **extra)
+    backbone: nn.Module = AutoModel.from_config(  # type: ignore[no-untyped-call]
+        config, dtype=torch.float32, **extra
+    )
     wanted = backbone.state_dict()
     found = {
         name: tensor
@@ -212,9 +214,7 @@ def _filled_backbone(weights: Weights, tower: Tower, shown: Path) -> nn.Module:
         if not name.startswith("pooler.") and not name.endswith("position_ids")
     }
     _compare(found, wanted, shown)
-    backbone.load_state_dict(
-        found, strict=False
-    )  # what lacks was compared: poolers, which none uses
+    backbone.load_state_dict(found, strict=False)  # what it lacks is a pooler, which nothing reads
     return backbone
 
 
@@ -288,8 +288,8 @@ def _ance(source: Path, found: Weights, backbone: Path | None) -> Foreign:
             )
     if bool((weights["norm.weight"] == 1).all()):
         raise BadInput(
-            f"{source}: norm.weight is 1 throughout, its initial value: whoever saved this file had "
-            "not loaded the head",
+            f"{source}: norm.weight is 1 throughout, its initial value: whoever saved this file "
+            "had not loaded the head",
             hint=_COPY_AGAIN,
         )
     known = (*_ANCE_HEAD, *_ANCE_UNUSED, "roberta.")
@@ -320,9 +320,8 @@ def _dpr(weights: dict[Path, Weights], backbone: Path | None) -> Foreign:
                 for name, tensor in found.items()
                 if name.startswith(prefix)
             }
-            projection = {
-                name: body.pop(name) for name in [*body] if name.startswith("encode_proj")
-            }
+            projected = [name for name in body if name.startswith("encode_proj.")]
+            projection = {name: body.pop(name) for name in projected}
             tower = towers[side] = _tower_of(source, backbone)
             filled = _filled_backbone(body, tower, source)
             head, dim = nn.Sequential(), _width_of(filled)

@@ -121,12 +121,13 @@ def convert(
     the same settings is up to date.
     """
     refuse_stdio(output, "a checkpoint folder")
+    changes = {name: value for name, value in (pins or {}).items() if value is not None}
     asked = {
         "files": {name: hash_file(path) for source in sources for name, path in _files_of(source)},
         "backbone": str(backbone) if backbone else None,
         "pooling": pooling,
         "cosine": cosine,
-        "pins": {name: value for name, value in (pins or {}).items() if value is not None},
+        "pins": changes,
     }
     summary = {"output": str(output), "kind": "checkpoint", "up_to_date": False}
     if not force and _is_made(output, asked):
@@ -145,7 +146,7 @@ def convert(
         try:
             with atomic.disk_errors(output):
                 found = load_foreign(sources, scratch, backbone, pooling, cosine)
-                found.override(sources[0], **asked["pins"])
+                found.override(sources[0], **changes)
                 origin = {"layout": found.layout, **asked}
                 save_dual(found.dual, Tokenizer(found), found.pins, partial, origin=origin)
             Checkpoint(partial)  # what it refuses should not get the name

@@ -184,8 +184,8 @@ class _Source:
     def pairs(self, known_docs: Container[str], at_least: int = 1) -> Iterator[PairNegatives]:
         """The pairs with so many negatives, and no more of them than are wanted."""
         for pair in self._all_pairs(known_docs):
-            del pair.negative_ids[self.config.negatives :]
-            del pair.teacher_scores[self.config.negatives :]
+            pair.negative_ids = pair.negative_ids[: self.config.negatives]
+            pair.teacher_scores = pair.teacher_scores[: self.config.negatives]
             if len(pair.negative_ids) < at_least:
                 self.stats["pairs_left_out"] += 1
                 continue

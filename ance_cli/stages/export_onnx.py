@@ -1,4 +1,4 @@
-"""`ance export onnx`: the encoders of a checkpoint as ONNX graphs, compared with torch's vectors."""
+"""`ance export onnx`: a checkpoint's encoders as ONNX graphs, compared with torch's vectors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def export_onnx(
     refuse_stdio(output, "a folder of graphs and tokenizers")
     checkpoint.need_head()
     sides: tuple[Side, ...] = ("passage",) if checkpoint.shared else ("query", "passage")
-    hashes = {side: checkpoint.tower_hash(side) for side in ("query", "passage")}  # type: ignore[arg-type]
+    hashes = {side: checkpoint.tower_hash(side) for side in ("query", "passage")}
     plan = Plan(
         "export-folder", output, {"form": "onnx"}, hashes, {"checkpoint": str(checkpoint.path)}
     )

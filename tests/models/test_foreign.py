@@ -136,6 +136,8 @@ def test_an_ance_folder_without_any_head_is_not_taken_for_a_plain_encoder(tmp_pa
                           "norm__bias"])  # fmt: skip
     source = ance_folder(tmp_path / "ance", roberta_dot, **gone)
     with pytest.raises(BadInput, match="has no embeddingHead.weight"):
+        convert([source], tmp_path / "ours")
+    with pytest.raises(UsageProblem, match="says itself how its vectors are made"):
         convert([source], tmp_path / "ours", pooling="cls")
 
 
@@ -265,10 +267,10 @@ def test_a_plain_encoder_needs_a_pooling(tmp_path, backbone, pickled):
 
 def test_a_sentence_transformers_folder_with_older_weight_files(tmp_path, backbone):
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Dense, Pooling, Transformer
+    from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
     source = tmp_path / "st"
-    modules = [Transformer(str(backbone)), Pooling(32, "cls"), Dense(32, 8)]
+    modules = [Transformer(str(backbone)), Pooling(32, "cls"), Dense(32, 8), Normalize()]
     SentenceTransformer(modules=modules).save(str(source))
     expected = their_vectors(source, TEXTS)
     for path in list(source.rglob("model.safetensors")):
