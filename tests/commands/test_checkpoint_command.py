@@ -60,25 +60,25 @@ def pickled(tmp_path, backbone):
     return folder
 
 
-def test_convert_once_and_again(ance, pickled):
+def test_convert_once_and_again(inside, pickled):
     words = ["checkpoint", "convert", "plain", "--pooling", "mean", "-o", "ours"]
-    assert json.loads(ance(*words, "--dry-run", "--json").stdout)["pooling"] == "mean"
-    assert not (ance.cwd / "ours").exists()
-    found = json.loads(ance(*words, "--passage-length", 20, "--json").stdout)
+    assert json.loads(inside(*words, "--dry-run", "--json").stdout)["pooling"] == "mean"
+    assert not (inside.cwd / "ours").exists()
+    found = json.loads(inside(*words, "--passage-length", 20, "--json").stdout)
     assert (found["layout"], found["towers"], found["dim"]) == ("plain", "shared", 32)
     assert found["pins"]["passage_length"] == 20
-    names = {path.name for path in ance.cwd.iterdir() if not path.name.endswith(".lease")}
+    names = {path.name for path in inside.cwd.iterdir() if not path.name.endswith(".lease")}
     assert names == {"plain", "ours"}
-    before = tree(ance.cwd / "ours")
-    assert "up to date" in ance(*words, "--passage-length", 20).stderr
-    assert "of other files or settings" in ance(*words, code=4).stderr
-    assert tree(ance.cwd / "ours") == before
-    ance(*words, "--force")
-    assert Checkpoint(ance.cwd / "ours").pins.passage_length == 128
-    shown = json.loads(ance("checkpoint", "inspect", "ours", "--json").stdout)
+    before = tree(inside.cwd / "ours")
+    assert "up to date" in inside(*words, "--passage-length", 20).stderr
+    assert "of other files or settings" in inside(*words, code=4).stderr
+    assert tree(inside.cwd / "ours") == before
+    inside(*words, "--force")
+    assert Checkpoint(inside.cwd / "ours").pins.passage_length == 128
+    shown = json.loads(inside("checkpoint", "inspect", "ours", "--json").stdout)
     origin = shown["lineage"]["converted_from"]
     assert origin["layout"] == "plain" and "plain/pytorch_model.bin" in origin["files"]
-    assert our_vectors(ance.cwd / "ours").shape == (5, 32)
+    assert our_vectors(inside.cwd / "ours").shape == (5, 32)
 
 
 @pytest.mark.parametrize(

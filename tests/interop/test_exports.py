@@ -140,9 +140,7 @@ def test_places_are_those_of_ances_preprocessing(export, texts, tmp_path):
     assert beside == {"ndcg": 0.0, "checkpoint": "checkpoint-0"}
     # its trainer takes the number of every file whose name begins so
     names = [path.name for path in (tmp_path / "ann_data").iterdir()]
-    assert [name for name in names if name.startswith("ann_")] == [
-        name for name in names if name.rsplit("_", 1)[1].isdigit()
-    ]
+    assert all(name.rsplit("_", 1)[1].isdigit() for name in names if name.startswith("ann_"))
 
 
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 100])
