@@ -64,7 +64,10 @@ def _inspect(flags: Flags, _: Any) -> Summary:
         return found
     from ance_cli.cli.console import show_facts
 
-    show_facts(found)
+    pins = found["pins"]  # quoted, so that a separator of one space is seen
+    show_facts(
+        {**found, "pins": {n: repr(v) if isinstance(v, str) else v for n, v in pins.items()}}
+    )
     return {}
 
 

@@ -227,7 +227,7 @@ def _tower(modules: list[Module], listing: Path) -> Tower:
     if not list(folder.glob("*.safetensors")):
         raise BadInput(
             f"{shown}: there are no weights in safetensors format",
-            hint="pickled weights are never loaded: ance checkpoint convert makes safetensors of them",
+            hint="pickled weights are never loaded; save the model with safetensors",
         )
     tokenizers = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
     if not any((folder / name).exists() for name in tokenizers):

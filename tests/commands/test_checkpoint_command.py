@@ -25,7 +25,7 @@ def test_inspect_shows_what_a_checkpoint_is(ance, checkpoint):
     hashes = {side: Checkpoint(checkpoint).tower_hash(side) for side in ("query", "passage")}
     assert found["hashes"] == hashes and found["lineage"] == {"training_step": 0}
     shown = ance("checkpoint", "inspect", checkpoint).stdout
-    assert "query_length 12" in shown and "LayerNorm" in shown
+    assert "query_length 12" in shown and "LayerNorm" in shown and "separator ' '" in shown
 
 
 def test_inspect_shows_both_towers_and_plain_encoders(inside, two_towers, backbone):
