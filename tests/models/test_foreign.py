@@ -331,7 +331,7 @@ def test_the_released_ance_model_gives_its_known_vectors(tmp_path):
     if not source.exists():
         pytest.skip(f"{source} is not there")
     convert([source], tmp_path / "ours")
-    queries = ["Androgen receptor define", "Another name for the primary visual cortex is"]
+    queries = ["what is paula deen's brother", "Androgen receptor define"]  # dev.small's first two
     found = our_vectors(tmp_path / "ours", queries, "query")
     np.testing.assert_allclose(found[:, 0], [-1.34755, -1.36109], atol=1e-4)
     np.testing.assert_allclose(found[:, -1], [-1.22419, -1.47927], atol=1e-4)
