@@ -81,7 +81,7 @@ def _convert(flags: Flags, reporter: Any) -> Summary:
         flags.output,
         backbone=flags.backbone,
         pooling=flags.pooling,
-        cosine=flags.similarity == "cosine",
+        similarity=flags.similarity,
         pins={name: flags[name] for name in PINS.split()},
         force=flags.force,
         dry_run=flags.dry_run,

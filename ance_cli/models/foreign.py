@@ -24,7 +24,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.models.checkpoint import COSINE_SCALE, Checkpoint, Pins, Side, override_pins
+from ance_cli.models.checkpoint import (
+    COSINE_SCALE,
+    Checkpoint,
+    Pins,
+    Side,
+    Similarity,
+    override_pins,
+)
 from ance_cli.models.dual import DualEncoder, load_dual
 from ance_cli.models.encoder import WITHOUT_POOLER, Encoder, Normalize, load_backbone
 from ance_cli.models.tower import MODULES, Module, Tower, read_json
@@ -80,20 +87,20 @@ def load_foreign(
     scratch: Path,
     backbone: Path | None = None,
     pooling: str | None = None,
-    cosine: bool = False,
+    similarity: Similarity | None = None,
 ) -> Foreign:
     """Load one checkpoint, or the two folders of DPR's question and context encoder.
 
     `backbone` is a folder with config and tokenizer where a source is a single file. `pooling`
-    (`cls` or `mean`) and `cosine` say how the token vectors of a plain encoder become one vector,
-    which no file of it does. `scratch` is a folder that may be filled.
+    (`cls` or `mean`) and `similarity` (None is dot) say how the token vectors of a plain encoder
+    become one vector, which no file of it does. `scratch` is a folder that may be filled.
 
     Raises `BadInput` where a weight is missing, unknown or of another shape, or where the norm of
     an ANCE model is at its initial value; `UsageProblem` where something has to be said.
     """
     first = sources[0]
     if len(sources) == 1 and (first / MODULES).exists():
-        _refuse_pooling(pooling, cosine, first)
+        _refuse_pooling(pooling, similarity, first)
         checkpoint = Checkpoint(_in_safetensors(first, scratch))
         return Foreign(
             "sentence-transformers", load_dual(checkpoint), checkpoint.pins,
@@ -102,7 +109,7 @@ def load_foreign(
     weights = {source: read_weights(_weights_in(source)) for source in sources}
     names = [name for each in weights.values() for name in each]
     if any(name.startswith(prefix) for name in names for prefix in sum(_DPR_PREFIXES.values(), ())):
-        _refuse_pooling(pooling, cosine, first)
+        _refuse_pooling(pooling, similarity, first)
         return _dpr(weights, backbone)
     if len(sources) > 1:
         raise UsageProblem(
@@ -111,13 +118,13 @@ def load_foreign(
             hint="convert one checkpoint at a time",
         )
     if _is_ance(first, names):
-        _refuse_pooling(pooling, cosine, first)
+        _refuse_pooling(pooling, similarity, first)
         return _ance(first, weights[first], backbone)
-    return _plain(first, scratch, pooling, cosine)
+    return _plain(first, scratch, pooling, similarity)
 
 
-def _refuse_pooling(pooling: str | None, cosine: bool, source: Path) -> None:
-    if pooling is not None or cosine:
+def _refuse_pooling(pooling: str | None, similarity: Similarity | None, source: Path) -> None:
+    if pooling is not None or similarity is not None:
         raise UsageProblem(
             f"{source}: says itself how its vectors are made",
             hint="leave --pooling and --similarity out: they are for plain encoders",
@@ -348,7 +355,9 @@ def _dpr_parts(found: Weights) -> Iterator[tuple[Side, str]]:
                 yield side, prefix
 
 
-def _plain(source: Path, scratch: Path, pooling: str | None, cosine: bool) -> Foreign:
+def _plain(
+    source: Path, scratch: Path, pooling: str | None, similarity: Similarity | None
+) -> Foreign:
     if pooling is None:
         raise UsageProblem(
             f"{source}: is a plain encoder: nothing in it says how token vectors become one",
@@ -359,6 +368,7 @@ def _plain(source: Path, scratch: Path, pooling: str | None, cosine: bool) -> Fo
         raise UsageProblem(f"{source}: expected the folder of an encoder, found a file")
     tower = Checkpoint(_in_safetensors(source, scratch)).tower("passage")
     body = load_backbone(tower)
+    cosine = similarity == "cosine"
     head = nn.Sequential(*([Normalize()] if cosine else []))
     encoder = Encoder(body, pooling, head, _width_of(body)).eval()
     towers: dict[Side, Tower] = {"query": tower, "passage": tower}

@@ -12,9 +12,10 @@ from ance_cli.formats import atomic, lease
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.run_folder import RUN, RunFolder
-from ance_cli.models.checkpoint import ORIGIN, Checkpoint, Side
+from ance_cli.models.checkpoint import ORIGIN, Checkpoint, Side, Similarity
 from ance_cli.models.tower import PINS, Tower, read_json
 from ance_cli.progress import Reporter, Silent
+from ance_cli.stages.own_sources import refuse_own_sources
 from ance_cli.stages.summary import Summary
 
 _SIDES: tuple[Side, Side] = ("query", "passage")
@@ -109,7 +110,7 @@ def convert(
     output: Path,
     backbone: Path | None = None,
     pooling: str | None = None,
-    cosine: bool = False,
+    similarity: Similarity | None = None,
     pins: Mapping[str, Any] | None = None,
     force: bool = False,
     dry_run: bool = False,
@@ -121,12 +122,13 @@ def convert(
     the same settings is up to date.
     """
     refuse_stdio(output, "a checkpoint folder")
+    refuse_own_sources(output, (*sources, backbone))
     changes = {name: value for name, value in (pins or {}).items() if value is not None}
     asked = {
         "files": {name: hash_file(path) for source in sources for name, path in _files_of(source)},
         "backbone": str(backbone) if backbone else None,
         "pooling": pooling,
-        "cosine": cosine,
+        "similarity": similarity,
         "pins": changes,
     }
     summary = {"output": str(output), "kind": "checkpoint", "up_to_date": False}
@@ -145,7 +147,7 @@ def convert(
             atomic.remove(folder)
         try:
             with atomic.disk_errors(output):
-                found = load_foreign(sources, scratch, backbone, pooling, cosine)
+                found = load_foreign(sources, scratch, backbone, pooling, similarity)
                 found.override(sources[0], **changes)
                 origin = {"layout": found.layout, **asked}
                 save_dual(found.dual, Tokenizer(found), found.pins, partial, origin=origin)

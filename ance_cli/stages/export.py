@@ -50,6 +50,7 @@ from ance_cli.interop import (
 from ance_cli.interop.records import Example
 from ance_cli.progress import Reporter, Silent
 from ance_cli.stages.judging import PassageTexts
+from ance_cli.stages.own_sources import refuse_own_sources
 from ance_cli.stages.search import passages_of
 from ance_cli.stages.summary import Summary, planned, summary_of
 
@@ -73,6 +74,7 @@ def export_negatives(
     sentence-transformers' columns, one with fewer than `config.negatives`, or than the pair that
     has most. Raises `BadInput` where the file does not fit the dataset, or no pair is left.
     """
+    refuse_own_sources(output, (negatives, dataset.corpus, dataset.queries, dataset.qrels))
     if form in _FOLDERS:
         refuse_stdio(output, f"{form}: rows and what they refer to")
     if arrow := _ARROW in output.suffixes:
@@ -323,6 +325,7 @@ def export_run(
     (see `AnswerMatcher`), false throughout where a query has none. Raises `BadInput` where a query
     or a document is not in the dataset.
     """
+    refuse_own_sources(output, (run, dataset and dataset.corpus, dataset and dataset.queries))
     inputs = {"run": _hash_of(run)}
     if form == DPR_READER:
         if dataset is None:

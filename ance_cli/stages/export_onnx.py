@@ -11,6 +11,7 @@ from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import Plan
 from ance_cli.models.checkpoint import Checkpoint, Side, write_pins
 from ance_cli.progress import Reporter, Silent
+from ance_cli.stages.own_sources import refuse_own_sources
 from ance_cli.stages.summary import Summary, planned, summary_of
 
 TOLERANCE = 1e-4
@@ -32,6 +33,7 @@ def export_onnx(
     torch's by more than `TOLERANCE`; nothing is published then.
     """
     refuse_stdio(output, "a folder of graphs and tokenizers")
+    refuse_own_sources(output, (checkpoint.path,))
     checkpoint.need_head()
     sides: tuple[Side, ...] = ("passage",) if checkpoint.shared else ("query", "passage")
     hashes = {side: checkpoint.tower_hash(side) for side in ("query", "passage")}

@@ -87,6 +87,7 @@ def test_convert_once_and_again(inside, pickled):
         (["convert", "plain", "-o", "ours"], 2, "is a plain encoder: nothing in it says"),
         (["convert", "plain", "--pooling", "cls"], 2, "name it with -o DIR"),
         (["convert", "nowhere", "-o", "ours"], 3, "nowhere: no such file or folder"),
+        (["convert", "plain", "--pooling", "cls", "-o", "plain", "--force"], 2, "is or holds the"),
         (["inspect", "plain"], 3, "there are no weights in safetensors format"),
         (["inspect", "plain", "plain"], 2, "inspect shows one checkpoint"),
         (["inspect", "plain", "-o", "x"], 2, "inspect shows one checkpoint"),

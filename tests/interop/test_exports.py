@@ -9,7 +9,7 @@ from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.dataset import locate, read_corpus, read_queries
 from ance_cli.interop import ance
 from ance_cli.stages.export import export_negatives, export_run
-from tests.world import jsonl, write_jsonl
+from tests.world import jsonl, tree, write_jsonl
 
 PAIRS = [
     {"query_id": "q0", "positive_id": "d0", "negative_ids": ["d1", "d2", "d4"],
@@ -163,6 +163,28 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(export, dataset, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir() if "lease" not in path.name) == [
         "ann.jsonl", dataset.name,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("output", ["ann.jsonl", "data", ".", "data/corpus.jsonl"])
+def test_no_output_replaces_a_source(export, output):
+    with pytest.raises(UsageProblem, match="is or holds the source"):
+        export("tevatron-v2", output)
+
+
+def test_a_failed_export_leaves_the_old_one(dataset, tmp_path):
+    def run(*pairs):
+        write_jsonl(tmp_path / "ann.jsonl", list(pairs))
+        export_negatives("tevatron", tmp_path / "ann.jsonl", locate(dataset, "train"),
+                         tmp_path / "out.jsonl", force=True)  # fmt: skip
+
+    run(*PAIRS)
+    before = tree(tmp_path)
+    with pytest.raises(BadInput, match="ann.jsonl:2: document 'd99'"):
+        run(PAIRS[0], {**PAIRS[1], "negative_ids": ["d99"]})
+    after = tree(tmp_path)
+    assert {name: data for name, data in after.items() if name != "ann.jsonl"} == {
+        name: data for name, data in before.items() if name != "ann.jsonl"
+    }
 
 
 def test_only_columns_are_written_as_arrow(export):

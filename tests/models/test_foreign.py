@@ -254,7 +254,7 @@ def test_a_plain_encoder_needs_a_pooling(tmp_path, backbone, pickled):
         (source / "model.safetensors").unlink()
     with pytest.raises(UsageProblem, match="is a plain encoder: nothing in it says"):
         convert([source], tmp_path / "ours")
-    convert([source], tmp_path / "ours", pooling="mean", cosine=True)
+    convert([source], tmp_path / "ours", pooling="mean", similarity="cosine")
     made = Checkpoint(tmp_path / "ours")
     assert made.is_cosine and made.pins.scale == 20.0
     ids, mask = padded(TEXTS)
@@ -279,7 +279,7 @@ def test_a_sentence_transformers_folder_with_older_weight_files(tmp_path, backbo
     assert convert([source], tmp_path / "ours")["layout"] == "sentence-transformers"
     np.testing.assert_allclose(our_vectors(tmp_path / "ours", TEXTS), expected, atol=1e-5)
     with pytest.raises(UsageProblem, match="says itself how its vectors are made"):
-        convert([source], tmp_path / "other", pooling="cls")
+        convert([source], tmp_path / "other", similarity="dot")
 
 
 def test_what_is_more_than_tensors_is_not_unpickled(tmp_path):
