@@ -325,7 +325,8 @@ def export_run(
     (see `AnswerMatcher`), false throughout where a query has none. Raises `BadInput` where a query
     or a document is not in the dataset.
     """
-    refuse_own_sources(output, (run, dataset and dataset.corpus, dataset and dataset.queries))
+    of_data = () if dataset is None else (dataset.corpus, dataset.queries)
+    refuse_own_sources(output, (run, *of_data))
     inputs = {"run": _hash_of(run)}
     if form == DPR_READER:
         if dataset is None:
