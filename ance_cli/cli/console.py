@@ -154,15 +154,20 @@ def show_summary(summary: dict[str, Any], as_json: bool, quiet: bool) -> None:
     elif name:
         stderr.print(f"[green]made[/green] {kind} {_escape(str(name))}")
     hidden = {"output", "kind", "up_to_date", "fingerprint", "dry_run", "generations", "audit"}
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-    for key, value in _flat({k: v for k, v in summary.items() if k not in hidden}):
-        table.add_row(Text(key, style="dim"), Text(value))
-    if table.row_count:
-        stderr.print(table)
+    show_facts({k: v for k, v in summary.items() if k not in hidden}, stderr)
     if audit := summary.get("audit"):
         show_audit(audit)
     if rows := summary.get("generations"):
         show_rows(rows)
+
+
+def show_facts(facts: dict[str, Any], console: Console | None = None) -> None:
+    """Names and values, one a line; on stdout where they are what was asked for."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    for key, value in _flat(facts):
+        table.add_row(Text(key, style="dim"), Text(value))
+    if table.row_count:
+        (console or stdout()).print(table)
 
 
 def show_audit(audit: dict[str, Any]) -> None:

@@ -10,11 +10,13 @@ from ance_cli import __version__
 from ance_cli.cli import (
     bench_search,
     bm25_negatives,
+    checkpoint,
     demo,
     diagnose,
     doctor,
     encode,
     evaluate,
+    export,
     fuse,
     import_dataset,
     index,
@@ -63,7 +65,7 @@ def _root(
 for module in (
     demo, init, doctor, import_dataset, merge, bm25_negatives, tokenize, encode, index, mine,
     train_segment, search, rerank, fuse, evaluate, bench_search, refresh, loop, status, report,
-    diagnose,
+    diagnose, checkpoint, export,
 ):  # fmt: skip
     module.register(app)
 

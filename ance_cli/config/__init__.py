@@ -16,6 +16,7 @@ from ance_cli.config.running import (
 from ance_cli.config.training import SegmentConfig, TrainConfig
 from ance_cli.config.vectors import (
     EncodeConfig,
+    ExportConfig,
     FuseConfig,
     IndexConfig,
     RerankConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "DiagnoseConfig",
     "DrawConfig",
     "EncodeConfig",
+    "ExportConfig",
     "FollowConfig",
     "FuseConfig",
     "IndexConfig",

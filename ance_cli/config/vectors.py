@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ance_cli.config.common import SEED, check, check_tag
+from ance_cli.config.common import MIN_REL, SEED, check, check_tag
 
 
 @dataclass(frozen=True)
@@ -106,3 +106,18 @@ class FuseConfig:
             f"instance {','.join(['1'] * num_runs)}",
         )
         return weights
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What goes from negatives and runs into a neighbour's rows."""
+
+    min_rel: int = MIN_REL
+    negatives: int | None = None
+    """The first so many of each pair; None = all."""
+    depth: int = 100
+    separator: str = " "
+
+    def __post_init__(self) -> None:
+        check(self.negatives is None or self.negatives > 0, "--negatives must be at least 1")
+        check(self.depth > 0, "--depth must be at least 1")

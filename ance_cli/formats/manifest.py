@@ -9,7 +9,7 @@ versions, `shaped_by` and `inputs`. `ran_with` is for people and never compared.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,10 +40,13 @@ ALGORITHM_VERSIONS = {
     "dataset": 1,
     "tokens": 1,
     "diagnosis": 1,
+    "export": 1,
+    "export-folder": 1,
 }
 """Raised when a stage computes something else from the same inputs: old outputs go stale."""
 
-_FOLDERS = {"embeddings", "index", "candidates", "generation", "bm25-index", "dataset", "tokens"}
+_FOLDERS = {"embeddings", "index", "candidates", "generation", "bm25-index", "dataset", "tokens",
+            "export-folder"}  # fmt: skip
 
 
 def manifest_name(output: Path, kind: str) -> Path:
@@ -155,7 +158,7 @@ class Plan:
         """
         if self.output == STDIO:
             return None
-        self._spare_inputs()
+        spare_inputs(self.output, self.reads)
         if force:
             return None
         self._finish_interrupted_file()
@@ -187,15 +190,6 @@ class Plan:
                     hint="choose another name with -o, or make it anew with --force",
                 )
         return found
-
-    def _spare_inputs(self) -> None:
-        place = self.output.resolve()
-        for path in self.reads:
-            if path is not None and Path(path).resolve().is_relative_to(place):
-                raise UsageProblem(
-                    f"{self.output}: this command reads {path}, which it would replace",
-                    hint="choose another name with -o",
-                )
 
     def _differences(self, found: dict[str, Any]) -> list[str]:
         differing = []
@@ -340,6 +334,18 @@ class Plan:
 
 def _dump(manifest: dict[str, Any]) -> bytes:
     return orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def spare_inputs(output: Path, reads: Iterable[Path | str | None]) -> None:
+    """Raise `UsageProblem` where an output is, or holds, something that is read to make it: with
+    --force it would be gone for good."""
+    place = output.resolve()
+    for path in reads:
+        if path is not None and Path(path).resolve().is_relative_to(place):
+            raise UsageProblem(
+                f"{output}: this command reads {path}, which it would replace",
+                hint="choose another name with -o",
+            )
 
 
 def _is_hidden(place: Path) -> bool:

@@ -1,12 +1,13 @@
 """DPR: training rows (one JSON list of a gigabyte or more, read row by row), the passages of
-Wikipedia (`psgs_w100.tsv`) and questions with their answers (`nq-test.qa.csv`)."""
+Wikipedia (`psgs_w100.tsv`) and questions with their answers (`nq-test.qa.csv`); and what its reader
+reads, which is written."""
 
 from __future__ import annotations
 
 import ast
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,24 @@ def _csv_rows(
             refuse(problem, skipped)
             continue
         yield first, columns
+
+
+def reader_row(
+    question: str, answers: list[str], found: Iterable[tuple[Passage, float, bool]]
+) -> dict[str, Any]:
+    """One question with its ranked passages, scores and whether each holds an answer, as DPR's
+    `dense_retriever.py` leaves them for its reader; RAG and FiD read the same. Scores are text."""
+    return {
+        "question": question,
+        "answers": answers,
+        "ctxs": [
+            {
+                "id": passage.doc_id,
+                "title": passage.title,
+                "text": passage.text,
+                "score": str(score),
+                "has_answer": has_answer,
+            }
+            for passage, score, has_answer in found
+        ],
+    }

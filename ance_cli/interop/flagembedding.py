@@ -1,4 +1,5 @@
-"""FlagEmbedding's training rows: texts alone, with a teacher's scores where there are any."""
+"""FlagEmbedding's training rows: texts alone, with a teacher's scores where there are any; read and
+written."""
 
 from __future__ import annotations
 
@@ -11,7 +12,16 @@ from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage, Query
 from ance_cli.formats.jsonl import Skipped, read_records, refuse
 from ance_cli.formats.labels import Label
-from ance_cli.interop.records import Head, Negative, Part, Record, Role, content_id, file_part
+from ance_cli.interop.records import (
+    Example,
+    Head,
+    Negative,
+    Part,
+    Record,
+    Role,
+    content_id,
+    file_part,
+)
 
 
 def recognise(path: Path, head: Head) -> Part | None:
@@ -78,3 +88,16 @@ def _scores(row: dict[str, Any], field: str, count: int, where: str) -> list[flo
         if not number or not math.isfinite(score):
             raise BadInput(f"{where}: {field!r} should hold finite numbers, found {score!r}")
     return [float(score) for score in found]
+
+
+def row_of(example: Example, separator: str) -> dict[str, Any]:
+    """The row of one pair, as `rows` reads it; with scores where the teacher judged all of it."""
+    row: dict[str, Any] = {
+        "query": example.query.text,
+        "pos": [example.positive.joined(separator)],
+        "neg": [passage.joined(separator) for passage in example.negatives],
+    }
+    scores = [example.teacher_positive_score, *example.teacher_scores]
+    if len(scores) == 1 + len(example.negatives) and None not in scores:
+        row |= {"pos_scores": scores[:1], "neg_scores": scores[1:]}
+    return row

@@ -4,7 +4,7 @@ that the release gives them. The files have neither quotes nor headers."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -110,3 +110,9 @@ def triples_by_text(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, 
         yield number, Query(query_id, query)
         yield number, Label(query_id, positive_id, 1)
         yield number, Negative(query_id, positive_id, negative_id, _TRIPLES)
+
+
+def run_lines(query_id: str, doc_ids: Sequence[str]) -> bytes:
+    """`query_id <tab> doc_id <tab> rank`, a run as the official measure reads it; best first."""
+    lines = (f"{query_id}\t{doc_id}\t{rank}\n" for rank, doc_id in enumerate(doc_ids, start=1))
+    return "".join(lines).encode()

@@ -1,4 +1,5 @@
-"""What an import is made of: the parts of a collection, and the records that a part gives.
+"""What an import is made of: the parts of a collection, and the records that a part gives; and the
+example that an export writes.
 
 A neighbour's module recognises its files and reads each as one stream of records. The records of a
 part come in an order in which they can be checked: a document and a query before the label that
@@ -49,6 +50,17 @@ class Negative(NamedTuple):
 
 
 Record = Passage | Query | Label | Negative | Hit
+
+
+class Example(NamedTuple):
+    """One pair of query and positive with its negatives and all texts, as it goes into a row."""
+
+    query: Query
+    positive: Passage
+    negatives: list[Passage]
+    teacher_scores: list[float | None]
+    """As long as `negatives`, or empty."""
+    teacher_positive_score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Tevatron: v1 rows with their passages, v2 rows of ids beside a corpus, all JSON lines."""
+"""Tevatron: v1 rows with their passages, v2 rows of ids beside a corpus, all JSON lines; read and
+written."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from ance_cli.formats.dataset import Passage, Query, checked_id, parse_passage
 from ance_cli.formats.jsonl import Skipped, read_records, refuse
 from ance_cli.formats.labels import Label
 from ance_cli.interop import tables
-from ance_cli.interop.records import Head, Negative, Part, Record, Role, file_part
+from ance_cli.interop.records import Example, Head, Negative, Part, Record, Role, file_part
 
 
 def recognise(path: Path, head: Head) -> Part | None:
@@ -108,3 +109,39 @@ def _ids(row: dict[str, Any], field: str, where: str) -> list[str]:
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise BadInput(f"{where}: {field!r} should hold ids, found {type(value).__name__}")
     return [checked_id(str(value), where) for value in found]
+
+
+# -------------------------------------------------------------------- writing
+
+
+def row_with_texts(example: Example) -> dict[str, Any]:
+    """The v1 row of one pair, as `rows_with_texts` reads it."""
+    return {
+        "query_id": example.query.query_id,
+        "query": example.query.text,
+        "positive_passages": [_titled(example.positive)],
+        "negative_passages": [_titled(passage) for passage in example.negatives],
+    }
+
+
+def _titled(passage: Passage) -> dict[str, str]:
+    return {"docid": passage.doc_id, "title": passage.title, "text": passage.text}
+
+
+def row_of_ids(query: Query, positive_id: str, negative_ids: list[str]) -> dict[str, Any]:
+    """The v2 row of one pair, as `rows_of_ids` reads it."""
+    return {
+        "query_id": query.query_id,
+        "query_text": query.text,
+        "positive_document_ids": [positive_id],
+        "negative_document_ids": negative_ids,
+    }
+
+
+def corpus_record(passage: Passage, separator: str) -> dict[str, str]:
+    """A document of a v2 corpus.
+
+    The title stands in the text: Tevatron's v2 training takes `text` alone, and would pass over a
+    title without a word.
+    """
+    return {"docid": passage.doc_id, "text": passage.joined(separator)}

@@ -8,6 +8,7 @@ Hugging Face encoder has neither; it can start a training run, where it is given
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +25,9 @@ Segmentation = Literal["first", "special", "slice"]
 
 _LEAST = {"query_length": 3, "passage_length": 3, "max_segments": 1}
 _MEND_PINS = f"mend the value, or bring the old {PINS} back"
+
+ORIGIN = "converted_from"
+"""The field of `ance.json` that names the layout and the files of a converted checkpoint."""
 
 COSINE_SCALE = 20.0
 """Cosines lie in [-1, 1]; a softmax over them learns nothing without a scale of about this."""
@@ -193,20 +197,8 @@ class Checkpoint:
 
     def with_pins(self, **changes: Any) -> Checkpoint:
         """The same checkpoint with some pins overridden (None leaves a pin as it is)."""
-        given = {name: value for name, value in changes.items() if value is not None}
-        for name, least in _LEAST.items():
-            if given.get(name, least) < least:
-                raise UsageProblem(f"--{name.replace('_', '-')} must be at least {least}")
-        for side, tower in self._towers.items():
-            name = f"{side}_length"
-            if given.get(name, 0) > tower.max_positions:
-                raise BadInput(
-                    f"{self.shown}: takes at most {tower.max_positions} tokens, "
-                    f"--{side}-length asks for {given[name]}",
-                    hint=f"give --{side}-length {tower.max_positions} or less",
-                )
         changed = copy.copy(self)
-        changed.pins = replace(self.pins, **given)
+        changed.pins = override_pins(self.pins, self._towers, self.shown, **changes)
         return changed
 
     def tower_hash(self, side: Side) -> str:
@@ -222,6 +214,25 @@ class Checkpoint:
         return hash_json({"modules": modules, "files": files, "pins": pins})
 
 
-def write_pins(folder: Path, pins: Pins) -> None:
-    """Write `ance.json` into a checkpoint that is being built."""
-    (folder / PINS).write_bytes(orjson.dumps(asdict(pins), option=orjson.OPT_INDENT_2))
+def override_pins(pins: Pins, towers: Mapping[Side, Tower], shown: Path, **changes: Any) -> Pins:
+    """Pins with some of them overridden (None leaves one as it is), held against the towers."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    for name, least in _LEAST.items():
+        if given.get(name, least) < least:
+            raise UsageProblem(f"--{name.replace('_', '-')} must be at least {least}")
+    for side, tower in towers.items():
+        name = f"{side}_length"
+        if given.get(name, 0) > tower.max_positions:
+            raise BadInput(
+                f"{shown}: takes at most {tower.max_positions} tokens, "
+                f"--{side}-length asks for {given[name]}",
+                hint=f"give --{side}-length {tower.max_positions} or less",
+            )
+    return replace(pins, **given)
+
+
+def write_pins(folder: Path, pins: Pins, origin: Any = None) -> None:
+    """Write `ance.json` into a checkpoint that is being built; `origin` is what it was converted
+    from."""
+    facts = asdict(pins) if origin is None else {**asdict(pins), ORIGIN: origin}
+    (folder / PINS).write_bytes(orjson.dumps(facts, option=orjson.OPT_INDENT_2))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -182,12 +182,14 @@ def save_dual(
     pins: Pins,
     folder: Path,
     frozen_passage_from: Checkpoint | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint into `folder`, which is being built.
 
     A shared tower lies at the top of the folder, two lie under sentence-transformers' Router. With
     `frozen_passage_from` the passage tower's files are that checkpoint's, byte by byte, so that the
-    tower keeps its hash and the vectors made with it stay valid.
+    tower keeps its hash and the vectors made with it stay valid. `origin` is what it was
+    converted from, for `ance.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if dual.shared:
@@ -224,7 +226,7 @@ def save_dual(
             "similarity_fn_name": pins.similarity,
         },
     )
-    write_pins(folder, pins)
+    write_pins(folder, pins, origin)
 
 
 def _copy_modules(tower: Tower, folder: Path) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint, Side
 from ance_cli.models.tower import COPY_AGAIN, Tower, read_object, whole_number
 
-_WITHOUT_POOLER = ("bert", "roberta", "xlm-roberta", "electra", "camembert")
+WITHOUT_POOLER = ("bert", "roberta", "xlm-roberta", "electra", "camembert")
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "Identity": nn.Identity,
     "Tanh": nn.Tanh,
@@ -67,7 +67,8 @@ class Encoder(nn.Module):
             return vectors
 
 
-def _load_backbone(tower: Tower) -> nn.Module:
+def load_backbone(tower: Tower) -> nn.Module:
+    """The Transformer of a tower in float32; `BadInput` where a weight is not in its file."""
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
 
@@ -75,7 +76,7 @@ def _load_backbone(tower: Tower) -> nn.Module:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = AutoConfig.from_pretrained(tower.backbone, trust_remote_code=False)
-        extra = {"add_pooling_layer": False} if config.model_type in _WITHOUT_POOLER else {}
+        extra = {"add_pooling_layer": False} if config.model_type in WITHOUT_POOLER else {}
         backbone, info = AutoModel.from_pretrained(
             tower.backbone,
             config=config,
@@ -174,7 +175,7 @@ def load_encoder(checkpoint: Checkpoint, side: Side = "passage") -> Encoder:
     """
     checkpoint.need_head()
     tower = checkpoint.tower(side)
-    backbone = _load_backbone(tower)
+    backbone = load_backbone(tower)
     pooling, head, dim = _load_head(tower, _hidden_size(backbone))
     if checkpoint.is_cosine and not tower.has("Normalize"):
         head.append(Normalize())  # so that an inner-product index ranks by cosine
@@ -188,7 +189,7 @@ def fresh_encoder(tower: Tower, dim: int | None, seed: int, cosine: bool) -> Enc
     The linear map is drawn from N(0, 0.02) by `seed` alone; `dim` is the backbone's width where
     None.
     """
-    backbone = _load_backbone(tower)
+    backbone = load_backbone(tower)
     hidden = _hidden_size(backbone)
     dim = dim or hidden
     linear = nn.Linear(hidden, dim)

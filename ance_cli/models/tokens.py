@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ance_cli.errors import BadInput
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.tokens import TokenRows, join_rows
-from ance_cli.models.checkpoint import Checkpoint, Side
+from ance_cli.models.checkpoint import Pins, Side
 from ance_cli.models.tower import COPY_AGAIN, Tower, read_object
 
 __all__ = ["TokenRows", "Tokenizer", "join_rows", "tokenizer_hash"]
@@ -51,13 +51,25 @@ def _load_tokenizer(tower: Tower) -> Any:
     return found
 
 
+class TokenizerSource(Protocol):
+    """What names the tokenizers of both sides, and how texts are cut: a `Checkpoint`, or what will
+    be one."""
+
+    pins: Pins
+
+    @property
+    def shared(self) -> bool: ...
+
+    def tower(self, side: Side) -> Tower: ...
+
+
 class Tokenizer:
     """Tokenises the queries and the passages of a checkpoint, each as their own tower does.
 
     The fast tokenizer works on a batch of texts in parallel, on `RAYON_NUM_THREADS` threads.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: TokenizerSource) -> None:
         self.pins = checkpoint.pins
         passage = _load_tokenizer(checkpoint.tower("passage"))
         query = passage if checkpoint.shared else _load_tokenizer(checkpoint.tower("query"))

@@ -36,13 +36,17 @@ class PassageTexts:
     def _part(self, number: int) -> str:
         return self._bytes[self._ends[number] : self._ends[number + 1]].decode()
 
+    def title(self, place: int) -> str:
+        """The title, which may be empty."""
+        return self._part(2 * place)
+
     def body(self, place: int) -> str:
         """The text without its title."""
         return self._part(2 * place + 1)
 
     def joined(self, place: int) -> str:
         """Title and text, as a cross-encoder reads them."""
-        return Passage("", self._part(2 * place), self.body(place)).joined(" ")
+        return Passage("", self.title(place), self.body(place)).joined(" ")
 
 
 class Judges(NamedTuple):

@@ -1,0 +1,93 @@
+"""`ance checkpoint`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ance_cli.cli.calls import COMMON, PINS, run_stage
+from ance_cli.cli.flags import FLAGS, METHOD, Flag
+from ance_cli.cli.options import Flags, command
+from ance_cli.errors import UsageProblem
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.stages.summary import Summary
+
+Action = StrEnum("Action", ["inspect", "convert"])
+PoolingName = StrEnum("PoolingName", ["cls", "mean"])
+
+FLAGS |= {
+    "backbone": Flag(Path, "Folder with config and tokenizer, where a source is a single file "
+                     "(DPR: bert-base-uncased).", "Data", metavar="DIR"),
+    "pooling": Flag(PoolingName, "How a plain encoder's token vectors become one vector; other "
+                    "layouts say it themselves.", METHOD),
+}  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @command(
+        app,
+        "checkpoint",
+        f"output backbone pooling similarity {PINS} force {COMMON}",
+        arguments={
+            "action": (Action, ..., "inspect: show what a checkpoint is. convert: make one of "
+                       "another layout into one of ours (-o)."),
+            "sources": (list[Path], ..., "Checkpoint folder or file; for DPR's two folders the "
+                        "question encoder and then the context encoder."),
+        },
+        panel="Stages",
+    )  # fmt: skip
+    def checkpoint(flags: Flags) -> None:
+        """Show what a checkpoint is, or convert one of another layout.
+
+        Converts the original ANCE models and castorini/ance-*, DPR's files and Hugging Face
+        folders, sentence-transformers folders, and plain encoders with --pooling. A weight that is
+        missing or unknown is an error; nothing is unpickled that is more than tensors.
+
+        Example: `ance checkpoint convert ance-msmarco-passage -o models/ance`
+        """
+        run_stage(flags, lambda reporter, _: _ACTIONS[flags.action](flags, reporter))
+
+
+def _inspect(flags: Flags, _: Any) -> Summary:
+    if len(flags.sources) > 1 or flags.output is not None:
+        raise UsageProblem(
+            "inspect shows one checkpoint", hint="ance checkpoint inspect CKPT, without -o"
+        )
+    from ance_cli.stages.checkpoint import inspect
+
+    found = inspect(Checkpoint(flags.sources[0]))
+    if flags.json:
+        return found
+    from ance_cli.cli.console import show_facts
+
+    pins = found["pins"]  # quoted, so that a separator of one space is seen
+    show_facts(
+        {**found, "pins": {n: repr(v) if isinstance(v, str) else v for n, v in pins.items()}}
+    )
+    return {}
+
+
+def _convert(flags: Flags, reporter: Any) -> Summary:
+    if flags.output is None:
+        raise UsageProblem("convert makes a checkpoint folder", hint="name it with -o DIR")
+    from ance_cli.stages.checkpoint import convert
+
+    return convert(
+        flags.sources,
+        flags.output,
+        backbone=flags.backbone,
+        pooling=flags.pooling,
+        similarity=flags.similarity,
+        pins={name: flags[name] for name in PINS.split()},
+        force=flags.force,
+        dry_run=flags.dry_run,
+        reporter=reporter,
+    )
+
+
+_ACTIONS = {"inspect": _inspect, "convert": _convert}

@@ -1,0 +1,133 @@
+"""`ance export` as the binary: negatives, runs, checkpoints; and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.tokens import Tokenizer
+from tests.models.test_encoder import TEXTS, our_vectors
+from tests.world import jsonl, tree, write_jsonl
+
+PAIR = {"query_id": "q0", "positive_id": "d0", "negative_ids": ["d1", "d2"]}
+
+
+@pytest.fixture
+def negatives(tmp_path, dataset):
+    return write_jsonl(tmp_path / "ann.jsonl", [PAIR, {**PAIR, "positive_id": "d8"}])
+
+
+DATA = ("--data", "data", "--split", "train")
+
+
+def test_a_file_of_rows_once_and_again(ance, negatives):
+    words = ["export", "tevatron", "ann.jsonl", *DATA, "-o", "out.jsonl"]
+    dry = json.loads(ance(*words, "--dry-run", "--json").stdout)
+    assert dry["form"] == "tevatron" and not (ance.cwd / "out.jsonl").exists()
+    found = json.loads(ance(*words, "--json").stdout)
+    assert (found["pairs"], found["negatives"], found["kind"]) == (2, 4, "export")
+    before = tree(ance.cwd)
+    assert "up to date" in ance(*words).stderr
+    assert tree(ance.cwd) == before
+    assert "negatives null -> 1" in ance(*words, "--negatives", 1, code=4).stderr
+    ance(*words, "--negatives", 1, "--force")
+    assert len(jsonl(ance.cwd / "out.jsonl")[0]["negative_passages"]) == 1
+    assert ance("export", "tevatron", "ann.jsonl", *DATA, "-o", "-").stdout.count("\n") == 2
+
+
+@pytest.mark.parametrize("form", ["tevatron-v2", "ann-training-data"])
+def test_a_folder_of_rows_once_and_again(inside, negatives, form):
+    words = ["export", form, "ann.jsonl", *DATA, "-o", "out"]
+    inside(*words)
+    before = tree(inside.cwd)
+    assert "up to date" in inside(*words).stderr
+    assert tree(inside.cwd) == before
+    assert "cannot go through a pipe" in inside(*words[:-1], "-", code=2).stderr
+    (inside.cwd / "other").mkdir()
+    (inside.cwd / "other" / "mine.txt").write_text("keep")
+    assert "nothing says that ance made it" in inside(*words[:-1], "other", code=4).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tevatron", "ann.jsonl", "-o", "x"], "no corpus was named"),
+        (["tevatron", "ann.jsonl", "--data", "data", "-o", "x"], "this needs qrels"),
+        (["tevatron", "-", *DATA, "-o", "x"], "an export reads a file, not a pipe"),
+        (["sentence-transformers", "ann.jsonl", *DATA, "--negatives", "0", "-o", "x"],
+         "--negatives must be at least 1"),
+        (["dpr-reader", "ann.jsonl", "-o", "x"], "dpr-reader has texts and answers"),
+        (["parquet", "ann.jsonl", "-o", "x"], "'parquet' is not one of"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_said(inside, negatives, words, said):
+    assert said in " ".join(inside("export", *words, code=2).stderr.split())
+    assert not (inside.cwd / "x").exists()
+
+
+def test_a_pair_left_out_is_warned_about(inside, dataset):
+    write_jsonl(inside.cwd / "ann.jsonl", [PAIR, {**PAIR, "positive_id": "d8", "negative_ids": []}])
+    found = inside("export", "flagembedding", "ann.jsonl", *DATA, "-o", "out.jsonl")
+    assert "1 pairs were left out: they have too few negatives" in found.stderr
+
+
+def test_queries_without_answers_are_warned_about(inside, dataset):
+    write_jsonl(inside.cwd / "queries.jsonl", [
+        {"_id": "q0", "text": "one", "answers": ["river"]}, {"_id": "q1", "text": "two"},
+    ])  # fmt: skip
+    (inside.cwd / "run.trec").write_text("q0 Q0 d0 1 2 x\nq1 Q0 d1 1 2 x\n")
+    found = inside("export", "dpr-reader", "run.trec", "--data", "data", "--queries",
+                   "queries.jsonl", "-o", "reader.json")  # fmt: skip
+    assert "1 of 2 queries have no answer" in found.stderr
+    assert len(json.loads((inside.cwd / "reader.json").read_text())) == 2
+
+
+# ---------------------------------------------------------------- ONNX
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["checkpoint", "two_towers"])
+def test_onnx_gives_the_vectors_of_the_checkpoint(request, inside, folder):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    source = Checkpoint(request.getfixturevalue(folder))
+    words = ["export", "onnx", source.path, "-o", "onnx"]
+    found = json.loads(inside(*words, "--json").stdout)
+    assert found["largest_difference"] < 1e-4 and found["dim"] == 32
+    assert "up to date" in inside(*words).stderr
+    for side in ("query", "passage"):
+        place = inside.cwd / "onnx" if source.shared else inside.cwd / "onnx" / side
+        session = onnxruntime.InferenceSession(place / "model.onnx")
+        rows = Tokenizer(source)(TEXTS, side)
+        token_ids, mask = rows.padded(range(len(TEXTS)), 0)
+        (vectors,) = session.run(None, {"input_ids": token_ids, "attention_mask": mask})
+        np.testing.assert_allclose(vectors, our_vectors(source.path, side=side), atol=1e-4)
+        assert (place / "tokenizer.json").exists()
+    assert (inside.cwd / "onnx" / "ance.json").exists()
+
+
+def test_a_graph_that_differs_is_not_published(inside, checkpoint, monkeypatch):
+    from ance_cli.models import onnx
+
+    monkeypatch.setattr(onnx, "need_onnx", lambda: None)
+    monkeypatch.setattr(onnx, "write_onnx", lambda *_: float("nan"))
+    found = inside("export", "onnx", checkpoint, "-o", "onnx", code=5)
+    assert "gives vectors that differ from torch's by nan" in " ".join(found.stderr.split())
+    assert [path.name for path in inside.cwd.iterdir() if "lease" not in path.name] == []
+
+
+def test_a_plain_encoder_has_no_vectors_to_export(inside, backbone):
+    found = inside("export", "onnx", backbone, "-o", "onnx", code=3)
+    assert "has no pooling and head" in " ".join(found.stderr.split())
+
+
+def test_a_missing_package_is_named(inside, checkpoint, monkeypatch):
+    import importlib.util
+
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec",
+                        lambda name: None if name == "onnxscript" else there(name))  # fmt: skip
+    found = inside("export", "onnx", checkpoint, "-o", "onnx", code=2)
+    assert "needs onnxscript, which is not installed" in " ".join(found.stderr.split())
+    assert "pip install 'ance-cli[onnx]'" in " ".join(found.stderr.split())
