@@ -449,3 +449,16 @@ class FuseConfig:
             f"instance {','.join(['1'] * num_runs)}",
         )
         return weights
+
+
+@dataclass(frozen=True)
+class ReadConfig:
+    """Answers from the top of a run."""
+
+    depth: int = 20
+    answer_tokens: int = 0
+    """The longest answer; 0 = the reader's own: 10 (DPR), 30 (other spans), 32 (generated)."""
+
+    def __post_init__(self) -> None:
+        _check(self.depth > 0, "--depth must be at least 1")
+        _check(self.answer_tokens >= 0, "--answer-tokens must not be negative")

@@ -21,6 +21,7 @@ from ance_cli.cli import (
     loop,
     merge,
     mine,
+    read,
     refresh,
     rerank,
     search,
@@ -60,7 +61,7 @@ def _root(
 
 for module in (
     demo, init, doctor, import_dataset, merge, bm25_negatives, tokenize, encode, index, mine,
-    train_segment, search, rerank, fuse, evaluate, bench_search, refresh, loop, status,
+    train_segment, search, rerank, fuse, evaluate, read, bench_search, refresh, loop, status,
 ):  # fmt: skip
     module.register(app)
 
