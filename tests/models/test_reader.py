@@ -289,7 +289,7 @@ def test_real_papers_are_read_whole_and_answers_stand_in_them(
     if kind == "dpr":
         model = transformers.DPRReader(transformers.DPRConfig(**config.to_dict()))
     else:
-        model = transformers.BertForQuestionAnswering.from_pretrained(backbone)
+        model = transformers.BertForQuestionAnswering.from_pretrained(backbone, num_labels=2)
     model.save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(backbone).save_pretrained(tmp_path)
     papers = list(itertools.islice(read_corpus(test_data / "covidqa" / "corpus.jsonl"), 2))
