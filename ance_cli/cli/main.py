@@ -10,6 +10,7 @@ from ance_cli import __version__
 from ance_cli.cli import (
     bench_search,
     bm25_negatives,
+    card,
     demo,
     doctor,
     encode,
@@ -21,6 +22,7 @@ from ance_cli.cli import (
     loop,
     merge,
     mine,
+    push,
     read,
     refresh,
     rerank,
@@ -61,7 +63,8 @@ def _root(
 
 for module in (
     demo, init, doctor, import_dataset, merge, bm25_negatives, tokenize, encode, index, mine,
-    train_segment, search, rerank, fuse, evaluate, read, bench_search, refresh, loop, status,
+    train_segment, search, rerank, fuse, evaluate, read, bench_search, refresh, loop, status, card,
+    push,
 ):  # fmt: skip
     module.register(app)
 

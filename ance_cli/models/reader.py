@@ -19,6 +19,7 @@ from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.hub import SUFFIXES
 from ance_cli.models.tower import read_object
 
 Kind = Literal["dpr", "extractive", "seq2seq", "causal"]
@@ -30,7 +31,6 @@ _ENDINGS: dict[str, Kind] = {
     "ForCausalLM": "causal",
     "LMHeadModel": "causal",
 }
-_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 
 
 class Answer(NamedTuple):
@@ -86,7 +86,7 @@ def reader_fingerprint(folder: Path) -> str:
     files = {
         path.name: hash_file(path)
         for path in sorted(_place(checkpoint).iterdir())
-        if path.suffix in _SUFFIXES
+        if path.suffix in SUFFIXES
     }
     return hash_json({"kind": _kind(checkpoint), "files": files})
 
