@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,6 +229,16 @@ def test_a_chat_model_gets_its_template(copied):
     words = tokenizer.decode(ids).split()
     assert words[0] == "river" and words[-2:] == ["river", "violin"]
     assert 2 not in ids  # the template brings its own special tokens
+
+
+def test_the_prompt_stands_in_the_docs():
+    shown = PROMPT.format(
+        passages="".join(
+            PROMPT_PASSAGE.format(rank=rank, passage="TITLE: TEXT") for rank in (1, 2)
+        ),
+        question="QUESTION",
+    )
+    assert shown in (Path(__file__).parents[2] / "docs" / "method.md").read_text()
 
 
 # ---------------------------------------------------------------- what is refused, and edges
