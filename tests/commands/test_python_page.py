@@ -5,12 +5,15 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.world import jsonl, make_dataset
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_blocks_run_in_order(tmp_path, backbone, monkeypatch, capsys):
     make_dataset(tmp_path / "data")
     shutil.copytree(backbone, tmp_path / "bert")
