@@ -129,6 +129,37 @@ def make_cross_encoder(folder: Path, labels: int = 1) -> Path:
     return folder
 
 
+def make_reader(folder: Path, kind: str) -> Path:
+    """A reader with random weights: `dpr`, `extractive`, `seq2seq` or `causal`."""
+    import torch
+    import transformers
+
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    bert = small_bert(len(tokenizer), initializer_range=0.2)
+    if kind == "dpr":
+        model = transformers.DPRReader(transformers.DPRConfig(**bert.to_dict()))
+    elif kind == "extractive":
+        model = transformers.BertForQuestionAnswering(bert)
+    elif kind == "seq2seq":
+        model = transformers.T5ForConditionalGeneration(
+            transformers.T5Config(
+                vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
+                n_positions=80, decoder_start_token_id=0, eos_token_id=3, pad_token_id=0,
+            )
+        )  # fmt: skip
+    else:
+        model = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(
+                vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=96,
+                initializer_range=0.2, bos_token_id=2, eos_token_id=3,
+            )
+        )  # fmt: skip
+    model.save_pretrained(folder)
+    return folder
+
+
 class Ance:
     """The real program, run in a scratch folder; on a surprise it shows all that was printed."""
 

@@ -73,8 +73,8 @@ FLAGS: dict[str, Flag] = {
     "min_rel": Flag(int, "A label of at least this makes a positive.", DATA),
     "skip_bad": Flag(bool, "Count and list broken input lines instead of stopping at the first.",
                      DATA),
-    "ckpt": Flag(Path, "Checkpoint folder: Hugging Face, sentence-transformers, or RUN/latest.",
-                 DATA, metavar="DIR"),
+    "ckpt": Flag(Path, "Checkpoint: a folder (Hugging Face, sentence-transformers, RUN/latest), or "
+                 "ORG/NAME[@REVISION] on the hub.", DATA, metavar="DIR"),
     "embeddings": Flag(Path, "Embeddings folder, searched exactly.", DATA, metavar="DIR"),
     "index": Flag(Path, "FAISS index folder, searched as it was built.", DATA, metavar="DIR"),
     "run": Flag(Path, "TREC run whose ranking replaces BM25's.", DATA, metavar="FILE"),

@@ -10,6 +10,7 @@ from ance_cli import __version__
 from ance_cli.cli import (
     bench_search,
     bm25_negatives,
+    card,
     checkpoint,
     demo,
     diagnose,
@@ -24,6 +25,8 @@ from ance_cli.cli import (
     loop,
     merge,
     mine,
+    push,
+    read,
     refresh,
     report,
     rerank,
@@ -64,8 +67,8 @@ def _root(
 
 for module in (
     demo, init, doctor, import_dataset, merge, bm25_negatives, tokenize, encode, index, mine,
-    train_segment, search, rerank, fuse, evaluate, bench_search, refresh, loop, status, report,
-    diagnose, checkpoint, export,
+    train_segment, search, rerank, fuse, evaluate, read, bench_search, refresh, loop, status,
+    report, diagnose, checkpoint, export, card, push,
 ):  # fmt: skip
     module.register(app)
 

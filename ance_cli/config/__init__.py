@@ -19,6 +19,7 @@ from ance_cli.config.vectors import (
     ExportConfig,
     FuseConfig,
     IndexConfig,
+    ReadConfig,
     RerankConfig,
     SearchConfig,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "IndexConfig",
     "LoopConfig",
     "MineConfig",
+    "ReadConfig",
     "RefreshConfig",
     "RerankConfig",
     "SearchConfig",

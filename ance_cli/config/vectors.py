@@ -121,3 +121,16 @@ class ExportConfig:
     def __post_init__(self) -> None:
         check(self.negatives is None or self.negatives > 0, "--negatives must be at least 1")
         check(self.depth > 0, "--depth must be at least 1")
+
+
+@dataclass(frozen=True)
+class ReadConfig:
+    """Answers from the top of a run."""
+
+    depth: int = 20
+    answer_tokens: int = 0
+    """The longest answer; 0 = the reader's own: 10 (DPR), 30 (other spans), 32 (generated)."""
+
+    def __post_init__(self) -> None:
+        check(self.depth > 0, "--depth must be at least 1")
+        check(self.answer_tokens >= 0, "--answer-tokens must not be negative")

@@ -290,12 +290,14 @@ def _answers_of(record: dict[str, object], where: str) -> list[str]:
     return []
 
 
-def read_answers(path: Path, skipped: Skipped | None = None) -> dict[str, list[str]]:
+def read_answers(
+    path: Path, skipped: Skipped | None = None, needed: bool = True
+) -> dict[str, list[str]]:
     """query_id -> the answers of the queries that have any, in file order.
 
     They stand in `queries.jsonl`, under `answers` or `answer`, in the record or in its `metadata`:
     a list of strings or one string. Blank ones are left out. Raises `BadInput` where no query has
-    an answer.
+    an answer and one is `needed`.
     """
     lines: dict[str, int] = {}
     found: dict[str, list[str]] = {}
@@ -314,7 +316,7 @@ def read_answers(path: Path, skipped: Skipped | None = None) -> dict[str, list[s
         lines[query_id] = number
         if answers:
             found[query_id] = answers
-    if not found:
+    if needed and not found:
         raise BadInput(
             f"{path}: no query has an answer",
             hint='a record with answers looks like {"_id": "q1", "text": "...", '

@@ -35,6 +35,7 @@ ALGORITHM_VERSIONS = {
     "candidates": 1,
     "negatives": 2,
     "run": 1,
+    "answers": 1,
     "generation": 1,
     "bm25-index": 1,
     "dataset": 1,
@@ -99,6 +100,7 @@ _CONTENT = {
     "candidates": ("files",),
     "negatives": ("files", "xxh3"),
     "run": ("files", "xxh3"),
+    "answers": ("files", "xxh3"),
 }
 _STATS = {"index": ("max_segments",), "generation": ("checkpoint_step", "dev")}
 """Without these fields of its manifest an artifact cannot be read."""

@@ -17,6 +17,7 @@ import orjson
 
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.hashing import hash_file, hash_json
+from ance_cli.models.hub import fetched
 from ance_cli.models.tower import MODULES, PINS, ST_CONFIG, Tower, read_object, read_towers
 
 Side = Literal["query", "passage"]
@@ -75,14 +76,19 @@ class Checkpoint:
     """A checkpoint folder whose files were found to be there; no weight has been read yet."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `BadInput` where the folder, its weights, its tokenizer or a module is missing,
-        or where its two towers do not belong together."""
-        if not path.is_dir():
+        """`path` may be the name of a model on the hub (`hub.fetched`).
+
+        Raises `BadInput` where the folder, its weights, its tokenizer or a module is missing, or
+        where its two towers do not belong together.
+        """
+        folder = fetched(path)
+        if not folder.is_dir():
             raise BadInput(
                 f"{path}: no such checkpoint folder",
-                hint="--ckpt names a Hugging Face or sentence-transformers folder, or RUN/latest",
+                hint="--ckpt names a Hugging Face or sentence-transformers folder, RUN/latest, or "
+                "ORG/NAME on the hub",
             )
-        self.path = path.resolve()  # `latest` may move while we work: stay with what it names now
+        self.path = folder.resolve()  # `latest` may move while we work: stay with what it names now
         self.shown = path
         query, passage = read_towers(self.path, path)
         self._towers: dict[Side, Tower] = {"query": query, "passage": passage}

@@ -103,7 +103,7 @@ class CrossEncoder:
         self._batch_tokens = EncodeConfig(batch_tokens=batch_tokens).tokens_for(self.device.type)
         self._tokenizer = _load_tokenizer(checkpoint)
         model = _load_classifier(checkpoint).eval().requires_grad_(False)
-        self._model = _rounded_backbone(model, torch_dtype(self.dtype)).to(self.device)
+        self._model = rounded_backbone(model, torch_dtype(self.dtype)).to(self.device)
 
     def scores(
         self, pairs: Sequence[Pair], on_pairs: Callable[[int], None] | None = None
@@ -252,7 +252,7 @@ def _load_classifier(checkpoint: Checkpoint) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-def _rounded_backbone(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def rounded_backbone(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The backbone in `dtype`, what follows it in float32: bf16 logits would often tie."""
 
     def to_float32(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ from ance_cli.formats.tokens import TokenRows, join_rows
 from ance_cli.models.checkpoint import Pins, Side
 from ance_cli.models.tower import COPY_AGAIN, Tower, read_object
 
-__all__ = ["TokenRows", "Tokenizer", "join_rows", "tokenizer_hash"]
+__all__ = ["TokenRows", "Tokenizer", "join_rows", "load_tokenizer", "tokenizer_hash"]
 
 _TOKENIZER_FILES = ("*token*.json", "*vocab*", "merges.txt", "*.model", "*.bpe", "*.tiktoken")
 
@@ -31,7 +31,8 @@ def tokenizer_hash(tower: Tower) -> str:
     return hash_json({"files": files, "model_type": model_type})
 
 
-def _load_tokenizer(tower: Tower) -> Any:
+def load_tokenizer(tower: Tower) -> Any:
+    """The fast tokenizer in a tower's folder; `BadInput` where it is broken or not a fast one."""
     from transformers import AutoTokenizer
 
     try:
@@ -71,8 +72,8 @@ class Tokenizer:
 
     def __init__(self, checkpoint: TokenizerSource) -> None:
         self.pins = checkpoint.pins
-        passage = _load_tokenizer(checkpoint.tower("passage"))
-        query = passage if checkpoint.shared else _load_tokenizer(checkpoint.tower("query"))
+        passage = load_tokenizer(checkpoint.tower("passage"))
+        query = passage if checkpoint.shared else load_tokenizer(checkpoint.tower("query"))
         self._tokenizers: dict[Side, Any] = {"query": query, "passage": passage}
         self._fast = {side: _own_copy(whole) for side, whole in self._tokenizers.items()}
 

@@ -15,7 +15,7 @@ from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.manifest import read_manifest
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.texts import TextEncoder
-from ance_cli.progress import Reporter
+from ance_cli.progress import Reporter, Silent
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,11 @@ class DenseRetriever:
     """A checkpoint's query encoder over passage vectors that its passage encoder made."""
 
     def __init__(
-        self, checkpoint: Checkpoint, source: VectorSource, config: EncodeConfig, probes: int | None
+        self,
+        checkpoint: Checkpoint,
+        source: VectorSource,
+        config: EncodeConfig = EncodeConfig(),
+        probes: int | None = None,
     ) -> None:
         self._encoder = TextEncoder(checkpoint, "query", config)
         self.devices = self._encoder.devices
@@ -84,7 +88,9 @@ class DenseRetriever:
             self._index.set_probes(probes)
             self.doc_ids = self._index.ids
 
-    def encode_queries(self, texts: Sequence[str], reporter: Reporter) -> npt.NDArray[np.float32]:
+    def encode_queries(
+        self, texts: Sequence[str], reporter: Reporter = Silent()
+    ) -> npt.NDArray[np.float32]:
         """(nq, d) float32 query vectors."""
         with reporter.task("encoding queries", len(texts), "query") as bar:
             vectors, _ = self._encoder(texts, bar.advance)
@@ -94,7 +100,7 @@ class DenseRetriever:
         self,
         xq: npt.NDArray[np.float32],
         depth: int,
-        reporter: Reporter,
+        reporter: Reporter = Silent(),
         out: tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]] | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """(nq, depth) scores and document positions in corpus order, best first, -1 = none.

@@ -20,6 +20,7 @@ from ance_cli.formats.dataset import (
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.settings import FILE, SHARED
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.hub import origin
 from ance_cli.progress import Reporter, Silent
 from ance_cli.stages.summary import Summary
 
@@ -45,7 +46,7 @@ def tables(checkpoint: Checkpoint | None) -> list[Table]:
     call. A checkpoint that makes vectors already is what the loop starts from, any other the
     warm-up's."""
     is_warm = checkpoint is not None and checkpoint.has_head
-    start = {} if checkpoint is None else {"ckpt": str(checkpoint.shown.absolute())}
+    start = {} if checkpoint is None else {"ckpt": str(_place(checkpoint))}
     newest = {"ckpt": f"{_RUN}/latest"}
     recipe = "preset batch_size lr negatives_per_positive in_batch"
     drawing = "depth negatives mix sampler"
@@ -88,6 +89,11 @@ def tables(checkpoint: Checkpoint | None) -> list[Table]:
             "depth",
         ),
     ]
+
+
+def _place(checkpoint: Checkpoint) -> Path:
+    """Where settings look for a checkpoint: as it was named, one of the hub by its pinned copy."""
+    return checkpoint.path if origin(checkpoint.path) else checkpoint.shown.absolute()
 
 
 def init(

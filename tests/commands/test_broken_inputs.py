@@ -33,6 +33,7 @@ LOOP = ["loop", "--data", "data", "--ckpt", "ckpt", "--refresh-every", 2, "--seg
         "--batch-size", 4, "-o", "out"]  # fmt: skip
 MERGE = ["merge", "data", "other", "-o", "out"]
 EVAL = ["eval", "bm25.trec", "--qrels", "data/qrels/dev.tsv"]
+READ = ["read", "bm25.trec", "--data", "data", "--reader", "ckpt", "-o", "out"]
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +293,9 @@ CASES = {
                               [*BM25, "--run", "r.trec"], 3, "r.trec:2: document 'zz' is not in"),
     "run of other queries": (text("r.trec", "zz Q0 d1 1 1 t\n"), [*BM25, "--run", "r.trec"], 3,
                              "r.trec: ranks nothing for any of the 24 queries"),
+    "run read by no reader": (nothing, READ, 3, "BertModel; expected a reader"),
+    "run of other queries, read": (text("bm25.trec", "zz Q0 d1 1 1 t\n"), READ, 3,
+                                   "bm25.trec: query 'zz' is not among the queries"),
     # negatives
     "unknown query": (negatives(pair(query_id="zz")), TRAIN, 3, "n.jsonl:1: query 'zz' is not"),
     "no positive": (negatives({"query_id": "q0", "negative_ids": []}), TRAIN, 3, "n.jsonl:1: 'que"),

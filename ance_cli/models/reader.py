@@ -1,0 +1,153 @@
+"""Readers: the answer to a question from a few retrieved passages (OpenQA, end to end).
+
+Three kinds, told apart by the architecture that a folder's `config.json` names. DPR's reader takes
+the passage of the highest relevance and its best span (Karpukhin et al., EMNLP 2020, Sec. 6.1). Any
+other extractive model takes the best span of all passages, each against the null answer of its own
+window (Clark and Gardner, ACL 2018, and Devlin et al., NAACL 2019, Sec. 4.3). A generative model
+gets all passages in one prompt. Torch is imported with the first model, so that a stage can ask for
+the fingerprint alone. The readers themselves are in `spans` and `generation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from ance_cli.config import EncodeConfig, ReadConfig
+from ance_cli.errors import BadInput
+from ance_cli.formats.dataset import Passage
+from ance_cli.formats.hashing import hash_file, hash_json
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.hub import SUFFIXES
+from ance_cli.models.tower import read_object
+
+Kind = Literal["dpr", "extractive", "seq2seq", "causal"]
+_ENDINGS: dict[str, Kind] = {
+    "DPRReader": "dpr",
+    "ForQuestionAnswering": "extractive",
+    "ForQuestionAnsweringSimple": "extractive",
+    "ForConditionalGeneration": "seq2seq",
+    "ForCausalLM": "causal",
+    "LMHeadModel": "causal",
+}
+
+
+class Answer(NamedTuple):
+    """What a reader says.
+
+    `score` is the passage's relevance logit (dpr), the span's start and end logits less those of
+    the null answer (extractive; below 0 the model would rather not answer), or the log-probability
+    of what was generated. `place` is that of the passage, None where it was generated.
+    """
+
+    text: str
+    score: float
+    place: int | None = None
+
+
+class Reader(Protocol):
+    """An opened reader."""
+
+    dtype: str
+
+    def __call__(self, question: str, passages: Sequence[Passage]) -> Answer | None:
+        """The answer from passages in the order of their rank; None where they hold no text."""
+
+
+# ---------------------------------------------------------------- a folder
+
+
+def reader_kind(folder: Path) -> Kind:
+    """Which kind of reader lies in a folder; `BadInput` where none does."""
+    return _kind(Checkpoint(folder))
+
+
+def _kind(checkpoint: Checkpoint) -> Kind:
+    named = read_object(_place(checkpoint) / "config.json").get("architectures") or ["none"]
+    for ending, kind in _ENDINGS.items():
+        if str(named[0]).endswith(ending):
+            return kind
+    raise BadInput(
+        f"{checkpoint.shown}/config.json: names the architecture {named[0]}; expected a reader: "
+        "DPRReader, ...ForQuestionAnswering, ...ForConditionalGeneration or ...ForCausalLM",
+        hint="name the folder of a model that was trained to answer questions, with its "
+        "safetensors and tokenizer",
+    )
+
+
+def _place(checkpoint: Checkpoint) -> Path:
+    return checkpoint.tower("passage").backbone
+
+
+def reader_fingerprint(folder: Path) -> str:
+    """Hash of what a reader's answers depend on: its kind, weights, tokenizer and config files."""
+    checkpoint = Checkpoint(folder)
+    files = {
+        path.name: hash_file(path)
+        for path in sorted(_place(checkpoint).iterdir())
+        if path.suffix in SUFFIXES
+    }
+    return hash_json({"kind": _kind(checkpoint), "files": files})
+
+
+def open_reader(
+    folder: Path, config: ReadConfig = ReadConfig(), encode_config: EncodeConfig = EncodeConfig()
+) -> Reader:
+    """The reader in a folder, on the first of the chosen devices.
+
+    Raises `BadInput` where the folder does not hold a whole model of a known kind.
+    """
+    from ance_cli.models.generation import GenerativeReader
+    from ance_cli.models.spans import DprReader, ExtractiveReader
+
+    checkpoint = Checkpoint(folder)
+    kind = _kind(checkpoint)
+    if kind == "dpr":
+        return DprReader(checkpoint, config, encode_config)
+    if kind == "extractive":
+        return ExtractiveReader(checkpoint, config, encode_config)
+    return GenerativeReader(checkpoint, kind, config, encode_config)
+
+
+def load_model(checkpoint: Checkpoint, kind: Kind, dtype: Any) -> Any:
+    """The whole model of a reader in a torch number format, ready to read; else `BadInput`."""
+    import transformers
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    loaders: dict[Kind, Any] = {
+        "dpr": transformers.DPRReader,
+        "extractive": transformers.AutoModelForQuestionAnswering,
+        "seq2seq": transformers.AutoModelForSeq2SeqLM,
+        "causal": transformers.AutoModelForCausalLM,
+    }
+    try:
+        model, info = loaders[kind].from_pretrained(
+            _place(checkpoint),
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers and safetensors raise many types for broken files
+        raise BadInput(
+            f"{checkpoint.shown}: the reader does not load ({error})",
+            hint="copy the whole folder again",
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise BadInput(
+            f"{checkpoint.shown}: {len(missing)} weights are not in the file, {missing[0]} among "
+            "them: they would keep random values",
+            hint="name a model that was trained to read; a plain language model has no span head",
+        )
+    return model.eval().requires_grad_(False)
+
+
+def cut(tokenizer: Any, text: str, tokens: int) -> str:
+    """The beginning of a text: at most so many tokens of it."""
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+        "offset_mapping"
+    ]
+    return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
