@@ -25,6 +25,7 @@ import orjson
 
 from ance_cli.errors import Busy
 from ance_cli.formats.atomic import disk_errors
+from ance_cli.formats.jsonl import STDIO
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -186,6 +187,16 @@ def hold(path: Path, what: str) -> Iterator[None]:
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+
+
+@contextmanager
+def of_output(output: Path) -> Iterator[None]:
+    """Hold the lease of an output while the block writes it; stdout has none."""
+    if output == STDIO:
+        yield
+        return
+    with hold(lease_name(output), str(output)):
+        yield
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from ance_cli.config import EncodeConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.pretrained import load_pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -208,10 +209,7 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Any:
 def _load_classifier(checkpoint: Checkpoint) -> nn.Module:
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = AutoConfig.from_pretrained(
             checkpoint.tower("passage").backbone, trust_remote_code=False
@@ -228,27 +226,16 @@ def _load_classifier(checkpoint: Checkpoint) -> nn.Module:
             "expected one label, the score of the pair",
             hint="name a cross-encoder that was trained to rank, such as ms-marco-MiniLM",
         )
-    try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.tower("passage").backbone,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except Exception as error:  # transformers and safetensors raise many types for broken files
-        raise BadInput(
-            f"{checkpoint.shown}: the model does not load ({error})",
-            hint="copy the whole folder again",
-        ) from error
-    if missing := sorted(info["missing_keys"]):
-        raise BadInput(
-            f"{checkpoint.shown}: {len(missing)} weights are not in the file, {missing[0]} among "
-            "them: they would keep random values",
-            hint="name a model that was trained as a cross-encoder; a plain language model has no "
-            "classifier",
-        )
+    model = load_pretrained(
+        AutoModelForSequenceClassification,
+        checkpoint.tower("passage").backbone,
+        checkpoint.shown,
+        "model",
+        "name a model that was trained as a cross-encoder; a plain language model has no "
+        "classifier",
+        config=config,
+        dtype=torch.float32,
+    )
     return model  # type: ignore[no-any-return]
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint, Side
+from ance_cli.models.pretrained import load_pretrained
 from ance_cli.models.tower import COPY_AGAIN, Tower, read_object, whole_number
 
 WITHOUT_POOLER = ("bert", "roberta", "xlm-roberta", "electra", "camembert")
@@ -70,35 +71,26 @@ class Encoder(nn.Module):
 def load_backbone(tower: Tower) -> nn.Module:
     """The Transformer of a tower in float32; `BadInput` where a weight is not in its file."""
     from transformers import AutoConfig, AutoModel
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = AutoConfig.from_pretrained(tower.backbone, trust_remote_code=False)
-        extra = {"add_pooling_layer": False} if config.model_type in WITHOUT_POOLER else {}
-        backbone, info = AutoModel.from_pretrained(
-            tower.backbone,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **extra,
-        )
-    except Exception as error:  # transformers and safetensors raise many types for broken files
+    except Exception as error:  # transformers raises many types for broken files
         raise BadInput(
-            f"{tower.shown}: the backbone does not load ({error})",
-            hint=COPY_AGAIN,
+            f"{tower.shown}: the backbone does not load ({error})", hint=COPY_AGAIN
         ) from error
-    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
-    if missing:
-        raise BadInput(
-            f"{tower.shown}: {len(missing)} weights are not in the file, {missing[0]} among "
-            "them: they would keep random values",
-            hint="the checkpoint is not what its config.json says, or cut short",
-        )
-    return backbone  # type: ignore[no-any-return]
+    extra = {"add_pooling_layer": False} if config.model_type in WITHOUT_POOLER else {}
+    backbone: nn.Module = load_pretrained(
+        AutoModel,
+        tower.backbone,
+        tower.shown,
+        "backbone",
+        "the checkpoint is not what its config.json says, or cut short",
+        unread="pooler",
+        config=config,
+        dtype=torch.float32,
+        **extra,
+    )
+    return backbone
 
 
 def _load_weights(folder: Path, module: nn.Module, prefix: str) -> None:

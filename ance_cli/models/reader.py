@@ -20,6 +20,7 @@ from ance_cli.formats.dataset import Passage
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.hub import SUFFIXES
+from ance_cli.models.pretrained import load_pretrained
 from ance_cli.models.tower import read_object
 
 Kind = Literal["dpr", "extractive", "seq2seq", "causal"]
@@ -113,35 +114,21 @@ def open_reader(
 def load_model(checkpoint: Checkpoint, kind: Kind, dtype: Any) -> Any:
     """The whole model of a reader in a torch number format, ready to read; else `BadInput`."""
     import transformers
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     loaders: dict[Kind, Any] = {
         "dpr": transformers.DPRReader,
         "extractive": transformers.AutoModelForQuestionAnswering,
         "seq2seq": transformers.AutoModelForSeq2SeqLM,
         "causal": transformers.AutoModelForCausalLM,
     }
-    try:
-        model, info = loaders[kind].from_pretrained(
-            _place(checkpoint),
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except Exception as error:  # transformers and safetensors raise many types for broken files
-        raise BadInput(
-            f"{checkpoint.shown}: the reader does not load ({error})",
-            hint="copy the whole folder again",
-        ) from error
-    if missing := sorted(info["missing_keys"]):
-        raise BadInput(
-            f"{checkpoint.shown}: {len(missing)} weights are not in the file, {missing[0]} among "
-            "them: they would keep random values",
-            hint="name a model that was trained to read; a plain language model has no span head",
-        )
+    model = load_pretrained(
+        loaders[kind],
+        _place(checkpoint),
+        checkpoint.shown,
+        "reader",
+        "name a model that was trained to read; a plain language model has no span head",
+        dtype=dtype,
+    )
     return model.eval().requires_grad_(False)
 
 

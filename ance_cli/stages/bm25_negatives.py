@@ -13,7 +13,7 @@ from ance_cli.formats import lease
 from ance_cli.formats.candidates import Candidates
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.jsonl import STDIO, Skipped
+from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.trec import in_trec_order, read_run
 from ance_cli.negatives.pool import Pool, RankedLists
@@ -97,9 +97,7 @@ def bm25_negatives(
         texts = all_texts(dataset, skipped) if with_text else None
         return write_negatives(plan, pool, recipe, audit, texts, {}, reporter)
 
-    if output == STDIO:
-        return work()
-    with lease.hold(lease.lease_name(output), str(output)):
+    with lease.of_output(output):
         return work()
 
 

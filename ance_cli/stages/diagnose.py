@@ -23,7 +23,7 @@ from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.jsonl import STDIO, Skipped
+from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.negatives.pool import RankedLists
@@ -34,7 +34,7 @@ from ance_cli.stages.history import history_hash, read_history
 from ance_cli.stages.negatives import Sides, read_sides
 from ance_cli.stages.search import passages_of
 from ance_cli.stages.sources import search_bm25
-from ance_cli.stages.summary import Summary, planned, summary_of
+from ance_cli.stages.summary import Summary, made, planned, summary_of
 
 _CORPUS_BYTES = 2 << 30
 """Memory for arrays over the corpus: pairs are looked at in groups that fit."""
@@ -127,11 +127,8 @@ def diagnose(
             )
         return summary
 
-    with lease.reading(vectors):
-        if output == STDIO:
-            return work()
-        with lease.hold(lease.lease_name(output), str(output)):
-            return work()
+    with lease.reading(vectors), lease.of_output(output):
+        return work()
 
 
 def _make(
@@ -204,13 +201,7 @@ def _make(
     }
     with plan.text_file(stats) as handle:
         handle.write(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
-    return report, {
-        "output": str(plan.output),
-        "kind": plan.kind,
-        "up_to_date": False,
-        "fingerprint": plan.fingerprint,
-        **stats,
-    }
+    return report, made(plan, stats)
 
 
 def _choose(sides: Sides, config: DiagnoseConfig) -> Chosen:

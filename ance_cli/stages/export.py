@@ -8,7 +8,6 @@ has texts.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -51,7 +50,7 @@ from ance_cli.interop.records import Example
 from ance_cli.progress import Reporter, Silent
 from ance_cli.stages.judging import PassageTexts
 from ance_cli.stages.search import passages_of
-from ance_cli.stages.summary import Summary, planned, summary_of
+from ance_cli.stages.summary import Summary, made, planned, summary_of
 
 _ARROW = ".arrow"
 
@@ -96,7 +95,7 @@ def export_negatives(
         return summary_of(manifest, output, up_to_date=True)
     if dry_run:
         return planned(plan.kind, output, plan.shaped_by)
-    with _held(output):
+    with lease.of_output(output):
         source = _Source(negatives, dataset, config, skipped)
         if form in _FOLDERS:
             _write_folder(plan, source, _FOLDERS[form])
@@ -106,29 +105,13 @@ def export_negatives(
                 source.need_pairs()
     if left_out := source.stats["pairs_left_out"]:
         reporter.warn(f"{left_out} pairs were left out: they have too few negatives for a row")
-    return _made(plan, source.stats)
+    return made(plan, source.stats)
 
 
 def _hash_of(source: Path) -> str:
     if source == STDIO:
         raise UsageProblem("an export reads a file, not a pipe", hint="name the file")
     return hash_file(source)
-
-
-def _held(output: Path) -> AbstractContextManager[None]:
-    if output == STDIO:
-        return nullcontext()
-    return lease.hold(lease.lease_name(output), str(output))
-
-
-def _made(plan: Plan, stats: dict[str, Any]) -> Summary:
-    return {
-        "output": str(plan.output),
-        "kind": plan.kind,
-        "up_to_date": False,
-        "fingerprint": plan.fingerprint,
-        **stats,
-    }
 
 
 def _line(row: Any) -> bytes:
@@ -337,7 +320,7 @@ def export_run(
         return summary_of(manifest, output, up_to_date=True)
     if dry_run:
         return planned(plan.kind, output, plan.shaped_by)
-    with _held(output):
+    with lease.of_output(output):
         found = read_run(run, skipped)
         stats: dict[str, Any] = {"queries": len(found)}
         with plan.text_file(stats) as handle:
@@ -350,7 +333,7 @@ def export_run(
                     handle.write(msmarco.run_lines(query_id, ranked))
     if without := stats.get("queries_without_answers"):
         reporter.warn(f"{without} of {len(found)} queries have no answer: has_answer is false")
-    return _made(plan, stats)
+    return made(plan, stats)
 
 
 def _write_reader_rows(

@@ -12,7 +12,7 @@ from ance_cli.formats.hashing import hash_lines
 from ance_cli.formats.jsonl import STDIO, Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.trec import Run, in_trec_order, read_run, write_hits
-from ance_cli.stages.summary import Summary, planned, summary_of
+from ance_cli.stages.summary import Summary, made, planned, summary_of
 
 _DECIMALS = 9
 """1/1060 and 1/1061, reciprocal ranks at a depth of 1,000, agree in the first six."""
@@ -57,17 +57,9 @@ def fuse(
             for query_id, scores in fused.items():
                 hits = in_trec_order(scores)[: config.depth]
                 write_hits(handle, query_id, hits, config.tag, _DECIMALS)
-        return {
-            "output": str(output),
-            "kind": "run",
-            "up_to_date": False,
-            "fingerprint": plan.fingerprint,
-            **stats,
-        }
+        return made(plan, stats)
 
-    if output == STDIO:
-        return write()
-    with lease.hold(lease.lease_name(output), str(output)):
+    with lease.of_output(output):
         return write()
 
 

@@ -205,11 +205,8 @@ def mine(
         texts = all_texts(dataset, skipped) if with_text else None
         return write_negatives(plan, pool, recipe, audit, texts, stats, reporter)
 
-    with lease.reading(source.path):
-        if output == STDIO:
-            return work()
-        with lease.hold(lease.lease_name(output), str(output)):
-            return work()
+    with lease.reading(source.path), lease.of_output(output):
+        return work()
 
 
 class _Model:

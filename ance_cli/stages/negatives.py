@@ -23,7 +23,7 @@ from ance_cli.negatives.pool import Pool
 from ance_cli.negatives.sampling import RANDOM, Sampler
 from ance_cli.negatives.selection import Recipe, select_negatives
 from ance_cli.progress import Reporter
-from ance_cli.stages.summary import Summary
+from ance_cli.stages.summary import Summary, made
 
 
 def beside(output: Path, ending: str) -> Path:
@@ -164,13 +164,7 @@ def write_negatives(
             f"{audit.short_pairs} of {audit.pairs} pairs have fewer than {audit.wanted} negatives "
             f"(missing in all: {sources}): their candidates ran out"
         )
-    return {
-        "output": str(plan.output),
-        "kind": plan.kind,
-        "up_to_date": False,
-        "fingerprint": plan.fingerprint,
-        **stats,
-    }
+    return made(plan, stats)
 
 
 def all_texts(dataset: Dataset, skipped: Skipped | None) -> Texts:

@@ -14,14 +14,14 @@ from ance_cli.errors import BadInput
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset, Passage, read_answers, read_queries
 from ance_cli.formats.hashing import hash_file, hash_json, hash_lines
-from ance_cli.formats.jsonl import STDIO, Skipped
+from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import AUTO, Plan
 from ance_cli.formats.trec import in_trec_order, read_run
 from ance_cli.models.reader import open_reader, reader_fingerprint
 from ance_cli.negatives.answers import AnswerMatcher
 from ance_cli.progress import Reporter, Silent
 from ance_cli.stages.search import passages_of, queries_of_split
-from ance_cli.stages.summary import Summary, planned, summary_of
+from ance_cli.stages.summary import Summary, made, planned, summary_of
 
 if TYPE_CHECKING:
     from ance_cli.models.reader import Answer, Reader
@@ -96,17 +96,9 @@ def read(
             for record in records:
                 handle.write(orjson.dumps(record) + b"\n")
             stats["seconds"] = round(time.monotonic() - started, 2)
-        return {
-            "output": str(output),
-            "kind": plan.kind,
-            "up_to_date": False,
-            "fingerprint": plan.fingerprint,
-            **stats,
-        }
+        return made(plan, stats)
 
-    if output == STDIO:
-        return write()
-    with lease.hold(lease.lease_name(output), str(output)):
+    with lease.of_output(output):
         return write()
 
 

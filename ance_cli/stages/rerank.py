@@ -17,13 +17,13 @@ from ance_cli.errors import BadInput
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset, Passage, read_corpus, read_queries
 from ance_cli.formats.hashing import hash_file, hash_lines
-from ance_cli.formats.jsonl import STDIO, Skipped
+from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import AUTO, Plan
 from ance_cli.formats.trec import in_trec_order, read_run, write_hits
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
-from ance_cli.stages.summary import Summary, planned, summary_of
+from ance_cli.stages.summary import Summary, made, planned, summary_of
 
 _BLOCK = 4096
 """Passages that are read and scored at a time, so that memory stays bounded."""
@@ -114,19 +114,11 @@ def rerank(
                 hits = [(doc_id, next(values)) for doc_id in doc_ids]
                 write_hits(handle, query_id, hits, config.tag)
             stats["seconds"] = round(time.monotonic() - started, 2)
-        return {
-            "output": str(output),
-            "kind": "run",
-            "up_to_date": False,
-            "fingerprint": plan.fingerprint,
-            **stats,
-        }
+        return made(plan, stats)
 
-    with lease.reading(source.path) if source is not None else nullcontext():
-        if output == STDIO:
-            return write()
-        with lease.hold(lease.lease_name(output), str(output)):
-            return write()
+    reading = lease.reading(source.path) if source is not None else nullcontext()
+    with reading, lease.of_output(output):
+        return write()
 
 
 # ---------------------------------------------------------------- from embeddings

@@ -24,13 +24,13 @@ from ance_cli.formats.dataset import (
     read_queries,
 )
 from ance_cli.formats.hashing import hash_file, hash_lines
-from ance_cli.formats.jsonl import STDIO, Skipped
+from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.trec import write_hits
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import DenseRetriever, VectorSource
-from ance_cli.stages.summary import Summary, planned, summary_of
+from ance_cli.stages.summary import Summary, made, planned, summary_of
 
 Hits = list[tuple[str, float]]
 
@@ -88,19 +88,11 @@ def search(
             for query_id, listed in found.items():
                 write_hits(handle, query_id, listed, config.tag)
             stats["seconds"] = round(time.monotonic() - started, 2)  # type: ignore[assignment]
-        return {
-            "output": str(output),
-            "kind": "run",
-            "up_to_date": False,
-            "fingerprint": plan.fingerprint,
-            **stats,
-        }
+        return made(plan, stats)
 
-    with lease.reading(source.path) if source is not None else nullcontext():
-        if output == STDIO:
-            return write()
-        with lease.hold(lease.lease_name(output), str(output)):
-            return write()
+    reading = lease.reading(source.path) if source is not None else nullcontext()
+    with reading, lease.of_output(output):
+        return write()
 
 
 def hits(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ance_cli.formats.manifest import Plan
+
 Summary = dict[str, Any]
 
 
@@ -17,6 +19,13 @@ def summary_of(manifest: dict[str, Any], output: Path, up_to_date: bool) -> Summ
         "fingerprint": manifest["fingerprint"],
         **manifest["stats"],
     }
+
+
+def made(plan: Plan, stats: dict[str, Any]) -> Summary:
+    """The summary of a text artifact that was just written."""
+    return summary_of(
+        {"kind": plan.kind, "fingerprint": plan.fingerprint, "stats": stats}, plan.output, False
+    )
 
 
 def planned(kind: str, output: Path, shaped_by: dict[str, Any]) -> Summary:

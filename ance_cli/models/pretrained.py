@@ -1,0 +1,48 @@
+"""A transformers model from a folder, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ance_cli.errors import BadInput
+from ance_cli.models.tower import COPY_AGAIN
+
+
+def load_pretrained(
+    loader: Any,
+    folder: Path,
+    shown: Path,
+    what: str,
+    not_whole: str,
+    unread: str | None = None,
+    **options: Any,
+) -> Any:
+    """The model that one of transformers' classes reads from `folder`: safetensors only, no code.
+
+    `what` names it in errors, as `shown`. Raises `BadInput` where it does not load, and where a
+    weight is not in the file (`not_whole` is the hint then): it would keep random values. Weights
+    with `unread` in their names do not count.
+    """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        model, info = loader.from_pretrained(
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # transformers and safetensors raise many types for broken files
+        raise BadInput(f"{shown}: the {what} does not load ({error})", hint=COPY_AGAIN) from error
+    missing = sorted(name for name in info["missing_keys"] if not (unread and unread in name))
+    if missing:
+        raise BadInput(
+            f"{shown}: {len(missing)} weights are not in the file, {missing[0]} among them: they "
+            "would keep random values",
+            hint=not_whole,
+        )
+    return model
