@@ -87,7 +87,9 @@ def test_queries_without_answers_are_warned_about(inside, dataset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", ["checkpoint", "two_towers"])
+@pytest.mark.parametrize(
+    "folder", ["checkpoint", pytest.param("two_towers", marks=pytest.mark.long)]
+)
 def test_onnx_gives_the_vectors_of_the_checkpoint(request, inside, folder):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -154,6 +154,7 @@ def test_a_second_loop_is_refused(world):
     assert f"run is being written by process {os.getpid()} on {os.uname().nodename}" in text
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_trainer_that_fails_for_good_ends_the_inferencer(world):
     world(*PREPARE, "--total-steps", 40, "-o", "run", *world.ckpt)

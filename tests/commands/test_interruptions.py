@@ -110,6 +110,7 @@ def encode_killed(ance, checkpoint, data, output, at):
     return partial
 
 
+@pytest.mark.long
 def test_encode_killed_is_encode_uninterrupted(ance, dataset, checkpoint):
     ance("encode", "--ckpt", checkpoint, "--data", "data", "-o", "whole")
     for at in (0.0, 0.01, 0.1):

@@ -11,6 +11,7 @@ MINE = ["mine", "--ckpt", "ckpt", "--data", "data", "--depth", 12, "--negatives"
         "--dtype", "fp32"]  # fmt: skip
 
 
+@pytest.mark.long
 def test_two_fresh_processes_give_the_same_bytes(ance, dataset, checkpoint):
     """Each with a cache, and a seed of Python's own hashes, that the other one does not have."""
     shutil.copytree(checkpoint, ance.cwd / "ckpt")

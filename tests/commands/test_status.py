@@ -43,6 +43,7 @@ def looped(tmp_path_factory, checkpoint):
     return program
 
 
+@pytest.mark.long
 def test_while_it_runs(looped):
     seen = looped.seen
     assert {look["state"] for look in seen[:-1]} == {"running"}

@@ -204,6 +204,7 @@ def test_a_worker_killed_in_the_middle_costs_no_block(opened, whole, tmp_path, a
     assert said.amount == said.total
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_ended_and_its_block_given_to_another(
     opened, whole, tmp_path, at_hand_out, monkeypatch
@@ -216,6 +217,7 @@ def test_a_worker_that_hangs_is_ended_and_its_block_given_to_another(
     assert "worker 1 (cpu) is overdue and is ended" in said.texts
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_when_every_worker_died_the_same_command_goes_on(
     opened, whole, tmp_path, at_hand_out, monkeypatch
