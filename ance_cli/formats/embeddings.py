@@ -328,15 +328,19 @@ class Embeddings:
         counts = np.diff(self.doc_offsets)
         return np.repeat(np.arange(self.num_docs, dtype=np.int32), counts)
 
-    def blocks(self) -> Iterator[tuple[int, Floats]]:
-        """(first row, vectors) of each block, its hash checked as it is read."""
-        content = self.manifest["content"]
-        for block, expected in enumerate(content["block_xxh3"]):
-            start = block * content["block_docs"]
-            stop = min(start + content["block_docs"], self.num_docs)
-            first, last = int(self.doc_offsets[start]), int(self.doc_offsets[stop])
+    def first_rows(self) -> npt.NDArray[np.int64]:
+        """(blocks + 1,) the first row of each block, and the number of rows."""
+        starts = self.doc_offsets[: self.num_docs : self.manifest["content"]["block_docs"]]
+        return np.append(starts, self.doc_offsets[-1])
+
+    def blocks(self, which: range | None = None) -> Iterator[tuple[int, Floats]]:
+        """(first row, vectors) of each block, or of these, its hash checked as it is read."""
+        hashes = self.manifest["content"]["block_xxh3"]
+        first_rows = self.first_rows()
+        for block in range(len(hashes)) if which is None else which:
+            first, last = first_rows[block : block + 2].tolist()
             data = np.ascontiguousarray(self.vectors[first:last])
-            if f"{xxhash.xxh3_64_intdigest(data.data):016x}" != expected:
+            if f"{xxhash.xxh3_64_intdigest(data.data):016x}" != hashes[block]:
                 raise BadInput(
                     f"{self.folder / VECTORS}: block {block} (rows {first} to {last}) is damaged: "
                     "its hash is not the one in the manifest",
