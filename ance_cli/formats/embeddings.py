@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from ance_cli.errors import BadInput, Mismatch
+from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.manifest import read_manifest
 
@@ -33,6 +33,9 @@ UNFINISHED_ONLY = (DONE,)
 
 BLOCK_DOCS = 16_384
 """Documents in a block: the unit of work, of resuming, of hashing and of memory."""
+
+MOST_DOCS = 2**31 - 1
+"""Documents in a folder: positions have 32 bits, in searches and in candidates."""
 
 _HEADER_BYTES = 128
 _DONE_DTYPE = np.dtype([("rows", "<i8"), ("xxh3", "<u8")])
@@ -155,6 +158,11 @@ class EmbeddingsWriter:
         `doc_offsets` (documents + 1,): the first row of each document. The matrix has its final
         size from the start.
         """
+        if len(doc_offsets) - 1 > MOST_DOCS:
+            raise UsageProblem(
+                f"{folder}: {len(doc_offsets) - 1:,} documents; one folder holds {MOST_DOCS:,}",
+                hint="divide the corpus into several datasets",
+            )
         num_blocks = -(-(len(doc_offsets) - 1) // block_docs)
         rows = int(doc_offsets[-1])
         if not (folder / DONE).exists():

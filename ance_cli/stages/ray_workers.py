@@ -169,7 +169,10 @@ def _connect(address: str, cpu_workers: int) -> None:
     try:
         ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageProblem(f"--ray {address}: no Ray there ({error})", hint=hint) from error
+        raise UsageProblem(
+            f"--ray {address}: no Ray there that lets this command in ({error})",
+            hint=f"{hint}; RAY_AUTH_MODE and the token as on the cluster",
+        ) from error
 
 
 def _cluster(gpus: str, cpu_workers: int | None) -> Cluster:
@@ -233,7 +236,8 @@ class _Actor(Worker):
         kind = ray.remote(_Encoder).options(max_concurrency=2, **share)
         self._actor = kind.remote(replace(orders, **there).to_json(), threads)
         self._how = "with its process or its node"
-        self._has_told = False
+        self.pid: int | None = None
+        """On its own node; None until Ray has placed it."""
         self._thread = threading.Thread(target=self._listen, args=(events,), daemon=True)
         self._thread.start()
 
@@ -243,7 +247,10 @@ class _Actor(Worker):
         try:
             for ref in self._actor.run.options(num_returns="streaming").remote():
                 message = orjson.loads(ray.get(ref))
-                self._has_told = True
+                if "placed" in message:
+                    host, self.pid = message["placed"]
+                    self.name = f"{self.name} on {host}"
+                    continue
                 events.put((self, message))
         except ray.exceptions.RayTaskError as error:  # a bug, which the others may not meet
             self._how = f"by {type(error.cause).__name__}: {error.cause}"
@@ -255,10 +262,10 @@ class _Actor(Worker):
         self._actor.hand.remote(block)
 
     def no_more(self) -> None:
-        if self._has_told:
-            self._actor.hand.remote(None)
-        else:  # Ray has not found a place for it yet
+        if self.pid is None:
             self.end()
+        else:
+            self._actor.hand.remote(None)
 
     def end(self) -> None:
         import ray
@@ -303,6 +310,7 @@ class _Encoder:
         from ance_cli.stages.blocks import Orders
 
         orders, pipe = Orders.from_json(self._orders), Pipe(self._messages.put)
+        pipe.tell(placed=(socket.gethostname(), os.getpid()))
         try:
             for folder in (orders.checkpoint, orders.tokens, orders.folder):
                 _check_shared(folder)
