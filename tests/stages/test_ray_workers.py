@@ -29,6 +29,16 @@ ONE = EncodeConfig(gpus="none", dtype="fp32")
 ON_RAY = EncodeConfig(gpus="none", dtype="fp32", cpu_workers=2, ray="local")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _own_token():
+    """Ray reads these once, when it is imported: the cluster of these tests lets nobody else in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        yield
+
+
 class Said(Silent):
     def __init__(self):
         self.texts = []
@@ -100,16 +110,11 @@ input()
 def cluster():
     """The address of a Ray of two processors on this machine, in a process of its own."""
     pytest.importorskip("ray")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        process = subprocess.Popen(
-            [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
-        yield process.stdout.readline().strip()
-        process.communicate("\n", timeout=60)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    yield process.stdout.readline().strip()
+    process.communicate("\n", timeout=60)
 
 
 @pytest.fixture
@@ -183,7 +188,7 @@ def test_a_search_whose_worker_is_killed_finds_the_same(cluster, world, tmp_path
     assert os.path.exists(begun)
     assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     one, other = (
-        read_candidates(tmp_path / f"{name}.jsonl.candidates", 64) for name in ("one", "ray")
+        read_candidates(tmp_path / f"{name}.candidates", 64) for name in ("one", "ray")
     )
     assert other.docs.tobytes() == one.docs.tobytes()
     assert other.scores.tobytes() == one.scores.tobytes()
