@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ance_cli.errors import AnceError, MachineGaveOut, UsageProblem
+from ance_cli.errors import AnceError, MachineGaveOut, Stopped, UsageProblem
 from ance_cli.models.devices import choose_dtype, set_threads
 from ance_cli.stages.block_workers import Pipe, Worker, serve, share_out
 
@@ -130,7 +130,10 @@ def joined(
             hint="--gpus all for every GPU of the cluster, --gpus none for its CPUs",
         )
     before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place of it
-    _connect(address, cpu_workers or 1)
+    try:
+        _connect(address, cpu_workers or 1)
+    except SystemExit:  # what Ray makes of a SIGTERM meanwhile
+        raise Stopped(signal.SIGTERM) from None
     import ray
 
     try:
