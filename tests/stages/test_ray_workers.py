@@ -187,9 +187,7 @@ def test_a_search_whose_worker_is_killed_finds_the_same(cluster, world, tmp_path
     mine(*world, source, tmp_path / "ray.jsonl", config, two)
     assert os.path.exists(begun)
     assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
-    one, other = (
-        read_candidates(tmp_path / f"{name}.candidates", 64) for name in ("one", "ray")
-    )
+    one, other = (read_candidates(tmp_path / f"{name}.candidates", 64) for name in ("one", "ray"))
     assert other.docs.tobytes() == one.docs.tobytes()
     assert other.scores.tobytes() == one.scores.tobytes()
     assert other.positive_scores == one.positive_scores
