@@ -8,8 +8,6 @@ import os
 import signal
 import sys
 
-from ance_cli.errors import AnceError
-
 _PR_SET_PDEATHSIG = 1
 
 
@@ -26,21 +24,15 @@ def work() -> None:
     """Read the orders, then block numbers, from stdin, until it ends."""
     stdout = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no message
-    from ance_cli.stages.block_workers import Pipe
-    from ance_cli.stages.blocks import BlockEncoder, Orders
-
-    pipe = Pipe(stdout)
+    from ance_cli.stages.block_workers import Pipe, serve
+    from ance_cli.stages.blocks import Orders
 
     def next_block() -> int | None:
-        pipe.tell(ready=True)
         line = sys.stdin.buffer.readline()
         return int(line) if line else None
 
-    try:
-        encoder = BlockEncoder(Orders.from_json(sys.stdin.buffer.readline()), pipe)
-        pipe.tell(capacity=encoder.run(next_block))
-    except AnceError as problem:
-        pipe.tell(problem=(type(problem).__name__, problem.what, problem.hint))
+    orders = Orders.from_json(sys.stdin.buffer.readline())
+    serve(orders, Pipe(os.fdopen(stdout, "wb", buffering=0).write), next_block)
 
 
 if __name__ == "__main__":

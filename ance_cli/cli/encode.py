@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
         app,
         "encode",
         f"ckpt data split corpus queries qrels skip_bad tokens output side {PINS} output_dtype "
-        f"gpus cpu_workers shard dtype batch_tokens threads force {COMMON}",
+        f"gpus cpu_workers shard ray dtype batch_tokens threads force {COMMON}",
         configs="encode",
         required="ckpt output",
         panel="Stages",
@@ -25,7 +25,8 @@ def register(app: typer.Typer) -> None:
         """Encode a corpus (or queries) to memory-mapped vectors.
 
         The work is cut into blocks: an interrupted call is continued by the same command, and only
-        the blocks that are missing are encoded. Each GPU has a process of its own.
+        the blocks that are missing are encoded. Each GPU has a process of its own. With --ray the
+        processes are those of a cluster, and the result is the same.
 
         Example: `ance encode --ckpt runs/warmup/latest --data data/medquad -o emb/`
         """

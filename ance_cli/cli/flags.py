@@ -223,6 +223,8 @@ FLAGS: dict[str, Flag] = {
     "cpu_workers": Flag(int, "Processes, where no GPU is used.", RUNTIME),
     "shard": Flag(str, "Encode part I of N, from 1: for N such calls side by side that share the "
                   "output's file system. The last one to end publishes.", RUNTIME, metavar="I/N"),
+    "ray": Flag(str, "Work in the processes of a Ray cluster, HOST:PORT or auto, whose nodes share "
+                "the files; local = one of this machine's own.", RUNTIME, metavar="ADDRESS"),
     "nnodes": Flag(int, "Machines that train together.", RUNTIME),
     "node_rank": Flag(int, "Which of them this is, from 0.", RUNTIME),
     "rdzv_endpoint": Flag(str, "HOST:PORT of node 0, where the machines meet.", RUNTIME,

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         "mine",
         "ckpt data split corpus queries qrels min_rel skip_bad embeddings index output candidates "
         f"previous overlap_with with_text {DRAWING} {MARGINS} audit_bm25 seed probes {PINS} gpus "
-        f"dtype batch_tokens threads force {COMMON}",
+        f"ray dtype batch_tokens threads force {COMMON}",
         configs="mine encode",
         required="ckpt output",
         defaults={"split": "train"},

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "refresh",
-        f"{REFRESHING} follow until refresh drift_threshold keep gpus threads force {COMMON}",
+        f"{REFRESHING} follow until refresh drift_threshold keep gpus ray threads force {COMMON}",
         configs="refresh follow",
         arguments={"run_folder": (Path, ..., "Run folder.")},
         panel="Loop",
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
             if flags.follow:
                 return follow_checkpoints(
                     flags.run_folder, given, flags.config(FollowConfig), flags.gpus, flags.threads,
-                    reporter,
+                    flags.ray, reporter,
                 )  # fmt: skip
             return stage(
                 flags.run_folder,
@@ -59,6 +59,7 @@ def register(app: typer.Typer) -> None:
                 gpus=flags.gpus,
                 threads=flags.threads,
                 keep=flags.keep,
+                ray=flags.ray,
                 force=flags.force,
                 dry_run=flags.dry_run,
                 reporter=reporter,

@@ -21,6 +21,8 @@ class EncodeConfig:
     """Processes, where no GPU is used."""
     batch_tokens: int = 0
     """Padded tokens in a batch; 0 = 2,048 on a CPU, 24,576 on a GPU."""
+    ray: str | None = None
+    """Address of a Ray cluster that does the work, or `local`."""
 
     def __post_init__(self) -> None:
         check(self.batch_tokens >= 0, "--batch-tokens must not be negative")

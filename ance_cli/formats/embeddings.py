@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from ance_cli.errors import BadInput, Mismatch
+from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.manifest import read_manifest
 
@@ -33,6 +33,9 @@ UNFINISHED_ONLY = (DONE,)
 
 BLOCK_DOCS = 16_384
 """Documents in a block: the unit of work, of resuming, of hashing and of memory."""
+
+MOST_DOCS = 2**31 - 1
+"""Documents in a folder: positions have 32 bits, in searches and in candidates."""
 
 _HEADER_BYTES = 128
 _DONE_DTYPE = np.dtype([("rows", "<i8"), ("xxh3", "<u8")])
@@ -155,6 +158,11 @@ class EmbeddingsWriter:
         `doc_offsets` (documents + 1,): the first row of each document. The matrix has its final
         size from the start.
         """
+        if len(doc_offsets) - 1 > MOST_DOCS:
+            raise UsageProblem(
+                f"{folder}: {len(doc_offsets) - 1:,} documents; one folder holds {MOST_DOCS:,}",
+                hint="divide the corpus into several datasets",
+            )
         num_blocks = -(-(len(doc_offsets) - 1) // block_docs)
         rows = int(doc_offsets[-1])
         if not (folder / DONE).exists():
@@ -328,15 +336,19 @@ class Embeddings:
         counts = np.diff(self.doc_offsets)
         return np.repeat(np.arange(self.num_docs, dtype=np.int32), counts)
 
-    def blocks(self) -> Iterator[tuple[int, Floats]]:
-        """(first row, vectors) of each block, its hash checked as it is read."""
-        content = self.manifest["content"]
-        for block, expected in enumerate(content["block_xxh3"]):
-            start = block * content["block_docs"]
-            stop = min(start + content["block_docs"], self.num_docs)
-            first, last = int(self.doc_offsets[start]), int(self.doc_offsets[stop])
+    def first_rows(self) -> npt.NDArray[np.int64]:
+        """(blocks + 1,) the first row of each block, and the number of rows."""
+        starts = self.doc_offsets[: self.num_docs : self.manifest["content"]["block_docs"]]
+        return np.append(starts, self.doc_offsets[-1])
+
+    def blocks(self, which: range | None = None) -> Iterator[tuple[int, Floats]]:
+        """(first row, vectors) of each block, or of these, its hash checked as it is read."""
+        hashes = self.manifest["content"]["block_xxh3"]
+        first_rows = self.first_rows()
+        for block in range(len(hashes)) if which is None else which:
+            first, last = first_rows[block : block + 2].tolist()
             data = np.ascontiguousarray(self.vectors[first:last])
-            if f"{xxhash.xxh3_64_intdigest(data.data):016x}" != expected:
+            if f"{xxhash.xxh3_64_intdigest(data.data):016x}" != hashes[block]:
                 raise BadInput(
                     f"{self.folder / VECTORS}: block {block} (rows {first} to {last}) is damaged: "
                     "its hash is not the one in the manifest",

@@ -38,15 +38,39 @@ class Chunk:
         return int(self.starts[-1])
 
 
+def chunks_of(
+    embeddings: Embeddings, dtype: torch.dtype, blocks: range | None = None
+) -> list[range]:
+    """The blocks of each chunk, of the whole corpus or of some blocks: as many as there is room
+    for, at least one. Blocks that begin where a chunk does are divided as those of the corpus."""
+    room, first_rows = _rows_of(embeddings, dtype), embeddings.first_rows().tolist()
+    blocks = blocks or range(len(first_rows) - 1)
+    chunks: list[range] = []
+    for block in blocks:
+        if chunks and first_rows[block + 1] - first_rows[chunks[-1].start] <= room:
+            chunks[-1] = range(chunks[-1].start, block + 1)
+        else:
+            chunks.append(range(block, block + 1))
+    return chunks
+
+
+def _rows_of(embeddings: Embeddings, dtype: torch.dtype) -> int:
+    rows = min(CHUNK_ROWS, CHUNK_BYTES // (embeddings.dim * dtype.itemsize))
+    return min(rows, embeddings.num_rows)
+
+
 def read_ahead(
-    embeddings: Embeddings, devices: Sequence[torch.device], dtype: torch.dtype
+    embeddings: Embeddings,
+    devices: Sequence[torch.device],
+    dtype: torch.dtype,
+    blocks: range | None = None,
 ) -> Generator[Chunk]:
-    """The corpus in chunks of `dtype`, in order, on every device.
+    """The corpus, or these blocks of it, in chunks of `dtype`, in order, on every device.
 
     A chunk is overwritten by the next but one: whoever takes it is done with it, and has
     synchronised its device, before asking for another. Damaged blocks raise `BadInput`.
     """
-    reader = _Reader(embeddings, devices, dtype)
+    reader = _Reader(embeddings, devices, dtype, blocks)
     with ThreadPoolExecutor(1, "read-ahead") as thread:
         coming = thread.submit(reader.read, 0)
         for parity in _alternating():
@@ -67,15 +91,18 @@ class _Reader:
     """Fills one of two sets of buffers with the next chunk."""
 
     def __init__(
-        self, embeddings: Embeddings, devices: Sequence[torch.device], dtype: torch.dtype
+        self,
+        embeddings: Embeddings,
+        devices: Sequence[torch.device],
+        dtype: torch.dtype,
+        blocks: range | None,
     ) -> None:
         self._embeddings = embeddings
-        self._blocks = embeddings.blocks()
-        self._waiting = next(self._blocks, None)
+        self._chunks = iter(chunks_of(embeddings, dtype, blocks))
+        self._first_rows = embeddings.first_rows()
         self._devices = devices
         self._dtype = dtype
-        rows = min(CHUNK_ROWS, CHUNK_BYTES // (embeddings.dim * dtype.itemsize))
-        self._rows = min(rows, embeddings.num_rows)
+        self._rows = _rows_of(embeddings, dtype)
         self._buffers: list[list[Tensor]] = [[], []]
         self._pinned: Tensor | None = None
         # streams of their own, or the copies would wait for the search of the chunk before
@@ -87,18 +114,16 @@ class _Reader:
 
     def read(self, parity: int) -> Chunk | None:
         """The next chunk, in the buffers of this parity; None at the end."""
-        if self._waiting is None:
+        blocks = next(self._chunks, None)
+        if blocks is None:
             return None
-        first_row, block = self._waiting
-        rows = max(self._rows, len(block))
-        on_host, on_devices = self._room_for(rows, parity)
+        first_row, end_row = self._first_rows[[blocks.start, blocks.stop]].tolist()
+        on_host, on_devices = self._room_for(max(self._rows, end_row - first_row), parity)
         taken = 0
-        while self._waiting is not None and taken + len(self._waiting[1]) <= rows:
-            block = self._waiting[1]
+        for _, block in self._embeddings.blocks(blocks):
             on_host[taken : taken + len(block)].copy_(_tensor_of(block))
             taken += len(block)
             _drop_pages(self._embeddings.vectors)
-            self._waiting = next(self._blocks, None)
         vectors = [buffer[:taken] for buffer in on_devices]
         for device, target in zip(self._devices, vectors, strict=True):
             if device in self._streams:

@@ -59,6 +59,7 @@ def exact_top_docs(
     on_rows: Callable[[int], None] | None = None,
     out: Found | None = None,
     engine: str = "auto",
+    blocks: range | None = None,
 ) -> Found:
     """The `depth` documents with the greatest score for each query, MaxP: the maximum of the inner
     products over a document's rows (ICLR Sec. 5).
@@ -66,12 +67,26 @@ def exact_top_docs(
     The queries are dealt out to `devices` (default: the CPU), which all search each chunk of the
     corpus; its blocks' hashes are checked (`BadInput`). `on_rows` hears of the rows searched, in
     all as many as there are. `out` takes the results, for instance memory-mapped arrays. `engine`
-    is one of `top_k.engine_of`. The depth may exceed the documents: the rest is -1.
+    is one of `top_k.engine_of`. `blocks` are searched in place of all; positions are those in the
+    whole corpus, and `merged` joins what was found in several parts. The depth may exceed the
+    documents: the rest is -1.
 
     Memory: two chunks (`chunks.CHUNK_BYTES`), a batch of scores, the queries and their results.
     """
     pooled = embeddings.max_segments > 1
-    return _search(xq, embeddings, depth, devices, on_rows, out, engine, pooled)
+    return _search(xq, embeddings, depth, devices, on_rows, out, engine, pooled, blocks)
+
+
+def merged(one: Found, other: Found) -> Found:
+    """The best of what was found in two parts of a corpus, as deep as each: the same, score and
+    order, as one search of both, where the parts are cut between `chunks.chunks_of`."""
+    import torch
+
+    from ance_cli.retrieval.top_k import sorted_places
+
+    both = (torch.from_numpy(np.concatenate(pair, 1)) for pair in zip(one, other, strict=True))
+    D, I = (part[:, : one[0].shape[1]].numpy() for part in sorted_places(*both))  # noqa: E741
+    return np.ascontiguousarray(D), np.ascontiguousarray(I)
 
 
 def _search(
@@ -83,6 +98,7 @@ def _search(
     out: Found | None,
     engine: str,
     pooled: bool,
+    blocks: range | None = None,
 ) -> Found:
     import torch
 
@@ -101,8 +117,9 @@ def _search(
     said = 0
     for nth, group in enumerate(groups):
         for rows in _search_group(
-            np.ascontiguousarray(xq[group]), embeddings, D[group], I[group], devices, engine, pooled
-        ):
+            np.ascontiguousarray(xq[group]), embeddings, D[group], I[group], devices, engine,
+            pooled, blocks,
+        ):  # fmt: skip
             if on_rows:
                 heard = (nth * embeddings.num_rows + rows) // len(groups)
                 on_rows(heard - said)
@@ -118,6 +135,7 @@ def _search_group(
     devices: Sequence[torch.device],
     engine: str,
     pooled: bool,
+    blocks: range | None,
 ) -> Iterator[int]:
     """Fill D and I, passing once over the corpus; yields how many rows have been searched."""
     import torch
@@ -132,7 +150,8 @@ def _search_group(
         for device, (a, b) in zip(devices, pairwise(cuts), strict=True)
         if a < b
     ]
-    chunks = read_ahead(embeddings, [share.device for share in shares], shares[0].engine.dtype)
+    on = [share.device for share in shares]
+    chunks = read_ahead(embeddings, on, shares[0].engine.dtype, blocks)
     with closing(chunks), ThreadPoolExecutor(len(shares), "search") as threads:
         for chunk in chunks:
             # one device is searched in this thread, which has the caller's number of threads

@@ -29,6 +29,7 @@ from ance_cli.stages.tokenize import corpus_tokens, tokens_plan, write_tokens
 
 if TYPE_CHECKING:
     from ance_cli.stages.blocks import Orders, Work
+    from ance_cli.stages.ray_workers import Cluster
 
 Shard = tuple[int, int]
 """Which of how many, from 1."""
@@ -61,8 +62,10 @@ def encode(
     The corpus's tokens come from its token cache, in the folder `tokens` if that is named, which is
     made first where there is none. Only blocks that are missing are encoded; `shard` (i, n) takes
     every n-th block, for n such calls side by side on one file system, and the last of them to end
-    publishes. Raises `BadInput` for a broken corpus, a checkpoint that is not whole, or vectors
-    that are not finite, and `MachineGaveOut` where every worker process died.
+    publishes. With `config.ray` the workers are those of a Ray cluster.
+
+    Raises `BadInput` for a broken corpus, a checkpoint that is not whole, or vectors that are not
+    finite, and `MachineGaveOut` where every worker process died.
     """
     refuse_stdio(output, "an embeddings folder")
     if shard and force:
@@ -76,9 +79,15 @@ def encode(
         return summary_of(manifest, output, up_to_date=True)
     if dry_run:
         return planned(plan.kind, output, plan.shaped_by)
-    job = _Job(checkpoint, dataset, plan, config, tokens, force, skipped, reporter)
-    if shard:
-        return _encode_shard(job, shard)
+    from ance_cli.stages.ray_workers import joined
+
+    with joined(config.ray, config.gpus, config.cpu_workers, reporter) as cluster:
+        job = _Job(checkpoint, dataset, plan, config, tokens, force, skipped, reporter, cluster)
+        return _encode_shard(job, shard) if shard else _encode_all(job)
+
+
+def _encode_all(job: _Job) -> Summary:
+    output = job.plan.output
     with lease.hold(lease.lease_name(output), str(output)):
         with _no_shard(output):
             job.open()
@@ -187,6 +196,7 @@ class _Job:
         force: bool,
         skipped: Skipped | None,
         reporter: Reporter,
+        cluster: Cluster | None,
     ) -> None:
         self.checkpoint = checkpoint
         self.dataset = dataset
@@ -196,17 +206,21 @@ class _Job:
         self.force = force
         self.skipped = skipped
         self.reporter = reporter
+        self.cluster = cluster
 
     def open(self) -> None:
         """Find the tokens and the unfinished embeddings, or begin them."""
         from ance_cli.models.devices import choose_devices, choose_dtype
 
-        devices = choose_devices(self.config.gpus)
-        if devices[0].type == "cpu":
-            devices = devices * self.config.cpu_workers
-        self.devices = devices
-        self.plan.shaped_by["dtype"] = choose_dtype(self.config.dtype, devices[0])
-        self.plan.ran_with["devices"] = [str(device) for device in devices]
+        if self.cluster:
+            self.devices, dtype = self.cluster.devices, self.cluster.dtype(self.config.dtype)
+        else:
+            self.devices = choose_devices(self.config.gpus)
+            if self.devices[0].type == "cpu":
+                self.devices = self.devices * self.config.cpu_workers
+            dtype = choose_dtype(self.config.dtype, self.devices[0])
+        self.plan.shaped_by["dtype"] = dtype
+        self.plan.ran_with["devices"] = [str(device) for device in self.devices]
         self.tokens = self._find_tokens()
         folder = self.plan.open_partial(self.force)
         self.writer = EmbeddingsWriter.begin(
@@ -252,7 +266,9 @@ class _Job:
         with self.reporter.task("encoding", int(sizes[blocks].sum()), "token") as bar:
             listener = _Listener(work, bar, self.reporter)
             orders = self._orders()
-            if len(orders) == 1:
+            if self.cluster:
+                work.capacity = self.cluster.encode(orders, blocks, listener)
+            elif len(orders) == 1:
                 remaining = iter(blocks)
                 encoder = BlockEncoder(orders[0], listener)
                 work.capacity = encoder.run(lambda: next(remaining, None))

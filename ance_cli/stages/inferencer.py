@@ -24,6 +24,7 @@ def follow_checkpoints(
     follow: FollowConfig = FollowConfig(),
     gpus: str = "all",
     threads: int = 0,
+    ray: str | None = None,
     reporter: Reporter = Silent(),
 ) -> Summary:
     """Refresh from the run's newest checkpoint whenever there is a new one, or with
@@ -52,10 +53,10 @@ def follow_checkpoints(
             if _near(run, published, step, follow.drift_threshold, gpus, reporter):
                 judged = step
             else:
-                made = refresh(output, given, gpus, threads=threads, keep=follow.keep,
+                made = refresh(output, given, gpus, threads=threads, keep=follow.keep, ray=ray,
                                reporter=reporter)  # fmt: skip
         else:
-            made = refresh(output, given, gpus, threads=threads, keep=follow.keep,
+            made = refresh(output, given, gpus, threads=threads, keep=follow.keep, ray=ray,
                            reporter=reporter)  # fmt: skip
 
 

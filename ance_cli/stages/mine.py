@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,10 @@ from ance_cli.stages.sources import (
     neighbours,
 )
 from ance_cli.stages.summary import Summary, planned, summary_of
+
+if TYPE_CHECKING:
+    from ance_cli.retrieval.exact import Found
+    from ance_cli.stages.ray_workers import Cluster
 
 
 def shares_of(config: MineConfig, exact: bool) -> dict[str, float]:
@@ -110,10 +114,16 @@ def mine(
     Writes the negatives, their audit (`.audit.json`) and the candidates they were drawn from
     (`.candidates/`, or `candidates_folder`), from which other samplers can draw without a search.
     `previous` holds the candidates of an earlier model; without it the share of that source goes to
-    the others. `bm25_folder` keeps BM25's ranking, in place of the cache folder. Refuses vectors of
+    the others. `bm25_folder` keeps BM25's ranking, in place of the cache folder. With
+    `encode_config.ray` the embeddings are searched in a Ray cluster. Refuses vectors of
     another passage tower or of another corpus (`Mismatch`).
     """
     asked = shares_of(config, exact=source.kind == "embeddings")
+    if encode_config.ray and source.kind != "embeddings":
+        raise UsageProblem(
+            "--ray searches embeddings, in parts; an index is one piece",
+            hint="name --embeddings DIR, or leave --ray out",
+        )
     corpus_hash = hash_file(dataset.corpus)
     source.check(checkpoint, corpus_hash)
     absent = [PREVIOUS] if PREVIOUS in asked and previous is None else []
@@ -179,11 +189,11 @@ def mine(
     if dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
-    def work() -> Summary:
+    def work(cluster: Cluster | None) -> Summary:
         if absent and config.negatives:
             reporter.say("there are no earlier candidates: the share of previous goes to the rest")
         sides = read_sides(dataset, config, skipped, reporter)
-        model = _Model(checkpoint, source, config, encode_config, sides, reporter)
+        model = _Model(checkpoint, source, config, encode_config, sides, cluster, reporter)
         wanted = set(shares) if config.negatives else set()
         started = time.monotonic()
         bm25 = None
@@ -205,8 +215,11 @@ def mine(
         texts = all_texts(dataset, skipped) if with_text else None
         return write_negatives(plan, pool, recipe, audit, texts, stats, reporter)
 
-    with lease.reading(source.path), lease.of_output(output):
-        return work()
+    from ance_cli.stages.ray_workers import joined
+
+    in_ray = joined(encode_config.ray, encode_config.gpus, None, reporter)
+    with lease.reading(source.path), lease.of_output(output), in_ray as cluster:
+        return work(cluster)
 
 
 class _Model:
@@ -219,9 +232,10 @@ class _Model:
         config: MineConfig,
         encode_config: EncodeConfig,
         sides: Sides,
+        cluster: Cluster | None,
         reporter: Reporter,
     ) -> None:
-        self.sides, self.reporter = sides, reporter
+        self.sides, self.cluster, self.reporter = sides, cluster, reporter
         self.is_exact = source.kind == "embeddings"
         self.dtype = encode_config.dtype
         """As asked for, then as it is."""
@@ -239,6 +253,13 @@ class _Model:
     def xq(self) -> npt.NDArray[np.float32]:
         """(queries, d) float32."""
         return self.retriever.encode_queries(list(self.sides.queries.values()), self.reporter)
+
+    def search(self, depth: int) -> Found:
+        """The documents of each query, best first; the embeddings by the cluster, if there is
+        one."""
+        if self.cluster and self.retriever.embeddings is not None:
+            return self.cluster.search(self.xq, self.retriever.embeddings, depth, self.reporter)
+        return self.retriever.search(self.xq, depth, self.reporter)
 
     def positive_scores(self) -> dict[str, dict[str, float]]:
         """The exact score of each positive; empty where an index was opened."""
@@ -307,7 +328,7 @@ def _candidates(
         model.reporter.say(f"drawing from the candidates in {folder}")
         return read_candidates(folder, len(model.sides.copies.doc_ids))
     plan.shaped_by["dtype"] = model.retriever.dtype
-    scores, docs = model.retriever.search(model.xq, depth, model.reporter)
+    scores, docs = model.search(depth)
     candidates = Candidates(list(model.sides.queries), docs, scores, model.positive_scores())
     if folder is not None:
         with lease.hold(lease.lease_name(folder), str(folder)):

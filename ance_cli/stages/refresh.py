@@ -64,6 +64,7 @@ def refresh(
     dry_run: bool = False,
     threads: int = 0,
     keep: int = FollowConfig.keep,
+    ray: str | None = None,
     reporter: Reporter = Silent(),
 ) -> Summary:
     """Make and publish a generation from the run's newest checkpoint.
@@ -72,7 +73,7 @@ def refresh(
     the run, later ones may leave them out. Up to date where the published generation is of the
     newest checkpoint already. A half-made generation of the same checkpoint is continued, one of an
     older checkpoint abandoned. Of the `keep` newest generations everything is kept, of older ones
-    all but the large parts.
+    all but the large parts. `ray` names a Ray cluster that encodes and searches.
     """
     run = RunFolder(output)
     dataset = run.dataset()
@@ -112,7 +113,7 @@ def refresh(
             run.event("inferencer", "refresh started", generation=number, checkpoint_step=step)
             try:
                 made = _make(
-                    run, plan, checkpoint, dataset, config, gpus, threads, force, published,
+                    run, plan, checkpoint, dataset, config, gpus, ray, threads, force, published,
                     reporter,
                 )  # fmt: skip
             except MachineGaveOut:
@@ -240,6 +241,7 @@ def _make(
     dataset: Dataset,
     config: RefreshConfig,
     gpus: str,
+    ray: str | None,
     threads: int,
     force: bool,
     published: dict[str, Any] | None,
@@ -247,7 +249,7 @@ def _make(
 ) -> dict[str, Any]:
     """Fill the generation's folder stage by stage and publish it whole."""
     folder = plan.open_partial(force, abandon_other=True)
-    encode_config = EncodeConfig(dtype=config.encode_dtype, gpus=gpus)
+    encode_config = EncodeConfig(dtype=config.encode_dtype, gpus=gpus, ray=ray)
     for part in damaged_parts(folder):
         reporter.warn(f"{part}: was damaged since an earlier call made it: it is made again")
         run.event("inferencer", "damaged part dropped", part=str(part.relative_to(run.path)))

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from ance_cli.errors import BadInput, MachineGaveOut, Mismatch
+from ance_cli.errors import BadInput, MachineGaveOut, Mismatch, UsageProblem
 from ance_cli.formats import embeddings
 from ance_cli.formats.embeddings import (
     DOC_OFFSETS,
@@ -464,3 +464,11 @@ def test_ids_that_are_not_utf8_are_refused(tmp_path):
     with pytest.raises(BadInput) as caught:
         read_ids(tmp_path / "ids.txt")
     assert caught.value.what.startswith(f"{tmp_path}/ids.txt: not valid UTF-8 (")
+
+
+def test_more_documents_than_a_position_can_tell_are_refused(tmp_path):
+    """At the beginning, not after the corpus was encoded."""
+    offsets = np.broadcast_to(np.int64(0), 2**31 + 1)  # no memory
+    with pytest.raises(UsageProblem, match="2,147,483,648 documents; one folder holds"):
+        EmbeddingsWriter.begin(tmp_path, offsets, 4, "float16")
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,7 @@
 """Exact search against its brute-force twin, through faiss and through torch."""
 
+from functools import reduce
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,12 @@ import torch
 from ance_cli.errors import BadInput
 from ance_cli.formats.embeddings import VECTORS, Embeddings
 from ance_cli.retrieval import chunks, exact, top_k
+from ance_cli.retrieval.chunks import chunks_of
 from ance_cli.retrieval.exact import (
     exact_top_docs,
     exact_top_k,
     in_order,
+    merged,
     pair_scores,
     pool_to_documents,
     positive_scores,
@@ -318,3 +322,29 @@ def test_pair_scores_do_not_depend_on_the_other_pairs(embed, monkeypatch):
     monkeypatch.setattr(exact, "_PAIR_BYTES", 1)
     assert np.array_equal(pair_scores(xq, query_of, doc_of, embeddings), whole)
     assert len(pair_scores(xq, query_of[:0], doc_of[:0], embeddings)) == 0
+
+
+# ---------------------------------------------------------------- in parts
+
+
+@pytest.mark.parametrize("max_segments", [1, 3])
+def test_parts_of_the_corpus_are_merged_to_the_same_bytes(embed, small_chunks, max_segments):
+    """Ties included, in whatever order the parts come."""
+    small_chunks(4 * max_segments + 4)
+    rng = np.random.default_rng(max_segments)
+    counts = rng.integers(1, max_segments + 1, 60)
+    xb = small_integers(int(counts.sum()), 3, seed=1, high=3)
+    embeddings = embed(xb, row_counts=counts, block_docs=4)
+    xq = small_integers(17, 3, seed=2, high=3)
+    whole = exact_top_docs(xq, embeddings, 25)
+    chunks = chunks_of(embeddings, torch.float32)
+    assert len(chunks) > 4 and [block for chunk in chunks for block in chunk] == list(range(15))
+    cuts = [range(0, chunks[1].stop), range(chunks[2].start, chunks[3].stop),
+            range(chunks[4].start, 15)]  # fmt: skip
+    for part in cuts:
+        of_part = [chunk for chunk in chunks if part.start <= chunk.start < part.stop]
+        assert chunks_of(embeddings, torch.float32, part) == of_part
+    found = [exact_top_docs(xq, embeddings, 25, blocks=part) for part in cuts]
+    for order in ((0, 1, 2), (2, 0, 1)):
+        D, docs = reduce(merged, [found[nth] for nth in order])
+        assert D.tobytes() == whole[0].tobytes() and docs.tobytes() == whole[1].tobytes()

@@ -173,7 +173,7 @@ def at_hand_out(monkeypatch):
     """
 
     def arrange(number, nth, workers=(1,)):
-        real, given = block_workers._Worker.hand, {}
+        real, given = block_workers._Process.hand, {}
 
         def hand(self, block):
             real(self, block)
@@ -188,7 +188,7 @@ def at_hand_out(monkeypatch):
                 complete.append(True)
                 hand_out(self)
 
-        monkeypatch.setattr(block_workers._Worker, "hand", hand)
+        monkeypatch.setattr(block_workers._Process, "hand", hand)
         monkeypatch.setattr(block_workers._Pool, "_hand_out", hand_out_to_all)
 
     return arrange

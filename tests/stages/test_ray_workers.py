@@ -1,0 +1,223 @@
+"""Encoding and mining in a real Ray on this machine: the same bytes as one process makes, also when
+a worker is killed in the middle."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ance_cli.config import EncodeConfig, MineConfig
+from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.formats.candidates import read_candidates
+from ance_cli.formats.dataset import locate
+from ance_cli.formats.embeddings import DOC_OFFSETS, IDS, VECTORS, Embeddings
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.progress import Silent
+from ance_cli.retrieval import chunks
+from ance_cli.retrieval.dense import vector_source
+from ance_cli.stages import block_workers, ray_workers, tokenize
+from ance_cli.stages.encode import encode
+from ance_cli.stages.mine import mine
+from tests.world import make_dataset
+
+ONE = EncodeConfig(gpus="none", dtype="fp32")
+ON_RAY = EncodeConfig(gpus="none", dtype="fp32", cpu_workers=2, ray="local")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_token():
+    """Ray reads these once, when it is imported: the cluster of these tests lets nobody else in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        yield
+
+
+class Said(Silent):
+    def __init__(self):
+        self.texts = []
+
+    def say(self, text):
+        self.texts.append(text)
+
+
+# ---------------------------------------------------------------- without Ray
+
+
+def joined(address, gpus="all"):
+    with ray_workers.joined(address, gpus, 1, Silent()):
+        raise AssertionError("there is nothing to join")
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageProblem, match="--ray local: Ray is not installed here") as caught:
+        joined("local")
+    assert "pip install 'ance-cli[ray]'" in caught.value.hint
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "head", "http://head:8265", ":1"])
+def test_what_is_no_address(address):
+    pytest.importorskip("ray")
+    with pytest.raises(UsageProblem, match="expected HOST:PORT, auto or local"):
+        joined(address)
+
+
+def test_an_address_that_does_not_answer_is_told_at_once():
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    with pytest.raises(UsageProblem, match=f"--ray {address}: nobody answers"):
+        joined(address)
+
+
+def test_ray_chooses_the_gpus():
+    with pytest.raises(UsageProblem, match="which GPUs a worker gets is Ray's to say"):
+        joined("local", "0,1")
+
+
+def test_an_index_is_not_searched_in_parts(checkpoint, dataset, tmp_path):
+    source = vector_source(None, tmp_path / "index")
+    with pytest.raises(UsageProblem, match="--ray searches embeddings"):
+        mine(Checkpoint(checkpoint), locate(dataset, "train"), source, tmp_path / "n.jsonl",
+             encode_config=ON_RAY)  # fmt: skip
+
+
+def test_folders_that_a_node_does_not_have(tmp_path):
+    with pytest.raises(UsageProblem, match="not to be seen on"):
+        ray_workers._check_shared(str(tmp_path / "elsewhere"))
+
+
+# ---------------------------------------------------------------- with it
+
+
+CLUSTER = """
+import ray
+found = ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
+print(found.address_info["gcs_address"], flush=True)
+input()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The address of a Ray of two processors on this machine, in a process of its own."""
+    pytest.importorskip("ray")
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    yield process.stdout.readline().strip()
+    process.communicate("\n", timeout=60)
+
+
+@pytest.fixture
+def world(tmp_path, checkpoint, dataset, monkeypatch):
+    """A dataset in 13 blocks of 5 documents, and its embeddings by one process."""
+    monkeypatch.setattr(tokenize, "BLOCK_DOCS", 5)
+    opened = Checkpoint(checkpoint), locate(dataset, "train")
+    encode(*opened, tmp_path / "one", ONE)
+    return opened
+
+
+@pytest.mark.long
+def test_a_worker_killed_in_the_middle_of_encoding_costs_no_block(
+    cluster, world, tmp_path, monkeypatch
+):
+    """When every worker has a block one of them is killed with its first."""
+    hand_out, send = block_workers._Pool._hand_out, ray_workers._Actor.send
+    complete, killed = [], []
+
+    def hand_out_to_all(self):
+        if complete or all(worker.is_waiting for worker in self.workers):
+            complete.append(True)
+            hand_out(self)
+
+    def send_and_kill(self, block):
+        send(self, block)
+        if not killed:
+            killed.append(block)
+            os.kill(self.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(block_workers._Pool, "_hand_out", hand_out_to_all)
+    monkeypatch.setattr(ray_workers._Actor, "send", send_and_kill)
+    said = Said()
+    two = EncodeConfig(gpus="none", dtype="fp32", cpu_workers=2, ray=cluster)
+    found = encode(*world, tmp_path / "ray", two, reporter=said)
+    assert killed == [0] and found["docs"] == 64
+    assert said.texts[0] == f"2 workers (cpu) on Ray at {cluster}"
+    lost = f"worker 1 (cpu) on {socket.gethostname()} ended with its process or its node"
+    assert f"{lost}; 1 others go on" in said.texts
+    for name in (VECTORS, IDS, DOC_OFFSETS):
+        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    one, other = Embeddings(tmp_path / "one"), Embeddings(tmp_path / "ray")
+    assert one.fingerprint == other.fingerprint
+    assert one.manifest["content"] == other.manifest["content"]
+    again = encode(*world, tmp_path / "ray", two)
+    assert again["up_to_date"]
+
+
+@pytest.mark.long
+def test_a_search_whose_worker_is_killed_finds_the_same(cluster, world, tmp_path, monkeypatch):
+    """The first task that begins is killed; Ray starts it again."""
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(ray_workers, "_PARTS", 13)  # one block each: there chunks are larger
+    begun, real = str(tmp_path / "begun"), ray_workers._search
+
+    def search(*arguments):
+        import os  # this function travels by value
+        import signal
+
+        try:
+            os.close(os.open(begun, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return real(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(ray_workers, "_search", search)
+    source, config = vector_source(tmp_path / "one", None), MineConfig(depth=20, negatives=5)
+    mine(*world, source, tmp_path / "one.jsonl", config, ONE)
+    two = EncodeConfig(gpus="none", dtype="fp32", ray=cluster)
+    mine(*world, source, tmp_path / "ray.jsonl", config, two)
+    assert os.path.exists(begun)
+    assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    one, other = (read_candidates(tmp_path / f"{name}.candidates", 64) for name in ("one", "ray"))
+    assert other.docs.tobytes() == one.docs.tobytes()
+    assert other.scores.tobytes() == one.scores.tobytes()
+    assert other.positive_scores == one.positive_scores
+
+
+@pytest.mark.long
+def test_what_a_worker_finds_wrong_is_told_as_by_one_process(cluster, world, tmp_path):
+    """A damaged block of the corpus, met in a task."""
+    matrix = tmp_path / "one" / VECTORS
+    damaged = bytearray(matrix.read_bytes())
+    damaged[-1] ^= 1
+    matrix.write_bytes(damaged)
+    two = EncodeConfig(gpus="none", dtype="fp32", ray=cluster)
+    with pytest.raises(BadInput, match="block 12 .* is damaged") as caught:
+        mine(*world, vector_source(tmp_path / "one", None), tmp_path / "n.jsonl",
+             MineConfig(depth=20), two)  # fmt: skip
+    assert "ance encode --force" in caught.value.hint
+
+
+@pytest.mark.long
+def test_a_ray_of_the_commands_own(ance, checkpoint):
+    """`--ray local`, by the program; a signal to it is what it always is."""
+    pytest.importorskip("ray")
+    make_dataset(ance.cwd / "data")
+    call = ["encode", "--ckpt", checkpoint, "--data", "data", "--gpus", "none", "--ray", "local",
+            "--cpu-workers", 2, "-o", "emb"]  # fmt: skip
+    process = ance.start(*call)
+    time.sleep(8)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 143, stderr
+    assert "2 workers (cpu) on Ray at local" in ance(*call).stderr
+    assert len(Embeddings(ance.cwd / "emb").ids) == 64
