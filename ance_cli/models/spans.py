@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -59,7 +60,7 @@ class _Span(NamedTuple):
     last: int
 
 
-class _SpanReader:
+class _SpanReader(ABC):
     """What DPR's reader and other extractive ones share: windows, batches, the best span."""
 
     kind: Kind
@@ -140,12 +141,13 @@ class _SpanReader:
             spans.append(_Span(self._compared(score, found, row, window), int(place), first, last))
         return spans
 
+    @abstractmethod
     def _windows(self, question: str, passages: Sequence[Passage]) -> Iterator[_Window]:
-        raise NotImplementedError
+        """What the model is given for a question, window by window."""
 
+    @abstractmethod
     def _compared(self, span: float, found: Any, row: int, window: _Window) -> float:
         """The score by which the best span of a window meets those of other windows."""
-        raise NotImplementedError
 
     def _rounded(self, model: Any, dtype: Any) -> Any:
         from ance_cli.models.cross_encoder import rounded_backbone

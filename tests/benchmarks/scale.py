@@ -47,6 +47,7 @@ def _small_encoder(folder: Path) -> None:
     config = BertConfig(
         vocab_size=_VOCABULARY, hidden_size=64, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=128, max_position_embeddings=_LONGEST,
+        initializer_range=0.5,  # with the usual 0.02 all vectors are alike, and all scores tie
     )  # fmt: skip
     BertModel(config, add_pooling_layer=False).save_pretrained(folder / "plain")
     plain = Checkpoint(folder / "plain")
