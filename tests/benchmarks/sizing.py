@@ -1,6 +1,6 @@
 """What a corpus takes: disk, memory, hours of encoding and searching, and the time of a refresh.
 
-    python tests/benchmarks/sizing.py --machine "CPU:46.5:98:2" --machine "GPU:5000:50000:8"
+    python tests/benchmarks/sizing.py --machine "CPU:56.8:104:2" --machine "GPU:5000:50000:8"
 
 A machine is NAME:ENCODE:SEARCH:DEVICES: passages that one device encodes a second, GFLOP/s that it
 reaches in a search, and how many devices share the work. Nothing is measured here: the rates are
