@@ -29,6 +29,8 @@ from ance_cli.formats.jsonl import Skipped
 from ance_cli.progress import Bar
 
 PLAIN_SECONDS = 30.0
+_DRAW_SECONDS = 0.1
+"""Between two changes of a bar: rich takes longer for one than a stage for a pair."""
 FILE_WIDTH = 160
 """Columns where the output is a file or a pipe, so that tables are not folded."""
 
@@ -53,9 +55,17 @@ class _Rate(ProgressColumn):
 class _RichBar:
     def __init__(self, progress: Progress, task: Any) -> None:
         self._progress, self._task = progress, task
+        self._waiting, self._drawn = 0, time.monotonic()
 
     def advance(self, amount: int = 1) -> None:
-        self._progress.advance(self._task, amount)
+        self._waiting += amount
+        if time.monotonic() - self._drawn >= _DRAW_SECONDS:
+            self.draw()
+
+    def draw(self) -> None:
+        """Show all that was done."""
+        self._progress.advance(self._task, self._waiting)
+        self._waiting, self._drawn = 0, time.monotonic()
 
     def describe(self, text: str) -> None:
         self._progress.update(self._task, words=text)
@@ -118,7 +128,9 @@ class ConsoleReporter:
         ]
         with Progress(*columns, console=stderr) as progress:
             task = progress.add_task(name, total=total, completed=done, unit=unit, words="")
-            yield _RichBar(progress, task)
+            drawn = _RichBar(progress, task)
+            yield drawn
+            drawn.draw()
 
 
 def show_error(error: AnceError) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
+from itertools import islice, repeat
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ance_cli.formats.triples import PairNegatives
 from ance_cli.negatives.audit import Audit
@@ -25,6 +27,8 @@ from ance_cli.negatives.sampling import (
     split_by_shares,
 )
 
+_FEW = 8
+"""`np.isin` costs as much as so many comparisons, however little it is asked."""
 _CHUNK = 512
 """Pairs that are drawn together, so that a teacher sees thousands of texts in one call."""
 
@@ -74,7 +78,8 @@ def select_negatives(pool: Pool, recipe: Recipe, audit: Audit) -> Iterator[PairN
     too few is never topped up: the shortfall is counted.
     """
     drafts = _drafts(pool, recipe, audit)
-    while chunk := list(islice(drafts, _CHUNK)):
+    at_once = 1 if pool.teacher is None else _CHUNK
+    while chunk := list(islice(drafts, at_once)):
         drawn = [(draft, found) for draft in chunk for found in draft.fill()]
         if pool.teacher is not None:
             _judge(chunk, drawn, pool, recipe, audit)
@@ -135,8 +140,7 @@ class _Query:
         docs, found = self.pool.sources[source].listed(name)
         scores = self.pool.scored(self.id, docs, found)
         ranks = np.arange(1, len(docs) + 1)
-        own = np.isin(docs, list(self.own))
-        same = np.isin(docs, list(self.same))
+        own, same = _among(docs, self.own), _among(docs, self.same)
         self.audit.remove(source, "positives", int(own.sum()))
         self.audit.remove(source, "copies_of_positives", int(same.sum()))
         gone = own | same
@@ -166,24 +170,26 @@ class _Draft:
         self.logits: dict[int, float] = {}
         self.positive_logit: float | None = None
         recipe = query.recipe
-        rng = recipe.generator(query.id, positive_id, "mix")
-        self.missing = split_by_shares(recipe.count, recipe.shares, rng) if recipe.count else {}
+        mixing = partial(recipe.generator, query.id, positive_id, "mix")
+        self.missing = split_by_shares(recipe.count, recipe.shares, mixing) if recipe.count else {}
         self._seen: set[int] = set()
         self._offers = {source: self._offered(source) for source in self.missing}
 
     def fill(self) -> list[Candidate]:
         """Take what is missing from the front of each source's order; returns what is new."""
-        drawn = []
+        drawn: list[Candidate] = []
+        has_answer = self.query.pool.has_answer
         for source, offers in self._offers.items():
-            while self.missing[source] and (found := next(offers, None)):
+            wanted = len(drawn) + self.missing[source]
+            while len(drawn) < wanted and (found := next(offers, None)):
                 if found.doc in self._seen:
                     continue
                 self._seen.add(found.doc)
-                if self._holds_answer(found):
+                if has_answer is not None and has_answer(self.query.id, found.doc):
                     self.query.audit.remove(source, "answers", 1)
                     continue
-                self.missing[source] -= 1
                 drawn.append(found)
+            self.missing[source] = wanted - len(drawn)
         self.kept += drawn
         return drawn
 
@@ -195,6 +201,7 @@ class _Draft:
     def finished(self) -> PairNegatives:
         """The line of the pair: source by source, by rank where there is one."""
         place = {source: nth for nth, source in enumerate(self._offers)}
+        self._offers.clear()  # generators that hold this draft: else both wait for the collector
         kept = sorted(self.kept, key=lambda found: (place[found.source], found.rank or 0))
         doc_ids = self.query.pool.copies.doc_ids
         return PairNegatives(
@@ -209,10 +216,6 @@ class _Draft:
             self.positive_logit,
         )
 
-    def _holds_answer(self, found: Candidate) -> bool:
-        has_answer = self.query.pool.has_answer
-        return has_answer is not None and has_answer(self.query.id, found.doc)
-
     def _offered(self, source: str) -> Iterator[Candidate]:
         """The candidates of a source in the order in which this pair wants them."""
         rng = self.query.recipe.generator(self.query.id, self.positive_id, source)
@@ -220,8 +223,10 @@ class _Draft:
             yield from self._from_corpus(rng)
             return
         docs, ranks, scores = self.query.candidates(source, self.positive_id)
-        for place in order(scores, self.positive_score, self.query.recipe.sampler, rng).tolist():
-            yield Candidate(int(docs[place]), source, int(ranks[place]), _rounded(scores[place]))
+        places = order(scores, self.positive_score, self.query.recipe.sampler, rng)
+        step = self.missing[source]
+        for part in (places[start : start + step] for start in range(0, len(places), step)):
+            yield from _offers(source, docs[part], ranks[part].tolist(), scores[part])
 
     def _from_corpus(self, rng: np.random.Generator) -> Iterator[Candidate]:
         query, wanted = self.query, self.missing[RANDOM]
@@ -234,8 +239,23 @@ class _Draft:
             passes, refused = passing(query.recipe.filters, None, scores, query.lowest_positive)
             for rule, count in refused.items():
                 query.audit.remove(RANDOM, rule, count)
-            for place in np.flatnonzero(passes).tolist():
-                yield Candidate(int(docs[place]), RANDOM, None, _rounded(scores[place]))
+            yield from _offers(RANDOM, docs[passes], repeat(None), scores[passes])
+
+
+def _among(docs: Places, places: Set[int]) -> npt.NDArray[np.bool_]:
+    """(docs,) which of them are in `places`."""
+    if len(places) > _FEW:
+        return np.isin(docs, list(places))
+    found = np.zeros(len(docs), bool)
+    for place in places:
+        found |= docs == place
+    return found
+
+
+def _offers(
+    source: str, docs: Places, ranks: Iterable[int | None], scores: Floats
+) -> Iterator[Candidate]:
+    return map(Candidate, docs.tolist(), repeat(source), ranks, _all_rounded(scores))
 
 
 def _judge(
@@ -253,7 +273,7 @@ def _judge(
     position = pool.copies.position
     logits = pool.teacher([(draft.query.id, position[draft.positive_id]) for draft in judged])
     for draft, logit in zip(judged, logits.tolist(), strict=True):
-        draft.positive_logit = _rounded(logit)
+        draft.positive_logit = round(logit, 6)
     limit = math.inf if recipe.teacher_max is None else logit_of(recipe.teacher_max)
     fresh = [(draft, found) for draft, found in drawn if draft.is_judged]
     while fresh:
@@ -271,5 +291,7 @@ def _judge(
         fresh = [(draft, found) for draft in refilled.values() for found in draft.fill()]
 
 
-def _rounded(score: float) -> float | None:
-    return None if math.isnan(score) else round(float(score), 6)
+def _all_rounded(scores: Floats) -> list[float | None]:
+    """To six places; None where there is no score."""
+    rounded = np.round(scores.astype(np.float64), 6).tolist()
+    return [None if math.isnan(score) else score for score in rounded]

@@ -30,7 +30,7 @@ from ance_cli.stages.negatives import (
     write_negatives,
 )
 from ance_cli.stages.sources import BM25, search_bm25
-from ance_cli.stages.summary import Summary, planned, summary_of
+from ance_cli.stages.summary import Clock, Summary, planned, summary_of
 
 
 def bm25_negatives(
@@ -75,15 +75,18 @@ def bm25_negatives(
         return planned(plan.kind, output, plan.shaped_by)
 
     def work() -> Summary:
-        sides = read_sides(dataset, config, skipped, reporter)
+        clock = Clock()
+        with clock("read"):
+            sides = read_sides(dataset, config, skipped, reporter)
         lists = {}
         if config.negatives and source in shares:
-            if run:
-                found = _from_run(run, sides, config.depth, skipped)
-            else:
-                found = search_bm25(
-                    dataset, sides.queries, config, config.depth, threads, skipped, reporter
-                )
+            with clock("search"):
+                if run:
+                    found = _from_run(run, sides, config.depth, skipped)
+                else:
+                    found = search_bm25(
+                        dataset, sides.queries, config, config.depth, threads, skipped, reporter
+                    )
             lists[source] = RankedLists.of(found)
         judges = open_judges(config, encode_config, dataset, sides.queries, skipped, reporter)
         if judges.dtype:
@@ -95,7 +98,7 @@ def bm25_negatives(
         )  # fmt: skip
         audit = audit_of(config, shares, earlier)
         texts = all_texts(dataset, skipped) if with_text else None
-        return write_negatives(plan, pool, recipe, audit, texts, {}, reporter)
+        return write_negatives(plan, pool, recipe, audit, texts, clock, reporter)
 
     with lease.of_output(output):
         return work()

@@ -9,12 +9,11 @@ so that samplers, filters and the audit see one scale.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +54,7 @@ from ance_cli.stages.sources import (
     kept_bm25,
     neighbours,
 )
-from ance_cli.stages.summary import Summary, planned, summary_of
+from ance_cli.stages.summary import Clock, Summary, planned, summary_of
 
 if TYPE_CHECKING:
     from ance_cli.retrieval.exact import Found
@@ -192,19 +191,20 @@ def mine(
     def work(cluster: Cluster | None) -> Summary:
         if absent and config.negatives:
             reporter.say("there are no earlier candidates: the share of previous goes to the rest")
-        sides = read_sides(dataset, config, skipped, reporter)
-        model = _Model(checkpoint, source, config, encode_config, sides, cluster, reporter)
+        clock = Clock()
+        with clock("read"):
+            sides = read_sides(dataset, config, skipped, reporter)
+        model = _Model(checkpoint, source, config, encode_config, sides, cluster, clock, reporter)
         wanted = set(shares) if config.negatives else set()
-        started = time.monotonic()
         bm25 = None
         if config.negatives and (BM25 in wanted or config.audit_bm25):
-            bm25 = kept_bm25(
-                dataset, sides.queries, config, bm25_folder, threads, skipped, reporter,
-                len(sides.copies.doc_ids),
-            )  # fmt: skip
+            with clock("bm25"):
+                bm25 = kept_bm25(
+                    dataset, sides.queries, config, bm25_folder, threads, skipped, reporter,
+                    len(sides.copies.doc_ids),
+                )  # fmt: skip
         ann = _candidates(searched, folder, model, config.depth, force) if ANN in wanted else None
         pool = _pool(wanted, model, config.depth, ann, bm25, previous)
-        stats: dict[str, Any] = {"search_seconds": round(time.monotonic() - started, 2)}
         judging = replace(encode_config, dtype=model.dtype)
         judges = open_judges(config, judging, dataset, sides.queries, skipped, reporter)
         plan.shaped_by["dtype"] = judges.dtype or model.dtype
@@ -213,7 +213,7 @@ def mine(
         audit = audit_of(config, shares, earlier, absent, top)
         recipe = recipe_of(config, shares, checkpoint.pins.training_step)
         texts = all_texts(dataset, skipped) if with_text else None
-        return write_negatives(plan, pool, recipe, audit, texts, stats, reporter)
+        return write_negatives(plan, pool, recipe, audit, texts, clock, reporter)
 
     from ance_cli.stages.ray_workers import joined
 
@@ -233,9 +233,10 @@ class _Model:
         encode_config: EncodeConfig,
         sides: Sides,
         cluster: Cluster | None,
+        clock: Clock,
         reporter: Reporter,
     ) -> None:
-        self.sides, self.cluster, self.reporter = sides, cluster, reporter
+        self.sides, self.cluster, self.clock, self.reporter = sides, cluster, clock, reporter
         self.is_exact = source.kind == "embeddings"
         self.dtype = encode_config.dtype
         """As asked for, then as it is."""
@@ -252,14 +253,18 @@ class _Model:
     @cached_property
     def xq(self) -> npt.NDArray[np.float32]:
         """(queries, d) float32."""
-        return self.retriever.encode_queries(list(self.sides.queries.values()), self.reporter)
+        texts = list(self.sides.queries.values())
+        with self.clock("queries"):
+            return self.retriever.encode_queries(texts, self.reporter)
 
     def search(self, depth: int) -> Found:
         """The documents of each query, best first; the embeddings by the cluster, if there is
         one."""
-        if self.cluster and self.retriever.embeddings is not None:
-            return self.cluster.search(self.xq, self.retriever.embeddings, depth, self.reporter)
-        return self.retriever.search(self.xq, depth, self.reporter)
+        xq = self.xq
+        with self.clock("search"):
+            if self.cluster and self.retriever.embeddings is not None:
+                return self.cluster.search(xq, self.retriever.embeddings, depth, self.reporter)
+            return self.retriever.search(xq, depth, self.reporter)
 
     def positive_scores(self) -> dict[str, dict[str, float]]:
         """The exact score of each positive; empty where an index was opened."""
@@ -267,9 +272,11 @@ class _Model:
 
         if self.retriever.embeddings is None:
             return {}
-        return positive_scores(
-            self.xq, list(self.sides.queries), self.sides.positives, self.retriever.embeddings
-        )
+        xq = self.xq
+        with self.clock("positives"):
+            return positive_scores(
+                xq, list(self.sides.queries), self.sides.positives, self.retriever.embeddings
+            )
 
 
 def _pool(
@@ -333,6 +340,7 @@ def _candidates(
     if folder is not None:
         with lease.hold(lease.lease_name(folder), str(folder)):
             partial = plan.open_partial(force=True)  # a search is one piece: nothing to continue
-            content = candidates.write(partial)
-            plan.publish_folder(content, {"dtype": model.retriever.dtype})
+            with model.clock("keep"):
+                content = candidates.write(partial)
+                plan.publish_folder(content, {"dtype": model.retriever.dtype})
     return candidates

@@ -23,7 +23,7 @@ from ance_cli.negatives.pool import Pool
 from ance_cli.negatives.sampling import RANDOM, Sampler
 from ance_cli.negatives.selection import Recipe, select_negatives
 from ance_cli.progress import Reporter
-from ance_cli.stages.summary import Summary, made
+from ance_cli.stages.summary import Clock, Summary, made
 
 
 def beside(output: Path, ending: str) -> Path:
@@ -135,22 +135,23 @@ def write_negatives(
     recipe: Recipe,
     audit: Audit,
     texts: Texts | None,
-    extra_stats: dict[str, Any],
+    clock: Clock,
     reporter: Reporter,
 ) -> Summary:
-    """Select, write and audit."""
+    """Select, write and audit; `clock` has timed what came before."""
     stats: dict[str, Any] = {}
     num_pairs = sum(len(pool.positives[query_id]) for query_id in pool.query_ids)
     with (
         plan.text_file(stats) as handle,
         reporter.task("drawing", num_pairs, "pair") as bar,
     ):
-        for pair in select_negatives(pool, recipe, audit):
-            handle.write(pair.to_line(texts))
-            bar.advance()
+        with clock("draw"):
+            for pair in select_negatives(pool, recipe, audit):
+                handle.write(pair.to_line(texts))
+                bar.advance()
         stats |= {
             "checkpoint_step": recipe.checkpoint_step,
-            **extra_stats,
+            "seconds": clock.seconds,
             "audit": audit.summary(),
         }
         if plan.output != STDIO:

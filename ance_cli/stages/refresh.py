@@ -7,7 +7,6 @@ same artifacts.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -48,7 +47,7 @@ from ance_cli.stages.judging import teacher_inputs
 from ance_cli.stages.mine import mine, shares_of
 from ance_cli.stages.search import queries_of_split, search
 from ance_cli.stages.sources import ANN, PREVIOUS
-from ance_cli.stages.summary import Summary, summary_of
+from ance_cli.stages.summary import Clock, Summary, summary_of
 
 NO_DEV = "none"
 DEV = "dev.json"
@@ -254,8 +253,7 @@ def _make(
         reporter.warn(f"{part}: was damaged since an earlier call made it: it is made again")
         run.event("inferencer", "damaged part dropped", part=str(part.relative_to(run.path)))
         atomic.remove(part)
-    seconds: dict[str, float] = {}
-    clock = _Clock(seconds)
+    clock = Clock()
 
     with clock("encode"):
         encode(checkpoint, dataset, folder / EMBEDDINGS, encode_config, reporter=reporter)
@@ -301,7 +299,7 @@ def _make(
         "age": now - step,
         "probe_overlap": round(overlap(probed, ranked), 4) if probed else None,
         "consumed": _consumed(run, published, now, mined),
-        "seconds": {**seconds, "all": round(sum(seconds.values()), 2)},
+        "seconds": {**clock.seconds, "all": round(sum(clock.seconds.values()), 2)},
         "dev": measures,
         "audit": mined["audit"],
     }
@@ -320,23 +318,6 @@ def _consumed(
     pairs = identity["batch_size"] * identity["devices"] * identity["accumulation"]
     total = mined["audit"]["pairs"]
     return round((step - begun[-1]["step"]) * pairs / total, 4) if total else None
-
-
-class _Clock:
-    """Seconds of each named stage."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
-
-    def __call__(self, name: str) -> _Clock:
-        self._name, self._started = name, time.monotonic()
-        return self
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *exc: object) -> None:
-        self.seconds[self._name] = round(time.monotonic() - self._started, 2)
 
 
 def _measure(

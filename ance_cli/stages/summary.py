@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,19 @@ def summary_of(manifest: dict[str, Any], output: Path, up_to_date: bool) -> Summ
         "fingerprint": manifest["fingerprint"],
         **manifest["stats"],
     }
+
+
+class Clock:
+    """Seconds of each named part of a stage's work, for its figures."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 2)
 
 
 def made(plan: Plan, stats: dict[str, Any]) -> Summary:

@@ -1,12 +1,13 @@
 """What the loop costs beside the work itself: trainer's rate, supervisor, time to publication.
 
-    python tests/benchmarks/loop.py [--ckpt DIR] [--data DIR] [--steps 60] [--every 10]
+    python tests/benchmarks/loop.py [--ckpt DIR] [--data DIR] [--steps 60] [--every 10] [--rounds 4]
 
 Two CPU cores stand for two devices: `ance loop --mode async` pins the trainer to one and the
 inferencer to the other. What the loop itself costs is the rate against the same trainer pinned to
 the same core, with nobody beside it, and with a stranger on the other core: cores share their
 memory and their clock, which devices do not, and `ance encode` takes of both what a refresh takes.
-Says nothing on a machine that does other work: the table ends with its load.
+The three follow each other in rounds, since a machine drifts by more than what is looked for. Says
+nothing on a machine that does other work: the table ends with its load.
 """
 
 from __future__ import annotations
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--log-every", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp())
     data = options.data or scratch / "data"
@@ -146,29 +148,35 @@ def main() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     core, other = sorted(os.sched_getaffinity(0))[:2]
-    before = alone(prepared, scratch / "before", core, options)
-    with stranger(recipe, scratch / "stranger", other):
-        first = alone(prepared, scratch / "first", core, options)
-    beside, supervisor = side_by_side(prepared, scratch / "loop", recipe, options)
-    with stranger(recipe, scratch / "stranger", other):
-        second = alone(prepared, scratch / "second", core, options)
-    after = alone(prepared, scratch / "after", core, options)
-    waits = delays(scratch / "loop")
+    rates: dict[str, list[float]] = {"alone": [], "stranger": [], "loop": []}
+    supervisor: list[float] = []
+    waits: list[tuple[float, float]] = []
+    for number in range(options.rounds):
+        rates["alone"].append(alone(prepared, scratch / f"alone-{number}", core, options))
+        with stranger(recipe, scratch / "stranger", other):
+            beside = alone(prepared, scratch / f"beside-{number}", core, options)
+        rates["stranger"].append(beside)
+        found, share = side_by_side(prepared, scratch / f"loop-{number}", recipe, options)
+        rates["loop"].append(found)
+        supervisor.append(share)
+        waits += delays(scratch / f"loop-{number}")
 
     table = Table("what", "measured", box=None)
-    table.add_row("trainer alone on its core, before and after",
-                  f"{before:.2f} and {after:.2f} steps/s")  # fmt: skip
-    table.add_row("the same, a stranger encodes on the other core",
-                  f"{first:.2f} and {second:.2f} steps/s")  # fmt: skip
-    table.add_row("trainer in the loop, inferencer on the other core", f"{beside:.2f} steps/s")
-    table.add_row("of the trainer alone", f"{beside / statistics.mean([before, after]):.1%}")
-    table.add_row("of the trainer beside a stranger",
-                  f"{beside / statistics.mean([first, second]):.1%}")  # fmt: skip
+    for name, words in (("alone", "trainer alone on its core"),
+                        ("stranger", "the same, a stranger encodes on the other core"),
+                        ("loop", "trainer in the loop, inferencer on the other core")):  # fmt: skip
+        every = ", ".join(f"{value:.2f}" for value in rates[name])
+        table.add_row(words, f"{statistics.median(rates[name]):.2f} steps/s ({every})")
+    for name, words in (("alone", "of the trainer alone"),
+                        ("stranger", "of the trainer beside a stranger")):  # fmt: skip
+        shares = [ours / its for ours, its in zip(rates["loop"], rates[name], strict=True)]
+        table.add_row(f"{words}, by round", f"{statistics.median(shares):.1%} "
+                      f"({', '.join(f'{share:.1%}' for share in shares)})")  # fmt: skip
     table.add_row("refreshes meanwhile", str(len(waits)))
     table.add_row("checkpoint to published generation, of the stages' own seconds",
                   f"{sum(a for a, _ in waits) / sum(b for _, b in waits):.1%} "
                   f"({waits[0][0]:.2f} s of {waits[0][1]:.2f} s the first)")  # fmt: skip
-    table.add_row("the supervisor's share of a core", f"{supervisor:.2%}")
+    table.add_row("the supervisor's share of a core", f"{statistics.median(supervisor):.2%}")
     table.add_row("load of the machine", " ".join(f"{load:.2f}" for load in os.getloadavg()))
     Console().print(table)
     shutil.rmtree(scratch)

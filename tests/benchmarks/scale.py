@@ -1,12 +1,13 @@
-"""Memory over the size of the work, with a one-layer encoder of 64 dimensions.
+"""Memory over the size of the work, with a one-layer encoder (of 64 dimensions, else `--dim`).
 
     python -m tests.benchmarks.scale [--rows 100000 1000000]
     python -m tests.benchmarks.scale --rows 20000 --packaged
-    python -m tests.benchmarks.scale --rows 100000 --mine 500000
+    python -m tests.benchmarks.scale --rows 100000 --mine 500000 [--dim 384]
 
 The first encodes synthetic token caches (see `synthetic.py`) of so many rows, the second with the
 encoder of `ance demo` (MiniLM) and passages of any length. The third makes a corpus of random
-words, encodes it, and mines the top 200 for so many queries. Each stage has a process of its own,
+words, encodes it, and mines the top 200 for so many queries, beside a bare faiss search of the same
+vectors in memory. Each stage has a process of its own,
 whose greatest resident memory is what `getrusage` says.
 """
 
@@ -19,16 +20,23 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from ance_cli.formats.dataset import Dataset
+    from ance_cli.models.checkpoint import Checkpoint
+
 _VOCABULARY = 1_000
+_SHOWN = {"encode": "ance encode", "bare": "faiss alone", "mine": "ance mine"}
+_TOLD = ("seconds", "mib", "bytes")
 _LONGEST = 64
 """Longer passages are cut here, so that a million of them take minutes."""
 
 
-def _small_encoder(folder: Path) -> None:
+def _small_encoder(folder: Path, dim: int) -> None:
     """A checkpoint with one layer and random weights."""
     import torch
     from tokenizers import Tokenizer, models
@@ -45,8 +53,8 @@ def _small_encoder(folder: Path) -> None:
     )
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=_VOCABULARY, hidden_size=64, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=128, max_position_embeddings=_LONGEST,
+        vocab_size=_VOCABULARY, hidden_size=dim, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=2 * dim, max_position_embeddings=_LONGEST,
         initializer_range=0.5,  # with the usual 0.02 all vectors are alike, and all scores tie
     )  # fmt: skip
     BertModel(config, add_pooling_layer=False).save_pretrained(folder / "plain")
@@ -101,7 +109,7 @@ def _dataset(folder: Path, docs: int, queries: int) -> None:
 
 
 def _stage(folder: Path, name: str) -> None:
-    """The child: one stage over the dataset of `_dataset`."""
+    """The child: one stage over the dataset of `_dataset`, or the search alone (`bare`)."""
     import time
 
     from ance_cli.config import EncodeConfig, MineConfig
@@ -118,12 +126,36 @@ def _stage(folder: Path, name: str) -> None:
         encode(checkpoint, dataset, folder / "emb", config)
         _tell(time.perf_counter() - started, folder / "emb")
         return
+    if name == "bare":
+        _tell(_bare_search(checkpoint, dataset, folder / "emb"), folder / "emb")
+        return
     found = mine(
         checkpoint, dataset, VectorSource(folder / "emb", "embeddings"), folder / "ann.jsonl",
         MineConfig(), config,
     )  # fmt: skip
     seconds = time.perf_counter() - started
-    _tell(seconds, folder / "ann.candidates", search=found["search_seconds"])
+    _tell(seconds, folder / "ann.candidates", **found["seconds"])
+
+
+def _bare_search(checkpoint: Checkpoint, dataset: Dataset, embeddings: Path) -> float:
+    """Seconds of faiss alone, over float32 vectors in memory, to depth 200."""
+    import time
+
+    import faiss
+    import numpy as np
+
+    from ance_cli.config import EncodeConfig
+    from ance_cli.formats.dataset import read_queries
+    from ance_cli.formats.embeddings import Embeddings
+    from ance_cli.models.texts import TextEncoder
+
+    texts = list(read_queries(dataset.need("queries")).values())
+    xq, _ = TextEncoder(checkpoint, "query", EncodeConfig(gpus="none"))(texts)
+    x = np.asarray(Embeddings(embeddings).vectors, np.float32)
+    started = time.perf_counter()
+    for start in range(0, len(xq), 20_000):
+        faiss.knn(xq[start : start + 20_000], x, 200, faiss.METRIC_INNER_PRODUCT)
+    return time.perf_counter() - started
 
 
 def _tell(seconds: float, made: Path, **more: float) -> None:
@@ -150,6 +182,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--packaged", action="store_true", help="with the encoder of ance demo")
     parser.add_argument("--mine", type=int, default=0, metavar="QUERIES")
+    parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--child", type=Path, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--stage", default="tokens", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -165,7 +198,7 @@ def main() -> None:
 
             (Path(scratch) / "ckpt").symlink_to(packaged_encoder())
         else:
-            _small_encoder(Path(scratch))
+            _small_encoder(Path(scratch), options.dim)
         if options.mine:
             table = _mine_table(scratch, options.rows[0], options.mine)
         else:
@@ -175,11 +208,12 @@ def main() -> None:
 
 def _mine_table(scratch: str, rows: int, queries: int) -> Table:
     _dataset(Path(scratch), rows, queries)
-    table = Table("stage", "seconds", "of which search", "on disk", "peak memory", box=None)
-    for stage in ("encode", "mine"):
+    table = Table("stage", "seconds", "of which", "on disk", "peak memory", box=None)
+    for stage in ("encode", "bare", "mine"):
         found = _child(scratch, rows, stage)
+        parts = [f"{name} {value:.1f}" for name, value in found.items() if name not in _TOLD]
         table.add_row(
-            stage, f"{found['seconds']:.1f}", f"{found['search']:.1f}" if "search" in found else "",
+            _SHOWN[stage], f"{found['seconds']:.1f}", ", ".join(parts),
             f"{found['bytes'] / 2**20:,.0f} MiB", f"{found['mib']:,.0f} MiB",
         )  # fmt: skip
     return table

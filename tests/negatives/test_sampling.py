@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from functools import partial
 from itertools import permutations, product
 
 import numpy as np
@@ -268,7 +269,7 @@ def test_a_mix_of_nothing_is_refused():
 def test_the_expected_split_is_the_shares(count, share):
     shares = {"ann": share, "random": 1 - share}
     draws = 600
-    found = [split_by_shares(count, shares, keyed_generator(1, n)) for n in range(draws)]
+    found = [split_by_shares(count, shares, partial(keyed_generator, 1, n)) for n in range(draws)]
     assert all(sum(split.values()) == count for split in found)
     ann = np.array([split["ann"] for split in found])
     exact = count * share
@@ -280,23 +281,23 @@ def test_the_expected_split_is_the_shares(count, share):
 
 def test_whole_shares_are_split_without_chance():
     shares = {"ann": 0.75, "random": 0.25}
-    assert split_by_shares(8, shares, keyed_generator(1)) == {"ann": 6, "random": 2}
+    assert split_by_shares(8, shares, partial(keyed_generator, 1)) == {"ann": 6, "random": 2}
     thirds = parse_mix("a,b,c", ("a", "b", "c"))
-    assert split_by_shares(3, thirds, keyed_generator(1)) == {"a": 1, "b": 1, "c": 1}
+    assert split_by_shares(3, thirds, partial(keyed_generator, 1)) == {"a": 1, "b": 1, "c": 1}
 
 
 def test_one_negative_of_three_sources_follows_the_shares():
     shares = {"a": 0.5, "b": 0.3, "c": 0.2}
     counts = Counter()
     for n in range(4000):
-        counts.update(split_by_shares(1, shares, keyed_generator(2, n)))
+        counts.update(split_by_shares(1, shares, partial(keyed_generator, 2, n)))
     expected = [4000 * share for share in shares.values()]
     assert stats.chisquare([counts[name] for name in shares], expected).pvalue > 0.001
 
 
 def test_the_expected_split_of_three_sources_is_the_shares_where_several_are_left_over():
     shares = {"a": 0.5, "b": 0.3, "c": 0.2}
-    found = [split_by_shares(3, shares, keyed_generator(5, n)) for n in range(4000)]
+    found = [split_by_shares(3, shares, partial(keyed_generator, 5, n)) for n in range(4000)]
     for source, share in shares.items():
         numbers = [split[source] for split in found]
         assert set(numbers) <= {math.floor(3 * share), math.ceil(3 * share)}
