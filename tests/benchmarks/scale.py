@@ -39,7 +39,7 @@ _LONGEST = 64
 def _small_encoder(folder: Path, dim: int) -> None:
     """A checkpoint with one layer and random weights."""
     import torch
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     from ance_cli.models.checkpoint import Checkpoint
@@ -48,6 +48,7 @@ def _small_encoder(folder: Path, dim: int) -> None:
 
     words = {f"w{number}": number for number in range(_VOCABULARY)}
     fast = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    fast.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=fast, pad_token="w1", unk_token="w0").save_pretrained(
         folder / "plain"
     )
@@ -55,7 +56,7 @@ def _small_encoder(folder: Path, dim: int) -> None:
     config = BertConfig(
         vocab_size=_VOCABULARY, hidden_size=dim, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=2 * dim, max_position_embeddings=_LONGEST,
-        initializer_range=0.5,  # with the usual 0.02 all vectors are alike, and all scores tie
+        initializer_range=0.2,  # with the usual 0.02 vectors are much alike
     )  # fmt: skip
     BertModel(config, add_pooling_layer=False).save_pretrained(folder / "plain")
     plain = Checkpoint(folder / "plain")
