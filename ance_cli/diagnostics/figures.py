@@ -181,7 +181,7 @@ def _norms_along(
         ax.plot(steps, shown, color=colour, linestyle=line, label=group)
     ax.set_yscale("log")
     _mark(ax, switches)
-    ax.set(xlabel="step", ylabel="norm of a batch, before clipping")
+    ax.set(xlabel="step", ylabel="norm of a batch before clipping,\nrunning median")
     ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
