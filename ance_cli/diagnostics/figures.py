@@ -151,13 +151,22 @@ def gradient_norms(
         ax.bar(at, [row[group] for row in by_sampler.values()], width, label=group,
                color=_GROUP_COLOURS[group], edgecolor=BLACK, linewidth=0.6,
                hatch=_HATCHES[groups.index(group)])  # fmt: skip
-    ax.set_yscale("log")
+    _logarithmic(ax, "y", [row[group] for row in by_sampler.values() for group in shown])
     ax.set_xticks(np.arange(len(by_sampler)), [name.replace("+", "\n+ ") for name in by_sampler])
     ax.set(ylabel="gradient norm of a negative")
-    ax.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    if shown:
+        ax.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     if with_run and along is not None:
         _norms_along(axes[0, 1], steps, along, switches)
     return figure
+
+
+def _logarithmic(ax: Axes, axis: str, bars: Sequence[float]) -> None:
+    """The axis along the bars from the power of ten below the least one, which shows it, too."""
+    if positive := [value for value in bars if value > 0]:
+        ax.set(**{f"{axis}scale": "log"})
+        least = 10 ** np.floor(np.log10(0.9 * min(positive)))
+        ax.set(**{f"{axis}lim": (least, None)})
 
 
 _GROUP_COLOURS = {"bottom": SKY, "middle": ORANGE, "top": GREEN, "head": "#FFFFFF"}
@@ -181,7 +190,7 @@ def _norms_along(
         ax.plot(steps, shown, color=colour, linestyle=line, label=group)
     ax.set_yscale("log")
     _mark(ax, switches)
-    ax.set(xlabel="step", ylabel="norm of a batch, before clipping")
+    ax.set(xlabel="step", ylabel="norm of a batch before clipping,\nrunning median")
     ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
@@ -254,11 +263,12 @@ def bias_and_variance(by_sampler: Mapping[str, Mapping[str, float | None]]) -> F
     ):
         values = [by_sampler[name][what] or 0.0 for name in names]
         bars = ax.barh(names, values, color=colour, edgecolor=BLACK, linewidth=0.6, hatch=hatch)
-        if what == "variance" and any(values):
-            ax.set_xscale("log")
-        ax.bar_label(bars, [f"{v:.0%}" if what == "bias" else f"{v:.2g}" for v in values],
-                     padding=3)  # fmt: skip
         ax.margins(x=0.2)
+        if what == "variance":
+            _logarithmic(ax, "x", values)
+        told = [f"{v:.0%}" if what == "bias" else f"{v:,.0f}" if v >= 100 else f"{v:.2g}"
+                for v in values]  # fmt: skip
+        ax.bar_label(bars, told, padding=3)
         ax.invert_yaxis()
         ax.set_xlabel(label)
     return figure

@@ -31,6 +31,8 @@ HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
 SIZE = (4.6, 2.9)
 """Inches: legible as it stands on a phone, two beside each other on a desk."""
 MAX_POINTS = 400
+_LEAST = 1e-6
+"""The log has six decimals: a zero there is less than this."""
 _MAX_MARKS = 10
 _MAX_ROWS = 24
 _LABEL = 44
@@ -90,6 +92,9 @@ def measure_chart(
         for place, (label, mean) in enumerate(rankings.items(), start=len(series)):
             colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
             axes.axhline(mean, label=label, color=colour, linestyle=dash)
+        low, high = axes.get_ylim()
+        if axes.dataLim.ymax <= 1 < high:  # no measure there is: a point at 1 is the best one
+            axes.set_ylim(top=1 + 0.03 * (1 - low))
         _label(axes, "step of the checkpoint", measure)
 
     names = len(series) + len(rankings) > 1
@@ -127,10 +132,14 @@ def _log_chart(
     change."""
     series = {
         label: [(line["step"], line[name]) for line in run.log
-                if isinstance(line.get(name), int | float)
-                and (line[name] > 0 or not logarithmic)]
+                if isinstance(line.get(name), int | float)]
         for name, label in names.items()
     }  # fmt: skip
+    if logarithmic:
+        series = {
+            label: points if any(value > 0 for _, value in points) else []
+            for label, points in series.items()
+        }
     if not any(series.values()):
         return None
     each = -(-max(len(points) for points in series.values()) // MAX_POINTS)
@@ -140,6 +149,8 @@ def _log_chart(
             if not points:
                 continue
             steps, values = _thinned(points, each)
+            if logarithmic:
+                values = [max(value, _LEAST) for value in values]
             look = {"color": COLOURS[place], "linestyle": DASHES[place], "linewidth": 1.1}
             if len(steps) == 1:
                 look["marker"] = MARKERS[place]

@@ -148,13 +148,13 @@ def _neighbourhoods(
         rng = keyed_generator(seed, "figures", panel["query_id"])
         count = min(_RANDOM, embeddings.num_docs)
         drawn = rng.choice(embeddings.num_docs, count, replace=False)
-        own = [position[doc_id] for doc_id in panel["positives"]]
         kinds = {
-            "positives": own,
+            "positives": [position[doc_id] for doc_id in panel["positives"]],
             "model's negatives": [position[doc_id] for doc_id in panel["model"]],
             "BM25 negatives": [position[doc_id] for doc_id in panel["bm25"]],
-            "random": [doc for doc in drawn.tolist() if doc not in own],
         }
+        named = {doc for places in kinds.values() for doc in places}
+        kinds["random"] = [doc for doc in drawn.tolist() if doc not in named]
         docs = np.unique(np.concatenate([np.array(places, int) for places in kinds.values()]))
         vectors = [embeddings.vectors[embeddings.doc_offsets[doc]] for doc in docs]
         points = figures.project(np.vstack([query, *vectors]).astype(np.float32), seed)

@@ -52,6 +52,15 @@ def test_gradient_norms_leave_empty_groups_out():
     assert list(right.lines[-1].get_xdata()) == [10, 10]
 
 
+def test_bars_begin_at_the_power_of_ten_below_the_least():
+    (ax,) = figures.gradient_norms({"rand": GROUPS | {"bottom": 3.0, "head": 0.2}}).axes
+    assert ax.get_yscale() == "log" and ax.get_ylim()[0] == pytest.approx(0.1)
+    _, right = figures.bias_and_variance({"rand": {"bias": 0.0, "variance": 1000.0}}).axes
+    assert right.get_xlim()[0] == pytest.approx(100) and right.get_xlim()[1] > 1000
+    (ax,) = figures.gradient_norms({"rand": dict.fromkeys(GROUPS, 0.0)}).axes
+    assert ax.get_yscale() == "linear"
+
+
 def test_training_curve_marks_refreshes():
     left, right = figures.training_curve(
         [1, 2, 3, 4], [4.0, 3.0, 2.0, 1.0], [2, 3], [0, 4], [0.5, 0.75], "RR@10"
@@ -79,3 +88,6 @@ def test_bias_and_variance():
     assert [bar.get_width() for bar in left.patches] == [0, 0]
     assert [bar.get_width() for bar in right.patches] == [2, 0.5]
     assert right.get_xscale() == "log"
+    assert [text.get_text() for text in right.texts] == ["2", "0.5"]
+    _, right = figures.bias_and_variance({"rand": {"bias": 0.0, "variance": 2310.4}}).axes
+    assert [text.get_text() for text in right.texts] == ["2,310"]

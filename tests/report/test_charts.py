@@ -1,9 +1,11 @@
 """Charts as elements of a page: no ids twice, nothing from outside, text that stays text."""
 
 import re
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
-from ance_cli.report.charts import MAX_POINTS, _svg, _thinned
+from ance_cli.report.charts import MAX_POINTS, _svg, _thinned, gradient_chart, measure_chart
+from ance_cli.report.facts import Mean
 
 
 def chart(name="one", label="<b>&$x^2$"):
@@ -45,6 +47,33 @@ def test_ids_are_the_charts_own_and_every_reference_resolves():
 
 def test_a_chart_is_the_same_each_time():
     assert chart() == chart()
+
+
+def gradients(*norms):
+    lines = [
+        {"step": step, "grad_norm": 1.0, "grad_norm_top": norm} for step, norm in enumerate(norms)
+    ]
+    return gradient_chart(SimpleNamespace(log=lines, stretches=[]))
+
+
+def test_a_norm_that_the_log_rounds_to_zero_falls_to_the_least_that_it_can_hold():
+    assert gradients(2.0, 0.0, 1.0) == gradients(2.0, 1e-6, 1.0) != gradients(2.0, 1.0)
+    assert "top" in gradients(2.0, 0.0).svg and "top" not in gradients(0.0, 0.0).svg
+
+
+def measured(*values):
+    generations = [
+        SimpleNamespace(step=step, dev={"R@100": Mean(value)}) for step, value in enumerate(values)
+    ]
+    chart = measure_chart("R@100", [SimpleNamespace(label="run", generations=generations)], {})
+    texts = ["".join(each.itertext()) for each in ElementTree.fromstring(chart.svg).iter("text")]
+    return [float(text) for text in texts if re.fullmatch(r"\d\.\d+", text)]
+
+
+def test_the_axis_of_a_measure_ends_at_one_unless_a_value_is_greater():
+    assert max(measured(1.0, 1.0)) == max(measured(0.9, 1.0)) == 1
+    assert max(measured(0.5, 0.6)) < 0.7
+    assert max(measured(1.0, 2.0)) == 2
 
 
 def test_long_logs_are_thinned_to_means():
