@@ -197,7 +197,8 @@ def test_there_and_back_over_a_socket(world, tmp_path):
         weights = {name for name in sent if name.endswith(".safetensors")}
         assert len(weights) == 3 == sum(asked.startswith("PUT /store/") for asked in hub.asked)
 
-        ance("checkpoint", "push", "warmup", "me/small", **there)  # it is there: a second commit
+        # the model is there: a second commit
+        assert ance("checkpoint", "push", "warmup", "me/small", "--quiet", **there).stderr == ""
         assert len(hub.commits("me/small")) == 2 and hub.private == {"me/small": True}
         newest, pinned = (
             json.loads(ance("checkpoint", "inspect", name, "--json", **there).stdout)
@@ -207,7 +208,8 @@ def test_there_and_back_over_a_socket(world, tmp_path):
         assert pinned["hashes"] == ours["hashes"] != newest["hashes"]
 
         data = ["--data", "data", "--gpus", "none"]
-        ance("encode", "--ckpt", f"me/small@{commit}", *data, "-o", "hub.emb", **there)
+        fetched = ["encode", "--ckpt", f"me/small@{commit}", *data, "-o", "hub.emb", "-q"]
+        assert ance(*fetched, **there).stderr == ""
         run = ["train-segment", "bm25.jsonl", *data, "--steps", 1, "--batch-size", 4, "-o", "again"]
         ance(*run, "--ckpt", "me/small", **there)
 
