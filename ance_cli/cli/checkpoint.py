@@ -37,9 +37,9 @@ def register(app: typer.Typer) -> None:
         arguments={
             "action": (Action, ..., "inspect: show what a checkpoint is. convert: make one of "
                        "another layout into one of ours (-o). push: send one to the model hub."),
-            "sources": (list[Path], ..., "Checkpoint folder or file; for DPR's two folders the "
-                        "question encoder and then the context encoder; for push a checkpoint or "
-                        "a run folder (its newest one) and then ORG/NAME."),
+            "sources": (list[Path], ..., "Checkpoint folder, file or hub id; for DPR's two folders "
+                        "the question encoder and then the context encoder; for push a checkpoint "
+                        "or a run folder (its newest one) and then ORG/NAME."),
         },
         panel="Stages",
     )  # fmt: skip
