@@ -81,6 +81,23 @@ def test_tevatron_prepares_exported_rows(export, texts, tmp_path):
         assert row["negatives"] == [tokens(passages[doc_id]) for doc_id in pair["negative_ids"]]
 
 
+def test_tevatrons_second_form_as_its_training_set_reads_it(export, texts, tmp_path):
+    """`tevatron.retriever.dataset.TrainDataset`, which has no release: rows and corpus by the JSON
+    loader, documents by their place, of which a passage is the `text` alone, without the title."""
+    passages, queries = texts
+    folder = export("tevatron-v2", "tev")
+    rows, corpus = (rows_of(folder / name, tmp_path) for name in ("train.jsonl", "corpus.jsonl"))
+    place_of = {doc_id: place for place, doc_id in enumerate(corpus["docid"])}
+    assert len(place_of) == len(passages)
+    for row, pair in zip(rows, PAIRS, strict=True):
+        assert row["query_text"] == queries[pair["query_id"]] and row["query_id"]
+        ids = [*row["positive_document_ids"], *row["negative_document_ids"]]
+        assert ids == [pair["positive_id"], *pair["negative_ids"]]
+        assert [corpus[place_of[doc_id]]["text"] for doc_id in ids] == [
+            passages[doc_id] for doc_id in ids
+        ]
+
+
 @pytest.mark.parametrize("distilled", [False, True])
 def test_flagembedding_takes_exported_rows(export, texts, tmp_path, distilled):
     module = pytest.importorskip("FlagEmbedding.abc.finetune.embedder.AbsDataset")
