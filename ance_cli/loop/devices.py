@@ -38,8 +38,8 @@ def place_sides(
     """
     if in_ray:
         parse_gpus(train_gpus or gpus)
-        infer = infer_gpus or ("none" if gpus == "none" else "all")
-        return Devices("async" if mode == "auto" else mode, train_gpus or gpus, infer)
+        of_cluster = infer_gpus or ("none" if gpus == "none" else "all")
+        return Devices("async" if mode == "auto" else mode, train_gpus or gpus, of_cluster)
     numbers = parse_gpus(gpus)
     available = list(range(num_gpus())) if numbers is None else numbers
     if train_gpus is not None and infer_gpus is not None:

@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--ckpt", type=Path, required=True, help="an encoder to begin with")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--until", type=int, help="stop after this one of the --steps")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--length", type=int, default=256)
@@ -133,7 +134,7 @@ def main() -> None:
 
     drawn = batches(found, tokenizer, options.length, options.batch_size)
     started, total = time.perf_counter(), 0.0
-    for step in range(1, options.steps + 1):
+    for step in range(1, (options.until or options.steps) + 1):
         inputs = {name: values.to(device) for name, values in next(drawn).items()}
         wanted = [inputs.pop(name) for name in ("start_positions", "end_positions")]
         with torch.autocast(device.type, torch.bfloat16):
