@@ -31,10 +31,12 @@ ON_RAY = EncodeConfig(gpus="none", dtype="fp32", cpu_workers=2, ray="local")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _own_token():
-    """Ray reads these once, when it is imported: the cluster of these tests lets nobody else in."""
+def _own_ray():
+    """Ray reads these once, when it is imported: the cluster of these tests lets nobody else in, and
+    its workers give way to nobody (by default they are 15 nicer than all else)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         yield
