@@ -32,8 +32,8 @@ ON_RAY = EncodeConfig(gpus="none", dtype="fp32", cpu_workers=2, ray="local")
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_ray():
-    """Ray reads these once, when it is imported. The cluster of these tests lets nobody else in, and
-    its workers are as urgent as the rest (by default 15 nicer)."""
+    """Ray reads these once, when it is imported. The cluster of these tests lets nobody else in,
+    and its workers are as urgent as the rest (by default 15 nicer)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")
