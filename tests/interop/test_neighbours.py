@@ -135,7 +135,7 @@ def test_sentence_transformers_trains_on_exported_columns(export, checkpoint, tm
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
 
     rows = rows_of(export("sentence-transformers", "rows.jsonl"), tmp_path)
     model = SentenceTransformer(str(checkpoint), device="cpu")
