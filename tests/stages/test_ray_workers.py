@@ -231,7 +231,7 @@ def test_the_refreshes_of_a_loop_make_the_same_in_a_cluster(cluster, ance, check
         one, other = (
             json.loads((folder / number / "manifest.json").read_text()) for folder in (here, there)
         )
-        assert other["fingerprint"] == one["fingerprint"] and other["content"] == one["content"]
+        assert other["fingerprint"] == one["fingerprint"]
 
 
 @pytest.mark.long
