@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def run_stage(flags: Flags, stage: Callable[[Reporter, Skipped | None], Summary]
             "--json and -o - both want stdout", hint="write the output to a file, or drop --json"
         )
     set_threads(flags.get("threads", 0))
+    if flags.get("quiet") or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # its bars, in downloads too
     if flags.get("cache_dir"):
         os.environ["ANCE_CACHE_DIR"] = str(flags.cache_dir.resolve())
     from ance_cli.cli.console import ConsoleReporter, show_skipped, show_summary

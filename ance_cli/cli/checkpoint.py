@@ -9,13 +9,13 @@ from typing import Any
 import typer
 
 from ance_cli.cli.calls import COMMON, PINS, run_stage
-from ance_cli.cli.flags import FLAGS, METHOD, Flag
+from ance_cli.cli.flags import FLAGS, METHOD, RUNTIME, Flag
 from ance_cli.cli.options import Flags, command
 from ance_cli.errors import UsageProblem
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.stages.summary import Summary
 
-Action = StrEnum("Action", ["inspect", "convert"])
+Action = StrEnum("Action", ["inspect", "convert", "push"])
 PoolingName = StrEnum("PoolingName", ["cls", "mean"])
 
 FLAGS |= {
@@ -23,6 +23,7 @@ FLAGS |= {
                      "(DPR: bert-base-uncased).", "Data", metavar="DIR"),
     "pooling": Flag(PoolingName, "How a plain encoder's token vectors become one vector; other "
                     "layouts say it themselves.", METHOD),
+    "private": Flag(bool, "A new model on the hub is private (push).", RUNTIME),
 }  # fmt: skip
 
 
@@ -32,23 +33,28 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "checkpoint",
-        f"output backbone pooling similarity {PINS} force {COMMON}",
+        f"output backbone pooling similarity {PINS} private force {COMMON}",
         arguments={
             "action": (Action, ..., "inspect: show what a checkpoint is. convert: make one of "
-                       "another layout into one of ours (-o)."),
-            "sources": (list[Path], ..., "Checkpoint folder or file; for DPR's two folders the "
-                        "question encoder and then the context encoder."),
+                       "another layout into one of ours (-o). push: send one to the model hub."),
+            "sources": (list[Path], ..., "Checkpoint folder, file or hub id; for DPR's two folders "
+                        "the question encoder and then the context encoder; for push a checkpoint "
+                        "or a run folder (its newest one) and then ORG/NAME."),
         },
         panel="Stages",
     )  # fmt: skip
     def checkpoint(flags: Flags) -> None:
-        """Show what a checkpoint is, or convert one of another layout.
+        """Show what a checkpoint is, convert one of another layout, or send one to the hub.
 
         Converts the original ANCE models and castorini/ance-*, DPR's files and Hugging Face
         folders, sentence-transformers folders, and plain encoders with --pooling. A weight that is
         missing or unknown is an error; nothing is unpickled that is more than tensors.
 
-        Example: `ance checkpoint convert ance-msmarco-passage -o models/ance`
+        To the Hugging Face hub go the checkpoint and its model card (its README.md, or else what
+        `ance card` writes) in one commit; the model is made where there is none. Log in first with
+        `hf auth login`, or set HF_TOKEN.
+
+        Example: `ance checkpoint push runs/ance/best me/ance-medquad --private`
         """
         run_stage(flags, lambda reporter, _: _ACTIONS[flags.action](flags, reporter))
 
@@ -90,4 +96,16 @@ def _convert(flags: Flags, reporter: Any) -> Summary:
     )
 
 
-_ACTIONS = {"inspect": _inspect, "convert": _convert}
+def _push(flags: Flags, reporter: Any) -> Summary:
+    if len(flags.sources) != 2 or flags.output is not None:
+        raise UsageProblem(
+            "push takes a checkpoint and its name on the hub",
+            hint="ance checkpoint push CKPT ORG/NAME, without -o",
+        )
+    from ance_cli.stages.push import push
+
+    place, name = flags.sources
+    return push(place, name.as_posix(), flags.private, flags.dry_run, reporter)
+
+
+_ACTIONS = {"inspect": _inspect, "convert": _convert, "push": _push}

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         "loop",
         f"datas split corpus queries qrels ckpt output refresh_every segments baseline {RECIPE} "
         f"{REFRESHING} mode refresh drift_threshold max_staleness patience keep {RUNNING} gpus "
-        f"train_gpus infer_gpus gpu_split threads max_restarts {COMMON}",
+        f"train_gpus infer_gpus gpu_split ray threads max_restarts {COMMON}",
         configs="loop refresh train segment follow",
         required="output",
         defaults={"split": "train"},
@@ -59,6 +59,7 @@ def register(app: typer.Typer) -> None:
                 gpus=flags.gpus,
                 train_gpus=flags.train_gpus,
                 infer_gpus=flags.infer_gpus,
+                ray=flags.ray,
                 quiet=flags.quiet,
                 dry_run=flags.dry_run,
                 reporter=reporter,

@@ -25,7 +25,6 @@ from ance_cli.cli import (
     loop,
     merge,
     mine,
-    push,
     read,
     refresh,
     report,
@@ -68,7 +67,7 @@ def _root(
 for module in (
     demo, init, doctor, import_dataset, merge, bm25_negatives, tokenize, encode, index, mine,
     train_segment, search, rerank, fuse, evaluate, read, bench_search, refresh, loop, status,
-    report, diagnose, checkpoint, export, card, push,
+    report, diagnose, checkpoint, export, card,
 ):  # fmt: skip
     module.register(app)
 

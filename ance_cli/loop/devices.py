@@ -22,14 +22,24 @@ class Devices:
 
 
 def place_sides(
-    mode: str, split: tuple[int, int], gpus: str, train_gpus: str | None, infer_gpus: str | None
+    mode: str,
+    split: tuple[int, int],
+    gpus: str,
+    train_gpus: str | None,
+    infer_gpus: str | None,
+    in_ray: bool = False,
 ) -> Devices:
     """Place trainer and inferencer.
 
     GPUs that were named for one side are that side's; else those of `gpus` are dealt out in the
     ratio `split`. `auto` runs side by side where each has GPUs of its own, and in turn otherwise;
-    `async` makes them share a device, too.
+    `async` makes them share a device, too. With `in_ray` the inferencer's devices are a cluster's,
+    which deals them out itself: all GPUs of this machine are the trainer's.
     """
+    if in_ray:
+        parse_gpus(train_gpus or gpus)
+        of_cluster = infer_gpus or ("none" if gpus == "none" else "all")
+        return Devices("async" if mode == "auto" else mode, train_gpus or gpus, of_cluster)
     numbers = parse_gpus(gpus)
     available = list(range(num_gpus())) if numbers is None else numbers
     if train_gpus is not None and infer_gpus is not None:

@@ -14,6 +14,7 @@ from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import spare_inputs
 from ance_cli.formats.run_folder import RUN, RunFolder
 from ance_cli.models.checkpoint import ORIGIN, Checkpoint, Side, Similarity
+from ance_cli.models.hub import fetched
 from ance_cli.models.tower import PINS, Tower, read_object
 from ance_cli.progress import Reporter, Silent
 from ance_cli.stages.summary import Summary
@@ -116,12 +117,15 @@ def convert(
     dry_run: bool = False,
     reporter: Reporter = Silent(),
 ) -> Summary:
-    """Make a checkpoint folder of one of another layout (see `models.foreign`).
+    """Make a checkpoint folder of one of another layout (see `models.foreign`); a source may be
+    the name of a model on the hub.
 
     `pins` overrides those that the layout stands for. A folder that was made of the same files with
     the same settings is up to date.
     """
     refuse_stdio(output, "a checkpoint folder")
+    sources = [fetched(source, _WEIGHTS_AND_CONFIGS) for source in sources]
+    backbone = fetched(backbone) if backbone else None
     spare_inputs(output, (*sources, backbone))
     changes = {name: value for name, value in (pins or {}).items() if value is not None}
     asked = {

@@ -20,6 +20,7 @@ from ance_cli.loop.supervisor import cycle, run_stage
 from ance_cli.presets import train_config
 from ance_cli.progress import Reporter, Silent
 from ance_cli.stages.disk import check_disk
+from ance_cli.stages.ray_workers import check_gpus
 from ance_cli.stages.segments import FOLLOW, state_step
 from ance_cli.stages.summary import Summary
 
@@ -58,6 +59,7 @@ def loop(
     gpus: str = "all",
     train_gpus: str | None = None,
     infer_gpus: str | None = None,
+    ray: str | None = None,
     quiet: bool = False,
     dry_run: bool = False,
     reporter: Reporter = Silent(),
@@ -66,7 +68,8 @@ def loop(
     and one from the checkpoint after each.
 
     With devices for both sides the trainer never waits for a refresh; with one device they take
-    turns. The same call continues an interrupted loop.
+    turns. `ray` names a Ray cluster in which the refreshes encode and search. The same call
+    continues an interrupted loop.
     """
     run = RunFolder(output)
     last_step = config.segments * config.refresh_every
@@ -75,9 +78,11 @@ def loop(
             f"{output} is a new run: it needs --data and --ckpt",
             hint="ance loop --data DATASET --split train --ckpt CHECKPOINT -o RUN",
         )
-    devices = place_sides(config.mode, config.split, gpus, train_gpus, infer_gpus)
+    if ray:
+        check_gpus("--infer-gpus", infer_gpus or "all")
+    devices = place_sides(config.mode, config.split, gpus, train_gpus, infer_gpus, bool(ray))
     _check(given, config, max_staleness, last_step)
-    commands = _Commands(output, config, follow, given, max_staleness, devices, quiet)
+    commands = _Commands(output, config, follow, given, max_staleness, devices, ray, quiet)
     if dry_run:
         disk = commands.check_disk(run, reporter)
         return {"output": str(output), "kind": "run", "dry_run": True, "mode": devices.mode,
@@ -119,6 +124,7 @@ class _Commands:
     given: Given
     max_staleness: int
     devices: Devices
+    ray: str | None
     quiet: bool
 
     def prepare(self, last_step: int) -> list[str]:
@@ -135,16 +141,19 @@ class _Commands:
     def _tone(self) -> list[str]:
         return ["--quiet"] if self.quiet else []
 
+    @property
+    def _refreshing(self) -> dict[str, Any]:
+        return {**self.given.refreshing, "gpus": self.devices.infer_gpus, "ray": self.ray}
+
     def refresh(self) -> list[str]:
         """One refresh."""
-        flags = {**self.given.refreshing, "gpus": self.devices.infer_gpus, "keep": self.follow.keep}
+        flags = {**self._refreshing, "keep": self.follow.keep}
         return ["refresh", str(self.output), *as_flags(flags), *self._tone]
 
     def infer(self, last_step: int) -> list[str]:
         """The inferencer of an asynchronous loop."""
         follow = {**asdict(self.follow), "until": last_step, "follow": True}
-        flags = {**self.given.refreshing, "gpus": self.devices.infer_gpus, **follow,
-                 "threads": len(self.devices.infer_cpus)}  # fmt: skip
+        flags = {**self._refreshing, **follow, "threads": len(self.devices.infer_cpus)}
         return ["refresh", str(self.output), *as_flags(flags), *self._tone]
 
     def train(self, negatives: str | None, steps: int, force: bool = False) -> list[str]:

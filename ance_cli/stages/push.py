@@ -1,4 +1,4 @@
-"""`ance push`: a checkpoint and its model card to the Hugging Face hub, in one commit."""
+"""`ance checkpoint push`: a checkpoint and its model card to the model hub, in one commit."""
 
 from __future__ import annotations
 
@@ -74,6 +74,6 @@ def push(
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MachineGaveOut(
             f"{repo_id}: the hub did not take the checkpoint ({reason})",
-            hint="log in with `hf auth login` or set HF_TOKEN; ance push --dry-run lists the files",
+            hint="log in with `hf auth login` or set HF_TOKEN; --dry-run lists the files",
         ) from error
     return {**found, "url": str(commit.commit_url)}

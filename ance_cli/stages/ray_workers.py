@@ -112,6 +112,15 @@ class Cluster:
         return best
 
 
+def check_gpus(flag: str, gpus: str) -> None:
+    """Refuse numbers of GPUs, which a cluster of several machines has no use for."""
+    if gpus not in ("all", "none"):
+        raise UsageProblem(
+            f"{flag} {gpus} with --ray: which GPUs a worker gets is Ray's to say",
+            hint=f"{flag} all for every GPU of the cluster, {flag} none for its CPUs",
+        )
+
+
 @contextmanager
 def joined(
     address: str | None, gpus: str, cpu_workers: int | None, reporter: Reporter
@@ -124,11 +133,7 @@ def joined(
     if address is None:
         yield None
         return
-    if gpus not in ("all", "none"):
-        raise UsageProblem(
-            f"--gpus {gpus} with --ray: which GPUs a worker gets is Ray's to say",
-            hint="--gpus all for every GPU of the cluster, --gpus none for its CPUs",
-        )
+    check_gpus("--gpus", gpus)
     before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place of it
     try:
         _connect(address, cpu_workers or 1)

@@ -72,7 +72,8 @@ def refresh(
     the run, later ones may leave them out. Up to date where the published generation is of the
     newest checkpoint already. A half-made generation of the same checkpoint is continued, one of an
     older checkpoint abandoned. Of the `keep` newest generations everything is kept, of older ones
-    all but the large parts. `ray` names a Ray cluster that encodes and searches.
+    all but the large parts. `ray` names a Ray cluster that encodes and searches (an index is
+    searched here).
     """
     run = RunFolder(output)
     dataset = run.dataset()
@@ -263,6 +264,7 @@ def _make(
             index(folder / EMBEDDINGS, folder / INDEX, IndexConfig(config.index_factory),
                   reporter=reporter)  # fmt: skip
         source = VectorSource(folder / INDEX, "index")
+        encode_config = replace(encode_config, ray=None)  # an index is not searched in parts
     before = run.path / published["path"] if published else None
     previous = before / CANDIDATES if before and PREVIOUS in shares_of(config, True) else None
     with clock("mine"):

@@ -7,6 +7,7 @@ import torch
 
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.foreign import read_weights
+from tests.hub import running_hub
 from tests.models.test_encoder import our_vectors
 from tests.world import tree
 
@@ -105,6 +106,26 @@ def test_what_cannot_be_is_said(inside, pickled, words, code, said):
     found = inside("checkpoint", *words, code=code)
     assert said in " ".join(found.stderr.split())
     assert not (inside.cwd / "ours").exists() and (inside.cwd / "taken" / "mine.txt").exists()
+
+
+def test_convert_what_lies_on_the_hub(ance, pickled):
+    """Such models often have their older weights alone, which no other command fetches."""
+    words = ["checkpoint", "convert", "--pooling", "mean"]
+    ance(*words, "plain", "-o", "ours")
+    with running_hub() as hub:
+        hub.models["org/plain"] = [tree(pickled) | {"model.py": b"never", "tf_model.h5": b"never"}]
+        there = {**hub.environment, "HF_HOME": str(ance.cwd / "hub")}
+        ance(*words, "org/plain", "-o", "theirs", **there)
+        asked = " ".join(hub.asked)
+        assert "pytorch_model.bin" in asked and "model.py" not in asked and ".h5" not in asked
+        found = ance("encode", "--ckpt", "org/plain", "--corpus", "x", "-o", "emb", code=3, **there)
+        assert "there are no weights in safetensors format" in " ".join(found.stderr.split())
+        found = ance(*words, "org/other", "-o", "x", code=3, **there)
+        assert "the model hub gave no model of that name" in found.stderr
+    for name in ("ours", "theirs"):
+        weights = tree(ance.cwd / name)
+        del weights["ance.json"]  # from which files it was made
+        assert weights == {k: v for k, v in tree(ance.cwd / "ours").items() if k != "ance.json"}
 
 
 def test_weights_that_are_cut_short_are_named(inside, pickled):

@@ -93,6 +93,28 @@ def test_the_log_goes_to_a_tracker_too(world):
     assert drawn == pytest.approx(losses(world, "tracked"), rel=1e-5)
 
 
+@pytest.mark.slow
+def test_two_calls_are_one_run_of_wandb_kept_here(world):
+    """Offline, the program itself: what `wandb sync` would send has every loss of both segments."""
+    pytest.importorskip("wandb")
+    here = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+    program = Ance(world.cwd)
+    steps = ["--steps", 2, "--batch-size", 8, "--log-every", 1, "--track", "wandb"]
+    run = ["--data", "data", "--ckpt", world.checkpoint, "--total-steps", 4, "-o", "runs/wandb"]
+    for negatives in ("bm25.jsonl", "taught.jsonl"):
+        program("train-segment", negatives, *steps, *run, **here)
+    folder = world.cwd / "runs" / "wandb" / "wandb"
+    parts = sorted(folder.glob("offline-run-*"))
+    run_id = (folder / "id").read_text()
+    assert [part.name.rsplit("-", 1)[1] for part in parts] == [run_id, run_id]
+    sent = [next(part.glob("run-*.wandb")).read_bytes() for part in parts]
+    logged = [str(loss).encode() for loss in losses(world, "wandb")]
+    assert len(logged) == 4 and len(set(logged)) == 4
+    assert [[loss in part for loss in logged] for part in sent] == [
+        [True, True, False, False], [False, False, True, True],
+    ]  # fmt: skip
+
+
 def test_distillation_learns_from_the_teachers_scores(world):
     plain = train(world, "taught-0", "--distill", "kl", "--distill-weight", "0",
                   negatives="taught.jsonl")  # fmt: skip

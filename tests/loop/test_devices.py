@@ -43,6 +43,22 @@ def test_placing(gpus, number, mode, split, flags, expected):
     assert not found.train_cpus and not found.infer_cpus
 
 
+@pytest.mark.parametrize(
+    ("number", "mode", "flags", "expected"),
+    [
+        (2, "auto", ("all", None, None), ("async", "all", "all")),
+        (2, "sync", ("0", None, None), ("sync", "0", "all")),
+        (2, "auto", ("all", "1", "none"), ("async", "1", "none")),
+        (0, "auto", ("none", None, None), ("async", "none", "none")),
+    ],
+)
+def test_a_cluster_leaves_this_machines_gpus_to_the_trainer(gpus, number, mode, flags, expected):
+    gpus(number)
+    found = place_sides(mode, (1, 1), *flags, in_ray=True)
+    assert (found.mode, found.train_gpus, found.infer_gpus) == expected
+    assert not found.train_cpus and not found.infer_cpus
+
+
 def test_two_sides_on_one_cpu_are_pinned_apart(gpus, monkeypatch):
     gpus(0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})

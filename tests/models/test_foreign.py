@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import BertModel, RobertaConfig, RobertaModel
+from transformers import (
+    BertModel,
+    DPRConfig,
+    DPRContextEncoder,
+    DPRQuestionEncoder,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.models.checkpoint import Checkpoint
@@ -225,6 +232,22 @@ def test_the_two_folders_of_dpr(tmp_path, berts):
         convert([question], tmp_path / "half")
     with pytest.raises(UsageProblem, match="the query encoder was there before"):
         convert([question, question / "model.safetensors"], tmp_path / "half", backbone=question)
+
+
+@pytest.mark.parametrize("projection", [0, 8])
+def test_the_folders_that_transformers_writes(tmp_path, projection):
+    """Its own classes make the files, and the vectors that ours are compared with."""
+    config = DPRConfig(**small_bert(len(make_tokenizer())).to_dict(), projection_dim=projection)
+    models = {"query": DPRQuestionEncoder, "passage": DPRContextEncoder}
+    for seed, (side, kind) in enumerate(models.items()):
+        models[side] = initialised(kind(config), seed).eval()
+        models[side].save_pretrained(tokenizer_in(tmp_path / side))
+    convert([tmp_path / side for side in models], tmp_path / "ours")
+    ids, mask = padded(TEXTS)
+    for side, model in models.items():
+        with torch.no_grad():
+            expected = model(ids, attention_mask=mask).pooler_output
+        np.testing.assert_allclose(our_vectors(tmp_path / "ours", TEXTS, side), expected, atol=1e-5)
 
 
 def test_a_projection_of_dpr_is_part_of_the_vectors(tmp_path, berts):

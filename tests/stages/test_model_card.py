@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard
 from ance_cli.errors import BadInput, MachineGaveOut, UsageProblem
 from ance_cli.stages.model_card import lineage, model_card
 from ance_cli.stages.push import push
-from tests.world import AnceInside, make_dataset
+from tests.hub import TOKEN, running_hub
+from tests.world import Ance, AnceInside, make_dataset, tree
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,9 @@ def test_a_readme_of_its_own_goes_first(world, hub):
 
 
 def test_a_dry_run_asks_the_hub_nothing(world, hub):
-    found = json.loads(world("push", "ance", "me/small", "--dry-run", "--json").stdout)
+    found = json.loads(
+        world("checkpoint", "push", "ance", "me/small", "--dry-run", "--json").stdout
+    )
     assert hub == [] and found["dry_run"] is True
     assert "README.md" in found["files"] and "model.safetensors" in found["files"]
 
@@ -172,3 +175,60 @@ def test_what_the_hub_refuses_is_said(world, monkeypatch, backbone):
         push(world.cwd / "ance", "me/ance/small")
     with pytest.raises(BadInput, match="has no pooling and head"):
         push(backbone, "me/small")
+
+
+def test_there_and_back_over_a_socket(world, tmp_path):
+    """The programs and the hub's own client, against a hub of its HTTP interface."""
+    folder = (world.cwd / "ance" / "latest").resolve()
+    ance, hub_home = Ance(world.cwd), str(tmp_path / "hub")
+    with running_hub() as hub:
+        there = {**hub.environment, "HF_HOME": hub_home}
+        push = ["checkpoint", "push", "ance", "me/small"]
+        found = json.loads(ance(*push, "--private", "--json", **there).stdout)
+        assert hub.private == {"me/small": True} and hub.messages == [
+            "Checkpoint step-00000004, by ance"
+        ]
+        (commit,) = hub.commits("me/small")
+        assert found["url"] == f"{hub.endpoint}/me/small/commit/{commit}"
+        sent = dict(hub.models["me/small"][0])
+        card = ModelCard(sent.pop("README.md").decode())
+        assert card.data.library_name == "sentence-transformers"
+        assert sent == tree(folder)
+        weights = {name for name in sent if name.endswith(".safetensors")}
+        assert len(weights) == 3 == sum(asked.startswith("PUT /store/") for asked in hub.asked)
+
+        # the model is there: a second commit
+        assert ance("checkpoint", "push", "warmup", "me/small", "--quiet", **there).stderr == ""
+        assert len(hub.commits("me/small")) == 2 and hub.private == {"me/small": True}
+        newest, pinned = (
+            json.loads(ance("checkpoint", "inspect", name, "--json", **there).stdout)
+            for name in ("me/small", f"me/small@{commit}")
+        )
+        ours = json.loads(world("checkpoint", "inspect", folder, "--json").stdout)
+        assert pinned["hashes"] == ours["hashes"] != newest["hashes"]
+
+        data = ["--data", "data", "--gpus", "none"]
+        fetched = ["encode", "--ckpt", f"me/small@{commit}", *data, "-o", "hub.emb", "-q"]
+        assert ance(*fetched, **there).stderr == ""
+        run = ["train-segment", "bm25.jsonl", *data, "--steps", 1, "--batch-size", 4, "-o", "again"]
+        ance(*run, "--ckpt", "me/small", **there)
+
+        refused = ance(*push, code=5, **{**there, "HF_TOKEN": "hf_another"})
+        assert "me/small: the hub did not take the checkpoint (" in refused.stderr
+        missing = ance("encode", "--ckpt", "me/nothing", *data, "-o", "x", code=3, **there)
+        assert "the model hub gave no model of that name" in missing.stderr
+    world("encode", "--ckpt", folder, *data, "-o", "here.emb")
+    vectors = [
+        (world.cwd / name / "embeddings.npy").read_bytes() for name in ("hub.emb", "here.emb")
+    ]
+    assert vectors[0] == vectors[1]
+    assert "me/small at" in model_card(world.cwd / "again")
+    assert TOKEN not in found["url"] and TOKEN not in (world.cwd / "again" / "run.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "words", [["ance"], ["ance", "me/small", "more"], ["ance", "me/small", "-o", "x"]]
+)
+def test_what_push_takes(world, hub, words):
+    found = world("checkpoint", "push", *words, code=2)
+    assert "push takes a checkpoint and its name on the hub" in found.stderr and hub == []

@@ -1,6 +1,7 @@
 """Encoding and mining in a real Ray on this machine: the same bytes as one process makes, also when
 a worker is killed in the middle."""
 
+import json
 import os
 import secrets
 import signal
@@ -30,10 +31,12 @@ ON_RAY = EncodeConfig(gpus="none", dtype="fp32", cpu_workers=2, ray="local")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _own_token():
-    """Ray reads these once, when it is imported: the cluster of these tests lets nobody else in."""
+def _own_ray():
+    """Ray reads these once, when it is imported. The cluster of these tests lets nobody else in,
+    and its workers are as urgent as the rest (by default 15 nicer)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         yield
@@ -205,6 +208,57 @@ def test_what_a_worker_finds_wrong_is_told_as_by_one_process(cluster, world, tmp
         mine(*world, vector_source(tmp_path / "one", None), tmp_path / "n.jsonl",
              MineConfig(depth=20), two)  # fmt: skip
     assert "ance encode --force" in caught.value.hint
+
+
+RUN = ["--data", "data", "--refresh-every", 3, "--segments", 1, "--batch-size", 8, "--depth", 12,
+       "--negatives", 4, "--gpus", "none", "--encode-dtype", "fp32", "--keep", 9]  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_the_refreshes_of_a_loop_make_the_same_in_a_cluster(cluster, ance, checkpoint, mode):
+    """`refresh --ray`, as `loop` starts it; only the switches of `async` are a matter of time."""
+    make_dataset(ance.cwd / "data")
+    ance("loop", *RUN, "--mode", "sync", "--ckpt", checkpoint, "-o", "here")
+    found = ance(
+        "loop", *RUN, "--mode", mode, "--ckpt", checkpoint, "--ray", cluster, "-o", "there"
+    )
+    assert found.stderr.count(f"1 workers (cpu) on Ray at {cluster}") == 2
+    here, there = (ance.cwd / name / "generations" for name in ("here", "there"))
+    for number in ("0001", "0002") if mode == "sync" else ("0001",):
+        for name in ("embeddings/embeddings.npy", "negatives.jsonl", "dev.json"):
+            assert (there / number / name).read_bytes() == (here / number / name).read_bytes(), name
+        one, other = (
+            json.loads((folder / number / "manifest.json").read_text()) for folder in (here, there)
+        )
+        assert other["fingerprint"] == one["fingerprint"]
+
+
+@pytest.mark.long
+def test_a_refresh_in_a_cluster_searches_its_index_here(cluster, ance, checkpoint):
+    make_dataset(ance.cwd / "data")
+    make = ["train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0,
+            "--total-steps", 9]  # fmt: skip
+    refresh = ["--depth", 12, "--index-factory", "Flat", "--gpus", "none", "--encode-dtype", "fp32"]
+    negatives = []
+    for name, flags in (("here", []), ("there", ["--ray", cluster])):
+        ance(*make, "-o", name)
+        ance("refresh", name, *refresh, *flags)
+        negatives.append(
+            (ance.cwd / name / "generations" / "0001" / "negatives.jsonl").read_bytes()
+        )
+    assert negatives[0] == negatives[1]
+
+
+def test_a_loop_hands_its_cluster_on_to_the_refreshes(inside, dataset, checkpoint):
+    found = inside("loop", *RUN, "--ckpt", checkpoint, "--ray", "head:6379", "-o", "run",
+                   "--dry-run", "--json")  # fmt: skip
+    facts = json.loads(found.stdout)
+    refreshes = [words for words in facts["commands"] if words.startswith("ance refresh")]
+    trainers = [words for words in facts["commands"] if words.startswith("ance train-segment")]
+    assert facts["mode"] == "async" and len(refreshes) == 1 and len(trainers) == 2
+    assert "--ray head:6379" in refreshes[0] and "--gpus none" in refreshes[0]
+    assert not any("--ray" in words for words in trainers)
 
 
 @pytest.mark.long
