@@ -49,7 +49,11 @@ class Setting:
 
 
 def mine(setting: Setting, how: str, folder: Path) -> None:
-    """Mine from the whole corpus with the start; `folder` receives the rows."""
+    """Mine from the whole corpus with the start; `folder` receives the rows.
+
+    Searched by torch, `faiss_batch_size` queries at a time: with `use_faiss` it crashes where
+    faiss-gpu meets no GPU (faiss's index over no GPUs).
+    """
     from sentence_transformers.util import mine_hard_negatives
 
     random.seed(setting.seed)
@@ -58,7 +62,7 @@ def mine(setting: Setting, how: str, folder: Path) -> None:
     with _number_format(model.device)[1]:
         rows = mine_hard_negatives(
             _pairs(setting, model, passages), model, corpus=list(passages.values()),
-            batch_size=128, use_faiss=True, **MINING[how],
+            batch_size=128, faiss_batch_size=1024, **MINING[how],
         )  # fmt: skip
     rows.save_to_disk(folder)
 
