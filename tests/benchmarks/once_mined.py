@@ -90,7 +90,7 @@ def train(setting: Setting, rows: Path | None, steps: int, folder: Path) -> floa
         per_device_train_batch_size=RECIPE.batch_size, learning_rate=RECIPE.lr,
         lr_scheduler_type=RECIPE.schedule, warmup_steps=RECIPE.warmup_steps,
         weight_decay=RECIPE.weight_decay, max_grad_norm=RECIPE.max_grad_norm,
-        bf16=dtype == "bf16", fp16=dtype == "fp16",
+        bf16=dtype == "bf16", fp16=dtype == "fp16", use_cpu=model.device.type == "cpu",
         batch_sampler=BatchSamplers.NO_DUPLICATES,  # which the loss's documentation recommends
         save_strategy="no", report_to="none",
     )  # fmt: skip
