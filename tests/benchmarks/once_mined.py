@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,12 +57,12 @@ def mine(setting: Setting, how: str, folder: Path) -> None:
 
     random.seed(setting.seed)
     model = _load(setting.ckpt, setting.threads)
+    model.forward = _number_format(model.device)[1](model.forward)  # the encoder alone, no scores
     passages = _passages(setting)
-    with _number_format(model.device)[1]:
-        rows = mine_hard_negatives(
-            _pairs(setting, model, passages), model, corpus=list(passages.values()),
-            batch_size=128, faiss_batch_size=1024, **MINING[how],
-        )  # fmt: skip
+    rows = mine_hard_negatives(
+        _pairs(setting, model, passages), model, corpus=list(passages.values()),
+        batch_size=128, faiss_batch_size=1024, **MINING[how],
+    )  # fmt: skip
     rows.save_to_disk(folder)
 
 
@@ -149,7 +148,7 @@ def _load(folder: Path, threads: int) -> SentenceTransformer:
     return model
 
 
-def _number_format(device: torch.device) -> tuple[str, AbstractContextManager[object]]:
+def _number_format(device: torch.device) -> tuple[str, torch.autocast]:
     """What `--dtype auto` takes on this device, and the context in which torch computes in it."""
     import torch
 
