@@ -1,7 +1,7 @@
 """The asynchronous gap (ICLR Fig. 5): how old negatives may get, and how far down they come from.
 
-Every cell trains 300 steps of ANCE from the same warm-up. 300 steps between refreshes is one refresh,
-before the first step: the paper's gap without end.
+Every cell trains 300 steps of ANCE from the same warm-up. With 300 steps between refreshes there is
+one, before the first step: the paper's gap without end.
 """
 
 from __future__ import annotations
