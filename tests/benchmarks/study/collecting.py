@@ -146,21 +146,25 @@ _DIAGNOSIS = ("queries", "documents", "parameters", "samplers", "bound", "batch"
 
 
 def rounded(value: Any) -> Any:
-    """Numbers to six significant digits, all through; a path of this machine goes."""
+    """Numbers to six significant digits, all through; what names a path of this machine goes."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
-        return {name: rounded(part) for name, part in value.items() if name != "run"}
+        return {
+            name: rounded(part)
+            for name, part in value.items()
+            if not (isinstance(part, str) and Path(part).is_absolute())
+        }
     return [rounded(part) for part in value] if isinstance(value, list) else value
 
 
 def figures_told(outcome: Outcome) -> dict[str, Any]:
-    """What each command's summary says in numbers, without names and hashes of this machine."""
+    """What each command's summary says of its work."""
     return {"told": [{name: value for name, value in rounded(dict(summary)).items()
                       if name not in _LOCAL} for summary in outcome.summaries]}  # fmt: skip
 
 
-_LOCAL = ("output", "fingerprint", "up_to_date", "audit", "figures", "checkpoint", "candidates")
+_LOCAL = ("output", "fingerprint", "up_to_date", "audit")
 
 
 def step_rate(run: str) -> Collect:
