@@ -51,7 +51,7 @@ def cells() -> list[Cell]:
         _cell(
             "online",
             f"ance bench-search {_VECTORS} {_GRAPH} {_MODEL} --split dev --threads {{threads}}",
-            needs=("cost/encode", "cost/index"),
+            needs=("cost/encode", "cost/index", _WARMUP),
         ),
         _cell(
             "bm25",

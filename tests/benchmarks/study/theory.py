@@ -9,7 +9,9 @@ from tests.benchmarks.study.collecting import report_at
 SEED = arms.SEEDS[0]
 
 
-def _cell(name: str, need: str, checkpoint: str, vectors: str, run: str | None) -> Cell:
+def _cell(
+    name: str, needs: tuple[str, ...], checkpoint: str, vectors: str, run: str | None
+) -> Cell:
     report = f"{{work}}/theory/{name}.json"
     history = f"--run {run} " if run else ""
     return Cell(
@@ -19,7 +21,7 @@ def _cell(name: str, need: str, checkpoint: str, vectors: str, run: str | None) 
             f"--embeddings {vectors} {history}--sample 24 --draws 4 --seed {SEED} "
             f"--threads {{threads}} -o {report} --figures {{work}}/theory/{name}",
         ),
-        needs=(need,),
+        needs=needs,
         seed=SEED,
         minutes=5,
         collect=(report_at(report),),
@@ -30,10 +32,11 @@ def cells() -> list[Cell]:
     """Before ANCE and after it, and along the run with most refreshes."""
     warmup, ance = arms.warmup(SEED), f"{arms.WORK}/warm-ance-{SEED}"
     often = gap.run_folder("every-50")
+    encoded = (f"medquad/warmup/seed-{SEED}", f"table1/warmup/seed-{SEED}")
     return [
-        _cell("warmup", f"table1/warmup/seed-{SEED}", f"{warmup}/latest", f"{warmup}.emb", None),
-        _cell("ance", f"table1/bm25-ance/seed-{SEED}", f"{ance}/latest",
+        _cell("warmup", encoded, f"{warmup}/latest", f"{warmup}.emb", None),
+        _cell("ance", (f"table1/bm25-ance/seed-{SEED}",), f"{ance}/latest",
               arms.embeddings(ance, 2), ance),
-        _cell("every-50", "gap/every-50", f"{often}/latest",
+        _cell("every-50", ("gap/every-50",), f"{often}/latest",
               arms.embeddings(often, gap.STEPS // 50), often),
     ]  # fmt: skip
