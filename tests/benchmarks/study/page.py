@@ -32,7 +32,7 @@ _ITEMS: tuple[tuple[str, str, Callable[[Mapping[str, Result]], str], str, str], 
      "300 steps from one warm-up, mined anew after 150. Paired tests over queries against uniform "
      "ANCE; Holm corrects over the rows."),
     ("Cost", "cost", tables.cost_table, "",
-     "Each operation by itself, on the machine that the first paragraph names."),
+     "Each operation by itself. Beside other work these figures say nothing: see the load."),
 )  # fmt: skip
 """Title, beginnings of the cells' names, table, beginning of the figures' names, what to know."""
 

@@ -6,6 +6,7 @@ work folder; a runner that was killed loses its claim at once.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from tests.benchmarks.study import collecting, machine
 from tests.benchmarks.study.cell import Cell, Outcome, Places
 from tests.benchmarks.study.results import Results
 
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 10.0
 _TAIL = 15
 """Lines of a failed command's log that are shown."""
 
@@ -154,6 +155,7 @@ class _Runner:
     def _do(self, cell: Cell) -> None:
         """Run the commands of a cell and append its line, unless the line is there already."""
         self._say(f"{cell.name}: about {cell.minutes:g} min")
+        load = os.getloadavg()[0]
         commands = [self._places.words(command) for command in cell.commands]
         summaries: list[dict[str, Any]] = []
         seconds: list[float | None] = []
@@ -178,6 +180,7 @@ class _Runner:
             "seconds": seconds,
             "threads": self._places.threads,
             "machine": machine.describe(),
+            "load": round(load, 2),
             "date": now(),
             "ance": __version__,
         }

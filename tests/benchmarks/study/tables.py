@@ -212,10 +212,11 @@ def gap_table(results: Results) -> str:
 
 
 def oldest(result: Result) -> int:
-    """Steps from the checkpoint that mined the negatives to the last batch that uses them."""
-    generations = {g["generation"]: g["checkpoint_step"] for g in result["series"]["generations"]}
-    switches = result["series"]["switches"]
-    ends = [switch["step"] for switch in switches[1:]] + [gap.STEPS]
+    """Steps from the checkpoint that mined the negatives until they were no longer used."""
+    series = result["series"]
+    generations = {row["generation"]: row["checkpoint_step"] for row in series["generations"]}
+    switches = series["switches"]
+    ends = [switch["step"] for switch in switches[1:]] + [series["training"]["step"][-1]]
     return max(
         (
             end - generations[switch["generation"]]
@@ -308,6 +309,9 @@ def cost_table(results: Results) -> str:
         parts = told["refresh"][0]["seconds"]
         listed = ", ".join(f"{name} {value:.1f}" for name, value in parts.items() if name != "all")
         rows.append(["refresh", f"{parts['all']:.1f} s ({listed})"])
+    loads = [result["load"] for name, result in results.items() if name.startswith("cost/")]
+    if loads:
+        rows.append(["load of the machine before, at most", f"{max(loads):.2f}"])
     return markdown(["operation", "measured"], rows)
 
 
