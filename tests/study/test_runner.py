@@ -165,7 +165,7 @@ def test_an_output_that_somebody_writes_by_hand_is_waited_for(world):
             held.close()
 
     assert world.run(make(), say=say) == []
-    assert len(world.lines) == 1 and sum("is being written" in line for line in said) == 1
+    assert len(world.lines) == 1 and sum("is being written by" in each for each in said) == 1
 
 
 _SCRIPT = """

@@ -20,7 +20,7 @@ from typing import IO, Any
 import orjson
 
 from ance_cli import __version__
-from ance_cli.errors import AnceError, Busy, Stopped, die_with_parent
+from ance_cli.errors import AnceError, Busy, Stopped, die_with_parent, hold_signals
 from ance_cli.formats import lease
 from ance_cli.formats.run_folder import now
 from tests.benchmarks.study import collecting, machine
@@ -195,7 +195,7 @@ class _Runner:
 def _summary(words: Sequence[str], folder: Path, log: IO[bytes], name: Path) -> dict[str, Any]:
     """Run `ance WORDS` in `folder` and return what it prints with --json; stderr goes to the log.
 
-    Raises `CommandFailed` with the end of the log.
+    Raises `CommandFailed` with the end of the log, `Busy` where somebody else makes the output.
     """
     from_here = log.tell()
     log.write(f"ance {' '.join(words)}\n".encode())
@@ -205,9 +205,12 @@ def _summary(words: Sequence[str], folder: Path, log: IO[bytes], name: Path) -> 
     if child.returncode:
         log.flush()
         told = name.read_bytes()[from_here:].decode(errors="replace").splitlines()
+        if child.returncode == Busy.exit_code:
+            errors = [line for line in told if line.startswith("error: ")]
+            raise Busy(errors[-1].removeprefix("error: ") if errors else "its output is being made")
+        shown = "\n".join(told[-_TAIL:])
         raise CommandFailed(
-            f"`ance {words[0]}` ended with exit code {child.returncode}\n"
-            + "\n".join(told[-_TAIL:]),
+            f"`ance {words[0]}` ended with exit code {child.returncode}\n{shown}",
             hint=f"the whole of it stands in {name}",
         )
     found = orjson.loads(printed) if printed.strip() else {}
@@ -219,22 +222,21 @@ def _child(
     command: Sequence[str], folder: Path, log: IO[bytes]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A child process that is asked to stop, and waited for, where the block does not end."""
-    child = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        preexec_fn=lambda: die_with_parent(signal.SIGTERM),
-        start_new_session=True,  # Ctrl-C reaches it through us, once
-    )
+    child = None
     try:
+        with hold_signals():  # or one that comes just then would leave a child behind
+            child = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+                start_new_session=True,  # Ctrl-C reaches it through us, once
+            )
         yield child
     except Stopped as stop:
-        child.send_signal(stop.signum)
-        child.wait()
-        raise
-    except BaseException:
-        child.terminate()
-        child.wait()
+        if child is not None:
+            child.send_signal(stop.signum)
+            child.wait()
         raise
