@@ -21,7 +21,9 @@ def run_folder(name: str) -> str:
     return f"{{work}}/gap/{name}"
 
 
-def _cell(name: str, every: int, extra: str, minutes: float, mode: str = "sync", cores: int = 1):
+def _cell(
+    name: str, every: int, extra: str, minutes: float, mode: str = "sync", cores: int = 1
+) -> Cell:
     run = run_folder(name)
     segments = STEPS // every
     embeddings = arms.embeddings(run, segments)
