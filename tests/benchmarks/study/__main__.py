@@ -45,6 +45,16 @@ def _show(
     print(f"{len(chosen) - len(left)} of {len(chosen)} done; {minutes / 60:.1f} hours are left")
 
 
+def _write_page(cells: Mapping[str, Cell], results: Results) -> None:
+    from tests.benchmarks.study import page
+
+    done = results.of(cells.values())
+    for name in page.write(cells, done, results.path.parent):
+        print(results.path.parent / name)
+    if missing := [name for name in cells if name not in done]:
+        print(f"missing: {', '.join(missing)}")
+
+
 def _folder(given: Path | None, variable: str, flag: str) -> Path:
     found = given or (Path(os.environ[variable]) if variable in os.environ else None)
     if found is None or not found.is_dir():
@@ -69,6 +79,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--seeds", default="", help="only these, for instance 42,43")
         if verb == "run":
             command.add_argument("--threads", type=int, default=0, help="0 = every core")
+    verbs.add_parser("table", parents=[shared], help="write tables and plots beside the results")
     return parser.parse_args(arguments)
 
 
@@ -76,13 +87,16 @@ def main(arguments: Sequence[str]) -> int:
     """Do what the command line says; returns the exit code."""
     options = _parse(arguments)
     try:
+        cells, results = grid(), Results(options.results)
+        if options.verb == "table":
+            _write_page(cells, results)
+            return 0
         places = Places(
             data=_folder(options.data, "ANCE_TEST_DATA", "--data"),
             weights=_folder(options.weights, "ANCE_TEST_WEIGHTS", "--weights"),
             work=options.work.resolve(),
             threads=getattr(options, "threads", 0),
         )
-        cells, results = grid(), Results(options.results)
         seeds = [int(seed) for seed in options.seeds.split(",") if seed]
         chosen = choose(cells, options.patterns, seeds)
         if options.verb == "list":

@@ -6,6 +6,7 @@ work folder; a runner that was killed loses its claim at once.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -19,14 +20,14 @@ from typing import IO, Any
 import orjson
 
 from ance_cli import __version__
-from ance_cli.errors import AnceError, Busy, Stopped, die_with_parent
+from ance_cli.errors import AnceError, Busy, Stopped, die_with_parent, hold_signals
 from ance_cli.formats import lease
 from ance_cli.formats.run_folder import now
 from tests.benchmarks.study import collecting, machine
 from tests.benchmarks.study.cell import Cell, Outcome, Places
 from tests.benchmarks.study.results import Results
 
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 10.0
 _TAIL = 15
 """Lines of a failed command's log that are shown."""
 
@@ -154,6 +155,7 @@ class _Runner:
     def _do(self, cell: Cell) -> None:
         """Run the commands of a cell and append its line, unless the line is there already."""
         self._say(f"{cell.name}: about {cell.minutes:g} min")
+        load = os.getloadavg()[0]
         commands = [self._places.words(command) for command in cell.commands]
         summaries: list[dict[str, Any]] = []
         seconds: list[float | None] = []
@@ -178,6 +180,7 @@ class _Runner:
             "seconds": seconds,
             "threads": self._places.threads,
             "machine": machine.describe(),
+            "load": round(load, 2),
             "date": now(),
             "ance": __version__,
         }
@@ -192,7 +195,7 @@ class _Runner:
 def _summary(words: Sequence[str], folder: Path, log: IO[bytes], name: Path) -> dict[str, Any]:
     """Run `ance WORDS` in `folder` and return what it prints with --json; stderr goes to the log.
 
-    Raises `CommandFailed` with the end of the log.
+    Raises `CommandFailed` with the end of the log, `Busy` where somebody else makes the output.
     """
     from_here = log.tell()
     log.write(f"ance {' '.join(words)}\n".encode())
@@ -202,9 +205,12 @@ def _summary(words: Sequence[str], folder: Path, log: IO[bytes], name: Path) -> 
     if child.returncode:
         log.flush()
         told = name.read_bytes()[from_here:].decode(errors="replace").splitlines()
+        if child.returncode == Busy.exit_code:
+            errors = [line for line in told if line.startswith("error: ")]
+            raise Busy(errors[-1].removeprefix("error: ") if errors else "its output is being made")
+        shown = "\n".join(told[-_TAIL:])
         raise CommandFailed(
-            f"`ance {words[0]}` ended with exit code {child.returncode}\n"
-            + "\n".join(told[-_TAIL:]),
+            f"`ance {words[0]}` ended with exit code {child.returncode}\n{shown}",
             hint=f"the whole of it stands in {name}",
         )
     found = orjson.loads(printed) if printed.strip() else {}
@@ -216,22 +222,21 @@ def _child(
     command: Sequence[str], folder: Path, log: IO[bytes]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A child process that is asked to stop, and waited for, where the block does not end."""
-    child = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        preexec_fn=lambda: die_with_parent(signal.SIGTERM),
-        start_new_session=True,  # Ctrl-C reaches it through us, once
-    )
+    child = None
     try:
+        with hold_signals():  # or one that comes just then would leave a child behind
+            child = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+                start_new_session=True,  # Ctrl-C reaches it through us, once
+            )
         yield child
     except Stopped as stop:
-        child.send_signal(stop.signum)
-        child.wait()
-        raise
-    except BaseException:
-        child.terminate()
-        child.wait()
+        if child is not None:
+            child.send_signal(stop.signum)
+            child.wait()
         raise
