@@ -48,7 +48,7 @@ def _warmup(kind: str, minutes: float) -> Cell:
         name=f"documents/{kind}/warmup",
         commands=(
             f"ance train-segment {_NEGATIVES} --data {_DATA} --ckpt {arms.START} --preset small "
-            f"{KINDS[kind]} --passage-length 96 --lr 5e-5 --steps {_STEPS} --seed {SEED} "
+            f"{KINDS[kind]} --passage-length 96 {arms.RATE} --steps {_STEPS} --seed {SEED} "
             f"--threads {{threads}} -o {_run(kind)}-warmup",
         ),
         needs=("documents/bm25-negatives",),
@@ -63,8 +63,8 @@ def _ance(kind: str, minutes: float) -> Cell:
     every = _STEPS // 2
     commands = [
         f"ance loop --data {_DATA} --ckpt {run}-warmup/latest --preset small {KINDS[kind]} "
-        f"--passage-length 96 --baseline ance --refresh-every {every} --segments 2 --seed {SEED} "
-        f"--mode sync --threads {{threads}} -o {run}",
+        f"--passage-length 96 {arms.RATE} --baseline ance --refresh-every {every} "
+        f"--segments 2 --seed {SEED} --mode sync --threads {{threads}} -o {run}",
         *_tested("medquad_doc", _DATA, kind, arms.embeddings(run, 2)),
         *_encoded_and_tested("covidqa", kind),
     ]

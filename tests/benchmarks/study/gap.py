@@ -12,8 +12,7 @@ from tests.benchmarks.study.collecting import training_curves
 
 SEED = arms.SEEDS[0]
 STEPS = 300
-_RATE = "3e-5"
-_HIGH_RATE = "1e-4"
+_HIGH_RATE = "--lr 1e-4"
 
 
 def run_folder(name: str) -> str:
@@ -50,13 +49,13 @@ def _cell(
 def cells() -> list[Cell]:
     """Refreshes every 50, 150 and 300 steps; a higher rate; depths; side by side."""
     return [
-        _cell("every-50", 50, f"--lr {_RATE}", 11),
-        _cell("every-150", 150, f"--lr {_RATE}", 7),
-        _cell("every-300", 300, f"--lr {_RATE}", 6),
-        _cell("every-50-high-rate", 50, f"--lr {_HIGH_RATE}", 11),
-        _cell("every-300-high-rate", 300, f"--lr {_HIGH_RATE}", 6),
-        _cell("depth-50", 150, f"--lr {_RATE} --depth 50", 7),
-        _cell("depth-1000", 150, f"--lr {_RATE} --depth 1000", 7),
-        _cell("async-1-1", 50, f"--lr {_RATE} --gpu-split 1:1", 15, "async", cores=2),
-        _cell("async-3-1", 50, f"--lr {_RATE} --gpu-split 3:1", 15, "async", cores=4),
+        _cell("every-50", 50, arms.RATE, 11),
+        _cell("every-150", 150, arms.RATE, 7),
+        _cell("every-300", 300, arms.RATE, 6),
+        _cell("every-50-high-rate", 50, _HIGH_RATE, 11),
+        _cell("every-300-high-rate", 300, _HIGH_RATE, 6),
+        _cell("depth-50", 150, f"{arms.RATE} --depth 50", 7),
+        _cell("depth-1000", 150, f"{arms.RATE} --depth 1000", 7),
+        _cell("async-1-1", 50, f"{arms.RATE} --gpu-split 1:1", 15, "async", cores=2),
+        _cell("async-3-1", 50, f"{arms.RATE} --gpu-split 3:1", 15, "async", cores=4),
     ]

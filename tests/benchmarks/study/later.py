@@ -61,7 +61,8 @@ def _taught(name: str, training: str, mining: str) -> list[Cell]:
             name=f"later/{name}/mined",
             commands=(
                 f"ance train-segment --data {arms.MEDQUAD} --ckpt {arms.warmup(SEED)}/latest "
-                f"--preset small {training} --seed {SEED} --steps 0 --total-steps 300 -o {run}",
+                f"--preset small {arms.RATE} {training} --seed {SEED} --steps 0 "
+                f"--total-steps 300 -o {run}",
                 refresh,
             ),
             needs=(_WARMUP,),
@@ -100,7 +101,7 @@ def _adore() -> Cell:
         name="later/adore",
         commands=(
             f"ance train-segment --data {arms.MEDQUAD} --ckpt {arms.warmup(SEED)}/latest "
-            f"--preset small --freeze-passages --embeddings {vectors} --live-depth 200 "
+            f"--preset small {arms.RATE} --freeze-passages --embeddings {vectors} --live-depth 200 "
             f"--steps 300 --seed {SEED} --threads {{threads}} -o {run}",
             *arms.tested("later/adore", f"{run}/latest", vectors, rerank=None),
         ),

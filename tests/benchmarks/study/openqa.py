@@ -31,8 +31,8 @@ def _trained(name: str, arm: str, every: int, segments: int) -> Cell:
     return Cell(
         name=f"openqa/{name}",
         commands=(
-            f"ance loop --data {_DATA} --ckpt {_WARMUP}/latest --preset small --baseline {arm} "
-            f"--answers --refresh-every {every} --segments {segments} --seed {SEED} --mode sync "
+            f"ance loop --data {_DATA} --ckpt {_WARMUP}/latest --preset small {arms.RATE} "
+            f"--baseline {arm} --answers --refresh-every {every} --segments {segments} --seed {SEED} --mode sync "
             f"--threads {{threads}} -o {run}",
             f"ance search --ckpt {run}/latest --embeddings {arms.embeddings(run, segments)} "
             f"--data {_DATA} --split test --depth 100 --threads {{threads}} -o {_run_of(name)}",
@@ -71,7 +71,7 @@ def cells() -> list[Cell]:
             name="openqa/warmup",
             commands=(
                 f"ance train-segment {_NEGATIVES} --data {_DATA} --ckpt {arms.START} "
-                f"--preset small --lr 5e-5 --steps 300 --seed {SEED} --threads {{threads}} "
+                f"--preset small {arms.RATE} --steps 300 --seed {SEED} --threads {{threads}} "
                 f"-o {_WARMUP}",
             ),
             needs=("openqa/bm25-negatives",),

@@ -18,6 +18,7 @@ ARMS = {
     "table1/nce": "NCE",
     "table1/bm25": "BM25 Neg",
     "table1/bm25+rand": "BM25 + Rand",
+    "table1/bm25-bm25": "BM25 -> BM25",
     "table1/bm25-rand": "BM25 -> Rand",
     "table1/bm25-nce": "BM25 -> NCE",
     "table1/bm25-bm25+rand": "BM25 -> BM25 + Rand",
