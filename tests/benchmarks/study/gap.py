@@ -11,7 +11,7 @@ from tests.benchmarks.study.cell import Cell
 from tests.benchmarks.study.collecting import training_curves
 
 SEED = arms.SEEDS[0]
-STEPS = 300
+STEPS = arms.STEPS
 _HIGH_RATE = "--lr 1e-4"
 
 

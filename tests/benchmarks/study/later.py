@@ -29,7 +29,9 @@ _TAUGHT = {
 
 def _looped(name: str, extra: str) -> Cell:
     run = f"{{work}}/later/{name}"
-    loop = arms.looped(run, "ance", f"{arms.warmup(SEED)}/latest", 150, 2, SEED, f"{extra} ")
+    loop = arms.looped(
+        run, "ance", f"{arms.warmup(SEED)}/latest", arms.STEPS // 2, 2, SEED, f"{extra} "
+    )
     return Cell(
         name=f"later/{name}",
         commands=(
@@ -62,7 +64,7 @@ def _taught(name: str, training: str, mining: str) -> list[Cell]:
             commands=(
                 f"ance train-segment --data {arms.MEDQUAD} --ckpt {arms.warmup(SEED)}/latest "
                 f"--preset small {arms.RATE} {training} --seed {SEED} --steps 0 "
-                f"--total-steps 300 -o {run}",
+                f"--total-steps {arms.STEPS} -o {run}",
                 refresh,
             ),
             needs=(_WARMUP,),
@@ -102,7 +104,7 @@ def _adore() -> Cell:
         commands=(
             f"ance train-segment --data {arms.MEDQUAD} --ckpt {arms.warmup(SEED)}/latest "
             f"--preset small {arms.RATE} --freeze-passages --embeddings {vectors} --live-depth 200 "
-            f"--steps 300 --seed {SEED} --threads {{threads}} -o {run}",
+            f"--steps {arms.STEPS} --seed {SEED} --threads {{threads}} -o {run}",
             *arms.tested("later/adore", f"{run}/latest", vectors, rerank=None),
         ),
         needs=(_WARMUP, f"table1/warmup/seed-{SEED}"),

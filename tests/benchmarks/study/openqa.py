@@ -32,8 +32,8 @@ def _trained(name: str, arm: str, every: int, segments: int) -> Cell:
         name=f"openqa/{name}",
         commands=(
             f"ance loop --data {_DATA} --ckpt {_WARMUP}/latest --preset small {arms.RATE} "
-            f"--baseline {arm} --answers --refresh-every {every} --segments {segments} --seed {SEED} --mode sync "
-            f"--threads {{threads}} -o {run}",
+            f"--baseline {arm} --answers --refresh-every {every} --segments {segments} "
+            f"--seed {SEED} --mode sync --threads {{threads}} -o {run}",
             f"ance search --ckpt {run}/latest --embeddings {arms.embeddings(run, segments)} "
             f"--data {_DATA} --split test --depth 100 --threads {{threads}} -o {_run_of(name)}",
             _measured(_run_of(name), f"{_TESTED}/{name}/test.tsv"),
