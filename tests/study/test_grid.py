@@ -69,10 +69,17 @@ def test_cells_are_short_and_write_apart():
         ]
 
 
-def test_a_recipe_is_of_the_commands_alone():
+def test_a_recipe_is_of_the_commands():
     cell = Cell(name="a", commands=("ance fuse {work}/x",), minutes=1)
-    assert cell.recipe == replace(cell, minutes=2, needs=("b",)).recipe
+    assert cell.recipe == replace(cell, minutes=2, seed=1).recipe
     assert cell.recipe != replace(cell, commands=("ance fuse {work}/y",)).recipe
+
+
+def test_a_recipe_changes_with_what_is_read():
+    cells = [_cell("c", "b"), _cell("b", "a"), _cell("a")]
+    before = in_order(cells)
+    after = in_order([*cells[:2], replace(cells[2], commands=("ance fuse {work}/x",))])
+    assert all(after[name].recipe != before[name].recipe for name in "abc")
 
 
 def test_placeholders_are_filled_after_the_words_are_split():

@@ -89,8 +89,8 @@ def _shared() -> list[Cell]:
                 name=f"medquad/warmup/seed-{seed}",
                 commands=(
                     f"ance train-segment {BM25_NEGATIVES} --data {MEDQUAD} --ckpt {START} "
-                    f"--preset small {RATE} --steps {WARMUP_STEPS} --seed {seed} --threads {{threads}} "
-                    f"-o {warmup(seed)}",
+                    f"--preset small {RATE} --steps {WARMUP_STEPS} --seed {seed} "
+                    f"--threads {{threads}} -o {warmup(seed)}",
                 ),
                 needs=("medquad/bm25-negatives",),
                 makes=(f"{warmup(seed)}/latest",),
@@ -117,7 +117,7 @@ def _from_scratch(arm: str, seed: int) -> Cell:
 
 
 def _after_warmup(arm: str, seed: int) -> Cell:
-    """The steps that follow the BM25 warm-up; ANCE's negatives are mined anew after half of them."""
+    """What follows the BM25 warm-up; ANCE's negatives are mined anew after half of the steps."""
     run = f"{WORK}/warm-{arm}-{seed}"
     every, segments = (STEPS // 2, 2) if arm == "ance" else (STEPS, 1)
     return Cell(

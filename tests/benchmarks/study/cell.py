@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,14 @@ class Cell:
     minutes: float
     cores: int = 1
     collect: tuple[Collect, ...] = field(default=(), compare=False)
+    beneath: tuple[str, ...] = ()
+    """The recipes of what it needs; `in_order` puts them here."""
 
     @property
     def recipe(self) -> str:
-        """A hash of the commands with their placeholders: the same on every machine."""
-        return hash_json(list(self.commands))
+        """A hash of the commands with their placeholders, and of those that made what they read:
+        the same on every machine."""
+        return hash_json([*self.commands, *self.beneath])
 
     def is_there(self, places: Places) -> bool:
         """Whether everything that the cell makes for others lies in the work folder."""
@@ -85,7 +88,8 @@ class Cell:
 
 
 def in_order(cells: Iterable[Cell]) -> dict[str, Cell]:
-    """Cells by name, each after those that it needs and else as they were given.
+    """Cells by name, each after those that it needs and else as they were given, and each with
+    their recipes beneath its own.
 
     Raises `ValueError` where a name is there twice, a need is no cell, or needs go round.
     """
@@ -103,7 +107,8 @@ def in_order(cells: Iterable[Cell]) -> dict[str, Cell]:
                 raise ValueError(f"{cell.name} needs {need}, which is no cell")
             if need not in ordered:
                 place(by_name[need], (*above, cell.name))
-        ordered.setdefault(cell.name, cell)
+        beneath = tuple(ordered[need].recipe for need in cell.needs)
+        ordered.setdefault(cell.name, replace(cell, beneath=beneath))
 
     for cell in given:
         place(cell, ())

@@ -29,9 +29,8 @@ _TAUGHT = {
 
 def _looped(name: str, extra: str) -> Cell:
     run = f"{{work}}/later/{name}"
-    loop = arms.looped(
-        run, "ance", f"{arms.warmup(SEED)}/latest", arms.STEPS // 2, 2, SEED, f"{extra} "
-    )
+    start = f"{arms.warmup(SEED)}/latest"
+    loop = arms.looped(run, "ance", start, arms.STEPS // 2, 2, SEED, f"{extra} ")
     return Cell(
         name=f"later/{name}",
         commands=(
