@@ -78,7 +78,10 @@ def test_a_line_tells_all_of_a_cell_and_done_is_done(world):
     assert world.run(make(), TESTED, chosen=["tested/seed-7"]) == []
     first, line = world.lines
     assert (first["cell"], line["cell"], line["seed"]) == ("fused", "tested/seed-7", 7)
-    assert line["commands"] == [_EVAL] and line["recipe"] == TESTED.recipe
+    assert (
+        line["commands"] == [_EVAL]
+        and line["recipe"] == in_order([make(), TESTED])[line["cell"]].recipe
+    )
     # d3 is second in both runs and so first: what q10 wants; q2's d1 shares the next place
     first_of_q10, of_q2 = line["per_query"]["fused"]
     assert first_of_q10 == 1 and of_q2 in (0.5, 0.3333)
