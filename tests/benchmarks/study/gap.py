@@ -26,6 +26,13 @@ def _cell(
     run = run_folder(name)
     segments = STEPS // every
     embeddings = arms.embeddings(run, segments)
+    encode: tuple[str, ...] = ()
+    if mode == "async":  # an inferencer that is behind passes checkpoints over: no number is sure
+        embeddings = f"{run}.emb"
+        encode = (
+            f"ance encode --ckpt {run}/latest --data {arms.MEDQUAD} --threads {{threads}} "
+            f"-o {embeddings}",
+        )
     command = (
         f"ance loop --data {arms.MEDQUAD} --ckpt {arms.warmup(SEED)}/latest --preset small "
         f"--baseline ance {extra} --refresh-every {every} --segments {segments} --seed {SEED} "
@@ -35,6 +42,7 @@ def _cell(
         name=f"gap/{name}",
         commands=(
             command,
+            *encode,
             *arms.tested(f"gap/{name}", f"{run}/latest", embeddings, rerank=None),
         ),
         needs=(f"medquad/warmup/seed-{SEED}",),
