@@ -42,3 +42,8 @@ bench:
     python tests/benchmarks/startup.py
     python tests/benchmarks/train.py
     python tests/benchmarks/loop.py
+
+# the paper's study: every cell that is not done yet, then the tables (docs/reproduce.md)
+reproduce *arguments:
+    python -m tests.benchmarks.study run "$@"; code=$?; \
+    python -m tests.benchmarks.study table && exit $code

@@ -1,0 +1,146 @@
+"""What is kept of a cell, from what the real commands leave."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from tests.benchmarks.study import collecting, plots, tables
+from tests.benchmarks.study.cell import Outcome, Places
+from tests.world import AnceInside, make_dataset
+
+
+def outcome(folder, commands=(), summaries=()) -> Outcome:
+    places = Places(data=folder, weights=folder, work=folder, threads=1)
+    return Outcome(commands=commands, summaries=summaries, places=places)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, checkpoint):
+    """A run with two generations, and the diagnosis of its last checkpoint."""
+    folder = tmp_path_factory.mktemp("study")
+    make_dataset(folder / "data")
+    program = AnceInside(folder)
+    told = [
+        program("bm25-negatives", "--data", "data", "--engine", "bm25s", "--depth", 12,
+                "--negatives", 4, "-o", "bm25.jsonl", "--json"),
+        program("train-segment", "bm25.jsonl", "--data", "data", "--ckpt", checkpoint, "--steps",
+                3, "--total-steps", 6, "--batch-size", 8, "--log-every", 1, "-o", "run", "--json"),
+        program("refresh", "run", "--depth", 12, "--negatives", 4, "--json"),
+        program("train-segment", "run/generations/0001/negatives.jsonl", "--steps", 3,
+                "--log-every", 1, "-o", "run", "--json"),
+        program("refresh", "run", "--json"),
+        program("diagnose", "--ckpt", "run/latest", "--data", "data", "--embeddings",
+                "run/generations/0002/embeddings", "--run", "run", "--split", "train", "--sample",
+                3, "--draws", 2, "--depth", 6, "--batch-size", 4, "--engine", "bm25s",
+                "--dtype", "fp32", "-o", "report.json", "--json"),
+    ]  # fmt: skip
+    return SimpleNamespace(cwd=folder, told=[json.loads(call.stdout) for call in told])
+
+
+def test_curves_of_a_run_and_what_the_table_and_figure_of_the_gap_make_of_them(trained):
+    found = collecting.training_curves("{work}/run")(outcome(trained.cwd))
+    series = found["series"]
+    assert series["training"]["step"] == [1, 2, 3, 4, 5, 6]
+    assert [row["checkpoint_step"] for row in series["generations"]] == [3, 6]
+    assert [switch["generation"] for switch in series["switches"]] == [1]
+    assert json.loads(json.dumps(found)) == found and str(trained.cwd) not in json.dumps(found)
+
+    result = {"measures": {"test": {"RR@10": {"mean": 0.25}}}, **found}
+    header, _, row = tables.gap_table({"gap/every-50": result}).splitlines()
+    assert header.count("|") == row.count("|")
+    dev = series["generations"][-1]["value"]
+    assert f"| {dev:.3f} | 0.250 |" in row
+    assert tables.oldest(result) == 3  # the first generation is of step 3, and its last batch of 6
+    figure = plots.gap_figure({"gap/every-50": result})
+    assert figure is not None and len(figure.legends) == 1
+    assert plots.gap_figure({}) is None
+
+
+def test_a_diagnosis_and_its_table_and_figures(trained):
+    found = collecting.report_at("{work}/report.json")(outcome(trained.cwd))
+    assert str(trained.cwd) not in json.dumps(found)
+    report = json.loads((trained.cwd / "report.json").read_text())
+    assert len(json.dumps(found)) < len(json.dumps(report))
+    (row,) = [row for row in found["diagnosis"]["samplers"] if row["sampler"] == "ance"]
+    assert row["test_time"] == pytest.approx(1)
+    results = {"theory/every-50": found}
+    assert tables.theory_table(results).count("every-50") == 6
+    assert set(plots.drawn(results)) == {
+        "theory-every-50-long-tail", "theory-every-50-gradient-norms",
+        "theory-every-50-bias-and-variance", "theory-overlap",
+    }  # fmt: skip
+
+
+def test_what_commands_tell_of_their_cost(trained):
+    told = collecting.figures_told(outcome(trained.cwd, summaries=trained.told))["told"]
+    assert str(trained.cwd) not in json.dumps(told)
+    rate = collecting.step_rate("{work}/run")(outcome(trained.cwd))["steps_per_s"]
+    assert rate > 0
+    results = {
+        "cost/refresh": {"told": told[4:5], "load": 0.25},
+        "cost/train": {"told": [], "steps_per_s": rate, "load": 0.5},
+    }
+    lines = tables.cost_table(results).splitlines()
+    assert lines[2] == f"| training step | {1 / rate:.2f} s ({rate:.2f} steps/s) |"
+    assert lines[3].startswith("| refresh | ") and "encode" in lines[3]
+    assert lines[4] == "| load of the machine before, at most | 0.50 |"
+
+
+def test_measures_by_label_and_values_in_the_order_of_the_ids(tmp_path):
+    table = tmp_path / "test.tsv"
+    rows = ["run\tquery_id\tmeasure\tvalue", "/x/test.trec\tq2\tRR@10\t0.333333",
+            "/x/test.trec\tq10\tRR@10\t1.000000", "/x/test.trec\tq2\tR@5\t0.5"]  # fmt: skip
+    table.write_text("\n".join(rows) + "\n")
+    row = {"run": "/x/test.trec", "measures": {"RR@10": {"mean": 2 / 3}, "R@5": {"mean": 0.5}}}
+    other = {"run": "/x/rerank.bm25.trec", "measures": {"RR@10": {"mean": 0.1}}}
+    found = collecting.measured(
+        outcome(
+            tmp_path,
+            [["search"], ["eval", "--per-query", str(table)], ["eval"]],
+            [
+                {"kind": "run"},
+                {"kind": "evaluation", "runs": [row]},
+                {"kind": "evaluation", "runs": [other]},
+            ],
+        )
+    )
+    assert found["per_query"] == {"test": [1.0, 0.3333]}
+    assert found["measures"] == {
+        "test": {"RR@10": {"mean": 0.666667}, "R@5": {"mean": 0.5}},
+        "rerank": {"RR@10": {"mean": 0.1}},
+    }
+
+
+def test_thirds_keep_equal_offsets_together():
+    offsets = {f"q{n}": offset for n, offset in enumerate([0, 0, 0, 0, 10, 20, 30, 500, 900])}
+    values = {name: float(n) for n, name in enumerate(offsets)} | {"q-unknown": 100.0}
+    assert collecting.thirds(values, offsets) == [
+        {"from": 0, "to": 0, "queries": 4, "RR@10": 1.5},
+        {"from": 1, "to": 30, "queries": 3, "RR@10": 5.0},
+        {"from": 31, "to": 900, "queries": 2, "RR@10": 7.5},
+    ]
+    assert collecting.thirds({"q-unknown": 1.0}, offsets) == []
+
+
+def test_by_answer_depth_reads_the_offsets_of_the_queries(tmp_path):
+    queries = [{"_id": f"q{n}", "text": "x", "metadata": {"answer_word_offset": n}}
+               for n in range(3)]  # fmt: skip
+    lines = [json.dumps(query) for query in [*queries, {"_id": "q3", "text": "no metadata"}]]
+    (tmp_path / "queries.jsonl").write_text("\n".join(lines) + "\n")
+    table = tmp_path / "deep.tsv"
+    rows = [f"/x/deep.trec\tq{n}\tRR@10\t{n / 4}" for n in range(4)]
+    table.write_text("\n".join(["run\tquery_id\tmeasure\tvalue", *rows]) + "\n")
+    words = ["eval", "/x/deep.trec", "--per-query", str(table)]
+    found = collecting.by_answer_depth("deep", "{data}")(outcome(tmp_path, [["search"], words]))
+    (thirds,) = found.values()
+    assert list(found) == ["by_depth deep"]
+    assert [third["queries"] for third in thirds] == [2, 1]
+    assert [third["RR@10"] for third in thirds] == [0.125, 0.5]
+
+
+def test_numbers_are_rounded_and_paths_go():
+    value = {"a": 0.123456789, "run": "/here/run", "b": [{"c": 1_234_567.8, "d": "kept"}], "n": 7}
+    assert collecting.rounded(value) == {
+        "a": 0.123457, "b": [{"c": 1.23457e6, "d": "kept"}], "n": 7,
+    }  # fmt: skip
