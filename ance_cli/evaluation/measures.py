@@ -7,7 +7,7 @@ agree on the ranking.
 Four measures more are ir_measures' own, of other labels: `Holes@k` is 1 - Judged@k (ICLR App. A.2);
 `Overlap@k` is Judged@k where another run's top k is what is judged; `Answers@k` and
 `RegexAnswers@k` are Success@k where a passage that holds an answer is the relevant one (Top-k
-coverage of OpenQA: Karpukhin et al., EMNLP 2020, Sec. 5).
+coverage of OpenQA: Karpukhin et al., EMNLP 2020, Sec. 5). `IPrec` is computed by `recall_levels`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from enum import Enum
 import ir_measures
 
 from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.evaluation.recall_levels import interpolated_precision
 from ance_cli.formats.dataset import Qrels
 from ance_cli.formats.trec import Run, in_trec_order
 
@@ -54,6 +55,11 @@ class Measure:
     @property
     def cutoff(self) -> int:
         return int(self.computed["cutoff"])
+
+    @property
+    def is_at_recall(self) -> bool:
+        """Whether `recall_levels` computes it."""
+        return self.computed.NAME == "IPrec" and not self.computed["judged_only"]
 
 
 @dataclass(frozen=True)
@@ -182,9 +188,16 @@ def evaluate(
         found = _labels_of(group[0], qrels, evidence)
         labels = {number: found[name] for number, name in names.items() if found.get(name)}
         values = {measure.computed: dict.fromkeys(qrels, 0.0) for measure in group}
-        for metric in ir_measures.iter_calc(list(values), labels, ranked) if labels else ():
+        theirs = [measure.computed for measure in group if not measure.is_at_recall]
+        for metric in ir_measures.iter_calc(theirs, labels, ranked) if theirs and labels else ():
             if metric.query_id in names:
                 values[metric.measure][names[metric.query_id]] = float(metric.value)
+        for measure in (measure for measure in group if measure.is_at_recall):
+            level, rel = measure.computed["recall"], measure.computed["rel"]
+            for number in labels.keys() & ranked.keys():
+                values[measure.computed][names[number]] = interpolated_precision(
+                    list(ranked[number]), labels[number], level, rel
+                )
         for measure in group:
             computed[measure.name] = {
                 query_id: 1 - value if measure.complement else value
