@@ -199,7 +199,7 @@ def gap_table(results: Results) -> str:
         rows.append(
             [
                 cell.name.removeprefix("gap/"),
-                str(len(generations) - 1),
+                str(len({switch["generation"] for switch in result["series"]["switches"]})),
                 str(oldest(result)),
                 f"{statistics.mean(losses[-10:]):.3f}",
                 _three(generations[-1]["value"]),
@@ -207,7 +207,7 @@ def gap_table(results: Results) -> str:
                 _three(min(overlaps, default=None)),
             ]
         )
-    headings = ["", "refreshes used", "oldest negatives (steps)", "loss, last 10 lines",
+    headings = ["", "generations used", "oldest negatives (steps)", "loss, last 10 lines",
                 "dev RR@10 at the end", "test RR@10", "least overlap of the probe"]  # fmt: skip
     return markdown(headings, rows)
 
