@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -191,6 +191,7 @@ class Plan:
                     f"{path}: was changed since ance made it",
                     hint="choose another name with -o, or make it anew with --force",
                 )
+        self._finish_interrupted_folder(found)
         return found
 
     def _differences(self, found: dict[str, Any]) -> list[str]:
@@ -257,9 +258,26 @@ class Plan:
             atomic.sync_tree(folder)
             (folder / MANIFEST).write_bytes(_dump(manifest))
         atomic.publish_folder(folder, self.output)
-        for name in (PLAN, *unfinished_only):
-            (self.output / name).unlink(missing_ok=True)
+        self._tidy(unfinished_only)
         return manifest
+
+    def _tidy(self, unfinished_only: Iterable[str]) -> None:
+        """Remove what only an unfinished folder needs; the plan last, as the mark that this is not
+        done yet."""
+        for name in (*unfinished_only, PLAN):
+            (self.output / name).unlink(missing_ok=True)
+
+    def _finish_interrupted_folder(self, found: dict[str, Any]) -> None:
+        """Where a stop came after the folder had its name, and before it was tidy."""
+        if self.kind not in _FOLDERS or not (self.output / PLAN).exists():
+            return
+        parts = {*found["content"]["files"], MANIFEST, PLAN}
+        with suppress(PermissionError):  # somebody else's, who will tidy it
+            self._tidy(
+                path.name
+                for path in list(self.output.iterdir())
+                if path.is_file() and path.name not in parts and not path.name.startswith(".")
+            )
 
     def add_stats(self, stats: dict[str, Any]) -> dict[str, Any]:
         """Add figures to the manifest of the published output; returns the manifest."""

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import xxhash
@@ -499,6 +500,28 @@ def test_a_full_disk_while_publishing_keeps_what_was_finished(tmp_path, monkeypa
     assert caught.value.hint.endswith("what was finished is kept")
     assert not plan.output.exists()
     assert "block" in names(plan.open_partial())
+
+
+@pytest.mark.parametrize("stopped_at", ["done.json", "plan.json"])
+def test_a_stop_between_the_name_and_the_tidying_is_made_good(tmp_path, monkeypatch, stopped_at):
+    plan = folder_plan(tmp_path / "out")
+    for name in ("block", "done.json"):
+        (plan.open_partial() / name).write_text(name)
+    unlink = Path.unlink
+
+    def stopping(path, missing_ok=False):
+        if path.name == stopped_at:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            plan.publish_folder({}, {}, unfinished_only=["done.json"])
+    assert "plan.json" in names(plan.output)
+    (plan.output / ".a.lease").touch()
+    assert plan.published()
+    assert names(plan.output) == [".a.lease", "block", "manifest.json"]
 
 
 # ---------------------------------------------------------------- edited by hand, and inputs
