@@ -184,6 +184,7 @@ class _Share:
         self._filled = torch.from_numpy(D), torch.from_numpy(I)
         # on a CPU these are the arrays themselves
         self._D, self._I = (part.to(device) for part in self._filled)
+        self._is_empty = True
 
     def add(self, chunk: Chunk, x: torch.Tensor) -> None:
         """Search a chunk, whose vectors on the device are `x`, and merge what is found."""
@@ -200,11 +201,16 @@ class _Share:
                 part = slice(start, start + batch)
                 D, I = self._D[part], self._I[part]  # noqa: E741
                 D_new, I_new = self.engine.best(self._q[part], x, starts, k, D[:, -1])
+                I_new = torch.where(I_new < 0, I_new, I_new + first).int()
+                if self._is_empty:  # nothing to merge with, and the new ones are in order
+                    D[:, : D_new.shape[1]], I[:, : I_new.shape[1]] = D_new, I_new
+                    continue
                 # what was there comes first, and the sort is stable: ties stay in corpus order
                 both = torch.cat([D, D_new], 1).sort(dim=1, descending=True, stable=True)
-                places = torch.cat([I, (I_new + first).int()], 1)
+                places = torch.cat([I, I_new], 1)
                 D.copy_(both.values[:, :k])
                 I.copy_(places.gather(1, both.indices[:, :k]))
+        self._is_empty = False
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
