@@ -226,7 +226,7 @@ class _Draft:
         places = order(scores, self.positive_score, self.query.recipe.sampler, rng)
         step = self.missing[source]
         for part in (places[start : start + step] for start in range(0, len(places), step)):
-            yield from _offers(source, docs[part], ranks[part].tolist(), scores[part])
+            yield from _as_candidates(source, docs[part], ranks[part].tolist(), scores[part])
 
     def _from_corpus(self, rng: np.random.Generator) -> Iterator[Candidate]:
         query, wanted = self.query, self.missing[RANDOM]
@@ -239,7 +239,7 @@ class _Draft:
             passes, refused = passing(query.recipe.filters, None, scores, query.lowest_positive)
             for rule, count in refused.items():
                 query.audit.remove(RANDOM, rule, count)
-            yield from _offers(RANDOM, docs[passes], repeat(None), scores[passes])
+            yield from _as_candidates(RANDOM, docs[passes], repeat(None), scores[passes])
 
 
 def _among(docs: Places, places: Set[int]) -> npt.NDArray[np.bool_]:
@@ -252,7 +252,7 @@ def _among(docs: Places, places: Set[int]) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _offers(
+def _as_candidates(
     source: str, docs: Places, ranks: Iterable[int | None], scores: Floats
 ) -> Iterator[Candidate]:
     return map(Candidate, docs.tolist(), repeat(source), ranks, _all_rounded(scores))
