@@ -150,6 +150,7 @@ def test_sentence_transformers_trains_on_exported_columns(export, checkpoint, tm
     assert np.abs(model.encode("river") - before).max() > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.java
 def test_pyserinis_ance_encoder_gives_the_vectors_of_what_was_converted(tmp_path, monkeypatch):
     """The class that castorini's checkpoints are of; it asks for a JVM and an API key on import."""

@@ -177,6 +177,7 @@ def test_what_the_hub_refuses_is_said(world, monkeypatch, backbone):
         push(backbone, "me/small")
 
 
+@pytest.mark.long
 def test_there_and_back_over_a_socket(world, tmp_path):
     """The programs and the hub's own client, against a hub of its HTTP interface."""
     folder = (world.cwd / "ance" / "latest").resolve()
