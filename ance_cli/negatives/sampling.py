@@ -30,8 +30,8 @@ Floats = npt.NDArray[np.floating[Any]]
 class _Key(np.random.bit_generator.ISeedSequence):
     """A key as numpy's generators ask for it.
 
-    `Philox(key=...)` is the same generator, but asks the system for entropy first, which it then
-    throws away: half of the time of drawing a pair's negatives.
+    `Philox(key=...)` is the same generator, but asks the system for entropy first, which takes many
+    times as long as all the rest of it and is then thrown away.
     """
 
     def __init__(self, digest: int) -> None:

@@ -73,8 +73,8 @@ def read_ahead(
     reader = _Reader(embeddings, devices, dtype, blocks)
     threads = torch.get_num_threads()
     # One thread converts as fast as memory goes. With a team of its own the process would have more
-    # threads than cores, upon which OpenMP lets the searching ones sleep at each barrier: a third
-    # of the time of a long search.
+    # threads than cores, upon which OpenMP lets the searching ones sleep at each barrier: a
+    # quarter of the time of a long search.
     with ThreadPoolExecutor(1, "read-ahead", torch.set_num_threads, (1,)) as thread:
         coming = thread.submit(reader.read, 0)
         for parity in _alternating():

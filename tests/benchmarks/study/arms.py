@@ -15,7 +15,7 @@ RATE = "--lr 5e-5"
 """Of every training, falling to 0 in a line: the steps of warm-up and arm then add up to the same,
 taken at once or one after the other."""
 WARMUP_STEPS, STEPS = 600, 300
-"""The warm-up ends where BM25's negatives have little more to teach, as the paper's does."""
+"""The warm-up is to end where BM25's negatives have little more to teach, as the paper's does."""
 MEASURES = "'RR@10 nDCG@10 R@100'"
 SEEDS = (42, 43, 44)
 """Of the arms that matter; the others have the first one only."""
