@@ -1,17 +1,20 @@
-"""Attention for encoders on a CPU, out of batched matrix products.
+"""Attention for encoders on a CPU, where torch's fused kernel is slow in bf16.
 
-torch's fused kernel for CPUs reaches a tenth of the machine's bf16 matrix-product rate for the
-head sizes of BERT-like encoders (docs/performance.md); the products themselves run near that rate.
+For the head sizes of BERT-like encoders it reaches a tenth of the machine's bf16 matrix-product
+rate forward, and backward it takes four times as long as in float32 (docs/performance.md).
+Inference goes by batched matrix products, which run near that rate; training, which would have to
+keep their scores, by the fused kernel in float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_NAME = "ance_products"
+_PRODUCTS, _FLOAT32 = "ance_products", "ance_float32"
 _MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "electra", "camembert")
 """Encoders whose attention is softmax(q k / sqrt(d)) v over the keys there are, nothing else."""
 
@@ -56,12 +59,37 @@ def _keys_that_are_there(attention_mask: Tensor | None = None, **_: Any) -> Tens
     return attention_mask
 
 
+def attend_in_float32(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any
+) -> tuple[Tensor, None]:
+    """torch's fused attention on float32 copies of q, k, v (B, H, L, D); returns (B, L, H, D) in
+    their own type. The other arguments are those of transformers' `sdpa_attention_forward`."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    with torch.autocast(query.device.type, enabled=False):
+        found, _ = sdpa_attention_forward(
+            module, query.float(), key.float(), value.float(), *rest, **options
+        )
+    return found.to(query.dtype), None
+
+
 def use_products(backbone: nn.Module) -> None:
     """Have a backbone attend by `attend`, for inference only, if it is of a kind that can."""
+    _use(backbone, _PRODUCTS, attend, _keys_that_are_there)
+
+
+def use_float32(backbone: nn.Module) -> None:
+    """Have a backbone attend by `attend_in_float32`, if it is of a kind that can."""
+    from transformers.masking_utils import sdpa_mask
+
+    _use(backbone, _FLOAT32, attend_in_float32, sdpa_mask)
+
+
+def _use(backbone: nn.Module, name: str, how: Callable[..., Any], mask: Callable[..., Any]) -> None:
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
     if str(backbone.config.model_type) in _MODEL_TYPES:  # type: ignore[union-attr]
-        AttentionInterface.register(_NAME, attend)
-        AttentionMaskInterface.register(_NAME, _keys_that_are_there)
-        backbone.set_attn_implementation(_NAME)  # type: ignore[operator]
+        AttentionInterface.register(name, how)
+        AttentionMaskInterface.register(name, mask)
+        backbone.set_attn_implementation(name)  # type: ignore[operator]

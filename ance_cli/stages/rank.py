@@ -132,6 +132,7 @@ def _make_trainer(
     reporter: Reporter,
 ) -> Trainer:
     """The trainer, standing at the newest state."""
+    from ance_cli.models.attention import use_float32
     from ance_cli.models.dual import enable_gradient_checkpointing, load_dual
     from ance_cli.models.encoder import set_dropout
     from ance_cli.models.tokens import Tokenizer
@@ -149,6 +150,9 @@ def _make_trainer(
     start = Checkpoint(newest[1])
     tokenizer = Tokenizer(start)
     encoder = load_dual(start).to(world.device)
+    if world.device.type == "cpu":
+        for tower in (encoder.query, encoder.passage):
+            use_float32(tower.backbone)
     if config.freeze_passages:
         encoder.passage.requires_grad_(False)
     if segment.gradient_checkpointing:

@@ -47,7 +47,8 @@ def test_attention_is_the_formula(monkeypatch, pieces, masked):
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta", "Electra"])
-def test_each_kind_of_encoder_keeps_its_vectors(kind):
+@pytest.mark.parametrize("use", ["use_products", "use_float32"])
+def test_each_kind_of_encoder_keeps_its_vectors(kind, use):
     import transformers
 
     torch.manual_seed(0)
@@ -61,11 +62,26 @@ def test_each_kind_of_encoder_keeps_its_vectors(kind):
     mask[1, 7:] = 0
     with torch.inference_mode():
         expected = [backbone(ids, m).last_hidden_state for m in (mask, None)]
-        attention.use_products(backbone)
-        assert backbone.config._attn_implementation == "ance_products"
+        getattr(attention, use)(backbone)
+        assert backbone.config._attn_implementation.startswith("ance_")
         found = [backbone(ids, m).last_hidden_state for m in (mask, None)]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one[mask.bool()], other[mask.bool()], atol=1e-5, rtol=1e-4)
+
+
+def test_training_attends_in_float32_under_autocast():
+    q, k, v = torch.randn(3, 2, 4, 64, 26, generator=torch.Generator().manual_seed(0)).unbind(0)
+    q, k, v = (part.bfloat16().requires_grad_() for part in (q, k, v))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = attention.attend_in_float32(
+            torch.nn.Identity(), q, k, v, None, scaling=0.5, is_causal=False
+        )
+    assert found.dtype is torch.bfloat16
+    exact = torch.softmax(q.double() @ k.double().transpose(2, 3) * 0.5, -1) @ v.double()
+    # nothing but the last rounding, to 8 bits, lies between them; the kernel's own bf16 is coarser
+    torch.testing.assert_close(found.double(), exact.transpose(1, 2), rtol=2**-8, atol=1e-5)
+    found.float().sum().backward()
+    assert all(part.grad.dtype is torch.bfloat16 for part in (q, k, v))
 
 
 def test_other_encoders_keep_their_own_attention():
