@@ -94,6 +94,7 @@ class CrossEncoder:
     ) -> None:
         """Raises `BadInput` where the folder does not hold a whole model with one label."""
         from ance_cli.models.devices import choose_devices, choose_dtype, torch_dtype
+        from ance_cli.models.inference import fit_to_cpu
 
         checkpoint = _open_folder(folder)
         self.folder = folder
@@ -105,6 +106,8 @@ class CrossEncoder:
         self._tokenizer = _load_tokenizer(checkpoint)
         model = _load_classifier(checkpoint).eval().requires_grad_(False)
         self._model = rounded_backbone(model, torch_dtype(self.dtype)).to(self.device)
+        if self.device.type == "cpu":
+            fit_to_cpu(self._model.base_model)  # type: ignore[arg-type]
 
     def scores(
         self, pairs: Sequence[Pair], on_pairs: Callable[[int], None] | None = None
@@ -203,6 +206,7 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Any:
             f"{checkpoint.shown}: the tokenizer has no padding token, which batches need",
             hint="set `pad_token` in tokenizer_config.json to the one that the model trained with",
         )
+    tokenizer.padding_side = "right"  # as attention on a CPU has it
     return tokenizer
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ance_cli.errors import MachineGaveOut
 from ance_cli.formats.tokens import TokenRows
@@ -93,6 +93,12 @@ def in_halves(
     return join(halves)
 
 
+def fit_to_cpu(backbone: nn.Module) -> None:
+    """Have a backbone compute, for inference only, in the way that is fast on a CPU."""
+    use_products(backbone)
+    pack_linears(backbone)
+
+
 class InferenceEngine:
     """An encoder replicated on one or more devices, in one number format.
 
@@ -120,8 +126,7 @@ class InferenceEngine:
             replica.backbone.to(torch_dtype(dtype))
             lanes = 1
             if device.type == "cpu":
-                use_products(replica.backbone)
-                pack_linears(replica.backbone)
+                fit_to_cpu(replica.backbone)
                 lanes = self._threads // self._threads_each
             self._replicas += [(replica, device)] * lanes
 
