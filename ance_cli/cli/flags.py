@@ -121,6 +121,8 @@ FLAGS: dict[str, Flag] = {
     "teacher_max": Flag(float, "Replace a negative that the teacher holds for a positive with more "
                         "than this probability.", METHOD),
     "teacher_pairs": Flag(int, "Pairs that the teacher scores, drawn at random; 0 = all.", METHOD),
+    "pair_length": Flag(int, "Tokens of query and passage together that a cross-encoder reads.",
+                        METHOD),
     "audit_bm25": Flag(bool, "The audit reports the overlap with BM25's top 100.", METHOD),
     "previous": Flag(Path, "Candidates of an earlier model, for the source previous.", DATA,
                      metavar="DIR"),

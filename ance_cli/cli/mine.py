@@ -10,7 +10,7 @@ from ance_cli.config import EncodeConfig, MineConfig
 
 DRAWING = (
     "depth negatives mix sampler sampler_temperature simans_a simans_b range_min range_max "
-    "min_score max_score answers teacher teacher_max teacher_pairs engine k1 b"
+    "min_score max_score answers teacher teacher_max teacher_pairs pair_length engine k1 b"
 )
 MARGINS = "absolute_margin relative_margin"
 

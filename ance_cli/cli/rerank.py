@@ -10,6 +10,7 @@ from ance_cli.cli.calls import COMMON, PINS, checkpoint_of, dataset_of, run_stag
 from ance_cli.cli.flags import DATA, FLAGS, Flag
 from ance_cli.cli.options import Flags, command
 from ance_cli.config import EncodeConfig, RerankConfig
+from ance_cli.config.common import PAIR_LENGTH
 from ance_cli.errors import UsageProblem
 
 FLAGS["cross_encoder"] = Flag(
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "rerank",
-        "data corpus queries skip_bad ckpt embeddings cross_encoder output depth "
+        "data corpus queries skip_bad ckpt embeddings cross_encoder pair_length output depth "
         f"tag {PINS} gpus dtype batch_tokens threads force {COMMON}",
         configs="rerank encode",
         required="output",
@@ -45,6 +46,8 @@ def register(app: typer.Typer) -> None:
 
         if (flags.ckpt is None) == (flags.cross_encoder is None):
             raise UsageProblem("name what scores by exactly one of --ckpt DIR, --cross-encoder DIR")
+        if flags.pair_length != PAIR_LENGTH and flags.ckpt is not None:
+            raise UsageProblem("--pair-length goes with --cross-encoder")
         if flags.embeddings is not None and flags.ckpt is None:
             raise UsageProblem("--embeddings go with --ckpt: a cross-encoder reads texts")
         run_stage(

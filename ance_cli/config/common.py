@@ -11,6 +11,8 @@ from ance_cli.errors import UsageProblem
 SEED = 42
 MIN_REL = 1
 MEASURES = "RR@10 nDCG@10 R@100"
+PAIR_LENGTH = 512
+"""Tokens of query and passage together that a cross-encoder reads."""
 REPORT_CASES = 5
 """Wins and losses, each, that a report shows."""
 
@@ -34,6 +36,11 @@ def check_finite(config: Any) -> None:
             not isinstance(value, float) or math.isfinite(value),
             f"{flag_of(field.name)} {value}: expected a finite number",
         )
+
+
+def check_pair_length(length: int) -> None:
+    """Room for the special tokens and something of both texts."""
+    check(length >= 8, "--pair-length must be at least 8")
 
 
 def check_tag(tag: str) -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ance_cli.config.common import MIN_REL, SEED, check, check_finite
+from ance_cli.config.common import (
+    MIN_REL,
+    PAIR_LENGTH,
+    SEED,
+    check,
+    check_finite,
+    check_pair_length,
+)
 from ance_cli.errors import UsageProblem
 
 
@@ -32,6 +39,7 @@ class DrawConfig:
     """Folder of a cross-encoder, as an absolute path."""
     teacher_max: float | None = None
     teacher_pairs: int = 0
+    pair_length: int = PAIR_LENGTH
     engine: str = "lucene"
     k1: float = 0.9
     b: float = 0.4
@@ -60,9 +68,14 @@ class DrawConfig:
         )
         check(self.k1 >= 0 and 0 <= self.b <= 1, "--k1 must not be negative, --b lies in 0..1")
         check(self.teacher_pairs >= 0, "--teacher-pairs must not be negative")
+        check_pair_length(self.pair_length)
         check(
             self.teacher is not None or (self.teacher_max is None and not self.teacher_pairs),
             "--teacher-max and --teacher-pairs need --teacher",
+        )
+        check(
+            self.teacher is not None or self.pair_length == PAIR_LENGTH,
+            "--pair-length needs --teacher",
         )
         if self.teacher_max is not None:
             check(0 <= self.teacher_max <= 1, "--teacher-max is a probability: it lies in 0..1")

@@ -6,7 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ance_cli.config.common import MIN_REL, SEED, check, check_tag
+from ance_cli.config.common import (
+    MIN_REL,
+    PAIR_LENGTH,
+    SEED,
+    check,
+    check_pair_length,
+    check_tag,
+)
 
 
 @dataclass(frozen=True)
@@ -71,10 +78,12 @@ class RerankConfig:
 
     depth: int = 100
     tag: str = "ance"
+    pair_length: int = PAIR_LENGTH
 
     def __post_init__(self) -> None:
         check(self.depth > 0, "--depth must be at least 1")
         check_tag(self.tag)
+        check_pair_length(self.pair_length)
 
 
 @dataclass(frozen=True)

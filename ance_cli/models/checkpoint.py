@@ -85,7 +85,7 @@ class Checkpoint:
         if not folder.is_dir():
             raise BadInput(
                 f"{path}: no such checkpoint folder",
-                hint="--ckpt names a Hugging Face or sentence-transformers folder, RUN/latest, or "
+                hint="name a Hugging Face or sentence-transformers folder, RUN/latest, or "
                 "ORG/NAME on the hub",
             )
         self.path = folder.resolve()  # `latest` may move while we work: stay with what it names now

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ance_cli.config import EncodeConfig
+from ance_cli.config.common import PAIR_LENGTH
 from ance_cli.errors import BadInput
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.models.checkpoint import Checkpoint
@@ -62,7 +63,7 @@ def _cut(checkpoint: Checkpoint, max_length: int) -> int:
     return min(max_length, checkpoint.max_positions)
 
 
-def cross_encoder_fingerprint(folder: Path, max_length: int = 512) -> str:
+def cross_encoder_fingerprint(folder: Path, max_length: int = PAIR_LENGTH) -> str:
     """Hash of what the scores depend on: weights, tokenizer and config files, and the length.
 
     Raises `BadInput` where the folder is not a cross-encoder's, as far as can be seen from its
@@ -89,7 +90,7 @@ class CrossEncoder:
         folder: Path,
         gpus: str = "all",
         dtype: str = "auto",
-        max_length: int = 512,
+        max_length: int = PAIR_LENGTH,
         batch_tokens: int = 0,
     ) -> None:
         """Raises `BadInput` where the folder does not hold a whole model with one label."""

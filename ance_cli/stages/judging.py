@@ -63,7 +63,7 @@ def teacher_inputs(config: DrawConfig) -> dict[str, str]:
         return {}
     from ance_cli.models.cross_encoder import cross_encoder_fingerprint
 
-    return {"teacher": cross_encoder_fingerprint(Path(config.teacher))}
+    return {"teacher": cross_encoder_fingerprint(Path(config.teacher), config.pair_length)}
 
 
 def open_judges(
@@ -85,7 +85,9 @@ def open_judges(
     if config.teacher is not None:
         from ance_cli.models.cross_encoder import CrossEncoder
 
-        encoder = CrossEncoder(Path(config.teacher), encode_config.gpus, encode_config.dtype)
+        encoder = CrossEncoder(
+            Path(config.teacher), encode_config.gpus, encode_config.dtype, config.pair_length
+        )
         dtype = encoder.dtype
 
         def teacher(pairs: list[tuple[str, int]]) -> npt.NDArray[np.float32]:

@@ -71,7 +71,7 @@ def rerank(
     if cross_encoder is not None:
         from ance_cli.models.cross_encoder import cross_encoder_fingerprint
 
-        inputs["cross_encoder"] = cross_encoder_fingerprint(cross_encoder)
+        inputs["cross_encoder"] = cross_encoder_fingerprint(cross_encoder, config.pair_length)
     else:
         assert checkpoint is not None
         inputs["query_tower"] = checkpoint.tower_hash("query")
@@ -99,7 +99,7 @@ def rerank(
         else:
             scorer: _Scorer
             if cross_encoder is not None:
-                scorer = _CrossScorer(cross_encoder, queries, encode_config)
+                scorer = _CrossScorer(cross_encoder, config.pair_length, queries, encode_config)
             else:
                 assert checkpoint is not None
                 scorer = _DualScorer(checkpoint, queries, encode_config, reporter)
@@ -203,12 +203,12 @@ class _DualScorer:
 
 
 class _CrossScorer:
-    def __init__(self, folder: Path, queries: Mapping[str, str], config: EncodeConfig) -> None:
+    def __init__(
+        self, folder: Path, length: int, queries: Mapping[str, str], config: EncodeConfig
+    ) -> None:
         from ance_cli.models.cross_encoder import CrossEncoder
 
-        self._encoder = CrossEncoder(
-            folder, config.gpus, config.dtype, batch_tokens=config.batch_tokens
-        )
+        self._encoder = CrossEncoder(folder, config.gpus, config.dtype, length, config.batch_tokens)
         self.dtype = self._encoder.dtype
         self._queries = list(queries.values())
 

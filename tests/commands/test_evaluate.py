@@ -190,6 +190,11 @@ def test_a_cross_encoder_reads_each_query_with_each_passage(world, tmp_path_fact
     assert np.ptp(expected) > 0.01
     assert found == pytest.approx(dict(zip(pairs, expected.tolist(), strict=True)), abs=1e-4)
     assert "up to date" in world(*command).stderr
+    world(*command[:-1], "short.trec", "--pair-length", 8)
+    short = CrossEncoder(folder, max_length=8).scores(texts)
+    assert not np.allclose(short, expected, atol=1e-3)
+    cut = scores_of(world.cwd / "short.trec")
+    assert cut == pytest.approx(dict(zip(pairs, short.tolist(), strict=True)), abs=1e-4)
     command[7] = 3
     assert "exists with other settings: depth 2 -> 3" in world(*command, code=4).stderr
 
@@ -212,6 +217,7 @@ def test_what_rerank_refuses(world, checkpoint, two_towers):
         (["bad.trec"], "exactly one of --ckpt DIR, --cross-encoder DIR", 2),
         (["bad.trec", *ckpt, "--cross-encoder", "x"], "exactly one of --ckpt", 2),
         (["bad.trec", "--cross-encoder", "x", "--embeddings", "emb"], "--embeddings go with", 2),
+        (["bad.trec", *ckpt, "--pair-length", 64], "--pair-length goes with --cross-encoder", 2),
         (["bad.trec", *ckpt, "--depth", 0], "--depth must be at least 1", 2),
         (["bad.trec", *ckpt, "--tag", "a b"], "--tag is one word", 2),
         (["query.trec", *ckpt], "query.trec: query 'nobody' is not among the queries", 3),

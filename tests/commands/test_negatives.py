@@ -121,13 +121,18 @@ def test_answers_and_a_teacher(world):
 
 
 def test_bm25_negatives_take_a_teacher_for_some_pairs(world):
-    world.ance("bm25-negatives", "--data", "data", "--engine", "bm25s", "--sampler", "weighted",
-               "--depth", 20, "--negatives", 3, "--teacher", "teacher", "--teacher-pairs", 5,
-               "-o", "bm25.jsonl")  # fmt: skip
+    command = ["bm25-negatives", "--data", "data", "--engine", "bm25s", "--sampler", "weighted",
+               "--depth", 20, "--negatives", 3, "--teacher", "teacher", "--teacher-pairs",
+               5]  # fmt: skip
+    world.ance(*command, "-o", "bm25.jsonl")
     records, audit = drawn(world, "bm25", 3)
     judged = [record for record in records if "teacher_positive_score" in record]
     assert len(judged) == 5
     assert audit["teacher"]["judged_negatives"] == sum(len(r["negative_ids"]) for r in judged)
+    world.ance(*command, "--pair-length", 8, "-o", "short.jsonl")
+    short, _ = drawn(world, "short", 3)
+    assert [r["negative_ids"] for r in short] == [r["negative_ids"] for r in records]
+    assert [r.get("teacher_scores") for r in short] != [r.get("teacher_scores") for r in records]
 
 
 def test_what_the_mix_does_not_name_is_not_searched(world):
@@ -158,6 +163,8 @@ USAGE = [
     (["--teacher-max", 0.5], "--teacher-max and --teacher-pairs need --teacher"),
     (["--teacher", "teacher", "--teacher-max", 1.5], "--teacher-max is a probability"),
     (["--teacher", "teacher", "--teacher-max", 0.5, "--teacher-pairs", 3], "--teacher-pairs 0"),
+    (["--pair-length", 64], "--pair-length needs --teacher"),
+    (["--teacher", "teacher", "--pair-length", 7], "--pair-length must be at least 8"),
     (["--negatives", -1], "--negatives must not be negative"),
 ]  # fmt: skip
 

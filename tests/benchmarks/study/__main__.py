@@ -101,11 +101,15 @@ def main(arguments: Sequence[str]) -> int:
         chosen = choose(cells, options.patterns, seeds)
         if options.verb == "list":
             _show(cells, chosen, results, places)
+            sys.stdout.flush()
             return 0
         failed = run(cells, chosen, results, places, lambda line: print(line, flush=True))
     except AnceError as problem:
         print(f"error: {problem.what}\n{problem.hint or ''}", file=sys.stderr)
         return problem.exit_code
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Stopped as stop:
         print("stopped; the same command continues", file=sys.stderr)
         return stop.exit_code

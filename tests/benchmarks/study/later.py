@@ -44,8 +44,8 @@ def _looped(name: str, extra: str) -> Cell:
 
 
 def _taught(name: str, training: str, mining: str) -> list[Cell]:
-    """The same cycle by its stages: a cross-encoder reads 26,000 pairs in each refresh, which is
-    half an hour's work with what stands around it, and no cell should take more.
+    """The same cycle by its stages: a cross-encoder reads 26,000 pairs in each refresh, of which
+    it is given as many tokens as the encoder sees.
 
     One negative is kept for a pair: 300 steps of 32 are less than an epoch, so that no pair draws
     twice from what a generation has for it.
@@ -53,7 +53,7 @@ def _taught(name: str, training: str, mining: str) -> list[Cell]:
     run = f"{{work}}/later/{name}"
     vectors = f"{run}.emb"
     refresh = f"ance refresh {run} --depth 200 --negatives 1 --teacher {arms.CROSS_ENCODER}"
-    refresh = f"{refresh} {mining} --threads {{threads}}"
+    refresh = f"{refresh} --pair-length 128 {mining} --threads {{threads}}"
     train = "ance train-segment {run}/generations/{number:04d}/negatives.jsonl --steps 150"
     parts = [f"{train} --threads {{{{threads}}}} -o {{run}}".format(run=run, number=n)
              for n in (1, 2)]  # fmt: skip
@@ -69,7 +69,7 @@ def _taught(name: str, training: str, mining: str) -> list[Cell]:
             needs=(_WARMUP,),
             makes=(f"{run}/generations/0001/negatives.jsonl",),
             seed=SEED,
-            minutes=15,
+            minutes=8,
         ),
         Cell(
             name=f"later/{name}/mined-again",
@@ -77,7 +77,7 @@ def _taught(name: str, training: str, mining: str) -> list[Cell]:
             needs=(f"later/{name}/mined",),
             makes=(f"{run}/generations/0002/negatives.jsonl",),
             seed=SEED,
-            minutes=17,
+            minutes=10,
         ),
         Cell(
             name=f"later/{name}",
