@@ -5,7 +5,8 @@
 
 The bare loop is what torch and transformers reach as they come: forward of queries and passages,
 NLL, backward, AdamW, on batches that were tokenised before. `ance train-segment` does more than
-that (order, lookups, clipping, logs), and attends in its own way on a CPU. Each runs twice, in turns, and its faster run is shown.
+that (order, lookups, clipping, logs), and attends in its own way on a CPU. Each runs twice, in
+turns, and its faster run is shown.
 """
 
 from __future__ import annotations
