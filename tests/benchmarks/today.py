@@ -74,6 +74,9 @@ class Arm:
 ARMS = {
     "ance": Arm("ANCE as in the paper", loop=("--baseline", "ance")),
     "ance-in-batch": Arm("ANCE and in-batch negatives", loop=("--in-batch", "all")),
+    "ance-top-50": Arm("ANCE from the top 50", loop=("--baseline", "ance", "--depth", "50")),
+    "ance-in-batch-top-50": Arm("the same and in-batch negatives",
+                                loop=("--in-batch", "all", "--depth", "50")),
     "st-in-batch": Arm("in-batch negatives alone"),
     "st-margin": Arm("mined once, by margin", mining="margin"),
     "st-ranks": Arm("mined once, by ranks", mining="ranks"),

@@ -23,6 +23,9 @@ ARMS = {
     "table1/bm25-nce": "BM25 -> NCE",
     "table1/bm25-bm25+rand": "BM25 -> BM25 + Rand",
     "table1/bm25-ance": "BM25 -> ANCE",
+    "table1/bm25-top-50": "BM25 Neg, top 50",
+    "table1/bm25-bm25-top-50": "BM25 -> BM25, top 50",
+    "table1/bm25-ance-top-50": "BM25 -> ANCE, top 50",
 }
 """Table 1's rows, by the beginnings of the cells' names."""
 _ANCE = "table1/bm25-ance"
