@@ -43,7 +43,7 @@ def write(cells: Mapping[str, Cell], results: Mapping[str, Result], folder: Path
     names = []
     for name, figure in figures.items():
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
         atomic.write_bytes(folder / f"{name}.svg", buffer.getvalue())
         names.append(f"{name}.svg")
     atomic.write_bytes(folder / "tables.md", page(cells, results, list(figures)).encode())
