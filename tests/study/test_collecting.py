@@ -57,6 +57,14 @@ def test_curves_of_a_run_and_what_the_table_and_figure_of_the_gap_make_of_them(t
     assert plots.gap_figure({}) is None
 
 
+def test_what_the_last_steps_had_to_learn(trained):
+    found = collecting.learning("{work}/run", 2)(outcome(trained.cwd))["learning"]
+    lines = [json.loads(line) for line in (trained.cwd / "run" / "metrics.jsonl").open()]
+    fifth, sixth = lines[4:]
+    assert found["loss"] == pytest.approx((fifth["loss"] + sixth["loss"]) / 2)
+    assert found["grad_norm"] == pytest.approx((fifth["grad_norm"] + sixth["grad_norm"]) / 2)
+
+
 def test_a_diagnosis_and_its_table_and_figures(trained):
     found = collecting.report_at("{work}/report.json")(outcome(trained.cwd))
     assert str(trained.cwd) not in json.dumps(found)

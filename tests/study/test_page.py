@@ -25,7 +25,7 @@ ANCE = [0.9, 1.0, 0.8, 1.0, 0.7, 0.9, 1.0, 0.6]
 LESS = [0.5, 0.9, 0.2, 0.9, 0.3, 0.5, 0.4, 0.5]
 ARMS = {
     "medquad/bm25": line([0.4] * 8),
-    "table1/bm25-ance/seed-42": line(ANCE, 0.8601, 42),
+    "table1/bm25-ance/seed-42": line(ANCE, 0.8601, 42, learning={"loss": 0.25, "grad_norm": 3}),
     "table1/bm25-ance/seed-43": line([value - 0.1 for value in ANCE], 0.7601, 43),
     "table1/bm25/seed-42": line(LESS, 0.9, 42),
     "table1/rand/seed-42": line(ANCE, 0.8, 42),
@@ -57,8 +57,9 @@ def test_the_table_of_arms():
     assert by_name["BM25 -> ANCE"][1:7] == [
         "2", "0.812 ± 0.071", "0.812 ± 0.071", "0.812 ± 0.071", "0.810 ± 0.071", "-0.002 ± 0.000",
     ]  # fmt: skip
+    assert by_name["BM25 -> ANCE"][7:9] == ["0.250", "3"], "of the seed whose log is there"
     assert by_name["BM25 Neg"][6] == "+0.375"
-    assert by_name["Rand"][7:] == ["+0.000", "1.0000", "1.0000"]
+    assert by_name["Rand"][7:] == ["", "", "+0.000", "1.0000", "1.0000"]
 
 
 def test_documents_answers_and_methods_are_tested_too():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.benchmarks.study.cell import Cell
+from tests.benchmarks.study.collecting import learning
 
 START = "{weights}/tinybert-4L-312-ner"
 """A small encoder that was never trained for retrieval."""
@@ -122,6 +123,7 @@ def _from_scratch(arm: str, seed: int, depth: int | None = None) -> Cell:
         needs=("medquad/bm25",),
         seed=seed,
         minutes=15,
+        collect=(learning(run, STEPS),),
     )
 
 
@@ -140,6 +142,7 @@ def _after_warmup(arm: str, seed: int, depth: int | None = None) -> Cell:
         makes=(f"{run}/latest", embeddings(run, segments)) if arm == "ance" else (),
         seed=seed,
         minutes=8,
+        collect=(learning(run, STEPS),),
     )
 
 

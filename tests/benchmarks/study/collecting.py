@@ -78,6 +78,23 @@ def training_curves(run: str) -> Collect:
     return collect
 
 
+def learning(run: str, steps: int) -> Collect:
+    """What the last steps had to learn: of the lines of the log in them, the mean loss and the
+    median norm of the gradient."""
+
+    def collect(outcome: Outcome) -> dict[str, Any]:
+        lines = read_ledger(RunFolder(outcome.places.path(run)).metrics)
+        last = [line for line in lines if line["step"] > lines[-1]["step"] - steps]
+        return {
+            "learning": {
+                "loss": statistics.mean(line["loss"] for line in last),
+                "grad_norm": statistics.median(line["grad_norm"] for line in last),
+            }
+        }
+
+    return collect
+
+
 def by_answer_depth(label: str, data: str) -> Collect:
     """The measure of each query in thirds of `metadata.answer_word_offset`, the answer's place.
 

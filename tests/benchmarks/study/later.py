@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tests.benchmarks.study import arms
 from tests.benchmarks.study.cell import Cell
+from tests.benchmarks.study.collecting import learning
 
 SEED = arms.SEEDS[0]
 _WARMUP = f"medquad/warmup/seed-{SEED}"
@@ -40,6 +41,7 @@ def _looped(name: str, extra: str) -> Cell:
         needs=(_WARMUP,),
         seed=SEED,
         minutes=8,
+        collect=(learning(run, arms.STEPS),),
     )
 
 

@@ -110,12 +110,25 @@ def arms_table(results: Results) -> str:
                 *(shown(over_seeds(found, m)) for m in ("RR@10", "nDCG@10", "R@100")),
                 shown(over_seeds(found, "RR@10", "rerank")),
                 shown(gaps, signed=True),
+                *_learning(found),
                 *_tested(tests.get(name)),
             ]
         )
     headings = ["", "seeds", "RR@10", "nDCG@10", "R@100", "rerank RR@10", "rerank - retrieval",
-                "less BM25 -> ANCE", *_TESTS]  # fmt: skip
+                *_LEARNING, "less BM25 -> ANCE", *_TESTS]  # fmt: skip
     return markdown(headings, rows)
+
+
+_LEARNING = ["loss", "gradient norm"]
+
+
+def _learning(runs: Mapping[int, Result]) -> list[str]:
+    """Of the last 300 steps, over the seeds."""
+    told = [result["learning"] for result in runs.values() if "learning" in result]
+    if not told:
+        return ["", ""]
+    loss, norm = (statistics.mean(each[name] for each in told) for name in ("loss", "grad_norm"))
+    return [f"{loss:.3f}", f"{norm:.2g}"]
 
 
 # ---------------------------------------------------------------- 2: long documents
@@ -272,10 +285,11 @@ def later_table(results: Results) -> str:
     first = next(iter(there.values()), {})
     own = {seed: result for seed, result in uniform.items() if seed in first or not there}
     if own:
-        rows.append(["uniform ANCE", *_means(own), "", "", ""])
+        rows.append(["uniform ANCE", *_means(own), *_learning(own), "", "", ""])
     for name, runs in there.items():
-        rows.append([LATER[name], *_means(runs), *_tested(tests.get(name))])
-    return markdown(["", "RR@10", "nDCG@10", "R@100", "less uniform ANCE", *_TESTS], rows)
+        rows.append([LATER[name], *_means(runs), *_learning(runs), *_tested(tests.get(name))])
+    return markdown(["", "RR@10", "nDCG@10", "R@100", *_LEARNING, "less uniform ANCE", *_TESTS],
+                    rows)  # fmt: skip
 
 
 def _means(runs: Mapping[int, Result]) -> list[str]:
