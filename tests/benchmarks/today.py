@@ -306,7 +306,7 @@ def main() -> None:
     check(setting, given.work)
     wanted = set(given.arms).union(*(ARMS[name].needs for name in given.arms))
     names = [START, *(name for name in ARMS if name in wanted)]
-    console = Console(width=220)
+    console = Console(width=400)
 
     must_agree(setting, start, start)
     for number, name in enumerate(names, 1):
