@@ -25,7 +25,7 @@ Results = Mapping[str, Result]
 
 _STYLE: Any = {
     "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
-    "legend.frameon": False, "svg.hashsalt": "ance", "text.parse_math": False,
+    "legend.frameon": False, "svg.hashsalt": "ance",
 }  # fmt: skip
 
 
