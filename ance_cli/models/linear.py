@@ -17,6 +17,8 @@ class PackedLinear(nn.Module):
         super().__init__()
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         self._bias = linear.bias
+        self.weight = torch.empty_like(linear.weight, device="meta")
+        """Its shape and type alone, which T5's layers ask for."""
 
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = torch.ops.mkldnn._linear_pointwise(

@@ -8,7 +8,7 @@ from ance_cli.errors import MachineGaveOut
 from ance_cli.models import attention, linear
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.encoder import Encoder, load_encoder
-from ance_cli.models.inference import InferenceEngine, batches_by_length
+from ance_cli.models.inference import InferenceEngine, batches_by_length, fit_to_cpu
 from ance_cli.models.tokens import Tokenizer
 
 CPU = torch.device("cpu")
@@ -67,6 +67,19 @@ def test_each_kind_of_encoder_keeps_its_vectors(kind, use):
         found = [backbone(ids, m).last_hidden_state for m in (mask, None)]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one[mask.bool()], other[mask.bool()], atol=1e-5, rtol=1e-4)
+
+
+def test_a_t5_encoder_that_is_fit_to_the_cpu_keeps_its_vectors():
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=50, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    backbone = T5EncoderModel(config).eval().to(torch.bfloat16)
+    ids = torch.randint(5, 50, (3, 12))
+    with torch.inference_mode():
+        expected = backbone(ids).last_hidden_state
+        fit_to_cpu(backbone)
+        assert torch.equal(backbone(ids).last_hidden_state, expected)
 
 
 def test_training_attends_in_float32_under_autocast():
