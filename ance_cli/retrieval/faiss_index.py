@@ -61,7 +61,7 @@ def rows_to_train(index: Any) -> int:
     if hasattr(index, "pq"):
         needed.append(int(index.pq.ksub))
     if isinstance(index, faiss.IndexPreTransform):
-        chain: Any = index.chain  # a C++ vector, whatever its stub says
+        chain: Any = index.chain  # a C++ vector, whatever its type hints say
         transforms = [chain.at(place) for place in range(chain.size())]
         if any(isinstance(faiss.downcast_VectorTransform(t), faiss.OPQMatrix) for t in transforms):
             needed.append(256)  # its rotation is fitted to a quantizer of 8 bits
