@@ -16,6 +16,9 @@ from types import FrameType
 
 EXIT_BUG = 1
 
+_REASON_LENGTH = 300
+"""Characters that are shown at most of what another library said."""
+
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -56,6 +59,29 @@ class MachineGaveOut(AnceError):
     """Disk or memory ran out, or a part of the installation fails; what was finished is kept."""
 
     exit_code = 5
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; torch has a type for its GPUs and only words for the CPU."""
+    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+    return named or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def as_bad_input(what: str, hint: str) -> Iterator[None]:
+    """What fails within is `BadInput`, with the reason in brackets behind `what`.
+
+    For readers of other libraries, which raise many types for a broken file. Of their words the
+    first sentence is shown: torch goes on with how to run what is in the file, transformers with
+    its hub. That memory ran out says nothing of the file, and is passed on as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        sentence = " ".join(str(error).split()).split(". ")[0].removesuffix(".")
+        raise BadInput(f"{what} ({sentence[:_REASON_LENGTH]})", hint=hint) from error
 
 
 class Busy(AnceError):

@@ -6,17 +6,11 @@ import errno
 import os
 from collections.abc import Callable
 
-from ance_cli.errors import AnceError, MachineGaveOut, Stopped, UsageProblem
+from ance_cli.errors import AnceError, MachineGaveOut, Stopped, UsageProblem, is_out_of_memory
 from ance_cli.formats.atomic import is_full_disk
 
 _NO_SUCH_PLACE = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 """The names on the command line do not fit what lies there."""
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; torch has a type for its GPUs and only words for the CPU."""
-    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
-    return named or "can't allocate memory" in str(error)
 
 
 def _explained(error: OSError) -> AnceError | None:
@@ -69,7 +63,7 @@ def _run(program: Callable[[], None]) -> int:
         show_error(problem)
         return problem.exit_code
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         problem = MachineGaveOut(
             "memory ran out", hint="close other programs, or lower --batch-size or --batch-tokens"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ance_cli.errors import MachineGaveOut
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.run_folder import RunFolder
 
@@ -126,8 +126,35 @@ def _part_of(place: tuple[str, ...]) -> str:
     return "records"
 
 
+_LEDGERS = 1 << 20
+"""Bytes for the lines of the log and the like."""
+
+
+def ending_need(run: RunFolder) -> int:
+    """Bytes of what training writes up to its end: a checkpoint and a resume state, as large as
+    the newest, and the log; before there is a state, the weights three times (with two moments).
+    """
+    checkpoint, state = run.newest_checkpoint(), run.newest_state()
+    weights = _size(checkpoint[1]) if checkpoint else 0
+    return weights + (_size(state[1]) if state else 3 * weights) + _LEDGERS
+
+
 def has_room(run: RunFolder) -> bool:
-    """Whether the disk takes another resume state of the run, or another megabyte."""
-    newest = run.newest_state()
-    needed = sum(path.stat().st_size for path in newest[1].glob("*")) if newest else 0
-    return shutil.disk_usage(run.path).free > max(needed, 1 << 20)
+    """Whether the disk takes the end of a training of this run."""
+    return atomic.free_bytes(run.path) >= ending_need(run)
+
+
+def check_free(run: RunFolder) -> None:
+    """Raise `MachineGaveOut` where the disk will not take what training writes at its end: said
+    before the first step, no step is lost to it."""
+    if not has_room(run):
+        raise MachineGaveOut(
+            f"{run.path}: no room left on the disk for the checkpoint and the state after these "
+            f"steps: {atomic.free_bytes(run.path) / 1e6:,.1f} MB are free, "
+            f"{ending_need(run) / 1e6:,.1f} MB are needed",
+            hint="free some space and repeat the command: what was finished is kept",
+        )
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -18,10 +18,11 @@ import numpy.typing as npt
 
 from ance_cli.config import EncodeConfig
 from ance_cli.config.common import PAIR_LENGTH
-from ance_cli.errors import BadInput
+from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.pretrained import load_pretrained
+from ance_cli.models.tower import COPY_AGAIN
 
 if TYPE_CHECKING:
     import torch
@@ -193,15 +194,10 @@ class CrossEncoder:
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
-    try:
+    with as_bad_input(f"{checkpoint.shown}: the tokenizer does not load", hint=COPY_AGAIN):
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.tower("passage").backbone, use_fast=True, trust_remote_code=False
         )
-    except Exception as error:  # transformers raises many types for broken files
-        raise BadInput(
-            f"{checkpoint.shown}: the tokenizer does not load ({error})",
-            hint="copy the whole folder again",
-        ) from error
     if tokenizer.pad_token is None:
         raise BadInput(
             f"{checkpoint.shown}: the tokenizer has no padding token, which batches need",
@@ -215,15 +211,10 @@ def _load_classifier(checkpoint: Checkpoint) -> nn.Module:
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    try:
+    with as_bad_input(f"{checkpoint.shown}/config.json: cannot be read", hint=COPY_AGAIN):
         config = AutoConfig.from_pretrained(
             checkpoint.tower("passage").backbone, trust_remote_code=False
         )
-    except Exception as error:  # transformers raises many types for broken files
-        raise BadInput(
-            f"{checkpoint.shown}/config.json: cannot be read ({error})",
-            hint="copy the whole folder again",
-        ) from error
     if config.num_labels != 1:
         architecture = ", ".join(config.architectures or ["a model"])
         raise BadInput(

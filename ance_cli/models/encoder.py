@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ance_cli.errors import BadInput
+from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.models.checkpoint import Checkpoint, Side
 from ance_cli.models.pretrained import load_pretrained
 from ance_cli.models.tower import COPY_AGAIN, Tower, read_object, whole_number
@@ -72,12 +72,8 @@ def load_backbone(tower: Tower) -> nn.Module:
     """The Transformer of a tower in float32; `BadInput` where a weight is not in its file."""
     from transformers import AutoConfig, AutoModel
 
-    try:
+    with as_bad_input(f"{tower.shown}: the backbone does not load", hint=COPY_AGAIN):
         config = AutoConfig.from_pretrained(tower.backbone, trust_remote_code=False)
-    except Exception as error:  # transformers raises many types for broken files
-        raise BadInput(
-            f"{tower.shown}: the backbone does not load ({error})", hint=COPY_AGAIN
-        ) from error
     extra = {"add_pooling_layer": False} if config.model_type in WITHOUT_POOLER else {}
     backbone: nn.Module = load_pretrained(
         AutoModel,
@@ -95,12 +91,8 @@ def load_backbone(tower: Tower) -> nn.Module:
 
 def _load_weights(folder: Path, module: nn.Module, prefix: str) -> None:
     path = folder / "model.safetensors"
-    try:
+    with as_bad_input(f"{path}: not a whole safetensors file", hint=COPY_AGAIN):
         found = load_file(path)
-    except Exception as error:  # safetensors raises its own, undocumented types
-        raise BadInput(
-            f"{path}: not a whole safetensors file ({error})", hint=COPY_AGAIN
-        ) from error
     wanted = module.state_dict()
     for name, tensor in wanted.items():
         if f"{prefix}.{name}" not in found:

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.errors import BadInput, UsageProblem, as_bad_input
 from ance_cli.models.checkpoint import (
     COSINE_SCALE,
     Checkpoint,
@@ -151,16 +151,11 @@ def read_weights(path: Path) -> Weights:
 
     A training checkpoint's tensors are those under `model_dict` or `state_dict`.
     """
-    try:
+    what = f"{path}: its weights cannot be read without running code from it"
+    with as_bad_input(what, hint=_COPY_AGAIN):
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, safetensors and the zip and pickle readers have many types
-        reason = str(error).split("\n", 1)[0]
-        raise BadInput(
-            f"{path}: its weights cannot be read without running code from it ({reason})",
-            hint=_COPY_AGAIN,
-        ) from error
     for name in ("model_dict", "state_dict"):
         if isinstance(found, dict) and isinstance(found.get(name), dict):
             found = found[name]

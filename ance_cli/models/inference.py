@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ance_cli.errors import MachineGaveOut
+from ance_cli.errors import MachineGaveOut, is_out_of_memory
 from ance_cli.formats.tokens import TokenRows
 from ance_cli.models.attention import use_products
 from ance_cli.models.devices import torch_dtype
@@ -59,11 +59,6 @@ def batches_by_length(
         start = stop
 
 
-def _ran_out(error: RuntimeError) -> bool:
-    """Whether memory ran out; torch has a type for its GPUs and only words for the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def in_halves(
     compute: Callable[[Places], T],
     batch: Places,
@@ -80,7 +75,7 @@ def in_halves(
     try:
         return compute(batch)
     except RuntimeError as error:
-        if not _ran_out(error):
+        if not is_out_of_memory(error):
             raise
     # gone on with here, where nothing holds on to the failed batch
     if len(batch) == 1:

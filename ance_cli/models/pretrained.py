@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ance_cli.errors import BadInput
+from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.models.tower import COPY_AGAIN
 
 
@@ -28,7 +28,7 @@ def load_pretrained(
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
+    with as_bad_input(f"{shown}: the {what} does not load", hint=COPY_AGAIN):
         model, info = loader.from_pretrained(
             folder,
             use_safetensors=True,
@@ -36,8 +36,6 @@ def load_pretrained(
             output_loading_info=True,
             **options,
         )
-    except Exception as error:  # transformers and safetensors raise many types for broken files
-        raise BadInput(f"{shown}: the {what} does not load ({error})", hint=COPY_AGAIN) from error
     missing = sorted(name for name in info["missing_keys"] if not (unread and unread in name))
     if missing:
         raise BadInput(

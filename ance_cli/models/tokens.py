@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ance_cli.errors import BadInput
+from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.tokens import TokenRows, join_rows
 from ance_cli.models.checkpoint import Pins, Side
@@ -35,15 +35,10 @@ def load_tokenizer(tower: Tower) -> Any:
     """The fast tokenizer in a tower's folder; `BadInput` where it is broken or not a fast one."""
     from transformers import AutoTokenizer
 
-    try:
+    with as_bad_input(f"{tower.shown}: the tokenizer does not load", hint=COPY_AGAIN):
         found = AutoTokenizer.from_pretrained(
             tower.backbone, use_fast=True, trust_remote_code=False
         )
-    except Exception as error:  # transformers raises many types for broken files
-        raise BadInput(
-            f"{tower.shown}: the tokenizer does not load ({error})",
-            hint=COPY_AGAIN,
-        ) from error
     if not hasattr(found, "backend_tokenizer"):
         raise BadInput(
             f"{tower.shown}: its tokenizer is not a fast one",

@@ -21,6 +21,7 @@ from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import STDIO, Skipped, open_input
 from ance_cli.formats.run_folder import RunFolder, read_ledger
+from ance_cli.loop.retention import check_free
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.presets import train_config
 from ance_cli.progress import Reporter, Silent
@@ -149,6 +150,7 @@ def train_segment(
             return _summary(run, up_to_date=not made)
         for folder in (run.states, run.checkpoints):
             atomic.sweep(folder, "partial", "removed")
+        check_free(run)
         record = record or new_segment(run, source, segment.steps)
         orders = Orders(
             segment, record, _dtype(config, devices[0]), gpus, cpu_workers, skipped is not None,

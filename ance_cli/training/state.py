@@ -14,7 +14,7 @@ import orjson
 import torch
 from safetensors.torch import load_file, save_file
 
-from ance_cli.errors import BadInput
+from ance_cli.errors import as_bad_input
 from ance_cli.formats import atomic
 from ance_cli.models.dual import DualEncoder
 from ance_cli.training.data import StreamPosition
@@ -68,19 +68,17 @@ def save_state(
 
 def load_state(folder: Path, encoder: DualEncoder, optimizer: torch.optim.Optimizer) -> Standing:
     """Put a state's tensors into the encoder and the optimizer; returns where the run stands."""
-    try:
+    with as_bad_input(
+        f"{folder}: this resume state does not load",
+        hint="bring the folder back, or remove it to go on from the state before it, if there is "
+        "one",
+    ):
         encoder.load_state_dict(load_file(folder / _WEIGHTS))
         slots: dict[int, dict[str, Any]] = {}
         for key, value in load_file(folder / _OPTIMIZER).items():
             index, name = key.split("/", 1)
             slots.setdefault(int(index), {})[name] = value
         standing = Standing(**orjson.loads((folder / _FACTS).read_bytes()))
-    except Exception as error:  # safetensors and torch raise many types for a damaged file
-        raise BadInput(
-            f"{folder}: this resume state does not load ({error})",
-            hint="bring the folder back, or remove it to go on from the state before it, if there "
-            "is one",
-        ) from error
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
     return standing

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ance_cli.formats.run_folder import RunFolder
+from ance_cli.loop.retention import ending_need
 from tests.benchmarks.soak import Recipe, Soak
 from tests.intact import check_finished, check_intact, check_ledger, ledger, replayed
 from tests.processes import alive, family
@@ -262,6 +263,9 @@ def test_a_full_disk_at_every_write_of_the_trainer(world, tmpfs):
     for name in (small, "whole"):
         world(*PREPARE, "--total-steps", 40, "-o", name, *world.ckpt)
     world(*train, "-o", "whole")
+    leave_room(world.run, ending_need(RunFolder(small)) - 4096)
+    assert is_short(world, *train, "-o", small)
+    assert not (small / "metrics.jsonl").exists(), "not one step was trained for nothing"
     short, room = 0, 0
     while True:
         leave_room(world.run, room)

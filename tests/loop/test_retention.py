@@ -1,8 +1,11 @@
 import json
 
-from ance_cli.formats import lease
+import pytest
+
+from ance_cli.errors import MachineGaveOut
+from ance_cli.formats import atomic, lease
 from ance_cli.formats.run_folder import RunFolder
-from ance_cli.loop.retention import prune
+from ance_cli.loop.retention import check_free, ending_need, has_room, prune
 
 
 def make_run(tmp_path, generations=4):
@@ -52,3 +55,26 @@ def test_a_dead_readers_lease_holds_nothing(tmp_path):
     left.write_text("{}")
     prune(run, 1)
     assert not (run.generation_at(1) / "embeddings").exists() and not left.exists()
+
+
+def test_the_room_that_the_end_of_a_training_takes(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path)
+    checkpoint, state = run.checkpoint_at(0), run.state_at(0)
+    for folder, facts, data in ((checkpoint, "ance.json", {"training_step": 0}),
+                                (checkpoint / "2_Dense", "config.json", {})):  # fmt: skip
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(bytes(500))
+        (folder / facts).write_text(json.dumps(data))
+    weights = sum(len(path.read_bytes()) for path in checkpoint.rglob("*.*") if path.is_file())
+    ledgers = 1 << 20
+    assert ending_need(run) - ledgers == 4 * weights > 4000
+    state.mkdir(parents=True)
+    (state / "state.json").write_text('{"step": 0}')
+    (state / "model.safetensors").write_bytes(bytes(700))
+    assert ending_need(run) - ledgers == weights + 700 + len('{"step": 0}')
+
+    for free, enough in ((ending_need(run), True), (ending_need(run) - 1, False)):
+        monkeypatch.setattr(atomic, "free_bytes", lambda path, free=free: free)
+        assert has_room(run) is enough
+    with pytest.raises(MachineGaveOut, match="no room left on the disk for the checkpoint"):
+        check_free(run)

@@ -312,9 +312,20 @@ def test_what_is_more_than_tensors_is_not_unpickled(tmp_path):
 
     tokenizer_in(tmp_path / "evil")
     torch.save({"roberta.x": torch.ones(1), "evil": Evil()}, tmp_path / "evil/pytorch_model.bin")
-    with pytest.raises(BadInput, match="cannot be read without running code from it"):
+    with pytest.raises(BadInput, match="cannot be read without running code from it") as caught:
         load_foreign([tmp_path / "evil"], tmp_path / "scratch")
+    assert "weights_only" not in caught.value.what, "torch's advice would run it"
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_machine_without_memory_does_not_make_the_file_a_bad_one(tmp_path, monkeypatch):
+    def out_of_memory(*arguments, **named):
+        raise MemoryError
+
+    torch.save({"a": torch.ones(1)}, tmp_path / "model.bin")
+    monkeypatch.setattr(torch, "load", out_of_memory)
+    with pytest.raises(MemoryError):
+        read_weights(tmp_path / "model.bin")
 
 
 @pytest.mark.parametrize(
