@@ -79,7 +79,7 @@ def test_the_last_refresh_is_not_counted(setting, tmp_path, monkeypatch):
 
     monkeypatch.setattr(today, "ance", stand_in)
     monkeypatch.setattr(today.time, "time", lambda: 1000.0)
-    assert today.refreshed((), setting, tmp_path) == Trained(4, mining=22, training=68)
+    assert today.refreshed(ARMS["ance"], setting, tmp_path) == Trained(4, mining=22, training=68)
 
 
 def test_equal_time_is_as_many_steps_as_fit(setting, tmp_path, monkeypatch):

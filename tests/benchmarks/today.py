@@ -54,7 +54,8 @@ SAME = 0.9999
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of the table: `loop` has flags of `ance loop`, `mining` names an entry of `MINING`.
+    """One row of the table: `loop` has flags of `ance loop`, which mines `times` times; `mining`
+    names an entry of `MINING`.
 
     With `time_of`, an arm trains for as many steps as fit into all the seconds of that one, at the
     rate of the arm `like`, whose equal in all else it is.
@@ -62,6 +63,7 @@ class Arm:
 
     what: str
     loop: tuple[str, ...] | None = None
+    times: int = REFRESHES
     mining: str | None = None
     time_of: str | None = None
     like: str | None = None
@@ -75,7 +77,9 @@ ARMS = {
     "ance": Arm("ANCE as in the paper", loop=("--baseline", "ance")),
     "ance-in-batch": Arm("ANCE and in-batch negatives", loop=("--in-batch", "all")),
     "ance-top-50": Arm("ANCE from the top 50", loop=("--baseline", "ance", "--depth", "50")),
-    "ance-in-batch-top-50": Arm("the same and in-batch negatives",
+    "ance-top-50-once": Arm("the same, mined once", loop=("--baseline", "ance", "--depth", "50"),
+                            times=1),
+    "ance-in-batch-top-50": Arm("ANCE from the top 50 and in-batch negatives",
                                 loop=("--in-batch", "all", "--depth", "50")),
     "st-in-batch": Arm("in-batch negatives alone"),
     "st-margin": Arm("mined once, by margin", mining="margin"),
@@ -124,11 +128,12 @@ def in_a_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, fl
 # ---------------------------------------------------------------- arms
 
 
-def refreshed(flags: tuple[str, ...], setting: Setting, folder: Path) -> Trained:
+def refreshed(arm: Arm, setting: Setting, folder: Path) -> Trained:
     """Train by `ance loop`. Its last refresh is not counted: nothing is trained on it."""
+    assert arm.loop is not None
     began = time.time()
-    ance("loop", "--data", setting.data, "--ckpt", setting.ckpt, "--preset", "small", *flags,
-         "--refresh-every", setting.steps // REFRESHES, "--segments", REFRESHES, "--mode", "sync",
+    ance("loop", "--data", setting.data, "--ckpt", setting.ckpt, "--preset", "small", *arm.loop,
+         "--refresh-every", setting.steps // arm.times, "--segments", arm.times, "--mode", "sync",
          "--dev-split", "none", "--seed", setting.seed, "--threads", setting.threads,
          "--cache-dir", folder / "cache", "-o", folder / "run", "--quiet")  # fmt: skip
     seconds = {"generation published": 0.0, "segment finished": 0.0}
@@ -183,7 +188,7 @@ def run_arm(name: str, setting: Setting, work: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         if arm.loop is not None:
-            found = refreshed(arm.loop, setting, folder)
+            found = refreshed(arm, setting, folder)
         else:
             found = once_mined(arm, setting, work, folder)
         write_bytes(folder / TRAINED, orjson.dumps(asdict(found)))

@@ -3,7 +3,9 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.benchmarks.study import collecting, plots, tables
 from tests.benchmarks.study.cell import Outcome, Places
@@ -46,11 +48,19 @@ def test_curves_of_a_run_and_what_the_table_and_figure_of_the_gap_make_of_them(t
     assert [switch["generation"] for switch in series["switches"]] == [1]
     assert json.loads(json.dumps(found)) == found and str(trained.cwd) not in json.dumps(found)
 
-    result = {"measures": {"test": {"RR@10": {"mean": 0.25}}}, **found}
-    header, _, row = tables.gap_table({"gap/every-50": result}).splitlines()
-    assert header.count("|") == row.count("|")
+    values = [0.1, 0.2, 0.3, 0.4]
+    result = {
+        "measures": {"test": {"RR@10": {"mean": 0.25}}},
+        "per_query": {"test": values},
+        **found,
+    }
+    half_more = {**result, "per_query": {"test": [value + 0.5 for value in values]}}
+    alone = tables.gap_table({"gap/every-50": half_more}).splitlines()
+    both = tables.gap_table({"gap/every-50": half_more, "gap/every-150": result}).splitlines()
+    assert len({row.count("|") for row in (*alone, *both)}) == 1
     dev = series["generations"][-1]["value"]
-    assert f"| {dev:.3f} | 0.250 |" in row
+    assert f"| {dev:.3f} | " in both[2] and "| 0.250 | +0.500 | 0.1" in both[2]  # p: 2 of 2^4
+    assert alone[2].endswith("| 0.250 |  |  |  |") and both[3].endswith("| 0.250 |  |  |  |")
     assert tables.oldest(result) == 3  # the first generation is of step 3, and its last batch of 6
     figure = plots.gap_figure({"gap/every-50": result})
     assert figure is not None and len(figure.legends) == 1
@@ -63,6 +73,15 @@ def test_what_the_last_steps_had_to_learn(trained):
     fifth, sixth = lines[4:]
     assert found["loss"] == pytest.approx((fifth["loss"] + sixth["loss"]) / 2)
     assert found["grad_norm"] == pytest.approx((fifth["grad_norm"] + sixth["grad_norm"]) / 2)
+    assert 0 < found["moved"] < 1
+
+
+def test_how_far_weights_moved(tmp_path):
+    for name, first, second in (("a", [3.0, 0.0], [0.0, 4.0]), ("b", [3.0, 0.5], [0.0, 4.0])):
+        (tmp_path / name / "2_Dense").mkdir(parents=True)
+        save_file({"x": np.array(first)}, tmp_path / name / "model.safetensors")
+        save_file({"x": np.array(second)}, tmp_path / name / "2_Dense/model.safetensors")
+    assert collecting.moved(tmp_path / "a", tmp_path / "b") == pytest.approx(0.5 / 5)
 
 
 def test_a_diagnosis_and_its_table_and_figures(trained):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from ance_cli.evaluation.significance import paired_test
 from tests.benchmarks.study import comparing, page, plots, tables
+from tests.benchmarks.study.__main__ import main
 from tests.benchmarks.study.grid import grid
 
 
@@ -25,7 +27,9 @@ ANCE = [0.9, 1.0, 0.8, 1.0, 0.7, 0.9, 1.0, 0.6]
 LESS = [0.5, 0.9, 0.2, 0.9, 0.3, 0.5, 0.4, 0.5]
 ARMS = {
     "medquad/bm25": line([0.4] * 8),
-    "table1/bm25-ance/seed-42": line(ANCE, 0.8601, 42, learning={"loss": 0.25, "grad_norm": 3}),
+    "table1/bm25-ance/seed-42": line(
+        ANCE, 0.8601, 42, learning={"loss": 0.25, "grad_norm": 3, "moved": 0.012}
+    ),
     "table1/bm25-ance/seed-43": line([value - 0.1 for value in ANCE], 0.7601, 43),
     "table1/bm25/seed-42": line(LESS, 0.9, 42),
     "table1/rand/seed-42": line(ANCE, 0.8, 42),
@@ -49,6 +53,26 @@ def test_arms_meet_over_the_seeds_that_both_have():
     assert high.corrected == pytest.approx(max(low.corrected, high.p))
 
 
+def test_any_two_arms_are_compared_on_the_command_line(tmp_path, capsys):
+    cells = grid()
+    results = tmp_path / "results.jsonl"
+    with results.open("wb") as handle:
+        for name, result in ARMS.items():
+            known = {"cell": name, "recipe": cells[name].recipe}
+            handle.write(orjson.dumps(result | known) + b"\n")
+    there = ["--results", str(results)]
+    arms = ["table1/bm25", "table1/bm25-ance", "medquad/bm25", "table1/bm25-ance/seed-43"]
+    assert main(["compare", *arms, *there]) == 0
+    ance, sparse, apart = capsys.readouterr().out.splitlines()
+    test = paired_test(LESS, ANCE)
+    assert ance.startswith(f"table1/bm25-ance less table1/bm25: {test.difference:+.4f}, p ")
+    assert f", p {test.p_randomisation:.4f}, " in ance and ance.endswith(", seeds 42")
+    assert sparse.endswith(", seeds all")
+    assert apart == "no seed in common with table1/bm25: table1/bm25-ance/seed-43"
+    assert main(["compare", "table1/bm25", "documents/maxp", *there]) == 2
+    assert "no test run of documents/maxp" in capsys.readouterr().err
+
+
 def test_the_table_of_arms():
     rows = [row.strip("| ").split(" | ") for row in tables.arms_table(ARMS).splitlines()]
     by_name = {row[0]: row for row in rows[2:]}
@@ -57,9 +81,11 @@ def test_the_table_of_arms():
     assert by_name["BM25 -> ANCE"][1:7] == [
         "2", "0.812 ± 0.071", "0.812 ± 0.071", "0.812 ± 0.071", "0.810 ± 0.071", "-0.002 ± 0.000",
     ]  # fmt: skip
-    assert by_name["BM25 -> ANCE"][7:9] == ["0.250", "3"], "of the seed whose log is there"
+    assert by_name["BM25 -> ANCE"][7:10] == ["0.250", "3", "1.20%"], (
+        "of the seed whose log is there"
+    )
     assert by_name["BM25 Neg"][6] == "+0.375"
-    assert by_name["Rand"][7:] == ["", "", "+0.000", "1.0000", "1.0000"]
+    assert by_name["Rand"][7:] == ["", "", "", "+0.000", "1.0000", "1.0000"]
 
 
 def test_documents_answers_and_methods_are_tested_too():
@@ -71,6 +97,12 @@ def test_documents_answers_and_methods_are_tested_too():
     first, second = tables.documents_table(documents).splitlines()[2:]
     assert "| FirstP |" in first and "0.500 (words 0 to 9, 4)" in first
     assert "| MaxP |" in second and "| +0.338 |" in second
+    unseen = {
+        "documents/firstp": line(LESS, label="covidqa"),
+        "documents/maxp": line(ANCE, label="covidqa-whole"),
+    }
+    first, whole = tables.documents_table(unseen).splitlines()[2:]
+    assert "| MaxP, 64 segments |" in whole and "| +0.338 |" in whole, "against the same papers"
     openqa = {
         "openqa/bm25": line(LESS, measure="Answers@20"),
         "openqa/fused": line(ANCE, measure="Answers@20"),

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.study list | run | table`: see docs/reproduce.md."""
+"""`python -m tests.benchmarks.study list | run | table | compare`: see docs/reproduce.md."""
 
 from __future__ import annotations
 
@@ -55,6 +55,35 @@ def _write_page(cells: Mapping[str, Cell], results: Results) -> None:
         print(f"missing: {', '.join(missing)}")
 
 
+def _compare(cells: Mapping[str, Cell], results: Results, names: Sequence[str]) -> None:
+    """Differences from the first of some arms or cells; p as in the tables, Holm over these."""
+    from tests.benchmarks.study import comparing
+
+    done = {
+        name: result
+        for name, result in results.of(cells.values()).items()
+        if "test" in result["per_query"]
+    }
+    runs = {
+        name: {done[name]["seed"] or 0: done[name]}
+        if name in done
+        else comparing.by_seed(done, name)
+        for name in names
+    }
+    if nothing := [name for name, found in runs.items() if not found]:
+        raise UsageProblem(
+            f"no test run of {', '.join(nothing)}",
+            hint="name arms such as table1/bm25-ance, or cells that `list` shows as done",
+        )
+    reference = runs.pop(names[0])
+    for name, found in comparing.against(reference, runs).items():
+        seeds = ", ".join(str(seed) for seed in sorted(set(runs.pop(name)) & set(reference)))
+        print(f"{name} less {names[0]}: {found.value:+.4f}, p {found.p:.4f}, after Holm "
+              f"{found.corrected:.4f}, seeds {seeds or 'all'}")  # fmt: skip
+    if runs:
+        print(f"no seed in common with {names[0]}: {', '.join(runs)}")
+
+
 def _folder(given: Path | None, variable: str, flag: str) -> Path:
     found = given or (Path(os.environ[variable]) if variable in os.environ else None)
     if found is None or not found.is_dir():
@@ -80,6 +109,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         if verb == "run":
             command.add_argument("--threads", type=int, default=0, help="0 = every core")
     verbs.add_parser("table", parents=[shared], help="write tables and plots beside the results")
+    compare = verbs.add_parser("compare", parents=[shared], help="paired tests of some results")
+    compare.add_argument("names", nargs="+", metavar="ARM", help="the first is the reference")
     return parser.parse_args(arguments)
 
 
@@ -90,6 +121,9 @@ def main(arguments: Sequence[str]) -> int:
         cells, results = grid(), Results(options.results)
         if options.verb == "table":
             _write_page(cells, results)
+            return 0
+        if options.verb == "compare":
+            _compare(cells, results, options.names)
             return 0
         places = Places(
             data=_folder(options.data, "ANCE_TEST_DATA", "--data"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import math
 import statistics
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
+from safetensors.numpy import load_file
 
 from ance_cli.formats.jsonl import read_records
 from ance_cli.formats.run_folder import RunFolder, read_ledger
@@ -80,19 +83,32 @@ def training_curves(run: str) -> Collect:
 
 def learning(run: str, steps: int) -> Collect:
     """What the last steps had to learn: of the lines of the log in them, the mean loss and the
-    median norm of the gradient."""
+    median norm of the gradient. Beside it, how far the whole run moved the weights."""
 
     def collect(outcome: Outcome) -> dict[str, Any]:
-        lines = read_ledger(RunFolder(outcome.places.path(run)).metrics)
+        folder = RunFolder(outcome.places.path(run))
+        lines = read_ledger(folder.metrics)
         last = [line for line in lines if line["step"] > lines[-1]["step"] - steps]
         return {
             "learning": {
                 "loss": statistics.mean(line["loss"] for line in last),
                 "grad_norm": statistics.median(line["grad_norm"] for line in last),
+                "moved": moved(folder.checkpoint_at(0), folder.checkpoint_at(lines[-1]["step"])),
             }
         }
 
     return collect
+
+
+def moved(first: Path, last: Path) -> float:
+    """The norm of the difference of two checkpoints' weights, over the norm of the first's."""
+    change = whole = 0.0
+    for file in first.rglob("*.safetensors"):
+        after = load_file(last / file.relative_to(first))
+        for name, before in load_file(file).items():
+            change += float(np.square(after[name] - before, dtype=np.float64).sum())
+            whole += float(np.square(before, dtype=np.float64).sum())
+    return math.sqrt(change / whole)
 
 
 def by_answer_depth(label: str, data: str) -> Collect:

@@ -48,13 +48,16 @@ def family(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> dict
 def against(
     reference: Mapping[int, Result], others: Mapping[str, Mapping[int, Result]]
 ) -> dict[str, Difference]:
-    """Each arm less the reference, over the seeds that both have.
+    """Each arm less the reference, over the seeds that both have; nothing without a reference.
 
-    An arm without seeds (BM25) stands under the seed 0 and meets the mean over all of the
-    reference's. A query counts once: its values are averaged over the seeds before the test.
+    The reference itself may be among the others, and is passed over. An arm without seeds (BM25)
+    stands under the seed 0 and meets the mean over all of the reference's. A query counts once: its
+    values are averaged over the seeds before the test.
     """
     pairs = {}
     for name, runs in others.items():
+        if not reference or runs is reference:
+            continue
         if set(runs) == {0}:
             pairs[name] = (per_query(reference, list(reference)), per_query(runs, [0]))
         elif shared := sorted(set(reference) & set(runs)):

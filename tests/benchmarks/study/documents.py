@@ -16,6 +16,15 @@ KINDS = {"firstp": "--segmentation first", "maxp": "--segmentation special --max
 """A step of MaxP takes three seconds on two cores, with four segments of 96 tokens."""
 _ALL_SEGMENTS = 64
 """For covidqa's papers of 3,599 words, of whose beginning four segments see three hundred."""
+ROWS = (
+    ("medquad_doc", "FirstP", "firstp", "medquad_doc"),
+    ("medquad_doc", "MaxP", "maxp", "medquad_doc"),
+    ("covidqa", "FirstP", "firstp", "covidqa"),
+    ("covidqa", "MaxP", "maxp", "covidqa"),
+    ("covidqa", f"MaxP, {_ALL_SEGMENTS} segments", "maxp", "covidqa-whole"),
+)
+"""What is compared: the data, the name, the kind of the cell, the label of the run in it. Either
+data's FirstP is what the others are held against."""
 
 
 def _run(kind: str) -> str:

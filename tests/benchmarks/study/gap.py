@@ -63,6 +63,8 @@ def cells() -> list[Cell]:
         _cell("every-50-high-rate", 50, _HIGH_RATE, 11),
         _cell("every-300-high-rate", 300, _HIGH_RATE, 6),
         _cell("depth-50", 150, f"{arms.RATE} --depth 50", 7),
+        _cell("depth-50-every-50", 50, f"{arms.RATE} --depth 50", 11),
+        _cell("depth-50-every-300", 300, f"{arms.RATE} --depth 50", 6),
         _cell("depth-1000", 150, f"{arms.RATE} --depth 1000", 7),
         _cell("async-1-1", 50, f"{arms.RATE} --gpu-split 1:1", 15, "async", cores=2),
         _cell("async-3-1", 50, f"{arms.RATE} --gpu-split 3:1", 15, "async", cores=4),

@@ -17,7 +17,8 @@ _ITEMS: tuple[tuple[str, str, Callable[[Mapping[str, Result]], str], str, str], 
      "*Rerank* is the same measure over BM25's top 100 in the arm's order. The tests are paired, "
      "over queries: the values of one query are averaged over the seeds that both arms have; Holm "
      "corrects over the rows. Of the last 300 steps: the mean loss and the median norm of the "
-     "gradient."),
+     "gradient. *Weights moved*: the norm of their change in all steps of the run, over the norm "
+     "of those that it began with."),
     ("MaxP against FirstP", "documents", tables.documents_table, "documents",
      "Trained on medquad_doc; covidqa was not trained on. *Shallow*, *middle* and *deep* are "
      "thirds of the queries by the word of the document at which the answer begins."),
@@ -25,13 +26,14 @@ _ITEMS: tuple[tuple[str, str, Callable[[Mapping[str, Result]], str], str, str], 
      "Share of squad's test questions with an answer among the first 20 and 100 passages. No "
      "negative held an answer."),
     ("The asynchronous gap", "gap", tables.gap_table, "gap",
-     "300 steps from one warm-up. The probe's overlap is between successive checkpoints that were "
+     "300 steps from one warm-up; the top 200, and every 150 steps, where the name says nothing "
+     "else. The probe's overlap is between successive checkpoints that were "
      "refreshed from: the least of them is the greatest drift."),
     ("Theory", "theory", tables.theory_table, "theory-",
      "What the columns mean stands in [method](../method.md#the-theory-on-your-own-data)."),
     ("After ANCE", "later", tables.later_table, "later",
      "300 steps from one warm-up, mined anew after 150. Paired tests over queries against uniform "
-     "ANCE; Holm corrects over the rows."),
+     "ANCE; Holm corrects over the rows. The other columns are those of the first table."),
     ("Cost", "cost", tables.cost_table, "",
      "Each operation by itself. Beside other work these figures say nothing: see the load."),
 )  # fmt: skip

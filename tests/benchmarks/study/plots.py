@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from ance_cli.diagnostics import figures
 from ance_cli.diagnostics.figures import BLACK, BLUE, GREEN, GREY, VERMILION
-from tests.benchmarks.study import comparing, gap
+from tests.benchmarks.study import comparing, documents, gap
 from tests.benchmarks.study.results import Result
 from tests.benchmarks.study.tables import ARMS, LATER, OPENQA, mean_of, over_seeds
 
@@ -86,9 +86,12 @@ def _points(
                edgecolors=colour, facecolors="none" if hollow else colour)  # fmt: skip
 
 
-def _legend(figure: Figure, ax: Axes) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
+def _legend(figure: Figure, *axes: Axes) -> None:
+    """One legend above all, with each name once."""
+    unique = {}
+    for ax in axes:
+        handles, labels = ax.get_legend_handles_labels()
+        unique |= dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=4)
 
 
@@ -97,24 +100,30 @@ def _legend(figure: Figure, ax: Axes) -> None:
 
 def documents_figure(results: Results) -> Figure | None:
     """RR@10 in thirds of the answer's depth, FirstP beside MaxP."""
-    labels = ("medquad_doc", "covidqa", "covidqa-whole")
-    kinds = {"firstp": ("FirstP", BLUE, "o", "-"), "maxp": ("MaxP", VERMILION, "s", "--")}
-    cells = [results.get(f"documents/{kind}", {}) for kind in kinds]
-    there = [label for label in labels if any(f"by_depth {label}" in cell for cell in cells)]
+    there = [
+        (data, name, thirds)
+        for data, name, kind, label in documents.ROWS
+        if (thirds := results.get(f"documents/{kind}", {}).get(f"by_depth {label}"))
+    ]
     if not there:
         return None
-    figure, axes = _axes(1, len(there), 1.0 + 2.6 * len(there), 3.0)
-    for ax, label in zip(axes[0], there, strict=True):
-        for kind, (name, colour, marker, line) in kinds.items():
-            thirds = results.get(f"documents/{kind}", {}).get(f"by_depth {label}", [])
-            if thirds:
-                ax.plot(range(len(thirds)), [third["RR@10"] for third in thirds], label=name,
-                        color=colour, marker=marker, linestyle=line)  # fmt: skip
-                ax.set_xticks(range(len(thirds)), [f"{t['from']} to\n{t['to']}" for t in thirds])
-        ax.set_title("covidqa, 64 segments" if label == "covidqa-whole" else label)
-        ax.set(xlabel="the answer's first word", ylim=(0, 1))
+    panels = list(dict.fromkeys(data for data, _, _ in there))
+    styles = dict(zip(dict.fromkeys(name for _, name, *_ in documents.ROWS),
+                      ((BLUE, "o", "-"), (VERMILION, "s", "--"), (GREEN, "^", ":")),
+                      strict=True))  # fmt: skip
+    figure, axes = _axes(1, len(panels), 1.0 + 2.6 * len(panels), 3.0)
+    for data, name, thirds in there:
+        ax = axes[0, panels.index(data)]
+        colour, marker, line = styles[name]
+        ax.plot(range(len(thirds)), [third["RR@10"] for third in thirds], label=name,
+                color=colour, marker=marker, linestyle=line)  # fmt: skip
+        ax.set_xticks(range(len(thirds)), [f"{t['from']} to\n{t['to']}" for t in thirds])
+        ax.set_title(data)
+        ax.set(xlabel="the answer's first word")
+    for ax in axes[0]:
+        ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
     axes[0, 0].set_ylabel("RR@10")
-    _legend(figure, axes[0, 0])
+    _legend(figure, *axes[0])
     return figure
 
 

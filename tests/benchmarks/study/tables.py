@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.benchmarks.study import comparing, gap
+from tests.benchmarks.study import comparing, documents, gap
 from tests.benchmarks.study.comparing import Difference
 from tests.benchmarks.study.results import Result
 
@@ -91,8 +91,7 @@ def arms_table(results: Results) -> str:
     """Table 1's question."""
     runs = {arm: comparing.by_seed(results, arm) for arm in ARMS}
     sparse = {name: {0: results[name]} for name in _SPARSE if name in results}
-    others = {arm: found for arm, found in (runs | sparse).items() if found and arm != _ANCE}
-    tests = comparing.against(runs[_ANCE], others) if runs[_ANCE] else {}
+    tests = comparing.against(runs[_ANCE], sparse | runs)
     rows = []
     for name, found in (sparse | runs).items():
         if not found:
@@ -119,16 +118,18 @@ def arms_table(results: Results) -> str:
     return markdown(headings, rows)
 
 
-_LEARNING = ["loss", "gradient norm"]
+_LEARNING = ["loss", "gradient norm", "weights moved"]
 
 
 def _learning(runs: Mapping[int, Result]) -> list[str]:
-    """Of the last 300 steps, over the seeds."""
+    """What a run's last 300 steps had to learn and how far all moved it, over the seeds."""
     told = [result["learning"] for result in runs.values() if "learning" in result]
     if not told:
-        return ["", ""]
-    loss, norm = (statistics.mean(each[name] for each in told) for name in ("loss", "grad_norm"))
-    return [f"{loss:.3f}", f"{norm:.2g}"]
+        return [""] * len(_LEARNING)
+    loss, norm, moved = (
+        statistics.mean(each[name] for each in told) for name in ("loss", "grad_norm", "moved")
+    )
+    return [f"{loss:.3f}", f"{norm:.2g}", f"{moved:.2%}"]
 
 
 # ---------------------------------------------------------------- 2: long documents
@@ -136,34 +137,33 @@ def _learning(runs: Mapping[int, Result]) -> list[str]:
 
 def documents_table(results: Results) -> str:
     """MaxP against FirstP, as a whole and by where the answer lies."""
-    rows = []
-    kinds = {name: results[f"documents/{name}"] for name in ("firstp", "maxp")
-             if f"documents/{name}" in results}  # fmt: skip
+    there = [
+        (data, name, label, results[f"documents/{kind}"])
+        for data, name, kind, label in documents.ROWS
+        if label in results.get(f"documents/{kind}", {}).get("measures", {})
+    ]
+    first = {data: result for data, name, _, result in there if name == "FirstP"}
     pairs = {
-        label: (kinds["firstp"]["per_query"][label], values)
-        for label, values in kinds.get("maxp", {}).get("per_query", {}).items()
-        if label in kinds.get("firstp", {}).get("per_query", {})
+        f"{data} {name}": (first[data]["per_query"][data], result["per_query"][label])
+        for data, name, label, result in there
+        if data in first and name != "FirstP"
     }
     tests = comparing.family(pairs)
-    names = {"firstp": "FirstP", "maxp": "MaxP"}
-    wholes = {"covidqa-whole": "covidqa, 64 segments"}
-    for label in ("medquad_doc", "covidqa", "covidqa-whole"):
-        for kind, result in kinds.items():
-            if label not in result["measures"]:
-                continue
-            thirds = result.get(f"by_depth {label}", [])
-            rows.append(
-                [
-                    wholes.get(label, label),
-                    names[kind],
-                    *(_three(mean_of(result, m, label)) for m in ("RR@10", "nDCG@10", "R@100")),
-                    *(f"{t['RR@10']:.3f} (words {t['from']} to {t['to']}, {t['queries']})"
-                      for t in thirds),
-                    *[""] * (3 - len(thirds)),
-                    *_tested(tests.get(label) if kind == "maxp" else None),
-                ]
-            )  # fmt: skip
-    headings = ["data", "", "RR@10", "nDCG@10", "R@100", "RR@10, shallow answers", "middle", "deep",
+    rows = []
+    for data, name, label, result in there:
+        thirds = result.get(f"by_depth {label}", [])
+        rows.append(
+            [
+                data,
+                name,
+                *(_three(mean_of(result, m, label)) for m in ("RR@10", "nDCG@10")),
+                *(f"{t['RR@10']:.3f} (words {t['from']} to {t['to']}, {t['queries']})"
+                  for t in thirds),
+                *[""] * (3 - len(thirds)),
+                *_tested(tests.get(f"{data} {name}")),
+            ]
+        )  # fmt: skip
+    headings = ["data", "", "RR@10", "nDCG@10", "RR@10, shallow answers", "middle", "deep",
                 "less FirstP", *_TESTS]  # fmt: skip
     return markdown(headings, rows)
 
@@ -186,9 +186,7 @@ OPENQA = {
 def openqa_table(results: Results) -> str:
     """Answer coverage, and each against BM25."""
     there = {name: {0: results[name]} for name in OPENQA if name in results}
-    first = there.get("openqa/bm25")
-    tests = comparing.against(first, {n: r for n, r in there.items() if r is not first}) \
-        if first else {}  # fmt: skip
+    tests = comparing.against(there.get("openqa/bm25", {}), there)
     rows = []
     for name, runs in there.items():
         measures = runs[0]["measures"]["test"]
@@ -204,27 +202,30 @@ def openqa_table(results: Results) -> str:
 
 def gap_table(results: Results) -> str:
     """Each setting of the refreshes: what it reached, how old its negatives got, how it drifted."""
+    there = {cell.name: {gap.SEED: results[cell.name]}
+             for cell in gap.cells() if cell.name in results}  # fmt: skip
+    tests = comparing.against(there.get("gap/every-150", {}), there)
     rows = []
-    for cell in gap.cells():
-        result = results.get(cell.name)
-        if result is None:
-            continue
+    for name, runs in there.items():
+        result = runs[gap.SEED]
         generations = result["series"]["generations"]
         overlaps = [g["probe_overlap"] for g in generations if g["probe_overlap"] is not None]
         losses = result["series"]["training"]["loss"]
         rows.append(
             [
-                cell.name.removeprefix("gap/"),
+                name.removeprefix("gap/"),
                 str(len({switch["generation"] for switch in result["series"]["switches"]})),
                 str(oldest(result)),
                 f"{statistics.mean(losses[-10:]):.3f}",
                 _three(generations[-1]["value"]),
-                _three(mean_of(result, "RR@10")),
                 _three(min(overlaps, default=None)),
+                _three(mean_of(result, "RR@10")),
+                *_tested(tests.get(name)),
             ]
         )
     headings = ["", "generations used", "oldest negatives (steps)", "loss, last 10 lines",
-                "dev RR@10 at the end", "test RR@10", "least overlap of the probe"]  # fmt: skip
+                "dev RR@10 at the end", "least overlap of the probe", "test RR@10",
+                "less every-150", *_TESTS]  # fmt: skip
     return markdown(headings, rows)
 
 
@@ -281,7 +282,7 @@ def later_table(results: Results) -> str:
     uniform = comparing.by_seed(results, _ANCE)
     rows = []
     there = {name: {results[name]["seed"]: results[name]} for name in LATER if name in results}
-    tests = comparing.against(uniform, there) if uniform else {}
+    tests = comparing.against(uniform, there)
     first = next(iter(there.values()), {})
     own = {seed: result for seed, result in uniform.items() if seed in first or not there}
     if own:
