@@ -7,6 +7,7 @@ else that escapes a stage is a bug in ance and ends with a traceback and exit co
 from __future__ import annotations
 
 import ctypes
+import errno
 import signal
 import sys
 import threading
@@ -15,6 +16,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 EXIT_BUG = 1
+
+_NO_MEMORY = (
+    "allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What torch says where it has no type for it: of the CPU's memory, of maps, of its libraries."""
 
 _REASON_LENGTH = 300
 """Characters that are shown at most of what another library said."""
@@ -62,9 +71,12 @@ class MachineGaveOut(AnceError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; torch has a type for its GPUs and only words for the CPU."""
-    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
-    return named or "can't allocate memory" in str(error)
+    """Whether memory ran out: the system says so by a number, torch by a type or in words."""
+    return (
+        type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or any(words in str(error) for words in _NO_MEMORY)
+    )
 
 
 @contextmanager
@@ -81,7 +93,8 @@ def as_bad_input(what: str, hint: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         sentence = " ".join(str(error).split()).split(". ")[0].removesuffix(".")
-        raise BadInput(f"{what} ({sentence[:_REASON_LENGTH]})", hint=hint) from error
+        reason = sentence[:_REASON_LENGTH] or type(error).__name__
+        raise BadInput(f"{what} ({reason})", hint=hint) from error
 
 
 class Busy(AnceError):

@@ -13,8 +13,15 @@ _NO_SUCH_PLACE = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
 """The names on the command line do not fit what lies there."""
 
 
-def _explained(error: OSError) -> AnceError | None:
-    """What a person can do about a failed system call; None where that is not known."""
+def _explained(error: Exception) -> AnceError | None:
+    """What a person can do about a failed system call, or memory that ran out; None where that is
+    not known."""
+    if is_out_of_memory(error):
+        return MachineGaveOut(
+            "memory ran out", hint="close other programs, or lower --batch-size or --batch-tokens"
+        )
+    if not isinstance(error, OSError):
+        return None
     if is_full_disk(error):
         return MachineGaveOut(
             f"{error.filename or 'a file'}: no room left on the disk",
@@ -56,18 +63,10 @@ def _run(program: Callable[[], None]) -> int:
     except Stopped as stop:
         stderr.print("stopped; what is finished is kept: the same command continues")
         return stop.exit_code
-    except OSError as error:
+    except (OSError, MemoryError, RuntimeError) as error:
         problem = _explained(error)
         if problem is None:
             raise
-        show_error(problem)
-        return problem.exit_code
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        problem = MachineGaveOut(
-            "memory ran out", hint="close other programs, or lower --batch-size or --batch-tokens"
-        )
         show_error(problem)
         return problem.exit_code
     return 0

@@ -131,8 +131,10 @@ _LEDGERS = 1 << 20
 
 
 def ending_need(run: RunFolder) -> int:
-    """Bytes of what training writes up to its end: a checkpoint and a resume state, as large as
-    the newest, and the log; before there is a state, the weights three times (with two moments).
+    """Bytes of what any training writes: a checkpoint and a resume state, each as large as the
+    newest, and the log; before there is a state, the weights three times (with two moments).
+
+    More where checkpoints are asked for on the way, which all stay (`disk_need` counts those).
     """
     checkpoint, state = run.newest_checkpoint(), run.newest_state()
     weights = _size(checkpoint[1]) if checkpoint else 0
@@ -140,18 +142,18 @@ def ending_need(run: RunFolder) -> int:
 
 
 def has_room(run: RunFolder) -> bool:
-    """Whether the disk takes the end of a training of this run."""
+    """Whether the disk takes one checkpoint and state of this run."""
     return atomic.free_bytes(run.path) >= ending_need(run)
 
 
 def check_free(run: RunFolder) -> None:
-    """Raise `MachineGaveOut` where the disk will not take what training writes at its end: said
-    before the first step, no step is lost to it."""
-    if not has_room(run):
+    """Raise `MachineGaveOut` where the disk will not take what any training writes: said before
+    the first step, no step is lost to a disk that was full already."""
+    free, need = atomic.free_bytes(run.path), ending_need(run)
+    if free < need:
         raise MachineGaveOut(
             f"{run.path}: no room left on the disk for the checkpoint and the state after these "
-            f"steps: {atomic.free_bytes(run.path) / 1e6:,.1f} MB are free, "
-            f"{ending_need(run) / 1e6:,.1f} MB are needed",
+            f"steps: {free / 1e6:,.1f} MB are free, {need / 1e6:,.1f} MB are needed",
             hint="free some space and repeat the command: what was finished is kept",
         )
 

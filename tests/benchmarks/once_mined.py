@@ -30,6 +30,9 @@ MINING: dict[str, dict[str, Any]] = {
     # hub): a window of ranks, nothing above the positive
     "ranks": {"range_min": 10, "range_max": 50, "absolute_margin": 0.0, "num_negatives": 5,
               "sampling_strategy": "random"},
+    # the same window from its first rank on
+    "head": {"range_max": 50, "absolute_margin": 0.0, "num_negatives": 5,
+             "sampling_strategy": "random"},
 }  # fmt: skip
 """Arguments of `mine_hard_negatives`."""
 

@@ -57,12 +57,15 @@ def test_the_pairs_are_the_train_labels(setting):
     assert pairs[0]["anchor"].split()[0] == pairs[0]["positive"].split()[0]
 
 
-def test_the_last_refresh_is_not_counted(setting, tmp_path, monkeypatch):
+def test_the_last_refresh_is_not_counted_and_an_arm_may_mine_once(setting, tmp_path, monkeypatch):
     def event(second: float, what: str, **more: int) -> str:
         when = datetime.fromtimestamp(1000 + second, UTC).isoformat()
         return json.dumps({"time": when, "what": what, **more})
 
-    def stand_in(*_):
+    asked = []
+
+    def stand_in(*words):
+        asked.append([str(word) for word in words])
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "events.jsonl").write_text(
             "\n".join(
@@ -80,6 +83,12 @@ def test_the_last_refresh_is_not_counted(setting, tmp_path, monkeypatch):
     monkeypatch.setattr(today, "ance", stand_in)
     monkeypatch.setattr(today.time, "time", lambda: 1000.0)
     assert today.refreshed(ARMS["ance"], setting, tmp_path) == Trained(4, mining=22, training=68)
+    for folder in ("run", "checkpoint"):
+        (tmp_path / folder).rename(tmp_path / f"{folder}-before")
+    today.refreshed(ARMS["ance-top-50-once"], setting, tmp_path)
+    plans = [[words[words.index(flag) + 1] for flag in ("--refresh-every", "--segments")]
+             for words in asked]  # fmt: skip
+    assert plans == [["2", "2"], ["4", "1"]], "four steps, mined for twice and once"
 
 
 def test_equal_time_is_as_many_steps_as_fit(setting, tmp_path, monkeypatch):

@@ -42,6 +42,7 @@ from ance_cli.progress import Silent
 from ance_cli.stages.demo import packaged_encoder
 from ance_cli.stages.docstrings import docstring_dataset
 from tests.benchmarks.once_mined import RECIPE, Setting, least_cosine, mine, train
+from tests.benchmarks.study.machine import usable_cores
 
 MEASURES = ("RR@10", "nDCG@10", "R@100")
 REFRESHES = 2
@@ -77,13 +78,14 @@ ARMS = {
     "ance": Arm("ANCE as in the paper", loop=("--baseline", "ance")),
     "ance-in-batch": Arm("ANCE and in-batch negatives", loop=("--in-batch", "all")),
     "ance-top-50": Arm("ANCE from the top 50", loop=("--baseline", "ance", "--depth", "50")),
-    "ance-top-50-once": Arm("the same, mined once", loop=("--baseline", "ance", "--depth", "50"),
-                            times=1),
+    "ance-top-50-once": Arm("ANCE from the top 50, mined once",
+                            loop=("--baseline", "ance", "--depth", "50"), times=1),
     "ance-in-batch-top-50": Arm("ANCE from the top 50 and in-batch negatives",
                                 loop=("--in-batch", "all", "--depth", "50")),
     "st-in-batch": Arm("in-batch negatives alone"),
     "st-margin": Arm("mined once, by margin", mining="margin"),
     "st-ranks": Arm("mined once, by ranks", mining="ranks"),
+    "st-top-50": Arm("mined once, from the top 50", mining="head"),
     "st-margin-time": Arm("mined once, by margin; equal time", mining="margin",
                           time_of="ance-in-batch", like="st-margin"),
     "st-ranks-time": Arm("mined once, by ranks; equal time", mining="ranks",
@@ -324,7 +326,7 @@ def main() -> None:
     console.print(
         f"{start}: batch {RECIPE.batch_size}, queries of {RECIPE.query_length} and passages of "
         f"{RECIPE.passage_length} tokens at most, seed {setting.seed}, "
-        f"{setting.threads or os.cpu_count()} threads, sentence-transformers "
+        f"{setting.threads or usable_cores()} threads, sentence-transformers "
         f"{importlib.metadata.version('sentence-transformers')}; load of the machine "
         + " ".join(f"{load:.2f}" for load in os.getloadavg())
     )

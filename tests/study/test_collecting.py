@@ -166,6 +166,24 @@ def test_by_answer_depth_reads_the_offsets_of_the_queries(tmp_path):
     assert [third["RR@10"] for third in thirds] == [0.125, 0.5]
 
 
+def test_queries_are_told_apart_by_the_document_that_they_ask_for(tmp_path):
+    labels = tmp_path / "papers" / "qrels" / "test.tsv"
+    labels.parent.mkdir(parents=True)
+    labels.write_text("query-id\tcorpus-id\tscore\n"
+                      "q3\tb\t1\nq1\ta\t1\nq1\tb\t2\nq2\tc\t1\nq2\ta\t1\nq4\ta\t1\n")  # fmt: skip
+    found = collecting.documents_asked_for("papers", "{data}/papers")(outcome(tmp_path))
+    assert found == {"documents papers": [1, 0, 1, 0]}  # q1 to q4; the most relevant, then by name
+
+
+def test_which_queries_a_run_reaches(tmp_path):
+    table = tmp_path / "test.bm25.tsv"
+    table.write_text("run\tquery_id\tmeasure\tvalue\n" + "".join(
+        f"bm25\t{query_id}\t{measure}\t{value}\n"
+        for query_id, within in (("q2", 0.0), ("q1", 0.5))
+        for measure, value in (("RR@10", 0.25), ("R@100", within))))  # fmt: skip
+    assert collecting.reached("{work}/test.bm25.tsv")(outcome(tmp_path)) == {"reached": [1, 0]}
+
+
 def test_numbers_are_rounded_and_paths_go():
     value = {"a": 0.123456789, "run": "/here/run", "b": [{"c": 1_234_567.8, "d": "kept"}], "n": 7}
     assert collecting.rounded(value) == {

@@ -53,11 +53,33 @@ def test_arms_meet_over_the_seeds_that_both_have():
     assert high.corrected == pytest.approx(max(low.corrected, high.p))
 
 
+def test_queries_of_one_group_change_their_signs_together():
+    first, second = [0.5] * 8, [0.9, 0.8, 0.7, 0.9, 0.4, 0.3, 0.4, 0.2]
+    pairs = {"one": (first, second)}
+    apart = comparing.family(pairs, {"one": list(range(8))})["one"]
+    assert apart == comparing.family(pairs)["one"]
+    halves = comparing.family(pairs, {"one": [0] * 4 + [1] * 4})["one"]
+    assert halves.value == pytest.approx(apart.value) == pytest.approx(0.075)
+    # of four ways to flip two sums, 1.3 and -0.7, two are as far from 0 as 0.6 is, two farther
+    assert halves.p == 1.0 > apart.p
+
+
+def test_reranking_is_held_against_retrieval_where_there_is_something_to_rerank():
+    run = line([1.0, 0.5, 0.5, 0.4], rerank=0.375)
+    assert tables.gaps([run, line([1.0, 0.0])]) == [pytest.approx(0.375 - 0.6)]
+    # of the first and third query, of which reranking has all there is: 1.5 of 2
+    assert tables.gaps([run], [1, 0, 1, 0]) == [pytest.approx(0.75 - 0.75)]
+    table = tables.arms_table({**ARMS, "medquad/bm25": line([0.4] * 8, reached=[1] * 4 + [0] * 4)})
+    row = next(row for row in table.splitlines() if row.startswith("| BM25 Neg"))
+    assert row.split(" | ")[7] == f"{0.9 / 0.5 - sum(LESS[:4]) / 4:+.3f}"
+
+
 def test_any_two_arms_are_compared_on_the_command_line(tmp_path, capsys):
     cells = grid()
     results = tmp_path / "results.jsonl"
+    answers = {"openqa/bm25": line(LESS, measure="Answers@20")}
     with results.open("wb") as handle:
-        for name, result in ARMS.items():
+        for name, result in (ARMS | answers).items():
             known = {"cell": name, "recipe": cells[name].recipe}
             handle.write(orjson.dumps(result | known) + b"\n")
     there = ["--results", str(results)]
@@ -67,8 +89,18 @@ def test_any_two_arms_are_compared_on_the_command_line(tmp_path, capsys):
     test = paired_test(LESS, ANCE)
     assert ance.startswith(f"table1/bm25-ance less table1/bm25: {test.difference:+.4f}, p ")
     assert f", p {test.p_randomisation:.4f}, " in ance and ance.endswith(", seeds 42")
-    assert sparse.endswith(", seeds all")
-    assert apart == "no seed in common with table1/bm25: table1/bm25-ance/seed-43"
+    assert sparse.endswith(", seeds 42")
+    assert apart == "no seed to compare with table1/bm25: table1/bm25-ance/seed-43"
+    assert main(["compare", "medquad/bm25", "table1/bm25-ance", *there]) == 0
+    assert capsys.readouterr().out.rstrip().endswith(", seeds 42, 43")
+    # the reference's own results are no test of the family
+    assert main(["compare", *arms[1::-1], "table1/bm25-ance/seed-42", *there]) == 0
+    bm25, itself = capsys.readouterr().out.splitlines()
+    assert f"after Holm {test.p_randomisation:.4f}" in bm25 and "seed-42" in itself
+    assert main(["compare", "table1/bm25", *there]) == 2
+    assert "nothing to compare" in capsys.readouterr().err
+    assert main(["compare", "table1/bm25", "openqa/bm25", *there]) == 2
+    assert "other queries or another measure" in capsys.readouterr().err
     assert main(["compare", "table1/bm25", "documents/maxp", *there]) == 2
     assert "no test run of documents/maxp" in capsys.readouterr().err
 
@@ -81,26 +113,31 @@ def test_the_table_of_arms():
     assert by_name["BM25 -> ANCE"][1:7] == [
         "2", "0.812 ± 0.071", "0.812 ± 0.071", "0.812 ± 0.071", "0.810 ± 0.071", "-0.002 ± 0.000",
     ]  # fmt: skip
-    assert by_name["BM25 -> ANCE"][7:10] == ["0.250", "3", "1.20%"], (
+    assert by_name["BM25 -> ANCE"][8:11] == ["0.250", "3", "1.20%"], (
         "of the seed whose log is there"
     )
     assert by_name["BM25 Neg"][6] == "+0.375"
-    assert by_name["Rand"][7:] == ["", "", "", "+0.000", "1.0000", "1.0000"]
+    assert by_name["Rand"][7:] == ["", "", "", "", "+0.000", "1.0000", "1.0000"]
 
 
 def test_documents_answers_and_methods_are_tested_too():
     thirds = [{"from": 0, "to": 9, "queries": 4, "RR@10": 0.5}]
     documents = {
         "documents/firstp": line(LESS, label="medquad_doc", **{"by_depth medquad_doc": thirds}),
-        "documents/maxp": line(ANCE, label="medquad_doc", **{"by_depth medquad_doc": thirds}),
+        "documents/maxp": line(
+            ANCE,
+            label="medquad_doc",
+            **{"by_depth medquad_doc": thirds, "documents medquad_doc": [0] * 8},
+        ),
     }
     first, second = tables.documents_table(documents).splitlines()[2:]
     assert "| FirstP |" in first and "0.500 (words 0 to 9, 4)" in first
-    assert "| MaxP |" in second and "| +0.338 |" in second
+    assert "| MaxP |" in second and "| +0.338 | 1.0000 | 1.0000 |" in second, "of one document"
     unseen = {
         "documents/firstp": line(LESS, label="covidqa"),
-        "documents/maxp": line(ANCE, label="covidqa-whole"),
-    }
+        "documents/maxp": line(ANCE, label="covidqa-whole",
+                               **{"documents covidqa-whole": [*range(8)]}),
+    }  # fmt: skip
     first, whole = tables.documents_table(unseen).splitlines()[2:]
     assert "| MaxP, 64 segments |" in whole and "| +0.338 |" in whole, "against the same papers"
     openqa = {

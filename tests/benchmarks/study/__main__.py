@@ -12,7 +12,7 @@ from pathlib import Path
 from ance_cli.errors import AnceError, Stopped, UsageProblem, install_signal_handlers
 from tests.benchmarks.study.cell import Cell, Places
 from tests.benchmarks.study.grid import grid
-from tests.benchmarks.study.results import Results
+from tests.benchmarks.study.results import Result, Results
 from tests.benchmarks.study.runner import run, standing
 
 
@@ -75,13 +75,28 @@ def _compare(cells: Mapping[str, Cell], results: Results, names: Sequence[str]) 
             f"no test run of {', '.join(nothing)}",
             hint="name arms such as table1/bm25-ance, or cells that `list` shows as done",
         )
+    if len(runs) < 2:
+        raise UsageProblem("nothing to compare", hint="name a reference and at least one other")
+    kinds = {name: {_kind(result) for result in found.values()} for name, found in runs.items()}
+    if other := [name for name in runs if kinds[name] != kinds[names[0]]]:
+        raise UsageProblem(
+            f"{', '.join(other)}: other queries or another measure than {names[0]}",
+            hint="compare arms of one collection",
+        )
     reference = runs.pop(names[0])
     for name, found in comparing.against(reference, runs).items():
-        seeds = ", ".join(str(seed) for seed in sorted(set(runs.pop(name)) & set(reference)))
+        own, theirs = comparing.shared_seeds(reference, runs.pop(name))
+        seeds = sorted({*own, *theirs} - {0})
+        over = f", seeds {', '.join(map(str, seeds))}" if seeds else ""
         print(f"{name} less {names[0]}: {found.value:+.4f}, p {found.p:.4f}, after Holm "
-              f"{found.corrected:.4f}, seeds {seeds or 'all'}")  # fmt: skip
+              f"{found.corrected:.4f}{over}")  # fmt: skip
     if runs:
-        print(f"no seed in common with {names[0]}: {', '.join(runs)}")
+        print(f"no seed to compare with {names[0]}: {', '.join(runs)}")
+
+
+def _kind(result: Result) -> tuple[str, int]:
+    """The measure whose values a result has by query, and of how many queries."""
+    return next(iter(result["measures"]["test"])), len(result["per_query"]["test"])
 
 
 def _folder(given: Path | None, variable: str, flag: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.benchmarks.study.cell import Cell
-from tests.benchmarks.study.collecting import learning
+from tests.benchmarks.study.collecting import learning, reached
 
 START = "{weights}/tinybert-4L-312-ner"
 """A small encoder that was never trained for retrieval."""
@@ -85,6 +85,7 @@ def _shared() -> list[Cell]:
             ),
             makes=(BM25_RUN,),
             minutes=1,
+            collect=(reached(f"{WORK}/test.bm25.tsv"),),
         ),
     ]
     for seed in SEEDS:

@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 from safetensors.numpy import load_file
 
+from ance_cli.formats.dataset import read_qrels
 from ance_cli.formats.jsonl import read_records
 from ance_cli.formats.run_folder import RunFolder, read_ledger
 from ance_cli.stages.history import read_history
@@ -62,6 +63,31 @@ def read_per_query(path: Path, measure: str) -> dict[str, dict[str, float]]:
             if row["measure"] == measure:
                 found.setdefault(row["run"], {})[row["query_id"]] = float(row["value"])
     return found
+
+
+def documents_asked_for(label: str, data: str) -> Collect:
+    """A number for the document of each test query (the first of its most relevant), in the order
+    of the sorted query ids: queries on one document are not independent of each other."""
+
+    def collect(outcome: Outcome) -> dict[str, Any]:
+        qrels = read_qrels(outcome.places.path(data) / "qrels" / "test.tsv")
+        firsts = [min(labels, key=lambda doc_id: (-labels[doc_id], doc_id))
+                  for _, labels in sorted(qrels.items())]  # fmt: skip
+        numbers = {document: number for number, document in enumerate(sorted(set(firsts)))}
+        return {f"documents {label}": [numbers[document] for document in firsts]}
+
+    return collect
+
+
+def reached(table: str) -> Collect:
+    """Whether each query, in the order of the sorted ids, has a positive among a run's first 100:
+    by the per-query values of R@100 at `table`."""
+
+    def collect(outcome: Outcome) -> dict[str, Any]:
+        (values,) = read_per_query(outcome.places.path(table), "R@100").values()
+        return {"reached": [int(value > 0) for _, value in sorted(values.items())]}
+
+    return collect
 
 
 def training_curves(run: str) -> Collect:

@@ -35,14 +35,42 @@ def per_query(runs: Mapping[int, Result], seeds: Sequence[int], label: str = "te
     return [float(mean) for mean in values.mean(axis=0)]
 
 
-def family(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> dict[str, Difference]:
-    """For each pair of values by query the second less the first; one family of tests."""
-    tests = {name: paired_test(first, second) for name, (first, second) in pairs.items()}
-    corrected = holm([test.p_randomisation for test in tests.values()])
+def family(
+    pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    groups: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, Difference]:
+    """For each pair of values by query the second less the first; one family of tests.
+
+    `groups` has the number of each query's group, where queries are not independent: the test then
+    flips the signs of whole groups, which is the test over the sums of their differences.
+    """
+    values, p_values = {}, []
+    for name, (first, second) in pairs.items():
+        difference = np.subtract(second, first)
+        values[name] = float(difference.mean())
+        if groups:
+            difference = np.bincount(groups[name], weights=difference)
+        test = paired_test([0.0] * len(difference), difference.tolist())
+        p_values.append(test.p_randomisation)
     return {
-        name: Difference(test.difference, test.p_randomisation, p)
-        for (name, test), p in zip(tests.items(), corrected, strict=True)
+        name: Difference(value, p, corrected)
+        for (name, value), p, corrected in zip(
+            values.items(), p_values, holm(p_values), strict=True
+        )
     }
+
+
+def shared_seeds(
+    first: Mapping[int, Result], second: Mapping[int, Result]
+) -> tuple[list[int], list[int]]:
+    """The seeds over which either of two arms is averaged when they meet: those that both have.
+
+    An arm without seeds (BM25) stands under the seed 0 and meets the mean over all of the other's.
+    """
+    if {0} in (set(first), set(second)):
+        return sorted(first), sorted(second)
+    both = sorted(set(first) & set(second))
+    return both, both
 
 
 def against(
@@ -50,16 +78,12 @@ def against(
 ) -> dict[str, Difference]:
     """Each arm less the reference, over the seeds that both have; nothing without a reference.
 
-    The reference itself may be among the others, and is passed over. An arm without seeds (BM25)
-    stands under the seed 0 and meets the mean over all of the reference's. A query counts once: its
-    values are averaged over the seeds before the test.
+    Results of the reference itself may be among the others, and are passed over. A query counts
+    once: its values are averaged over the seeds before the test.
     """
     pairs = {}
     for name, runs in others.items():
-        if not reference or runs is reference:
-            continue
-        if set(runs) == {0}:
-            pairs[name] = (per_query(reference, list(reference)), per_query(runs, [0]))
-        elif shared := sorted(set(reference) & set(runs)):
-            pairs[name] = (per_query(reference, shared), per_query(runs, shared))
+        own, theirs = shared_seeds(reference, runs)
+        if own and theirs and [reference[s] for s in own] != [runs[s] for s in theirs]:
+            pairs[name] = (per_query(reference, own), per_query(runs, theirs))
     return family(pairs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.benchmarks.study import arms
 from tests.benchmarks.study.cell import Cell
-from tests.benchmarks.study.collecting import by_answer_depth
+from tests.benchmarks.study.collecting import by_answer_depth, documents_asked_for
 
 SEED = arms.SEEDS[0]
 _DATA = "{data}/medquad_doc"
@@ -77,18 +77,22 @@ def _ance(kind: str, minutes: float) -> Cell:
         *_tested("medquad_doc", _DATA, kind, arms.embeddings(run, 2)),
         *_encoded_and_tested("covidqa", kind),
     ]
-    depths = [by_answer_depth("medquad_doc", _DATA), by_answer_depth("covidqa", _UNSEEN)]
+    tested_on = {"medquad_doc": _DATA, "covidqa": _UNSEEN}
     if kind == "maxp":
         pins = f"--segmentation special --max-segments {_ALL_SEGMENTS} "
         commands += _encoded_and_tested("covidqa-whole", kind, pins)
-        depths.append(by_answer_depth("covidqa-whole", _UNSEEN))
+        tested_on["covidqa-whole"] = _UNSEEN
     return Cell(
         name=f"documents/{kind}",
         commands=tuple(commands),
         needs=(f"documents/{kind}/warmup",),
         seed=SEED,
         minutes=minutes,
-        collect=tuple(depths),
+        collect=tuple(
+            collect(label, data)
+            for label, data in tested_on.items()
+            for collect in (by_answer_depth, documents_asked_for)
+        ),
     )
 
 

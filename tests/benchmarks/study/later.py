@@ -111,6 +111,7 @@ def _adore() -> Cell:
         needs=(_WARMUP, f"table1/warmup/seed-{SEED}"),
         seed=SEED,
         minutes=6,
+        collect=(learning(run, arms.STEPS),),
     )
 
 

@@ -1,4 +1,8 @@
-"""The file of results: one JSON line for each cell that was done, appended and never changed."""
+"""The file of results: one JSON line for each cell that was done, appended by the runner.
+
+What a later version keeps of a cell beside its measures may be missing in a line: tables then leave
+a place empty.
+"""
 
 from __future__ import annotations
 
