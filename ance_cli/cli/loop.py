@@ -60,6 +60,7 @@ def register(app: typer.Typer) -> None:
                 train_gpus=flags.train_gpus,
                 infer_gpus=flags.infer_gpus,
                 ray=flags.ray,
+                threads=flags.threads,
                 quiet=flags.quiet,
                 dry_run=flags.dry_run,
                 reporter=reporter,

@@ -8,31 +8,31 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ance_cli.errors import MachineGaveOut
 from ance_cli.formats.run_folder import RunFolder
-from ance_cli.loop.supervisor import may_pass, named, stage_failed, start
+from ance_cli.loop.supervisor import may_pass, named, note, stage_failed, start
 from ance_cli.progress import Reporter
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 120.0
 """For a child to finish its step or its block before it is killed."""
-_LONGEST_PAUSE = 60.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _STEADY_SECONDS = 300.0
 """A child that ran this long before it died has its tries back."""
 _DISK_FULL = 5
 
 
 class Side:
-    """One child: `ance ARGUMENTS`, started again, with backoff, where it died of what may pass.
+    """One child, started again, with backoff, where it died of what may pass.
 
-    `endures` says how long a full disk or memory is waited for: as long as it is true, tries do not
-    count.
+    `command` gives the arguments of `ance` at each start, None where nothing is left to do.
+    `endures` says how long a full disk or memory is waited for: as long as it is true, such tries
+    do not count among the `max_restarts`.
     """
 
     def __init__(
         self,
         name: str,
-        arguments: Sequence[str],
+        command: Callable[[], Sequence[str] | None],
         cpus: frozenset[int],
         max_restarts: int,
         run: RunFolder,
@@ -41,11 +41,13 @@ class Side:
     ) -> None:
         self.name = name
         self.is_done = False
-        self._arguments, self._cpus = list(arguments), cpus
+        self._command, self._cpus = command, cpus
         self._max_restarts, self._run, self._reporter = max_restarts, run, reporter
         self._endures = endures
         self._child: subprocess.Popen[bytes] | None = None
+        self._arguments: Sequence[str] = ()
         self._failures = 0
+        self._pause = _SHORTEST_PAUSE
         self._started = self._not_before = 0.0
 
     def tend(self) -> None:
@@ -56,8 +58,7 @@ class Side:
             return
         if self._child is None:
             if now >= self._not_before:
-                self._child, self._started = start(self._arguments, self._cpus), now
-                self._note("started", pid=self._child.pid)
+                self._start(now)
             return
         code = self._child.poll()
         if code is None:
@@ -69,20 +70,28 @@ class Side:
             return
         self._note("died", exit_code=code)
         if now - self._started > _STEADY_SECONDS:
-            self._failures = 0
+            self._failures, self._pause = 0, _SHORTEST_PAUSE
         patient = code == _DISK_FULL and self._endures()
-        if not may_pass(code) or (self._failures >= self._max_restarts and not patient):
+        self._failures += not patient
+        if not may_pass(code) or self._failures > self._max_restarts:
             raise stage_failed(self._arguments, code)
-        pause = min(2.0**self._failures, _LONGEST_PAUSE)
-        self._failures += 1
-        self._not_before = now + pause
-        self._reporter.warn(f"the {self.name} ended with {named(code)}; again in {pause:.0f} s")
+        self._not_before = now + self._pause
+        self._reporter.warn(
+            f"the {self.name} ended with {named(code)}; again in {self._pause:.0f} s"
+        )
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def _start(self, now: float) -> None:
+        arguments = self._command()
+        if arguments is None:
+            self.is_done = True
+            return
+        self._arguments = arguments
+        self._child, self._started = start(arguments, self._cpus), now
+        self._note("started", pid=self._child.pid)
 
     def _note(self, what: str, **facts: Any) -> None:
-        try:
-            self._run.event("supervisor", f"{self.name} {what}", **facts)
-        except MachineGaveOut as problem:  # a full disk is no reason to end the other side
-            self._reporter.warn(problem.what)
+        note(self._run, self._reporter, f"{self.name} {what}", **facts)
 
     def ask_to_stop(self) -> None:
         """Tell the child to end once it has finished what it has in hand."""

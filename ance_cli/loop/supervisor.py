@@ -13,8 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from ance_cli.errors import AnceError, Stopped, die_with_parent
+from ance_cli.errors import AnceError, MachineGaveOut, Stopped, die_with_parent
 from ance_cli.formats.run_folder import NEGATIVES, RunFolder
 from ance_cli.progress import Reporter
 
@@ -31,19 +32,32 @@ class StageFailed(AnceError):
     """A child ended with an error that a restart cannot mend; `exit_code` is the child's."""
 
 
-def run_stage(
-    arguments: Sequence[str], max_restarts: int, run: RunFolder, reporter: Reporter
-) -> None:
-    """Run `ance ARGUMENTS` to its end, starting it again a bounded number of times, with backoff.
+def note(run: RunFolder, reporter: Reporter, what: str, **facts: Any) -> None:
+    """Note in `events.jsonl` what the supervisor saw.
 
+    Where the disk is full it warns instead: what runs may go on, and what died is tried again.
+    """
+    try:
+        run.event("supervisor", what, **facts)
+    except MachineGaveOut as problem:
+        reporter.warn(problem.what)
+
+
+def run_stage(
+    command: Callable[[], Sequence[str]], max_restarts: int, run: RunFolder, reporter: Reporter
+) -> None:
+    """Run `ance` to its end, starting it again a bounded number of times, with backoff.
+
+    `command` gives the arguments at each start: what a first try left may change what is to do.
     Raises `StageFailed` with the child's exit code; passes a signal that arrives here on to it.
     """
     for attempt in range(max_restarts + 1):
+        arguments = command()
         code = _run_once(arguments)
         if code == 0:
             return
         if run.exists:
-            run.event("supervisor", "stage failed", command=list(arguments), exit_code=code)
+            note(run, reporter, "stage failed", command=list(arguments), exit_code=code)
         if not may_pass(code) or attempt == max_restarts:
             break
         pause = 2**attempt
@@ -137,4 +151,6 @@ def cycle(
         elif step >= last_step:
             return None
         else:
-            train(run.path / published["path"] / NEGATIVES, segment_steps - step % segment_steps)
+            state = run.newest_state()  # ahead of the checkpoint where a follower was stopped
+            trained = state[0] if state else 0
+            train(run.path / published["path"] / NEGATIVES, segment_steps - trained % segment_steps)

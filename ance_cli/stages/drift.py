@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -21,10 +22,13 @@ PROBE = "probe.json"
 """In a generation: the places of the probe's queries and passages, and each query's best."""
 
 
-def _queries(dataset: Dataset, seed: int) -> tuple[list[int], list[str]]:
-    texts = list(queries_of_split(dataset).values())
-    places = sample(len(texts), NUM_QUERIES, seed, "queries").tolist()
-    return places, [texts[place] for place in places]
+class Probe(NamedTuple):
+    """What `probe.json` holds; places are those in file order, ascending."""
+
+    queries: list[int]
+    passages: list[int]
+    top: list[list[int]]
+    """For each query its best passages, as places among `passages`, best first."""
 
 
 def probe_generation(
@@ -36,44 +40,47 @@ def probe_generation(
     encode_config: EncodeConfig,
 ) -> list[list[int]]:
     """Each probe query's best passages by a generation's own vectors, kept in its `probe.json`."""
-    queries, texts = _queries(dataset, seed)
+    queries = list(queries_of_split(dataset).values())
+    asked = sample(len(queries), NUM_QUERIES, seed, "queries").tolist()
     places = sample(embeddings.num_docs, NUM_PASSAGES, seed, "passages")
-    xq, _ = TextEncoder(checkpoint, "query", encode_config)(texts)
+    xq, _ = TextEncoder(checkpoint, "query", encode_config)([queries[place] for place in asked])
     starts, ends = embeddings.doc_offsets[places], embeddings.doc_offsets[places + 1]
     rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
     vectors = np.asarray(embeddings.vectors[rows], np.float32)
     ranked = top(xq, vectors, ends - starts)
-    kept = {"queries": queries, "passages": places.tolist(), "top": ranked}
-    atomic.write_bytes(folder / PROBE, orjson.dumps(kept))
+    kept = Probe(asked, places.tolist(), ranked)
+    atomic.write_bytes(folder / PROBE, orjson.dumps(kept._asdict()))
     return ranked
 
 
-def read_probe(folder: Path) -> list[list[int]] | None:
+def read_probe(folder: Path) -> Probe | None:
     """What `probe_generation` kept; None where it kept nothing that can be read: then no drift is
     measured against that generation, and nothing else is lost."""
     try:
-        return orjson.loads((folder / PROBE).read_bytes())["top"]  # type: ignore[no-any-return]
-    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError):
+        return Probe(**orjson.loads((folder / PROBE).read_bytes()))
+    except (FileNotFoundError, orjson.JSONDecodeError, TypeError):
         return None
 
 
 def measured_overlap(
     checkpoint: Checkpoint,
     dataset: Dataset,
-    before: list[list[int]],
-    seed: int,
+    before: Probe,
     encode_config: EncodeConfig,
     reporter: Reporter = Silent(),
 ) -> float:
     """Overlap of the probe's lists under a checkpoint with those of a generation: the probe's
     texts are encoded anew, and nothing else is."""
-    _, queries = _queries(dataset, seed)
-    separator = checkpoint.pins.separator
-    passages = [passage.joined(separator) for passage in read_corpus(dataset.corpus)]
-    places = sample(len(passages), NUM_PASSAGES, seed, "passages")
+    queries = list(queries_of_split(dataset).values())
+    asked = [queries[place] for place in before.queries]
+    places, separator = set(before.passages), checkpoint.pins.separator
+    texts = [
+        passage.joined(separator)
+        for place, passage in enumerate(read_corpus(dataset.corpus))
+        if place in places
+    ]
     with reporter.task("probing", 1, "checkpoint") as bar:
-        xq, _ = TextEncoder(checkpoint, "query", encode_config)(queries)
-        texts = [passages[place] for place in places.tolist()]
+        xq, _ = TextEncoder(checkpoint, "query", encode_config)(asked)
         vectors, counts = TextEncoder(checkpoint, "passage", encode_config)(texts)
         bar.advance()
-    return overlap(before, top(xq, vectors, counts))
+    return overlap(before.top, top(xq, vectors, counts))

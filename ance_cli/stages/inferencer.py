@@ -75,9 +75,7 @@ def _near(
     settings = run.read(REFRESH)
     encode_config = EncodeConfig(dtype=settings["encode_dtype"], gpus=gpus)
     checkpoint = Checkpoint(run.checkpoint_at(step))
-    found = measured_overlap(
-        checkpoint, run.dataset(), before, settings["seed"], encode_config, reporter
-    )
+    found = measured_overlap(checkpoint, run.dataset(), before, encode_config, reporter)
     near = found >= threshold
     measured = {"generation": published["generation"], "overlap": round(found, 4)}
     run.event("inferencer", "drift measured", checkpoint_step=step, **measured, refresh=not near)

@@ -4,7 +4,7 @@ that a person would type."""
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def loop(
     train_gpus: str | None = None,
     infer_gpus: str | None = None,
     ray: str | None = None,
+    threads: int = 0,
     quiet: bool = False,
     dry_run: bool = False,
     reporter: Reporter = Silent(),
@@ -68,8 +69,8 @@ def loop(
     and one from the checkpoint after each.
 
     With devices for both sides the trainer never waits for a refresh; with one device they take
-    turns. `ray` names a Ray cluster in which the refreshes encode and search. The same call
-    continues an interrupted loop.
+    turns. `ray` names a Ray cluster in which the refreshes encode and search. `threads` bounds
+    those of each child; 0 = every core. The same call continues an interrupted loop.
     """
     run = RunFolder(output)
     last_step = config.segments * config.refresh_every
@@ -82,7 +83,7 @@ def loop(
         check_gpus("--infer-gpus", infer_gpus or "all")
     devices = place_sides(config.mode, config.split, gpus, train_gpus, infer_gpus, bool(ray))
     _check(given, config, max_staleness, last_step)
-    commands = _Commands(output, config, follow, given, max_staleness, devices, ray, quiet)
+    commands = _Commands(output, config, follow, given, max_staleness, devices, ray, threads, quiet)
     if dry_run:
         disk = commands.check_disk(run, reporter)
         return {"output": str(output), "kind": "run", "dry_run": True, "mode": devices.mode,
@@ -91,7 +92,7 @@ def loop(
 
     with run.held("supervisor"):
         before = _finished(run, last_step)
-        run_stage(commands.prepare(last_step), config.max_restarts, run, reporter)
+        run_stage(lambda: commands.prepare(last_step), config.max_restarts, run, reporter)
         settings = {**asdict(config), **asdict(follow), "mode": devices.mode,
                     "max_staleness": max_staleness, "last_step": last_step}  # fmt: skip
         run.write_once(LOOP, settings)
@@ -125,6 +126,7 @@ class _Commands:
     max_staleness: int
     devices: Devices
     ray: str | None
+    threads: int
     quiet: bool
 
     def prepare(self, last_step: int) -> list[str]:
@@ -135,7 +137,9 @@ class _Commands:
 
     @property
     def _running(self) -> dict[str, Any]:
-        return {**self.given.segment, "gpus": self.devices.train_gpus}
+        devices = self.devices
+        return {**self.given.segment, "gpus": devices.train_gpus,
+                "threads": self._threads(devices.train_cpus)}  # fmt: skip
 
     @property
     def _tone(self) -> list[str]:
@@ -143,7 +147,13 @@ class _Commands:
 
     @property
     def _refreshing(self) -> dict[str, Any]:
-        return {**self.given.refreshing, "gpus": self.devices.infer_gpus, "ray": self.ray}
+        devices = self.devices
+        return {**self.given.refreshing, "gpus": devices.infer_gpus, "ray": self.ray,
+                "threads": self._threads(devices.infer_cpus)}  # fmt: skip
+
+    def _threads(self, cpus: frozenset[int]) -> int | None:
+        """Threads of a child that is pinned to some CPUs (empty = to none); None = every core."""
+        return min(filter(None, (self.threads, len(cpus))), default=None)
 
     def refresh(self) -> list[str]:
         """One refresh."""
@@ -153,7 +163,7 @@ class _Commands:
     def infer(self, last_step: int) -> list[str]:
         """The inferencer of an asynchronous loop."""
         follow = {**asdict(self.follow), "until": last_step, "follow": True}
-        flags = {**self._refreshing, **follow, "threads": len(self.devices.infer_cpus)}
+        flags = {**self._refreshing, **follow}
         return ["refresh", str(self.output), *as_flags(flags), *self._tone]
 
     def train(self, negatives: str | None, steps: int, force: bool = False) -> list[str]:
@@ -165,8 +175,7 @@ class _Commands:
     def train_on(self, steps: int, force: bool) -> list[str]:
         """The trainer of an asynchronous loop."""
         follow = {"follow": True, "checkpoint_every": self.config.refresh_every,
-                  "max_staleness": self.max_staleness or None,
-                  "threads": len(self.devices.train_cpus)}  # fmt: skip
+                  "max_staleness": self.max_staleness or None}  # fmt: skip
         return [*self.train(None, steps, force), *as_flags(follow)]
 
     def check_disk(self, run: RunFolder, reporter: Reporter) -> dict[str, int]:
@@ -191,17 +200,21 @@ def _in_turn(
 ) -> str | None:
     """The synchronous loop; returns why it ended early, None where it did not."""
 
-    def child(arguments: list[str]) -> None:
-        run_stage(arguments, config.max_restarts, run, reporter)
+    def child(command: Callable[[], list[str]]) -> None:
+        run_stage(command, config.max_restarts, run, reporter)
 
     def refresh() -> None:
         reporter.say(f"refresh from checkpoint step {_step(run)}")
-        child(commands.refresh())
+        child(commands.refresh)
 
     def train(negatives: Path, steps: int) -> None:
         reporter.say(f"training {steps} steps from step {_step(run)} on {negatives}")
-        last = run.unfinished_segment()
-        child(commands.train(str(negatives), steps, bool(last and not last["negatives"])))
+
+        def command() -> list[str]:
+            last = run.unfinished_segment()
+            return commands.train(str(negatives), steps, bool(last and not last["negatives"]))
+
+        child(command)
 
     return cycle(run, last_step, config.refresh_every, refresh, train,
                  lambda: out_of_patience(run, config.patience))  # fmt: skip
@@ -213,26 +226,25 @@ def _side_by_side(
     """The asynchronous loop; returns why it ended early, None where it did not."""
     if reason := out_of_patience(run, config.patience):
         return reason
-    last = run.unfinished_segment()
-    if last is not None and last["input"] == FOLLOW:
-        steps, force = int(last["steps"]), False
-    else:
-        steps, force = last_step - state_step(run), last is not None
+
+    def train() -> list[str] | None:
+        steps, force = _rest_of_training(run, last_step)
+        return commands.train_on(steps, force) if steps > 0 else None
+
     devices = commands.devices
     restarts = config.max_restarts
     trainer = Side(
         "trainer",
-        commands.train_on(steps, force),
+        train,
         devices.train_cpus,
         restarts,
         run,
         reporter,
         endures=lambda: not has_room(run),
     )
-    trainer.is_done = steps <= 0
     inferencer = Side(
         "inferencer",
-        commands.infer(last_step),
+        lambda: commands.infer(last_step),
         devices.infer_cpus,
         restarts,
         run,
@@ -241,6 +253,29 @@ def _side_by_side(
     )
     sides = (trainer, inferencer)
     return run_sides(sides, lambda: out_of_patience(run, config.patience))
+
+
+def _rest_of_training(run: RunFolder, last_step: int) -> tuple[int, bool]:
+    """Steps of the trainer's next call, 0 and less where none is left, and whether it begins a new
+    segment although the run has others.
+
+    An unfinished segment that ends at `last_step` is gone on with. One that ends elsewhere (an
+    earlier call asked for more or fewer segments) is replaced from the newest state on.
+
+    Raises `UsageProblem` where the run went past `last_step` without a checkpoint there or later:
+    the inferencer would wait for it for ever.
+    """
+    last = run.unfinished_segment()
+    if last and last["input"] == FOLLOW and last["start_step"] + last["steps"] == last_step:
+        return int(last["steps"]), False
+    at, newest = state_step(run), _step(run)
+    if newest < last_step <= at:
+        raise UsageProblem(
+            f"{run.path}: stands at step {at}, past the {last_step} steps of --segments times "
+            f"--refresh-every, and its newest checkpoint is of step {newest}",
+            hint="ask for more steps than it stands at: the next checkpoint lies ahead",
+        )
+    return last_step - at, run.segments.exists()
 
 
 def out_of_patience(run: RunFolder, patience: int) -> str | None:

@@ -299,7 +299,7 @@ def _make(
     stats = {
         "checkpoint_step": step,
         "age": now - step,
-        "probe_overlap": round(overlap(probed, ranked), 4) if probed else None,
+        "probe_overlap": round(overlap(probed.top, ranked), 4) if probed else None,
         "consumed": _consumed(run, published, now, mined),
         "seconds": {**clock.seconds, "all": round(sum(clock.seconds.values()), 2)},
         "dev": measures,

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
+from ance_cli.errors import MachineGaveOut
 from ance_cli.models.tokens import TokenRows
 from ance_cli.training.data import PairStream
 
@@ -64,10 +66,18 @@ class Follower:
             self._thread.start()
         return max(self._loaded, default=0)
 
+    def has(self, number: int, step: int) -> bool:
+        """Whether a generation can be taken for the batch of `step`: it was read, or is replayed.
+
+        Of several ranks one may have passed over, or never seen, what is the newest of another.
+        """
+        return number in self._loaded or self.is_replaying(step)
+
     def take(self, number: int) -> Lesson:
-        """The generation itself; those before it are let go."""
+        """The generation itself, read now if it was not; those before it are let go."""
         lesson = self._loaded.get(number) or self._load(number)
-        self._loaded = {n: kept for n, kept in self._loaded.items() if n > number}
+        for old in [n for n in list(self._loaded) if n <= number]:  # a thread may add one meanwhile
+            del self._loaded[old]
         self._asked = max(self._asked, number)
         return lesson
 
@@ -75,4 +85,5 @@ class Follower:
         try:
             self._loaded[number] = self._load(number)
         except Exception as error:  # a damaged generation must not end the training
-            self._failed(number, error)
+            with suppress(MachineGaveOut):  # nor must a disk that is too full to note it
+                self._failed(number, error)

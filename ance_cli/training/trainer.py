@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ance_cli.config import SegmentConfig, TrainConfig
-from ance_cli.errors import Diverged, hold_signals
+from ance_cli.errors import Diverged, Stopped, hold_signals
 from ance_cli.models.dual import DualEncoder
 from ance_cli.models.tokens import TokenRows
 from ance_cli.negatives.sampling import keyed_generator
@@ -150,11 +151,15 @@ class Trainer:
 
     def _follow(self, follower: Follower, stop: list[int], reporter: Reporter) -> None:
         """Take the newest generation that every rank has read, and wait for one where the
-        negatives in use are too old."""
+        negatives in use are too old.
+
+        A signal ends the waiting without another step: raises `Stopped`, with the state saved.
+        """
         waiting = False
         while True:
             ready = self.world.least(follower.ready(self.step))
-            if ready > (self.lesson.generation or 0):
+            is_new = ready > (self.lesson.generation or 0)
+            if is_new and self.world.least(int(follower.has(ready, self.step))):
                 self.lesson = follower.take(ready)
                 self._passes.passages = self.lesson.passages
                 if self.world.is_main:
@@ -166,7 +171,14 @@ class Trainer:
             if not limit or age < limit or follower.is_replaying(self.step):
                 return
             if self.world.total(bool(stop))[0]:
-                return
+                self._check_weights()
+                if self.world.is_main:
+                    self.save_state(self)
+                self.world.wait()  # nobody ends before the state is saved
+                reporter.warn(
+                    f"stopped after step {self.step}, state saved: the same command continues"
+                )
+                raise Stopped(stop[0] if stop else signal.SIGTERM)
             if not waiting and self.world.is_main:
                 reporter.say(f"step {self.step}: waiting, the negatives are {age} steps old")
             waiting = True

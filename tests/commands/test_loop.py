@@ -191,3 +191,11 @@ def test_changed_data_under_a_run(ance, dataset, checkpoint):
     corpus = dataset / "corpus.jsonl"
     corpus.write_text(corpus.read_text() + json.dumps({"_id": "new", "text": "a new one"}) + "\n")
     assert "its data has changed" in ance("refresh", "run", code=4).stderr
+
+
+def test_threads_are_handed_to_each_child(ance, dataset, checkpoint):
+    found = ance("loop", *LOOP, "--ckpt", checkpoint, "-o", "run", "--mode", "sync", "--threads", 3,
+                 "--dry-run", "--json")  # fmt: skip
+    commands = [line for line in found.stdout.split('"') if line.startswith("ance ")]
+    assert {line.split()[1] for line in commands} >= {"train-segment", "refresh"}
+    assert all("--threads 3" in line for line in commands)
