@@ -284,12 +284,13 @@ def theory_table(results: Results) -> str:
                     f"{true['median_norm']:.2g}",
                     "-" if exact["bias"] is None else f"{exact['bias']:.1%}",
                     _short(exact["noise"]),
+                    _short(exact["squared_error"]),
                     f"{row['oracle_mass']:.1%}",
                 ]
             )
     return markdown(["model", "sampler", "met when testing", "mean norm at the encodings",
                      "of all parameters", "the same, median", "bias",
-                     "Tr(Var) / norm of the whole^2, median", "of the oracle"],
+                     "Tr(Var) / norm of the whole^2, median", "squared error", "of the oracle"],
                     rows)  # fmt: skip
 
 
