@@ -21,7 +21,7 @@ from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import AUTO, Plan
 from ance_cli.formats.trec import in_trec_order, read_run, write_hits
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Reporter, Silent
+from ance_cli.progress import Bar, Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.stages.summary import Summary, made, planned, summary_of
 
@@ -165,11 +165,14 @@ def _unknown(run: Path, doc_id: str) -> BadInput:
 
 
 class _Scorer(Protocol):
-    """Scores of queries, by row, with some passages, by place: (pairs,) float32."""
+    """Scores of queries, by row, with some passages, by place: (pairs,) float32. The bar hears of
+    the pairs as they are done."""
 
     dtype: str
 
-    def __call__(self, passages: Sequence[Passage], query_of: Ints, passage_of: Ints) -> Floats: ...
+    def __call__(
+        self, passages: Sequence[Passage], query_of: Ints, passage_of: Ints, bar: Bar
+    ) -> Floats: ...
 
 
 class _Encoded(NamedTuple):
@@ -194,11 +197,14 @@ class _DualScorer:
         self._separator = checkpoint.pins.separator
         self._encoder = TextEncoder(checkpoint, "passage", config)
 
-    def __call__(self, passages: Sequence[Passage], query_of: Ints, passage_of: Ints) -> Floats:
+    def __call__(
+        self, passages: Sequence[Passage], query_of: Ints, passage_of: Ints, bar: Bar
+    ) -> Floats:
         from ance_cli.retrieval.exact import pair_scores
 
         vectors, counts = self._encoder([p.joined(self._separator) for p in passages])
         offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        bar.advance(len(query_of))
         return pair_scores(self._xq, query_of, passage_of, _Encoded(vectors, offsets))
 
 
@@ -212,11 +218,13 @@ class _CrossScorer:
         self.dtype = self._encoder.dtype
         self._queries = list(queries.values())
 
-    def __call__(self, passages: Sequence[Passage], query_of: Ints, passage_of: Ints) -> Floats:
+    def __call__(
+        self, passages: Sequence[Passage], query_of: Ints, passage_of: Ints, bar: Bar
+    ) -> Floats:
         texts = [passage.joined(" ") for passage in passages]
         pairs = zip(query_of.tolist(), passage_of.tolist(), strict=True)
         return self._encoder.scores(
-            [(self._queries[query], texts[place]) for query, place in pairs]
+            [(self._queries[query], texts[place]) for query, place in pairs], bar.advance
         )
 
 
@@ -239,8 +247,7 @@ def _by_texts(
             listed = [pairs_of.pop(passage.doc_id) for passage in passages]
             pairs = np.array(list(chain(*listed)), np.int64)
             passage_of = np.repeat(np.arange(len(passages)), [len(own) for own in listed])
-            scores[pairs] = scorer(passages, query_of[pairs], passage_of)
-            bar.advance(len(pairs))
+            scores[pairs] = scorer(passages, query_of[pairs], passage_of, bar)
     if pairs_of:
         raise _unknown(run, next(iter(pairs_of)))
     return scores

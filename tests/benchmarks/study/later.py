@@ -71,7 +71,7 @@ def _taught(name: str, training: str, mining: str) -> list[Cell]:
             needs=(_WARMUP,),
             makes=(f"{run}/generations/0001/negatives.jsonl",),
             seed=SEED,
-            minutes=8,
+            minutes=14,
         ),
         Cell(
             name=f"later/{name}/mined-again",
@@ -79,7 +79,7 @@ def _taught(name: str, training: str, mining: str) -> list[Cell]:
             needs=(f"later/{name}/mined",),
             makes=(f"{run}/generations/0002/negatives.jsonl",),
             seed=SEED,
-            minutes=10,
+            minutes=16,
         ),
         Cell(
             name=f"later/{name}",
@@ -92,6 +92,7 @@ def _taught(name: str, training: str, mining: str) -> list[Cell]:
             needs=(f"later/{name}/mined-again",),
             seed=SEED,
             minutes=5,
+            collect=(learning(run, arms.STEPS),),
         ),
     ]
 
