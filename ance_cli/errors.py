@@ -85,12 +85,12 @@ def as_bad_input(what: str, hint: str) -> Iterator[None]:
 
     For readers of other libraries, which raise many types for a broken file. Of their words the
     first sentence is shown: torch goes on with how to run what is in the file, transformers with
-    its hub. That memory ran out says nothing of the file, and is passed on as it is.
+    its hub. Our own errors, which say more, and memory that ran out are passed on as they are.
     """
     try:
         yield
     except Exception as error:
-        if is_out_of_memory(error):
+        if isinstance(error, AnceError) or is_out_of_memory(error):
             raise
         sentence = " ".join(str(error).split()).split(". ")[0].removesuffix(".")
         reason = sentence[:_REASON_LENGTH] or type(error).__name__

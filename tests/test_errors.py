@@ -30,6 +30,13 @@ def test_memory_that_ran_out_is_no_broken_file_and_no_bug(error, capfd):
     assert "memory ran out" in capfd.readouterr().err
 
 
+def test_what_we_say_ourselves_of_a_file_keeps_its_words_and_hint():
+    ours = BadInput("model.bin: two tables", hint="name one")
+    with pytest.raises(BadInput) as caught, as_bad_input("weights", hint="copy them again"):
+        raise ours
+    assert caught.value is ours
+
+
 def test_an_error_that_says_nothing_of_memory_is_a_bug():
     with pytest.raises(RuntimeError, match="shapes"):
         exit_code_of(lambda: raises(RuntimeError("shapes differ")))

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from ance_cli.errors import MachineGaveOut
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop import sides
 from ance_cli.loop.sides import Side
@@ -99,14 +98,8 @@ def test_each_start_asks_what_is_to_do(machine, tmp_path):
     assert side.is_done and len(machine.started) == 2
 
 
-def test_a_disk_too_full_for_a_line_is_no_reason_to_end(machine, tmp_path, monkeypatch):
-    def event(*_, **__):
-        raise MachineGaveOut("events.jsonl: no room left on the disk")
-
-    warnings = []
-    reporter = Silent()
-    reporter.warn = warnings.append
-    monkeypatch.setattr(RunFolder, "event", event)
+def test_a_disk_too_full_for_a_line_is_no_reason_to_end(machine, tmp_path, full_disk):
+    reporter, warnings = full_disk
     side = make(tmp_path, endures=lambda: True, reporter=reporter)
     assert ends_with(machine, side, 5) == 1
     assert warnings[:2] == ["events.jsonl: no room left on the disk"] * 2

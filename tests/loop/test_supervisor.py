@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from ance_cli.errors import MachineGaveOut
 from ance_cli.formats.run_folder import NEGATIVES, RunFolder
 from ance_cli.loop import supervisor
 from ance_cli.loop.supervisor import StageFailed, cycle, run_stage
@@ -38,14 +37,8 @@ class Begun(list):
     codes: tuple = ()
 
 
-def test_a_disk_too_full_for_a_line_does_not_end_the_tries(run, begun, monkeypatch):
-    def event(*_, **__):
-        raise MachineGaveOut("events.jsonl: no room left on the disk")
-
-    warnings = []
-    reporter = Silent()
-    reporter.warn = warnings.append
-    monkeypatch.setattr(RunFolder, "event", event)
+def test_a_disk_too_full_for_a_line_does_not_end_the_tries(run, begun, full_disk):
+    reporter, warnings = full_disk
     begun.codes = [5, 0]
     run_stage(lambda: ["refresh"], 3, run, reporter)
     assert warnings == ["events.jsonl: no room left on the disk",
