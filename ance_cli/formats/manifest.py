@@ -9,7 +9,7 @@ versions, `shaped_by` and `inputs`. `ran_with` is for people and never compared.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from ance_cli import __version__
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file, hash_json
+from ance_cli.formats.journal import Journal
 from ance_cli.formats.jsonl import STDIO, compressed, open_output
 
 MANIFEST = "manifest.json"
@@ -192,6 +193,7 @@ class Plan:
                     hint="choose another name with -o, or make it anew with --force",
                 )
         self._finish_interrupted_folder(found)
+        self._drop_journal()
         return found
 
     def _differences(self, found: dict[str, Any]) -> list[str]:
@@ -291,6 +293,27 @@ class Plan:
     @property
     def _pending_manifest(self) -> Path:
         return atomic.partial_name(self.manifest)
+
+    @property
+    def _journal(self) -> Path:
+        return atomic.partial_name(self.output.with_name(f"{self.output.name}.journal"))
+
+    def journal(self, force: bool, say: Callable[[str], None]) -> Journal:
+        """Where the pieces of a long work for this file are kept until it has its name (stdout:
+        nowhere); `force` drops those of an interrupted call, otherwise `say` tells of them."""
+        if self.output == STDIO:
+            return Journal()
+        if force:
+            self._journal.unlink(missing_ok=True)
+        elif self._journal.exists():
+            say(f"{self.output}: going on from what an interrupted call left")
+        return Journal(self._journal)
+
+    def _drop_journal(self) -> None:
+        """Where a stop came after the file had its name, and before its journal went."""
+        if self.kind not in _FOLDERS:
+            with suppress(PermissionError):  # somebody else's
+                self._journal.unlink(missing_ok=True)
 
     @contextmanager
     def text_file(self, stats: dict[str, Any]) -> Iterator[IO[bytes]]:

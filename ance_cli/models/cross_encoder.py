@@ -10,6 +10,7 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ance_cli.config import EncodeConfig
 from ance_cli.config.common import PAIR_LENGTH
 from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.hashing import hash_file, hash_json
+from ance_cli.formats.journal import Journal
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.pretrained import load_pretrained
 from ance_cli.models.tower import COPY_AGAIN
@@ -112,9 +114,14 @@ class CrossEncoder:
             fit_to_cpu(self._model.base_model)  # type: ignore[arg-type]
 
     def scores(
-        self, pairs: Sequence[Pair], on_pairs: Callable[[int], None] | None = None
+        self,
+        pairs: Sequence[Pair],
+        on_pairs: Callable[[int], None] | None = None,
+        journal: Journal = Journal(),
     ) -> npt.NDArray[np.float32]:
         """(pairs,) float32 logits in the order of the pairs; `on_pairs` hears each batch's size.
+
+        What `journal` holds of an interrupted call is not computed again, batch by batch.
 
         Raises `BadInput` where a logit is not finite, `MachineGaveOut` where one pair alone does
         not fit in memory.
@@ -122,11 +129,11 @@ class CrossEncoder:
         logits = np.empty(len(pairs), np.float32)
         for start in range(0, len(pairs), _BLOCK):
             block = pairs[start : start + _BLOCK]
-            logits[start : start + _BLOCK] = self._block_scores(block, on_pairs)
+            logits[start : start + _BLOCK] = self._block_scores(block, on_pairs, journal)
         return logits
 
     def _block_scores(
-        self, pairs: Sequence[Pair], on_pairs: Callable[[int], None] | None
+        self, pairs: Sequence[Pair], on_pairs: Callable[[int], None] | None, journal: Journal
     ) -> npt.NDArray[np.float32]:
         from ance_cli.models.inference import Places, batches_by_length, in_halves
 
@@ -135,11 +142,18 @@ class CrossEncoder:
         def logits_of(part: Places) -> npt.NDArray[np.float32]:
             return self._logits([rows[place] for place in part])
 
+        def computed(batch: Places) -> bytes:
+            one = f"{self.device}: one pair of {lengths[batch[0]]} tokens"
+            found = in_halves(logits_of, batch, one, "lower max_length", np.concatenate)
+            return found.tobytes()
+
         lengths = np.array([len(row["input_ids"]) for row in rows])
         logits = np.empty(len(pairs), np.float32)
         for batch in batches_by_length(lengths, self._batch_tokens, multiple=1):
-            one = f"{self.device}: one pair of {lengths[batch[0]]} tokens"
-            logits[batch] = in_halves(logits_of, batch, one, "lower max_length", np.concatenate)
+            texts = hash_json([pairs[place] for place in batch])
+            key = f"{self.fingerprint} {self.dtype} {texts}".encode()
+            kept = journal.result(key, partial(computed, batch))
+            logits[batch] = np.frombuffer(kept, np.float32)
             if on_pairs:
                 on_pairs(len(batch))
         if broken := int((~np.isfinite(logits)).sum()):

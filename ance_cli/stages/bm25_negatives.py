@@ -13,6 +13,7 @@ from ance_cli.formats import lease
 from ance_cli.formats.candidates import Candidates
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
+from ance_cli.formats.journal import Journal
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.trec import in_trec_order, read_run
@@ -74,7 +75,7 @@ def bm25_negatives(
     if dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
-    def work() -> Summary:
+    def work(journal: Journal) -> Summary:
         clock = Clock()
         with clock("read"):
             sides = read_sides(dataset, config, skipped, reporter)
@@ -88,7 +89,9 @@ def bm25_negatives(
                         dataset, sides.queries, config, config.depth, threads, skipped, reporter
                     )
             lists[source] = RankedLists.of(found)
-        judges = open_judges(config, encode_config, dataset, sides.queries, skipped, reporter)
+        judges = open_judges(
+            config, encode_config, dataset, sides.queries, journal, skipped, reporter
+        )
         if judges.dtype:
             plan.shaped_by["dtype"] = judges.dtype
         pool = Pool(
@@ -100,8 +103,8 @@ def bm25_negatives(
         texts = all_texts(dataset, skipped) if with_text else None
         return write_negatives(plan, pool, recipe, audit, texts, clock, reporter)
 
-    with lease.of_output(output):
-        return work()
+    with lease.of_output(output), plan.journal(force, reporter.say) as journal:
+        return work(journal)
 
 
 def _from_run(path: Path, sides: Sides, depth: int, skipped: Skipped | None) -> Candidates:

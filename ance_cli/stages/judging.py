@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ance_cli.config import DrawConfig, EncodeConfig
 from ance_cli.formats.dataset import Dataset, Passage, read_answers, read_corpus
+from ance_cli.formats.journal import Journal
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.negatives.pool import HasAnswer, Teacher
 from ance_cli.progress import Reporter
@@ -71,10 +72,12 @@ def open_judges(
     encode_config: EncodeConfig,
     dataset: Dataset,
     queries: Mapping[str, str],
+    journal: Journal,
     skipped: Skipped | None,
     reporter: Reporter,
 ) -> Judges:
-    """The judges that the config names, with the texts that they read."""
+    """The judges that the config names, with the texts that they read; `journal` keeps the
+    teacher's scores."""
     if not config.negatives or not (config.answers or config.teacher):
         return Judges()
     has_answer = teacher = dtype = None
@@ -91,7 +94,8 @@ def open_judges(
         dtype = encoder.dtype
 
         def teacher(pairs: list[tuple[str, int]]) -> npt.NDArray[np.float32]:
-            return encoder.scores([(queries[query], texts.joined(doc)) for query, doc in pairs])
+            read = [(queries[query], texts.joined(doc)) for query, doc in pairs]
+            return encoder.scores(read, journal=journal)
 
     return Judges(has_answer, teacher, dtype)
 

@@ -24,6 +24,7 @@ from ance_cli.formats import lease
 from ance_cli.formats.candidates import Candidates, read_candidates
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
+from ance_cli.formats.journal import Journal
 from ance_cli.formats.jsonl import STDIO, Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.models.checkpoint import Checkpoint
@@ -188,7 +189,7 @@ def mine(
     if dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
-    def work(cluster: Cluster | None) -> Summary:
+    def work(cluster: Cluster | None, journal: Journal) -> Summary:
         if absent and config.negatives:
             reporter.say("there are no earlier candidates: the share of previous goes to the rest")
         clock = Clock()
@@ -206,7 +207,7 @@ def mine(
         ann = _candidates(searched, folder, model, config.depth, force) if ANN in wanted else None
         pool = _pool(wanted, model, config.depth, ann, bm25, previous)
         judging = replace(encode_config, dtype=model.dtype)
-        judges = open_judges(config, judging, dataset, sides.queries, skipped, reporter)
+        judges = open_judges(config, judging, dataset, sides.queries, journal, skipped, reporter)
         plan.shaped_by["dtype"] = judges.dtype or model.dtype
         pool = replace(pool, has_answer=judges.has_answer, teacher=judges.teacher)
         top = _top_of(bm25, sides.copies.doc_ids) if bm25 else None
@@ -218,8 +219,13 @@ def mine(
     from ance_cli.stages.ray_workers import joined
 
     in_ray = joined(encode_config.ray, encode_config.gpus, None, reporter)
-    with lease.reading(source.path), lease.of_output(output), in_ray as cluster:
-        return work(cluster)
+    with (
+        lease.reading(source.path),
+        lease.of_output(output),
+        plan.journal(force, reporter.say) as journal,
+        in_ray as cluster,
+    ):
+        return work(cluster, journal)
 
 
 class _Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ance_cli.errors import BadInput
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset, Passage, read_answers, read_queries
 from ance_cli.formats.hashing import hash_file, hash_json, hash_lines
+from ance_cli.formats.journal import Journal
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import AUTO, Plan
 from ance_cli.formats.trec import in_trec_order, read_run
@@ -69,7 +71,7 @@ def read(
     if dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
-    def write() -> Summary:
+    def write(journal: Journal) -> Summary:
         started = time.monotonic()
         wanted = {doc_id for doc_ids in ranked.values() for doc_id in doc_ids}
         passages = passages_of(dataset.corpus, wanted, skipped)
@@ -81,25 +83,31 @@ def read(
         opened = open_reader(reader, config, encode_config)
         if plan.shaped_by["dtype"] == AUTO:
             plan.shaped_by["dtype"] = opened.dtype
-        records = []
+
+        def line_of(query_id: str) -> bytes:
+            own = [passages[doc_id] for doc_id in ranked[query_id]]
+            record = _record(query_id, queries[query_id], own, opened, gold.get(query_id))
+            return orjson.dumps(record)
+
+        lines = []
         with reporter.task("reading", len(queries), "query") as bar:
-            for query_id, question in queries.items():
-                own = [passages[doc_id] for doc_id in ranked[query_id]]
-                records.append(_record(query_id, question, own, opened, gold.get(query_id)))
+            for query_id in queries:
+                key = f"{plan.fingerprint} {query_id}".encode()
+                lines.append(journal.result(key, partial(line_of, query_id)))
                 bar.advance()
+        records = [orjson.loads(line) for line in lines]
         stats: dict[str, Any] = {
             "queries": len(records),
             "queries_without_an_answer": sum(record["answer"] is None for record in records),
             **_means(records),
         }
         with plan.text_file(stats) as handle:
-            for record in records:
-                handle.write(orjson.dumps(record) + b"\n")
+            handle.writelines(line + b"\n" for line in lines)
             stats["seconds"] = round(time.monotonic() - started, 2)
         return made(plan, stats)
 
-    with lease.of_output(output):
-        return write()
+    with lease.of_output(output), plan.journal(force, reporter.say) as journal:
+        return write(journal)
 
 
 def _queries(

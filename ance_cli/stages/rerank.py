@@ -17,6 +17,7 @@ from ance_cli.errors import BadInput
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset, Passage, read_corpus, read_queries
 from ance_cli.formats.hashing import hash_file, hash_lines
+from ance_cli.formats.journal import Journal
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import AUTO, Plan
 from ance_cli.formats.trec import in_trec_order, read_run, write_hits
@@ -90,7 +91,7 @@ def rerank(
     if dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
-    def write() -> Summary:
+    def write(journal: Journal) -> Summary:
         started = time.monotonic()
         if source is not None and checkpoint is not None:
             scores, dtype = _by_vectors(
@@ -99,7 +100,9 @@ def rerank(
         else:
             scorer: _Scorer
             if cross_encoder is not None:
-                scorer = _CrossScorer(cross_encoder, config.pair_length, queries, encode_config)
+                scorer = _CrossScorer(
+                    cross_encoder, config.pair_length, queries, encode_config, journal
+                )
             else:
                 assert checkpoint is not None
                 scorer = _DualScorer(checkpoint, queries, encode_config, reporter)
@@ -117,8 +120,8 @@ def rerank(
         return made(plan, stats)
 
     reading = lease.reading(source.path) if source is not None else nullcontext()
-    with reading, lease.of_output(output):
-        return write()
+    with reading, lease.of_output(output), plan.journal(force, reporter.say) as journal:
+        return write(journal)
 
 
 # ---------------------------------------------------------------- from embeddings
@@ -210,13 +213,19 @@ class _DualScorer:
 
 class _CrossScorer:
     def __init__(
-        self, folder: Path, length: int, queries: Mapping[str, str], config: EncodeConfig
+        self,
+        folder: Path,
+        length: int,
+        queries: Mapping[str, str],
+        config: EncodeConfig,
+        journal: Journal,
     ) -> None:
         from ance_cli.models.cross_encoder import CrossEncoder
 
         self._encoder = CrossEncoder(folder, config.gpus, config.dtype, length, config.batch_tokens)
         self.dtype = self._encoder.dtype
         self._queries = list(queries.values())
+        self._journal = journal
 
     def __call__(
         self, passages: Sequence[Passage], query_of: Ints, passage_of: Ints, bar: Bar
@@ -224,7 +233,9 @@ class _CrossScorer:
         texts = [passage.joined(" ") for passage in passages]
         pairs = zip(query_of.tolist(), passage_of.tolist(), strict=True)
         return self._encoder.scores(
-            [(self._queries[query], texts[place]) for query, place in pairs], bar.advance
+            [(self._queries[query], texts[place]) for query, place in pairs],
+            bar.advance,
+            self._journal,
         )
 
 

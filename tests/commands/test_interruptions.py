@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.world import jsonl, tree
+from tests.world import jsonl, make_cross_encoder, make_reader, tree
 
 
 def wait_for(condition, process, seconds=90):
@@ -151,6 +151,119 @@ def test_only_missing_blocks_are_encoded(ance, dataset, checkpoint, monkeypatch,
     assert calls[10:] == [10, 10, 10, 10, 4] and found["rows"] == 64
     for name in ("embeddings.npy", "ids.txt", "doc_offsets.npy"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+SLOW_READERS = {
+    "rerank": ["rerank", "bm25.trec", *"--data data --depth 20 --cross-encoder".split(), "{cross}"],
+    "mine": ["mine", *"--data data --embeddings emb --depth 20 --mix ann:1,random:1".split(),
+             "--ckpt", "{ckpt}", "--teacher", "{cross}", "--teacher-max", 0.5],
+    "bm25-negatives": ["bm25-negatives", *"--data data --engine bm25s --depth 20".split(),
+                       "--teacher", "{cross}"],
+    "read": ["read", "bm25.trec", *"--data data --split dev --depth 2 --reader".split(),
+             "{reader}"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def slow(inside, dataset, checkpoint, monkeypatch):
+    """`slow(stage)` is a command in which a model reads texts piece by piece; `slow.stop_after(n)`
+    ends it with the piece after the next n, `slow.pieces` counts those that the model has read."""
+    from ance_cli.errors import MachineGaveOut
+    from ance_cli.models import cross_encoder, spans
+
+    made_everything(inside, checkpoint)
+    places = {"{ckpt}": checkpoint, "{cross}": make_cross_encoder(inside.cwd / "cross"),
+              "{reader}": make_reader(inside.cwd / "reader", "extractive")}  # fmt: skip
+
+    def command(stage):
+        return [places.get(word, word) for word in SLOW_READERS[stage]]
+
+    command.pieces, command.room = 0, 10**9
+    command.stop_after = lambda count: setattr(command, "room", command.pieces + count)
+
+    def counting(real):
+        def read(*arguments):
+            if command.pieces >= command.room:
+                raise MachineGaveOut("power cut")
+            command.pieces += 1
+            return real(*arguments)
+
+        return read
+
+    monkeypatch.setattr(cross_encoder, "_BLOCK", 5)
+    for owner, name in ((cross_encoder.CrossEncoder, "_logits"), (spans._SpanReader, "_spans")):
+        monkeypatch.setattr(owner, name, counting(getattr(owner, name)))
+    return command
+
+
+@pytest.mark.parametrize("stage", SLOW_READERS)
+def test_what_a_model_has_read_is_not_read_again(inside, slow, stage):
+    """Stopped twice: each piece is read once, the output is that of a call that nothing stopped,
+    and of the work nothing is left."""
+    command = slow(stage)
+    inside(*command, "-o", "whole.out")
+    total = slow.pieces
+    assert total >= 7
+    left = inside.cwd / ".cut.out.journal.partial"
+    for count in (3, 2):
+        slow.stop_after(count)
+        inside(*command, "-o", "cut.out", code=5)
+        assert not (inside.cwd / "cut.out").exists() and left.stat().st_size
+    slow.stop_after(total - 5)
+    found = inside(*command, "-o", "cut.out")
+    assert "cut.out: going on from what an interrupted call left" in found.stderr
+    assert slow.pieces == 2 * total
+    assert (inside.cwd / "cut.out").read_bytes() == (inside.cwd / "whole.out").read_bytes()
+    assert not left.exists()
+
+
+def test_what_was_read_for_other_settings_is_not_taken(inside, slow):
+    command = slow("rerank")
+    short = [*command, "--pair-length", 12]
+    inside(*short, "-o", "whole.trec")
+    slow.stop_after(3)
+    inside(*command, "-o", "cut.trec", code=5)
+    slow.stop_after(10**9)
+    inside(*short, "-o", "cut.trec")
+    assert (inside.cwd / "cut.trec").read_bytes() == (inside.cwd / "whole.trec").read_bytes()
+
+
+def test_force_drops_what_was_read(inside, slow):
+    command = slow("rerank")
+    slow.stop_after(3)
+    inside(*command, "-o", "cut.trec", code=5)
+    before = slow.pieces
+    slow.stop_after(10**9)
+    inside(*command, "-o", "whole.trec")
+    total, before = slow.pieces - before, slow.pieces
+    found = inside(*command, "-o", "cut.trec", "--force")
+    assert slow.pieces - before == total and "going on" not in found.stderr
+
+
+def test_a_journal_that_outlived_its_output_goes(inside, slow):
+    """A kill between the output's name and the tidying, and the same command again."""
+    command = slow("rerank")
+    inside(*command, "-o", "out.trec")
+    left = inside.cwd / ".out.trec.journal.partial"
+    left.write_bytes(b"scores")
+    assert "up to date" in inside(*command, "-o", "out.trec").stderr
+    assert not left.exists()
+
+
+def test_reranking_killed_is_reranking_uninterrupted(ance, slow):
+    """SIGKILL of the program while its model reads."""
+    command = [*slow("rerank"), "--batch-tokens", 64, "--gpus", "none"]
+    ance(*command, "-o", "whole.trec")
+    left = ance.cwd / ".cut.trec.journal.partial"
+    process = ance.start(*command, "-o", "cut.trec")
+    assert wait_for(lambda: left.exists() and left.stat().st_size > 500, process)
+    process.kill()
+    process.wait()
+    assert left.exists() and not (ance.cwd / "cut.trec").exists()
+    found = ance(*command, "-o", "cut.trec")
+    assert "going on from what an interrupted call left" in found.stderr
+    assert (ance.cwd / "cut.trec").read_bytes() == (ance.cwd / "whole.trec").read_bytes()
+    assert not left.exists()
 
 
 def test_an_unfinished_output_of_other_settings_is_refused(ance, dataset, checkpoint):
