@@ -144,12 +144,14 @@ class CrossEncoder:
 
         def computed(batch: Places) -> bytes:
             one = f"{self.device}: one pair of {lengths[batch[0]]} tokens"
-            found = in_halves(logits_of, batch, one, "lower max_length", np.concatenate)
+            found: npt.NDArray[np.float32] = in_halves(
+                logits_of, batch, one, "lower max_length", np.concatenate
+            )
             return found.tobytes()
 
         lengths = np.array([len(row["input_ids"]) for row in rows])
         logits = np.empty(len(pairs), np.float32)
-        for batch in batches_by_length(lengths, self._batch_tokens, multiple=1):
+        for batch in batches_by_length(lengths, self._batch_tokens):
             texts = hash_json([pairs[place] for place in batch])
             key = f"{self.fingerprint} {self.dtype} {texts}".encode()
             kept = journal.result(key, partial(computed, batch))
@@ -197,7 +199,12 @@ class CrossEncoder:
     def _logits(self, rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32]:
         import torch
 
-        inputs = self._tokenizer.pad(list(rows), return_tensors="pt").to(self.device)
+        from ance_cli.models.inference import rounded_width
+
+        width = rounded_width(max(len(row["input_ids"]) for row in rows), self.max_length)
+        inputs = self._tokenizer.pad(
+            list(rows), padding="max_length", max_length=width, return_tensors="pt"
+        ).to(self.device)
         with torch.inference_mode():
             logits: npt.NDArray[np.float32] = (
                 self._model(**inputs).logits[:, 0].float().cpu().numpy()

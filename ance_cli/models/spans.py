@@ -97,7 +97,7 @@ class _SpanReader(ABC):
 
         lengths = np.array([len(window.inputs["input_ids"]) for window in windows], np.int64)
         spans: list[_Span] = []
-        for batch in batches_by_length(lengths, self._batch_tokens, multiple=1):
+        for batch in batches_by_length(lengths, self._batch_tokens):
             one = f"{self._device}: one passage of {lengths[batch[0]]} tokens"
             found = in_halves(spans_of, batch, one, "use the CPU: --gpus none", _joined)
             spans.extend(found)
@@ -118,8 +118,10 @@ class _SpanReader(ABC):
         """The best span of each window, scored as windows are compared."""
         import torch
 
+        from ance_cli.models.inference import rounded_width
+
         rows = [windows[place].inputs for place in part]
-        width = max(len(row["input_ids"]) for row in rows)
+        width = rounded_width(max(len(row["input_ids"]) for row in rows), self._length)
         fill = {"input_ids": self._tokenizer.pad_token_id or 0}
         inputs = {
             name: torch.tensor(

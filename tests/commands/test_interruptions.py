@@ -153,14 +153,14 @@ def test_only_missing_blocks_are_encoded(ance, dataset, checkpoint, monkeypatch,
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+DATA = ["--data", "data"]
 SLOW_READERS = {
-    "rerank": ["rerank", "bm25.trec", *"--data data --depth 20 --cross-encoder".split(), "{cross}"],
-    "mine": ["mine", *"--data data --embeddings emb --depth 20 --mix ann:1,random:1".split(),
+    "rerank": ["rerank", "bm25.trec", *DATA, "--depth", 20, "--cross-encoder", "{cross}"],
+    "mine": ["mine", *DATA, "--embeddings", "emb", "--depth", 20, "--mix", "ann:1,random:1",
              "--ckpt", "{ckpt}", "--teacher", "{cross}", "--teacher-max", 0.5],
-    "bm25-negatives": ["bm25-negatives", *"--data data --engine bm25s --depth 20".split(),
-                       "--teacher", "{cross}"],
-    "read": ["read", "bm25.trec", *"--data data --split dev --depth 2 --reader".split(),
-             "{reader}"],
+    "bm25-negatives": ["bm25-negatives", *DATA, "--engine", "bm25s", "--depth", 20, "--teacher",
+                       "{cross}"],
+    "read": ["read", "bm25.trec", *DATA, "--split", "dev", "--depth", 2, "--reader", "{reader}"],
 }  # fmt: skip
 
 

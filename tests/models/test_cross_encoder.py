@@ -51,7 +51,7 @@ def their_scores(folder, pairs, max_length):
 # ---------------------------------------------------------------- scores
 
 
-@pytest.mark.parametrize("max_length", [128, 24])
+@pytest.mark.parametrize("max_length", [128, 24, 21])
 def test_scores_are_sentence_transformers(folder, max_length):
     ours = scorer(folder, max_length=max_length).scores(PAIRS)
     assert ours.dtype == np.float32 and ours.shape == (5,)
@@ -79,6 +79,21 @@ def test_neither_batches_nor_blocks_change_scores(folder, monkeypatch):
     np.testing.assert_allclose(scorer(folder, batch_tokens=90).scores(pairs), whole, atol=1e-5)
     alone = np.concatenate([scorer(folder).scores([pair]) for pair in pairs[:5]])
     np.testing.assert_allclose(alone, whole[:5], atol=1e-5)
+
+
+def test_few_widths_occur_and_none_is_over_the_length(folder, monkeypatch):
+    """Torch keeps memory for each shape; beyond the last position there is nothing to read."""
+    model = scorer(folder, max_length=45, batch_tokens=64)
+    widths = []
+    real = model._model.forward
+
+    def seeing(input_ids, **inputs):
+        widths.append(input_ids.shape[1])
+        return real(input_ids=input_ids, **inputs)
+
+    monkeypatch.setattr(model._model, "forward", seeing)
+    model.scores([("river", "bread " * count) for count in range(60)])
+    assert set(widths) == {8, 16, 24, 32, 40, 45}
 
 
 def test_no_pairs_have_no_scores(folder):

@@ -61,6 +61,9 @@ def test_curves_of_a_run_and_what_the_table_and_figure_of_the_gap_make_of_them(t
     dev = series["generations"][-1]["value"]
     assert f"| {dev:.3f} | " in both[2] and "| 0.250 | +0.500 | 0.1" in both[2]  # p: 2 of 2^4
     assert alone[2].endswith("| 0.250 |  |  |  |") and both[3].endswith("| 0.250 |  |  |  |")
+    epochs = tables.epochs_table({"epochs/once": result, "epochs/every-300": half_more})
+    assert "| less once |" in epochs and "| once |" in epochs and "| gap" not in epochs
+    assert "| 0.250 | +0.500 | 0.1" in epochs.splitlines()[3]
     assert tables.oldest(result) == 3  # the first generation is of step 3, and its last batch of 6
     figure = plots.gap_figure({"gap/every-50": result})
     assert figure is not None and len(figure.legends) == 1

@@ -11,20 +11,21 @@ from tests.benchmarks.study.cell import Cell
 from tests.benchmarks.study.collecting import training_curves
 
 SEED = arms.SEEDS[0]
-STEPS = arms.STEPS
 _HIGH_RATE = "--lr 1e-4"
 
 
-def run_folder(name: str) -> str:
-    """The run of `every-50`, and so on."""
-    return f"{{work}}/gap/{name}"
-
-
-def _cell(
-    name: str, every: int, extra: str, minutes: float, mode: str = "sync", cores: int = 1
+def looped(
+    name: str,
+    every: int,
+    extra: str,
+    minutes: float,
+    steps: int = arms.STEPS,
+    mode: str = "sync",
+    cores: int = 1,
 ) -> Cell:
-    run = run_folder(name)
-    segments = STEPS // every
+    """A cell `ITEM/NAME` of so many steps of ANCE, with the curves that a figure is drawn from."""
+    run = f"{{work}}/{name}"
+    segments = steps // every
     embeddings = arms.embeddings(run, segments)
     encode: tuple[str, ...] = ()
     if mode == "async":  # an inferencer that is behind passes checkpoints over: no number is sure
@@ -39,12 +40,8 @@ def _cell(
         f"--mode {mode} --log-every 5 --threads {{threads}} -o {run}"
     )
     return Cell(
-        name=f"gap/{name}",
-        commands=(
-            command,
-            *encode,
-            *arms.tested(f"gap/{name}", f"{run}/latest", embeddings, rerank=None),
-        ),
+        name=name,
+        commands=(command, *encode, *arms.tested(name, f"{run}/latest", embeddings, rerank=None)),
         needs=(f"medquad/warmup/seed-{SEED}",),
         makes=(f"{run}/latest", embeddings),
         seed=SEED,
@@ -56,16 +53,17 @@ def _cell(
 
 def cells() -> list[Cell]:
     """Refreshes every 50, 150 and 300 steps; a higher rate; depths; side by side."""
+    shallow = f"{arms.RATE} --depth {arms.SHALLOW}"
     return [
-        _cell("every-50", 50, arms.RATE, 11),
-        _cell("every-150", 150, arms.RATE, 7),
-        _cell("every-300", 300, arms.RATE, 6),
-        _cell("every-50-high-rate", 50, _HIGH_RATE, 11),
-        _cell("every-300-high-rate", 300, _HIGH_RATE, 6),
-        _cell("depth-50", 150, f"{arms.RATE} --depth 50", 7),
-        _cell("depth-50-every-50", 50, f"{arms.RATE} --depth 50", 11),
-        _cell("depth-50-every-300", 300, f"{arms.RATE} --depth 50", 6),
-        _cell("depth-1000", 150, f"{arms.RATE} --depth 1000", 7),
-        _cell("async-1-1", 50, f"{arms.RATE} --gpu-split 1:1", 15, "async", cores=2),
-        _cell("async-3-1", 50, f"{arms.RATE} --gpu-split 3:1", 15, "async", cores=4),
+        looped("gap/every-50", 50, arms.RATE, 11),
+        looped("gap/every-150", 150, arms.RATE, 7),
+        looped("gap/every-300", 300, arms.RATE, 6),
+        looped("gap/every-50-high-rate", 50, _HIGH_RATE, 11),
+        looped("gap/every-300-high-rate", 300, _HIGH_RATE, 6),
+        looped("gap/depth-50", 150, shallow, 7),
+        looped("gap/depth-50-every-50", 50, shallow, 11),
+        looped("gap/depth-50-every-300", 300, shallow, 6),
+        looped("gap/depth-1000", 150, f"{arms.RATE} --depth 1000", 7),
+        looped("gap/async-1-1", 50, f"{arms.RATE} --gpu-split 1:1", 15, mode="async", cores=2),
+        looped("gap/async-3-1", 50, f"{arms.RATE} --gpu-split 3:1", 15, mode="async", cores=4),
     ]

@@ -35,6 +35,9 @@ _ITEMS: tuple[tuple[str, str, Callable[[Mapping[str, Result]], str], str, str], 
      "else (`async-`: every 50, trainer and inferencer side by side). The probe's overlap is "
      "between successive checkpoints that were refreshed from: the least of them is the greatest "
      "drift. *Loss* is the mean of the last 50 steps."),
+    ("Refreshing over epochs", "epochs", tables.epochs_table, "",
+     "900 steps, two and a quarter epochs, from the same warm-up and from the top 50: mined once, "
+     "before the first step, or every 300 steps. The columns are those of the table above."),
     ("Theory", "theory", tables.theory_table, "theory-",
      "24 training queries of medquad; the samplers draw from the top 100. What the columns mean "
      "stands in [method](../method.md#the-theory-on-your-own-data). A few of the queries make up "

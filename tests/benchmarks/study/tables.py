@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tests.benchmarks.study import comparing, documents, gap
+from tests.benchmarks.study import comparing, documents, epochs, gap
+from tests.benchmarks.study.cell import Cell
 from tests.benchmarks.study.comparing import Difference
 from tests.benchmarks.study.results import Result
 
@@ -223,9 +224,17 @@ def openqa_table(results: Results) -> str:
 
 def gap_table(results: Results) -> str:
     """Each setting of the refreshes: what it reached, how old its negatives got, how it drifted."""
-    there = {cell.name: {gap.SEED: results[cell.name]}
-             for cell in gap.cells() if cell.name in results}  # fmt: skip
-    tests = comparing.against(there.get("gap/every-150", {}), there)
+    return _refreshes(results, gap.cells(), "gap/every-150")
+
+
+def epochs_table(results: Results) -> str:
+    """The same over several epochs."""
+    return _refreshes(results, epochs.cells(), "epochs/once")
+
+
+def _refreshes(results: Results, cells: Iterable[Cell], reference: str) -> str:
+    there = {cell.name: {gap.SEED: results[cell.name]} for cell in cells if cell.name in results}
+    tests = comparing.against(there.get(reference, {}), there)
     rows = []
     for name, runs in there.items():
         result = runs[gap.SEED]
@@ -234,7 +243,7 @@ def gap_table(results: Results) -> str:
         losses = result["series"]["training"]["loss"]
         rows.append(
             [
-                name.removeprefix("gap/"),
+                name.split("/")[1],
                 str(len({switch["generation"] for switch in result["series"]["switches"]})),
                 str(oldest(result)),
                 f"{statistics.mean(losses[-10:]):.3f}",
@@ -246,7 +255,7 @@ def gap_table(results: Results) -> str:
         )
     headings = ["", "generations used", "oldest negatives (steps)", "loss",
                 "dev RR@10 at the end", "least overlap of the probe", "test RR@10",
-                "less every-150", *_TESTS]  # fmt: skip
+                f"less {reference.split('/')[1]}", *_TESTS]  # fmt: skip
     return markdown(headings, rows)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.benchmarks.study import arms, gap
+from tests.benchmarks.study import arms
 from tests.benchmarks.study.cell import Cell
 from tests.benchmarks.study.collecting import report_at
 
@@ -31,12 +31,12 @@ def _cell(
 def cells() -> list[Cell]:
     """Before ANCE and after it, and along the run with most refreshes."""
     warmup, ance = arms.warmup(SEED), f"{arms.WORK}/warm-ance-{SEED}"
-    often = gap.run_folder("every-50")
+    often = "{work}/gap/every-50"
     encoded = (f"medquad/warmup/seed-{SEED}", f"table1/warmup/seed-{SEED}")
     return [
         _cell("warmup", encoded, f"{warmup}/latest", f"{warmup}.emb", None),
         _cell("ance", (f"table1/bm25-ance/seed-{SEED}",), f"{ance}/latest",
               arms.embeddings(ance, 2), ance),
         _cell("every-50", ("gap/every-50",), f"{often}/latest",
-              arms.embeddings(often, gap.STEPS // 50), often),
+              arms.embeddings(often, arms.STEPS // 50), often),
     ]  # fmt: skip
