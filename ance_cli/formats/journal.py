@@ -2,15 +2,17 @@
 
 For an output that is one file and is written at the end, from many small results that each took
 long: the scores of a cross-encoder, the answers of a reader. The pieces come in the same order
-whenever the same command runs, so the journal is a tape: each record holds one result and a hash of
-it together with what it is the result of. It is played back as long as the records fit what is
-asked for, and cut at the first that does not (other settings, a record that a kill left half
-written); from there on it is written.
+whenever the same command runs, so the journal is a tape. A record holds one result and a hash of it
+together with what it is the result of. It is played back as long as the records fit what is asked
+for, and cut at the first that does not, as one that a kill left half written; from there on it is
+written. Which command it belongs to is not its business (`Plan.journal`).
 """
 
 from __future__ import annotations
 
 import os
+import struct
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,25 +22,32 @@ from typing import IO
 from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_bytes
 
-_LENGTH = 8
-"""Bytes of a record's first field, the length of the result, little-endian."""
-_HASH = 32
-"""Bytes of its second, `hash_bytes(key, result)` in hexadecimal. The result follows."""
+RECORDS = "records"
+_HEAD = struct.Struct("<Qd32s")
+"""Length of the result in bytes, seconds that it took, and a hash (hexadecimal) of the key, these
+two and the result, which follows."""
 
 
 class Journal:
-    """The journal of one output, made with its first record; leaving it without an error removes
-    it.
+    """The journal of one output; leaving it without an error removes it.
 
-    `path` None keeps nothing. Records are handed to the system at once, so that a killed process
-    loses the piece in hand; they are not forced to the disk, since the hash tells a record that a
-    power cut left incomplete.
+    `begin` makes, or finds, the folder in which it lies, and is called when the first result is
+    asked for; None keeps nothing. Records are handed to the system at once, so that a killed
+    process loses the piece in hand; they are not forced to the disk, since the hash tells a record
+    that a power cut left incomplete. `output` is what an error names.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+    def __init__(
+        self, begin: Callable[[], Path] | None = None, output: Path = Path("journal")
+    ) -> None:
+        self._begin, self._output = begin, output
+        self._folder: Path | None = None
         self._file: IO[bytes] | None = None
         self._is_playing = True
+        self.was_kept = False
+        """Whether the last result was there already."""
+        self.seconds_before = 0.0
+        """What the results took that were."""
 
     def __enter__(self) -> Journal:
         return self
@@ -52,43 +61,54 @@ class Journal:
         if self._file is not None:
             with suppress(OSError):  # the disk is full, as `error` says already
                 self._file.close()
-        if self._path is not None and kind is None:
-            self._path.unlink(missing_ok=True)
+        if self._folder is not None and kind is None:
+            atomic.remove(self._folder)
 
     def result(self, key: bytes, compute: Callable[[], bytes]) -> bytes:
         """The result of the next piece: as it was kept, or computed now and kept.
 
-        `key` says all that the result depends on. Raises `MachineGaveOut` where the disk is full.
+        `key` says which piece it is. Raises `MachineGaveOut` where the disk is full.
         """
-        if self._path is None:
+        if self._begin is None:
             return compute()
-        with atomic.disk_errors(self._path):
-            file = self._file = self._file or self._open(self._path)
-            if self._is_playing:
-                at = file.tell()
-                if (found := _next(file, key)) is not None:
-                    return found
-                self._is_playing = False
-                file.seek(at)
-                file.truncate()
+        file = self._file = self._file or self._open(self._begin)
+        if self._is_playing:
+            at = file.tell()
+            if (kept := _next(file, key)) is not None:
+                found, seconds = kept
+                self.was_kept = True
+                self.seconds_before += seconds
+                return found
+            self._is_playing = self.was_kept = False
+            file.seek(at)
+            file.truncate()
+        started = time.monotonic()
         found = compute()
-        with atomic.disk_errors(self._path):
-            file.write(len(found).to_bytes(_LENGTH, "little"))
-            file.write(hash_bytes(key, found).encode() + found)
+        seconds = time.monotonic() - started
+        with atomic.disk_errors(self._output):
+            file.write(_HEAD.pack(len(found), seconds, _hash(key, seconds, found)) + found)
             file.flush()
         return found
 
-    def _open(self, path: Path) -> IO[bytes]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        return open(path, "r+b")
+    def _open(self, begin: Callable[[], Path]) -> IO[bytes]:
+        self._folder = begin()
+        with atomic.disk_errors(self._output):
+            records = self._folder / RECORDS
+            records.touch()
+            return open(records, "r+b")
 
 
-def _next(file: IO[bytes], key: bytes) -> bytes | None:
-    """The next record's result, None where there is none for this key."""
-    length = int.from_bytes(file.read(_LENGTH), "little")
-    digest = file.read(_HASH)
+def _next(file: IO[bytes], key: bytes) -> tuple[bytes, float] | None:
+    """The next record's result and seconds, None where there is none for this key."""
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        return None
+    length, seconds, digest = _HEAD.unpack(head)
     if length > os.fstat(file.fileno()).st_size - file.tell():  # damaged: its length is anything
         return None
     found = file.read(length)
-    return found if digest == hash_bytes(key, found).encode() else None
+    return (found, seconds) if digest == _hash(key, seconds, found) else None
+
+
+def _hash(key: bytes, seconds: float, found: bytes) -> bytes:
+    return hash_bytes(key, struct.pack("<d", seconds), found).encode()

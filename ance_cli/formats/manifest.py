@@ -22,7 +22,7 @@ from ance_cli import __version__
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file, hash_json
-from ance_cli.formats.journal import Journal
+from ance_cli.formats.journal import RECORDS, Journal
 from ance_cli.formats.jsonl import STDIO, compressed, open_output
 
 MANIFEST = "manifest.json"
@@ -193,7 +193,6 @@ class Plan:
                     hint="choose another name with -o, or make it anew with --force",
                 )
         self._finish_interrupted_folder(found)
-        self._drop_journal()
         return found
 
     def _differences(self, found: dict[str, Any]) -> list[str]:
@@ -216,7 +215,11 @@ class Plan:
         `abandon_other` starts anew where that call was making something else; otherwise that is a
         `Mismatch`, since hours of work may lie in it.
         """
-        folder = self.partial
+        self._begin(self.partial, force, abandon_other)
+        return self.partial
+
+    def _begin(self, folder: Path, force: bool, abandon_other: bool = False) -> None:
+        """Make the partial folder, with the plan in it, or look whether it can be gone on with."""
         if folder.exists() and (force or not (folder / PLAN).exists()):
             atomic.remove(folder)
         if folder.exists():
@@ -236,7 +239,6 @@ class Plan:
             folder.mkdir(parents=True, exist_ok=True)
         if not (folder / PLAN).exists():
             atomic.write_bytes(folder / PLAN, orjson.dumps(self.identity))
-        return folder
 
     def publish_folder(
         self, content: dict[str, Any], stats: dict[str, Any], unfinished_only: Sequence[str] = ()
@@ -294,26 +296,25 @@ class Plan:
     def _pending_manifest(self) -> Path:
         return atomic.partial_name(self.manifest)
 
-    @property
-    def _journal(self) -> Path:
-        return atomic.partial_name(self.output.with_name(f"{self.output.name}.journal"))
-
     def journal(self, force: bool, say: Callable[[str], None]) -> Journal:
         """Where the pieces of a long work for this file are kept until it has its name (stdout:
-        nowhere); `force` drops those of an interrupted call, otherwise `say` tells of them."""
+        nowhere).
+
+        It lies in a partial folder as that of a folder artifact does: what an interrupted call left
+        is taken up where that call was making the same, as `say` tells; dropped with `force`;
+        otherwise a `Mismatch`.
+        """
         if self.output == STDIO:
             return Journal()
-        if force:
-            self._journal.unlink(missing_ok=True)
-        elif self._journal.exists():
-            say(f"{self.output}: going on from what an interrupted call left")
-        return Journal(self._journal)
+        folder = atomic.partial_name(self.output.with_name(f"{self.output.name}.journal"))
 
-    def _drop_journal(self) -> None:
-        """Where a stop came after the file had its name, and before its journal went."""
-        if self.kind not in _FOLDERS:
-            with suppress(PermissionError):  # somebody else's
-                self._journal.unlink(missing_ok=True)
+        def begin() -> Path:
+            self._begin(folder, force)
+            if (folder / RECORDS).exists():
+                say(f"{self.output}: going on from what an interrupted call left")
+            return folder
+
+        return Journal(begin, self.output)
 
     @contextmanager
     def text_file(self, stats: dict[str, Any]) -> Iterator[IO[bytes]]:

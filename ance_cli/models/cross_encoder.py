@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 Pair = tuple[str, str]
 """A query and a passage."""
 
-_BLOCK = 16_384
-"""Pairs that are tokenised and sorted by length at a time, so that memory stays bounded."""
+_BLOCK = 1024
+"""Pairs that are tokenised, sorted by length and kept at a time: a kill costs as many."""
 
 
 def probability(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -121,20 +121,21 @@ class CrossEncoder:
     ) -> npt.NDArray[np.float32]:
         """(pairs,) float32 logits in the order of the pairs; `on_pairs` hears each batch's size.
 
-        What `journal` holds of an interrupted call is not computed again, batch by batch.
-
-        Raises `BadInput` where a logit is not finite, `MachineGaveOut` where one pair alone does
-        not fit in memory.
+        What `journal` holds of an interrupted call, of the same model, length and number format, is
+        not computed again. Raises `BadInput` where a logit is not finite, `MachineGaveOut` where
+        one pair alone does not fit in memory.
         """
         logits = np.empty(len(pairs), np.float32)
         for start in range(0, len(pairs), _BLOCK):
             block = pairs[start : start + _BLOCK]
-            logits[start : start + _BLOCK] = self._block_scores(block, on_pairs, journal)
+            computed = partial(self._block_scores, block, on_pairs)
+            found = journal.result(hash_json(block).encode(), computed)
+            logits[start : start + _BLOCK] = np.frombuffer(found, np.float32)
+            if on_pairs and journal.was_kept:
+                on_pairs(len(block))
         return logits
 
-    def _block_scores(
-        self, pairs: Sequence[Pair], on_pairs: Callable[[int], None] | None, journal: Journal
-    ) -> npt.NDArray[np.float32]:
+    def _block_scores(self, pairs: Sequence[Pair], on_pairs: Callable[[int], None] | None) -> bytes:
         from ance_cli.models.inference import Places, batches_by_length, in_halves
 
         rows = self._tokenised(pairs)
@@ -142,20 +143,11 @@ class CrossEncoder:
         def logits_of(part: Places) -> npt.NDArray[np.float32]:
             return self._logits([rows[place] for place in part])
 
-        def computed(batch: Places) -> bytes:
-            one = f"{self.device}: one pair of {lengths[batch[0]]} tokens"
-            found: npt.NDArray[np.float32] = in_halves(
-                logits_of, batch, one, "lower max_length", np.concatenate
-            )
-            return found.tobytes()
-
         lengths = np.array([len(row["input_ids"]) for row in rows])
         logits = np.empty(len(pairs), np.float32)
         for batch in batches_by_length(lengths, self._batch_tokens):
-            texts = hash_json([pairs[place] for place in batch])
-            key = f"{self.fingerprint} {self.dtype} {texts}".encode()
-            kept = journal.result(key, partial(computed, batch))
-            logits[batch] = np.frombuffer(kept, np.float32)
+            one = f"{self.device}: one pair of {lengths[batch[0]]} tokens"
+            logits[batch] = in_halves(logits_of, batch, one, "lower max_length", np.concatenate)
             if on_pairs:
                 on_pairs(len(batch))
         if broken := int((~np.isfinite(logits)).sum()):
@@ -164,7 +156,7 @@ class CrossEncoder:
                 f"(computed in {self.dtype})",
                 hint="try fp32; if that does not help, the weights are damaged",
             )
-        return logits
+        return logits.tobytes()
 
     def _tokenised(self, pairs: Sequence[Pair]) -> list[dict[str, list[int]]]:
         """The model's inputs for each pair, cut to `max_length`.

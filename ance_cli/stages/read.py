@@ -92,8 +92,7 @@ def read(
         lines = []
         with reporter.task("reading", len(queries), "query") as bar:
             for query_id in queries:
-                key = f"{plan.fingerprint} {query_id}".encode()
-                lines.append(journal.result(key, partial(line_of, query_id)))
+                lines.append(journal.result(query_id.encode(), partial(line_of, query_id)))
                 bar.advance()
         records = [orjson.loads(line) for line in lines]
         stats: dict[str, Any] = {
@@ -103,7 +102,7 @@ def read(
         }
         with plan.text_file(stats) as handle:
             handle.writelines(line + b"\n" for line in lines)
-            stats["seconds"] = round(time.monotonic() - started, 2)
+            stats["seconds"] = round(time.monotonic() - started + journal.seconds_before, 2)
         return made(plan, stats)
 
     with lease.of_output(output), plan.journal(force, reporter.say) as journal:

@@ -97,6 +97,8 @@ def rerank(
             scores, dtype = _by_vectors(
                 run, ranked, queries, checkpoint, source, encode_config, reporter
             )
+            if plan.shaped_by["dtype"] == AUTO:
+                plan.shaped_by["dtype"] = dtype
         else:
             scorer: _Scorer
             if cross_encoder is not None:
@@ -106,17 +108,16 @@ def rerank(
             else:
                 assert checkpoint is not None
                 scorer = _DualScorer(checkpoint, queries, encode_config, reporter)
+            if plan.shaped_by["dtype"] == AUTO:
+                plan.shaped_by["dtype"] = scorer.dtype
             scores = _by_texts(run, ranked, scorer, dataset.corpus, skipped, reporter)
-            dtype = scorer.dtype
-        if plan.shaped_by["dtype"] == AUTO:
-            plan.shaped_by["dtype"] = dtype
         stats: dict[str, Any] = {"queries": len(ranked), "pairs": len(scores)}
         values = iter(scores.tolist())
         with plan.text_file(stats) as handle:
             for query_id, doc_ids in ranked.items():
                 hits = [(doc_id, next(values)) for doc_id in doc_ids]
                 write_hits(handle, query_id, hits, config.tag)
-            stats["seconds"] = round(time.monotonic() - started, 2)
+            stats["seconds"] = round(time.monotonic() - started + journal.seconds_before, 2)
         return made(plan, stats)
 
     reading = lease.reading(source.path) if source is not None else nullcontext()

@@ -8,8 +8,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
+from ance_cli.errors import MachineGaveOut
+from ance_cli.formats.journal import RECORDS
+from ance_cli.models import cross_encoder, spans
 from tests.world import jsonl, make_cross_encoder, make_reader, tree
 
 
@@ -164,36 +169,48 @@ SLOW_READERS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def slow(inside, dataset, checkpoint, monkeypatch):
-    """`slow(stage)` is a command in which a model reads texts piece by piece; `slow.stop_after(n)`
-    ends it with the piece after the next n, `slow.pieces` counts those that the model has read."""
-    from ance_cli.errors import MachineGaveOut
-    from ance_cli.models import cross_encoder, spans
+class Slow:
+    """Commands in which a model reads texts piece by piece: how many it has read, and a stop."""
 
-    made_everything(inside, checkpoint)
-    places = {"{ckpt}": checkpoint, "{cross}": make_cross_encoder(inside.cwd / "cross"),
-              "{reader}": make_reader(inside.cwd / "reader", "extractive")}  # fmt: skip
+    def __init__(self, places):
+        self._places = places
+        self.pieces, self._room = 0, sys.maxsize
 
-    def command(stage):
-        return [places.get(word, word) for word in SLOW_READERS[stage]]
+    def __call__(self, stage):
+        return self.filled(SLOW_READERS[stage])
 
-    command.pieces, command.room = 0, 10**9
-    command.stop_after = lambda count: setattr(command, "room", command.pieces + count)
+    def filled(self, words):
+        return [self._places.get(word, word) for word in words]
 
-    def counting(real):
+    def stop_after(self, count):
+        """End the command with the piece after the next `count`."""
+        self._room = self.pieces + count
+
+    def counting(self, real):
         def read(*arguments):
-            if command.pieces >= command.room:
+            if self.pieces >= self._room:
                 raise MachineGaveOut("power cut")
-            command.pieces += 1
+            self.pieces += 1
             return real(*arguments)
 
         return read
 
+
+@pytest.fixture
+def slow(inside, dataset, checkpoint, monkeypatch):
+    made_everything(inside, checkpoint)
+    cross = make_cross_encoder(inside.cwd / "cross")
+    other = shutil.copytree(cross, inside.cwd / "other-cross")
+    weights = load_file(other / "model.safetensors")
+    weights["classifier.bias"] += 1.0
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    reader = make_reader(inside.cwd / "reader", "extractive")
+    places = {"{ckpt}": checkpoint, "{cross}": cross, "{other}": other, "{reader}": reader}
+    found = Slow(places)
     monkeypatch.setattr(cross_encoder, "_BLOCK", 5)
     for owner, name in ((cross_encoder.CrossEncoder, "_logits"), (spans._SpanReader, "_spans")):
-        monkeypatch.setattr(owner, name, counting(getattr(owner, name)))
-    return command
+        monkeypatch.setattr(owner, name, found.counting(getattr(owner, name)))
+    return found
 
 
 @pytest.mark.parametrize("stage", SLOW_READERS)
@@ -204,7 +221,7 @@ def test_what_a_model_has_read_is_not_read_again(inside, slow, stage):
     inside(*command, "-o", "whole.out")
     total = slow.pieces
     assert total >= 7
-    left = inside.cwd / ".cut.out.journal.partial"
+    left = inside.cwd / ".cut.out.journal.partial" / RECORDS
     for count in (3, 2):
         slow.stop_after(count)
         inside(*command, "-o", "cut.out", code=5)
@@ -214,18 +231,47 @@ def test_what_a_model_has_read_is_not_read_again(inside, slow, stage):
     assert "cut.out: going on from what an interrupted call left" in found.stderr
     assert slow.pieces == 2 * total
     assert (inside.cwd / "cut.out").read_bytes() == (inside.cwd / "whole.out").read_bytes()
-    assert not left.exists()
+    assert not left.parent.exists()
 
 
-def test_what_was_read_for_other_settings_is_not_taken(inside, slow):
-    command = slow("rerank")
-    short = [*command, "--pair-length", 12]
-    inside(*short, "-o", "whole.trec")
+OTHERS = {
+    "length": ["--pair-length", 12],
+    "dtype": ["--dtype", "fp32"],
+    "depth": ["--depth", 19],
+    "model": ["--cross-encoder", "{other}"],
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_what_was_read_is_not_taken_for_other_settings_and_not_dropped(inside, slow, what):
+    """The scores of another model, length or number format, of the same texts."""
+    command = [*slow("rerank"), "--dtype", "bf16"]
+    inside(*command, "-o", "whole.trec")
+    total = slow.pieces
     slow.stop_after(3)
     inside(*command, "-o", "cut.trec", code=5)
-    slow.stop_after(10**9)
-    inside(*short, "-o", "cut.trec")
+    other = slow.filled(OTHERS[what])
+    refused = inside(*command, *other, "-o", "cut.trec", code=4)
+    assert "an unfinished run with other settings lies here" in refused.stderr
+    assert "--force" in refused.stderr
+    slow.stop_after(total - 3)
+    inside(*command, "-o", "cut.trec")
     assert (inside.cwd / "cut.trec").read_bytes() == (inside.cwd / "whole.trec").read_bytes()
+
+
+def test_smaller_batches_go_on_where_larger_ones_stopped(inside, slow):
+    """As the advice is where memory runs out."""
+    command = slow("rerank")
+    slow.stop_after(3)
+    inside(*command, "-o", "cut.trec", code=5)
+    slow.stop_after(sys.maxsize)
+    one_by_one = [*command, "--batch-tokens", 8]
+    before = slow.pieces
+    found = inside(*one_by_one, "-o", "cut.trec")
+    assert "going on from what an interrupted call left" in found.stderr
+    left, before = slow.pieces - before, slow.pieces
+    inside(*one_by_one, "-o", "whole.trec")
+    assert slow.pieces - before == left + 3 * cross_encoder._BLOCK
 
 
 def test_force_drops_what_was_read(inside, slow):
@@ -233,28 +279,33 @@ def test_force_drops_what_was_read(inside, slow):
     slow.stop_after(3)
     inside(*command, "-o", "cut.trec", code=5)
     before = slow.pieces
-    slow.stop_after(10**9)
+    slow.stop_after(sys.maxsize)
     inside(*command, "-o", "whole.trec")
     total, before = slow.pieces - before, slow.pieces
     found = inside(*command, "-o", "cut.trec", "--force")
     assert slow.pieces - before == total and "going on" not in found.stderr
+    assert not (inside.cwd / ".cut.trec.journal.partial").exists()
 
 
-def test_a_journal_that_outlived_its_output_goes(inside, slow):
-    """A kill between the output's name and the tidying, and the same command again."""
+def test_scores_that_are_not_finite_are_not_kept(inside, slow, monkeypatch):
+    from ance_cli.models.cross_encoder import CrossEncoder
+
     command = slow("rerank")
+    real = CrossEncoder._logits
+    monkeypatch.setattr(CrossEncoder, "_logits", lambda self, rows: real(self, rows) * np.nan)
+    inside(*command, "-o", "out.trec", code=3)
+    monkeypatch.setattr(CrossEncoder, "_logits", real)
     inside(*command, "-o", "out.trec")
-    left = inside.cwd / ".out.trec.journal.partial"
-    left.write_bytes(b"scores")
-    assert "up to date" in inside(*command, "-o", "out.trec").stderr
-    assert not left.exists()
 
 
 def test_reranking_killed_is_reranking_uninterrupted(ance, slow):
     """SIGKILL of the program while its model reads."""
-    command = [*slow("rerank"), "--batch-tokens", 64, "--gpus", "none"]
+    run = [f"q{query} Q0 d{doc} {doc + 1} {99 - doc} t\n"
+           for query in range(24) for doc in range(64)]  # fmt: skip
+    (ance.cwd / "bm25.trec").write_text("".join(run))
+    command = [*slow("rerank"), "--depth", 64, "--batch-tokens", 64, "--gpus", "none"]
     ance(*command, "-o", "whole.trec")
-    left = ance.cwd / ".cut.trec.journal.partial"
+    left = ance.cwd / ".cut.trec.journal.partial" / RECORDS
     process = ance.start(*command, "-o", "cut.trec")
     assert wait_for(lambda: left.exists() and left.stat().st_size > 500, process)
     process.kill()
