@@ -15,7 +15,14 @@ from safetensors.torch import load_file, save_file
 from ance_cli.errors import MachineGaveOut
 from ance_cli.formats.journal import RECORDS
 from ance_cli.models import cross_encoder, spans
-from tests.world import jsonl, make_cross_encoder, make_reader, tree
+from tests.world import (
+    AnceInside,
+    jsonl,
+    make_cross_encoder,
+    make_dataset,
+    make_reader,
+    tree,
+)
 
 
 def wait_for(condition, process, seconds=90):
@@ -196,17 +203,25 @@ class Slow:
         return read
 
 
-@pytest.fixture
-def slow(inside, dataset, checkpoint, monkeypatch):
-    made_everything(inside, checkpoint)
-    cross = make_cross_encoder(inside.cwd / "cross")
-    other = shutil.copytree(cross, inside.cwd / "other-cross")
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, checkpoint):
+    """What such commands read, with two cross-encoders that differ in one weight."""
+    folder = tmp_path_factory.mktemp("prepared")
+    make_dataset(folder / "data")
+    made_everything(AnceInside(folder), checkpoint)
+    other = shutil.copytree(make_cross_encoder(folder / "cross"), folder / "other-cross")
     weights = load_file(other / "model.safetensors")
     weights["classifier.bias"] += 1.0
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
-    reader = make_reader(inside.cwd / "reader", "extractive")
-    places = {"{ckpt}": checkpoint, "{cross}": cross, "{other}": other, "{reader}": reader}
-    found = Slow(places)
+    make_reader(folder / "reader", "extractive")
+    return folder
+
+
+@pytest.fixture
+def slow(inside, prepared, checkpoint, monkeypatch):
+    shutil.copytree(prepared, inside.cwd, dirs_exist_ok=True)
+    found = Slow({"{ckpt}": checkpoint, "{cross}": "cross", "{other}": "other-cross",
+                  "{reader}": "reader"})  # fmt: skip
     monkeypatch.setattr(cross_encoder, "_BLOCK", 5)
     for owner, name in ((cross_encoder.CrossEncoder, "_logits"), (spans._SpanReader, "_spans")):
         monkeypatch.setattr(owner, name, found.counting(getattr(owner, name)))
@@ -298,6 +313,7 @@ def test_scores_that_are_not_finite_are_not_kept(inside, slow, monkeypatch):
     inside(*command, "-o", "out.trec")
 
 
+@pytest.mark.long
 def test_reranking_killed_is_reranking_uninterrupted(ance, slow):
     """SIGKILL of the program while its model reads."""
     run = [f"q{query} Q0 d{doc} {doc + 1} {99 - doc} t\n"
