@@ -140,7 +140,7 @@ def test_a_signal_is_not_lost_in_a_destructor(tmp_path):
     assert "Traceback" not in found.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_few_rounds_of_the_soak(tmp_path):
     soak = Soak(tmp_path, Recipe("async", every=20, segments=2), random.Random(3))
     tally = soak.rounds(2)

@@ -93,7 +93,7 @@ def test_the_log_goes_to_a_tracker_too(world):
     assert drawn == pytest.approx(losses(world, "tracked"), rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_calls_are_one_run_of_wandb_kept_here(world):
     """Offline, the program itself: what `wandb sync` would send has every loss of both segments."""
     pytest.importorskip("wandb")
