@@ -19,7 +19,7 @@ from ance_cli.formats.dataset import Dataset, Passage, read_corpus, read_queries
 from ance_cli.formats.hashing import hash_file, hash_lines
 from ance_cli.formats.journal import Journal
 from ance_cli.formats.jsonl import Skipped
-from ance_cli.formats.manifest import AUTO, Plan
+from ance_cli.formats.manifest import Plan
 from ance_cli.formats.trec import in_trec_order, read_run, write_hits
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Bar, Reporter, Silent
@@ -97,8 +97,7 @@ def rerank(
             scores, dtype = _by_vectors(
                 run, ranked, queries, checkpoint, source, encode_config, reporter
             )
-            if plan.shaped_by["dtype"] == AUTO:
-                plan.shaped_by["dtype"] = dtype
+            plan.shaped_by["dtype"] = dtype
         else:
             scorer: _Scorer
             if cross_encoder is not None:
@@ -108,8 +107,7 @@ def rerank(
             else:
                 assert checkpoint is not None
                 scorer = _DualScorer(checkpoint, queries, encode_config, reporter)
-            if plan.shaped_by["dtype"] == AUTO:
-                plan.shaped_by["dtype"] = scorer.dtype
+            plan.shaped_by["dtype"] = scorer.dtype  # now: the journal compares it
             scores = _by_texts(run, ranked, scorer, dataset.corpus, skipped, reporter)
         stats: dict[str, Any] = {"queries": len(ranked), "pairs": len(scores)}
         values = iter(scores.tolist())
