@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ance_cli.errors import AnceError, MachineGaveOut, Stopped, UsageProblem
+from ance_cli.errors import AnceError, MachineGaveOut, UsageProblem, hold_signals
 from ance_cli.models.devices import choose_dtype, set_threads
 from ance_cli.stages.block_workers import Pipe, Worker, serve, share_out
 
@@ -38,6 +38,7 @@ LOCAL = "local"
 """In place of an address: a Ray of this machine's own, for as long as the command runs."""
 
 _ANSWER_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
 _PARTS = 4
 """Parts of the corpus that a worker searches, on average: with fewer a lost one costs more, with
 more there is more to merge."""
@@ -93,7 +94,8 @@ class Cluster:
         from ance_cli.retrieval.exact import merged
 
         search = ray.remote(_search).options(**self._share)
-        shared = ray.put(xq)
+        with hold_signals():
+            shared = ray.put(xq)
         folder = os.path.abspath(embeddings.folder)
         first_rows = embeddings.first_rows()
         running = {
@@ -103,7 +105,7 @@ class Cluster:
         best: Found | None = None
         with reporter.task("searching", embeddings.num_rows, "row") as bar:
             while running:
-                (done, *_), _ = ray.wait(list(running))
+                done = _first_done(list(running))
                 part = running.pop(done)
                 found = _outcome(done)
                 best = found if best is None else merged(best, found)
@@ -134,24 +136,8 @@ def joined(
         yield None
         return
     check_gpus("--gpus", gpus)
-    before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place of it
-    try:
-        _connect(address, cpu_workers or 1)
-    except SystemExit:  # what Ray makes of a SIGTERM meanwhile
-        raise Stopped(signal.SIGTERM) from None
-    import ray
-
-    try:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-        cluster = _cluster(gpus, cpu_workers)
-        reporter.say(f"{cluster.num_workers} workers ({cluster.device}) on Ray at {address}")
-        yield cluster
-    finally:
-        ray.shutdown()
-
-
-def _connect(address: str, cpu_workers: int) -> None:
+    # without it Ray's handler of SIGTERM, which aborts, stands before Python's from `init` on
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     try:
         import ray
     except ImportError as error:
@@ -159,6 +145,21 @@ def _connect(address: str, cpu_workers: int) -> None:
             f"--ray {address}: Ray is not installed here ({error})",
             hint="pip install 'ance-cli[ray]', on every node of the cluster",
         ) from error
+    # Ray begins and ends in a thread of its own: no signal cuts either in two, and it puts no
+    # handlers of its own there. The thread stays: Ray's processes end with the one they came from.
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            _connect(address, cpu_workers or 1, thread)
+            cluster = _cluster(gpus, cpu_workers)
+            reporter.say(f"{cluster.num_workers} workers ({cluster.device}) on Ray at {address}")
+            yield cluster
+        finally:
+            thread.submit(ray.shutdown).result()
+
+
+def _connect(address: str, cpu_workers: int, thread: Executor) -> None:
+    import ray
+
     hint = "HOST:PORT of a running cluster (ray start --head), or --ray local"
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == LOCAL:
@@ -175,7 +176,7 @@ def _connect(address: str, cpu_workers: int) -> None:
         except (OSError, OverflowError) as error:
             raise UsageProblem(f"--ray {address}: nobody answers ({error})", hint=hint) from error
     try:
-        ray.init(address=address, **settings)
+        thread.submit(ray.init, address=address, **settings).result()
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageProblem(
             f"--ray {address}: no Ray there that lets this command in ({error})",
@@ -186,7 +187,8 @@ def _connect(address: str, cpu_workers: int) -> None:
 def _cluster(gpus: str, cpu_workers: int | None) -> Cluster:
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    with hold_signals():
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     workers, device = cpu_workers, "cpu"
     if gpus == "all" and (num_gpus := sum(int(node.get("GPU", 0)) for node in nodes)):
         workers, device = num_gpus, "cuda:0"
@@ -203,12 +205,28 @@ def _cluster(gpus: str, cpu_workers: int | None) -> Cluster:
     return Cluster(workers or max(1, room(threads)), device, threads)
 
 
+def _first_done(refs: list[Any]) -> Any:
+    """The first task of these that ends.
+
+    Signals are raised between two looks: Ray makes a `SystemError` of what one raises inside of it.
+    """
+    import ray
+
+    while True:
+        with hold_signals():
+            done, _ = ray.wait(refs, timeout=_LOOK_SECONDS)
+        if done:
+            return done[0]
+
+
 def _outcome(ref: Any) -> Any:
     """What a task returned; an `AnceError` is raised as in the task."""
     import ray
 
     try:
-        return ray.get(ref)
+        ref = _first_done([ref])
+        with hold_signals():
+            return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, AnceError):
             raise error.cause from None

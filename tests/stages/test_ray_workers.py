@@ -262,16 +262,25 @@ def test_a_loop_hands_its_cluster_on_to_the_refreshes(inside, dataset, checkpoin
 
 
 @pytest.mark.long
-def test_a_ray_of_the_commands_own(ance, checkpoint):
-    """`--ray local`, by the program; a signal to it is what it always is."""
+@pytest.mark.parametrize(
+    ("signum", "moment"), [(signal.SIGINT, "begins"), (signal.SIGTERM, "is waited for")]
+)
+def test_a_ray_of_the_commands_own(ance, checkpoint, signum, moment):
+    """`--ray local`, by the program; a signal to it is what it always is, also while Ray begins and
+    while the first of its tasks is waited for."""
     pytest.importorskip("ray")
     make_dataset(ance.cwd / "data")
     call = ["encode", "--ckpt", checkpoint, "--data", "data", "--gpus", "none", "--ray", "local",
             "--cpu-workers", 2, "-o", "emb"]  # fmt: skip
+    begun = "2 workers (cpu) on Ray at local"
     process = ance.start(*call)
-    time.sleep(8)
-    process.send_signal(signal.SIGTERM)
+    if moment == "begins":
+        time.sleep(3.5)
+    else:
+        assert any(begun in line for line in process.stderr)
+        time.sleep(1.5)
+    process.send_signal(signum)
     _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 143, stderr
-    assert "2 workers (cpu) on Ray at local" in ance(*call).stderr
+    assert process.returncode == 128 + signum, stderr
+    assert begun in ance(*call).stderr
     assert len(Embeddings(ance.cwd / "emb").ids) == 64
