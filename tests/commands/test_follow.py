@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from ance_cli.formats.run_folder import read_ledger
 from tests.world import Ance, AnceInside, jsonl, make_dataset
 
 RECIPE = ["--batch-size", 8, "--lr", "1e-3", "--dtype", "fp32"]
@@ -35,8 +36,8 @@ def wait_for(what, process, seconds=180):
 
 
 def lines(world):
-    path = world.run / "metrics.jsonl"
-    return jsonl(path) if path.exists() else []
+    """Of a file that grows meanwhile: one may be seen before its end is."""
+    return read_ledger(world.run / "metrics.jsonl")
 
 
 def refresh(world, *flags):
