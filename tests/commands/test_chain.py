@@ -32,7 +32,7 @@ def check_negatives(records, dataset, count):
         assert len(set(record["negative_ids"])) == len(record["negative_ids"]) <= count
 
 
-def test_the_whole_chain(ance, dataset, backbone):
+def test_the_whole_chain(ance, inside, dataset, backbone):
     """Every stage once, then every stage again: up to date, and not a byte touched."""
     data = ["--data", "data"]
     recipe = ["--batch-size", 8, "--lr", "1e-3", "--query-length", 12, "--passage-length", 24]
@@ -73,13 +73,13 @@ def test_the_whole_chain(ance, dataset, backbone):
     assert set(found["runs"][0]["measures"]) == {"RR@10", "R@30"}
 
     # the vectors of the checkpoint before are refused after it was trained on
-    found = ance("search", "--ckpt", "runs/ance/latest", "--index", "index", *data, "--split",
-                 "dev", "-o", "stale.trec", code=4)  # fmt: skip
+    found = inside("search", "--ckpt", "runs/ance/latest", "--index", "index", *data, "--split",
+                   "dev", "-o", "stale.trec", code=4)  # fmt: skip
     assert "made by another passage encoder" in found.stderr
     # other settings under the same name are refused, and the differing key is named
-    found = ance("index", "emb", "-o", "index", "--factory", "HNSW8", code=4)
+    found = inside("index", "emb", "-o", "index", "--factory", "HNSW8", code=4)
     assert 'exists with other settings: factory "Flat" -> "HNSW8"' in found.stderr
-    ance("index", "emb", "-o", "index", "--factory", "HNSW8", "--force")
+    inside("index", "emb", "-o", "index", "--factory", "HNSW8", "--force")
 
     metrics = jsonl(ance.cwd / "runs" / "warmup" / "metrics.jsonl")
     assert metrics[-1]["step"] == 4 and np.isfinite(metrics[-1]["loss"])
@@ -138,7 +138,7 @@ def test_maxp(inside, dataset, checkpoint):
     assert len(hits) == len(set(hits)) == 12
 
 
-def test_pipes(ance, dataset, checkpoint):
+def test_pipes(ance, inside, dataset, checkpoint):
     """Negatives through stdout and stdin, queries through stdin, a run through stdout."""
     made = ance(
         "bm25-negatives", "--data", "data", "--engine", "bm25s", "--negatives", 3, "-o", "-"
@@ -150,7 +150,7 @@ def test_pipes(ance, dataset, checkpoint):
              "--batch-size", 4, "-o", "run"]  # fmt: skip
     ance(*train, stdin=kept)
     assert "up to date" in ance(*train, stdin=kept).stderr
-    ance("encode", "--ckpt", "run/latest", "--data", "data", "-o", "emb")
+    inside("encode", "--ckpt", "run/latest", "--data", "data", "-o", "emb")
     search = ["search", "--ckpt", "run/latest", "--embeddings", "emb", "--depth", 2]
     found = ance(*search, "--queries", "-", stdin="river word3\n\nold bread\n")
     lines = [line.split() for line in found.stdout.splitlines()]
@@ -160,7 +160,7 @@ def test_pipes(ance, dataset, checkpoint):
         ("3", "1"),
         ("3", "2"),
     ]
-    shown = ance(*search, "--queries", "data/queries.jsonl", "-o", "-").stdout
+    shown = inside(*search, "--queries", "data/queries.jsonl", "-o", "-").stdout
     assert len(shown.splitlines()) == 64
 
 

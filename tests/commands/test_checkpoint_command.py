@@ -108,10 +108,10 @@ def test_what_cannot_be_is_said(inside, pickled, words, code, said):
     assert not (inside.cwd / "ours").exists() and (inside.cwd / "taken" / "mine.txt").exists()
 
 
-def test_convert_what_lies_on_the_hub(ance, pickled):
+def test_convert_what_lies_on_the_hub(ance, inside, pickled):
     """Such models often have their older weights alone, which no other command fetches."""
     words = ["checkpoint", "convert", "--pooling", "mean"]
-    ance(*words, "plain", "-o", "ours")
+    inside(*words, "plain", "-o", "ours")
     with running_hub() as hub:
         hub.models["org/plain"] = [tree(pickled) | {"model.py": b"never", "tf_model.h5": b"never"}]
         there = {**hub.environment, "HF_HOME": str(ance.cwd / "hub")}

@@ -42,9 +42,9 @@ TRAIN = ["train-segment", "bm25.jsonl", "--data", "data", "--steps", 30, "--batc
 
 
 @pytest.fixture
-def negatives(ance, dataset):
-    ance("bm25-negatives", "--data", "data", "--engine", "bm25s", "--depth", 20, "--negatives", 5,
-         "-o", "bm25.jsonl")  # fmt: skip
+def negatives(inside, dataset):
+    inside("bm25-negatives", "--data", "data", "--engine", "bm25s", "--depth", 20, "--negatives", 5,
+           "-o", "bm25.jsonl")  # fmt: skip
 
 
 def without_rates(records):
@@ -112,10 +112,10 @@ def test_a_second_writer_is_refused(ance, negatives, checkpoint):
     process.wait()
 
 
-def encode_killed(ance, checkpoint, data, output, at):
+def encode_killed(ance, checkpoint, data, output, at, begun="."):
     process = ance.start("encode", "--ckpt", checkpoint, "--data", data, "-o", output)
     partial = ance.cwd / f".{output}.partial"
-    wait_for(lambda: partial.exists(), process)
+    wait_for(lambda: (partial / begun).exists(), process)
     time.sleep(at)
     process.kill()
     process.wait()
@@ -333,11 +333,9 @@ def test_reranking_killed_is_reranking_uninterrupted(ance, slow):
     assert not left.exists()
 
 
-def test_an_unfinished_output_of_other_settings_is_refused(ance, dataset, checkpoint):
-    encode_killed(ance, checkpoint, "data", "emb", 0.0)
-    partial = ance.cwd / ".emb.partial"
-    if not (partial / "plan.json").exists():
-        pytest.skip("the kill came before the plan was written")
+def test_an_unfinished_output_of_other_settings_is_refused(ance, inside, dataset, checkpoint):
+    partial = encode_killed(ance, checkpoint, "data", "emb", 0.0, begun="plan.json")
+    assert (partial / "plan.json").exists()
     arguments = [
         "encode",
         "--ckpt",
@@ -349,9 +347,9 @@ def test_an_unfinished_output_of_other_settings_is_refused(ance, dataset, checkp
         "--passage-length",
         9,
     ]
-    found = ance(*arguments, code=4)
+    found = inside(*arguments, code=4)
     assert "an unfinished embeddings with other settings lies here" in found.stderr
-    ance(*arguments, "--force")
+    inside(*arguments, "--force")
 
 
 def test_head_closes_the_pipe_early(ance, dataset):

@@ -107,14 +107,14 @@ def test_killed_and_repeated_it_ends_the_same(ance, dataset, checkpoint, undistu
     assert shape_of(ance.cwd / "run") == shape_of(undisturbed.cwd / "run")
 
 
-def test_bad_data_leaves_no_run(ance, dataset, checkpoint):
+def test_bad_data_leaves_no_run(inside, dataset, checkpoint):
     corpus = dataset / "corpus.jsonl"
     corpus.write_text(corpus.read_text() + "{broken\n")
-    found = ance("train-segment", "x.jsonl", "--data", "data", "--ckpt", checkpoint, "--steps", 2,
-                 "-o", "run", code=3)  # fmt: skip
+    found = inside("train-segment", "x.jsonl", "--data", "data", "--ckpt", checkpoint, "--steps", 2,
+                   "-o", "run", code=3)  # fmt: skip
     assert "x.jsonl: no such file" in found.stderr
-    ance("loop", "--data", "nowhere", "--ckpt", checkpoint, "-o", "run", code=3)
-    assert not (ance.cwd / "run").exists()
+    inside("loop", "--data", "nowhere", "--ckpt", checkpoint, "-o", "run", code=3)
+    assert not (inside.cwd / "run").exists()
 
 
 @pytest.mark.long
@@ -185,12 +185,12 @@ def test_a_missing_state_is_not_trained_over(inside, dataset, checkpoint):
     assert (inside.cwd / "run" / "latest").resolve().name == "step-00000002"
 
 
-def test_changed_data_under_a_run(ance, dataset, checkpoint):
-    ance("train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0, "--total-steps", 9,
-         "-o", "run")  # fmt: skip
+def test_changed_data_under_a_run(inside, dataset, checkpoint):
+    inside("train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0,
+           "--total-steps", 9, "-o", "run")  # fmt: skip
     corpus = dataset / "corpus.jsonl"
     corpus.write_text(corpus.read_text() + json.dumps({"_id": "new", "text": "a new one"}) + "\n")
-    assert "its data has changed" in ance("refresh", "run", code=4).stderr
+    assert "its data has changed" in inside("refresh", "run", code=4).stderr
 
 
 def test_threads_are_handed_to_each_child(ance, dataset, checkpoint):
