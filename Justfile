@@ -38,12 +38,12 @@ docs-check:
 
 # benchmarks print tables and assert nothing
 bench:
-    python tests/benchmarks/encode.py
-    python tests/benchmarks/startup.py
-    python tests/benchmarks/train.py
-    python tests/benchmarks/loop.py
+    python benchmarks/encode.py
+    python benchmarks/startup.py
+    python benchmarks/train.py
+    python benchmarks/loop.py
 
 # the paper's study: every cell that is not done yet, then the tables (docs/reproduce.md)
 reproduce *arguments:
-    python -m tests.benchmarks.study run "$@"; code=$?; \
-    python -m tests.benchmarks.study table && exit $code
+    python -m benchmarks.study run "$@"; code=$?; \
+    python -m benchmarks.study table && exit $code

@@ -55,7 +55,7 @@ def _role(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except (FileNotFoundError, ProcessLookupError):
         return "gone"
-    for word, role in (("ance_cli.cli.rank", "rank"), ("train-segment", "trainer"),
+    for word, role in (("ance_cli.cli.train_worker", "rank"), ("train-segment", "trainer"),
                        ("refresh", "inferencer"), ("loop", "supervisor")):  # fmt: skip
         if word in words:
             return role

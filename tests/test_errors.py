@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from ance_cli.cli.ending import exit_code_of
+from ance_cli.cli.exit import exit_code_of
 from ance_cli.errors import BadInput, as_bad_input
 
 NO_MEMORY = [

@@ -11,8 +11,8 @@ import pytest
 import ance_cli
 
 PACKAGE = Path(ance_cli.__file__).parent
-ROOMS = ["errors", "progress", "config", "presets", "formats", "interop", "models", "retrieval",
-         "negatives", "training", "evaluation", "diagnostics", "loop", "report", "stages",
+ROOMS = ["errors", "progress", "config", "formats", "models", "retrieval", "encoding", "evaluation",
+         "mining", "training", "loop", "diagnostics", "report", "interop", "setup", "hub",
          "cli"]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -56,7 +56,7 @@ def test_typer_and_rich_live_in_cli_only(path):
         "import ance_cli",
         "import ance_cli.cli.main",
         "import sys; sys.argv = ['ance', '--help']; import ance_cli.cli.main",
-        "import ance_cli.stages.encode, ance_cli.stages.loop, ance_cli.stages.train_segment",
+        "import ance_cli.encoding.encode, ance_cli.loop.loop, ance_cli.training.train_segment",
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code):

@@ -204,7 +204,7 @@ class AnceInside(Ance):
     """The same command line in this process: for many small calls, which then import torch once."""
 
     def __call__(self, *arguments: object, code: int = 0, stdin: str | None = None, **env: str):
-        from ance_cli.cli.ending import exit_code_of
+        from ance_cli.cli.exit import exit_code_of
         from ance_cli.cli.main import app
 
         assert stdin is None and not env, "such calls need a process of their own"

@@ -7,11 +7,11 @@ from typing import Any
 
 import typer
 
-from ance_cli.cli.calls import PINS, checkpoint_of, dataset_of, run_stage
 from ance_cli.cli.flags import FLAGS, RUNTIME, Flag
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import PINS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import EncodeConfig
-from ance_cli.stages.summary import Summary
+from ance_cli.formats.summary import Summary
 
 FLAGS["trials"] = Flag(int, "Queries that are timed, at most.", RUNTIME)
 
@@ -39,8 +39,8 @@ def register(app: typer.Typer) -> None:
         Example: `ance bench-search emb/ hnsw/ ivf/ --ckpt runs/ance/latest --data data/medquad
         --split dev`
         """
-        from ance_cli.stages.bench_search import bench_search as stage
-        from ance_cli.stages.search import queries_of_split
+        from ance_cli.retrieval.bench_search import bench_search as stage
+        from ance_cli.retrieval.search import queries_of_split
 
         def timed(reporter: Any, skipped: Any) -> Summary:
             dataset = dataset_of(flags)

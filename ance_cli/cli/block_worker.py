@@ -24,8 +24,8 @@ def work() -> None:
     """Read the orders, then block numbers, from stdin, until it ends."""
     stdout = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no message
-    from ance_cli.stages.block_workers import Pipe, serve
-    from ance_cli.stages.blocks import Orders
+    from ance_cli.encoding.blocks import Orders
+    from ance_cli.encoding.workers import Pipe, serve
 
     def next_block() -> int | None:
         line = sys.stdin.buffer.readline()

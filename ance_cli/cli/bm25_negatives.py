@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from ance_cli.cli.calls import COMMON, dataset_of, run_stage
 from ance_cli.cli.mine import DRAWING
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, dataset_of, run_stage
 from ance_cli.config import Bm25Config, EncodeConfig
 
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance bm25-negatives --data data/medquad --split train --depth 200 -o bm25.jsonl`
         """
-        from ance_cli.stages.bm25_negatives import bm25_negatives as stage
+        from ance_cli.mining.bm25_negatives import bm25_negatives as stage
 
         run_stage(
             flags,

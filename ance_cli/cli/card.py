@@ -6,9 +6,9 @@ from pathlib import Path
 
 import typer
 
-from ance_cli.cli.calls import run_stage
 from ance_cli.cli.flags import FLAGS, METHOD, Flag
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import run_stage
 from ance_cli.formats.jsonl import STDIO
 
 FLAGS["model_name"] = Flag(
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance card runs/ance/best --name me/ance-medquad -o README.md`
         """
-        from ance_cli.stages.model_card import write_card
+        from ance_cli.hub.card import write_card
 
         run_stage(
             flags,

@@ -8,12 +8,12 @@ from typing import Any
 
 import typer
 
-from ance_cli.cli.calls import COMMON, PINS, run_stage
 from ance_cli.cli.flags import FLAGS, METHOD, RUNTIME, Flag
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, PINS, run_stage
 from ance_cli.errors import UsageProblem
+from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.stages.summary import Summary
 
 Action = StrEnum("Action", ["inspect", "convert", "push"])
 PoolingName = StrEnum("PoolingName", ["cls", "mean"])
@@ -64,7 +64,7 @@ def _inspect(flags: Flags, _: Any) -> Summary:
         raise UsageProblem(
             "inspect shows one checkpoint", hint="ance checkpoint inspect CKPT, without -o"
         )
-    from ance_cli.stages.checkpoint import inspect
+    from ance_cli.hub.convert import inspect
 
     found = inspect(Checkpoint(flags.sources[0]))
     if flags.json:
@@ -81,7 +81,7 @@ def _inspect(flags: Flags, _: Any) -> Summary:
 def _convert(flags: Flags, reporter: Any) -> Summary:
     if flags.output is None:
         raise UsageProblem("convert makes a checkpoint folder", hint="name it with -o DIR")
-    from ance_cli.stages.checkpoint import convert
+    from ance_cli.hub.convert import convert
 
     return convert(
         flags.sources,
@@ -102,7 +102,7 @@ def _push(flags: Flags, reporter: Any) -> Summary:
             "push takes a checkpoint and its name on the hub",
             hint="ance checkpoint push CKPT ORG/NAME, without -o",
         )
-    from ance_cli.stages.push import push
+    from ance_cli.hub.push import push
 
     place, name = flags.sources
     return push(place, name.as_posix(), flags.private, flags.dry_run, reporter)

@@ -7,9 +7,9 @@ from typing import Any
 
 import typer
 
-from ance_cli.cli.calls import run_stage
 from ance_cli.cli.options import Flags, command
-from ance_cli.stages.summary import Summary
+from ance_cli.cli.runner import run_stage
+from ance_cli.formats.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance demo`
         """
-        from ance_cli.stages.demo import demo as stage
+        from ance_cli.setup.demo import demo as stage
 
         def run(reporter: Any, _: Any) -> Summary:
             found = stage(

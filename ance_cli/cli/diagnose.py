@@ -6,10 +6,10 @@ from typing import Any
 
 import typer
 
-from ance_cli.cli.calls import COMMON, PINS, checkpoint_of, dataset_of, run_stage
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, PINS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import DiagnoseConfig, EncodeConfig
-from ance_cli.stages.summary import Summary
+from ance_cli.formats.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
         Example: `ance diagnose --ckpt runs/ance/best --data data/medquad --split dev
         --embeddings emb/ --run runs/ance -o diagnosis.json --figures figures/`
         """
-        from ance_cli.stages.diagnose import diagnose as stage
+        from ance_cli.diagnostics.diagnose import diagnose as stage
 
         def run(reporter: Any, skipped: Any) -> Summary:
             found = stage(

@@ -7,12 +7,12 @@ from typing import Any
 
 import typer
 
-from ance_cli.cli.calls import run_stage
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import run_stage
 from ance_cli.errors import MachineGaveOut
 from ance_cli.formats.jsonl import Skipped
+from ance_cli.formats.summary import Summary
 from ance_cli.progress import Reporter
-from ance_cli.stages.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance doctor --bench`
         """
-        from ance_cli.stages.doctor import examine
+        from ance_cli.setup.doctor import examine
 
         found: Summary = {}
 

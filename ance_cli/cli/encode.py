@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from ance_cli.cli.calls import COMMON, PINS, checkpoint_of, dataset_of, run_stage
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, PINS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import EncodeConfig
 
 
@@ -30,8 +30,8 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance encode --ckpt runs/warmup/latest --data data/medquad -o emb/`
         """
-        from ance_cli.stages.encode import encode as stage
-        from ance_cli.stages.encode import parse_shard
+        from ance_cli.encoding.encode import encode as stage
+        from ance_cli.encoding.encode import parse_shard
 
         run_stage(
             flags,

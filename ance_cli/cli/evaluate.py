@@ -7,10 +7,10 @@ from typing import Any
 
 import typer
 
-from ance_cli.cli.calls import dataset_of, run_stage
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import dataset_of, run_stage
 from ance_cli.config import MEASURES
-from ance_cli.stages.summary import Summary
+from ance_cli.formats.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
         Example: `ance eval bm25.trec dev.trec --qrels data/medquad/qrels/dev.tsv
         --measures "RR@10 nDCG@10"`
         """
-        from ance_cli.stages.evaluate import evaluate_runs
+        from ance_cli.evaluation.evaluate import evaluate_runs
 
         def stage(reporter: Any, skipped: Any) -> Summary:
             dataset = dataset_of(flags) if flags.data or flags.corpus else None

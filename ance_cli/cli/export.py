@@ -9,11 +9,11 @@ from typing import Any
 
 import typer
 
-from ance_cli.cli.calls import COMMON, dataset_of, run_stage
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, dataset_of, run_stage
 from ance_cli.config import ExportConfig
+from ance_cli.formats.summary import Summary
 from ance_cli.interop import EXPORT_FORMATS, NEGATIVES_FORMS, ONNX
-from ance_cli.stages.summary import Summary
 
 ExportFormat = StrEnum("ExportFormat", list(EXPORT_FORMATS))  # type: ignore[misc]
 
@@ -55,11 +55,11 @@ def register(app: typer.Typer) -> None:
 def _export(flags: Flags, reporter: Any, skipped: Any) -> Summary:
     again = {"force": flags.force, "dry_run": flags.dry_run, "reporter": reporter}
     if flags.form == ONNX:
+        from ance_cli.interop.export_onnx import export_onnx
         from ance_cli.models.checkpoint import Checkpoint
-        from ance_cli.stages.export_onnx import export_onnx
 
         return export_onnx(Checkpoint(flags.source), flags.output, **again)
-    from ance_cli.stages.export import export_negatives, export_run
+    from ance_cli.interop.export import export_negatives, export_run
 
     config = flags.config(ExportConfig)
     if flags.form in NEGATIVES_FORMS:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.cli.config_file import NONE, take_config
+from ance_cli.config.presets import BASELINES, PRESETS
 from ance_cli.formats.settings import FILE
 from ance_cli.interop import FORMATS
-from ance_cli.presets import BASELINES, PRESETS
 
 Engine = StrEnum("Engine", ["lucene", "bm25s"])
 SearchEngine = StrEnum("SearchEngine", ["dense", "lucene", "bm25s"])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import typer
 
-from ance_cli.cli.calls import run_stage
 from ance_cli.cli.flags import FLAGS, METHOD, Flag
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import run_stage
 from ance_cli.config import FuseConfig
 
 FusionMethod = StrEnum("FusionMethod", ["rrf", "sum"])
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance fuse bm25.trec ance.trec --method sum --weights 1,2 -o both.trec`
         """
-        from ance_cli.stages.fuse import fuse as stage
+        from ance_cli.retrieval.fuse import fuse as stage
 
         run_stage(
             flags,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from ance_cli.cli.calls import COMMON, run_stage
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, run_stage
 
 
 def register(app: typer.Typer) -> None:
@@ -31,8 +31,8 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance import msmarco-passage:downloads/msmarco -o data/msmarco`
         """
+        from ance_cli.interop.import_dataset import import_dataset as stage
         from ance_cli.interop.recognition import Request
-        from ance_cli.stages.import_dataset import import_dataset as stage
 
         request = Request(
             sources=flags.sources or (),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
-from ance_cli.cli.calls import COMMON, run_stage
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, run_stage
 from ance_cli.config import IndexConfig
 
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance index emb/ -o index/ --factory HNSW32 --recall-check 1000`
         """
-        from ance_cli.stages.index import index as stage
+        from ance_cli.retrieval.index import index as stage
 
         run_stage(
             flags,

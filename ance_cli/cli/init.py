@@ -9,13 +9,13 @@ from pathlib import Path
 
 import typer
 
-from ance_cli.cli.calls import run_stage
 from ance_cli.cli.options import COMMANDS, Flags, command
+from ance_cli.cli.runner import run_stage
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.settings import SHARED, to_toml
+from ance_cli.formats.summary import Summary
 from ance_cli.progress import Reporter
-from ance_cli.stages.init import Table
-from ance_cli.stages.summary import Summary
+from ance_cli.setup.init import Table
 
 _WIDTH = 100
 
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance init data/medquad --ckpt bert-base-uncased/`
         """
-        from ance_cli.stages.init import init as stage
+        from ance_cli.setup.init import init as stage
 
         next_steps: list[str] = []
 

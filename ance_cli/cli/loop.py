@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from ance_cli.cli.calls import COMMON, data_of, run_stage
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.refresh import REFRESHING
+from ance_cli.cli.runner import COMMON, data_of, run_stage
 from ance_cli.cli.train_segment import RECIPE, RUNNING
 from ance_cli.config import FollowConfig, LoopConfig
+from ance_cli.config.presets import BASELINES
 from ance_cli.formats.jsonl import Skipped
-from ance_cli.presets import BASELINES
+from ance_cli.formats.summary import Summary
 from ance_cli.progress import Reporter
-from ance_cli.stages.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
@@ -38,8 +38,8 @@ def register(app: typer.Typer) -> None:
         Example: `ance loop --data data/medquad --ckpt runs/warmup/latest --refresh-every 300
         --segments 3 -o runs/ance`
         """
-        from ance_cli.stages.loop import Given
-        from ance_cli.stages.loop import loop as stage
+        from ance_cli.loop.loop import Given
+        from ance_cli.loop.loop import loop as stage
 
         chosen = {**BASELINES.get(flags.baseline, {}), **flags.typed}
 

@@ -34,7 +34,7 @@ from ance_cli.cli import (
     tokenize,
     train_segment,
 )
-from ance_cli.cli.ending import exit_code_of
+from ance_cli.cli.exit import exit_code_of
 from ance_cli.errors import install_signal_handlers
 
 app = typer.Typer(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from ance_cli.cli.calls import COMMON, run_stage
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, run_stage
 
 
 def register(app: typer.Typer) -> None:
@@ -28,8 +28,8 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance merge data/nq:0.7 data/trivia:0.3 -o data/both`
         """
-        from ance_cli.stages.merge import merge as stage
-        from ance_cli.stages.merge import parse_source
+        from ance_cli.interop.merge import merge as stage
+        from ance_cli.interop.merge import parse_source
 
         run_stage(
             flags,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from ance_cli.cli.calls import COMMON, PINS, checkpoint_of, dataset_of, run_stage
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, PINS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import EncodeConfig, MineConfig
 
 DRAWING = (
@@ -39,8 +39,8 @@ def register(app: typer.Typer) -> None:
         Example: `ance mine --ckpt runs/warmup/latest --data data/medquad --split train
         --embeddings emb/ -o ann.jsonl`
         """
+        from ance_cli.mining.mine import mine as stage
         from ance_cli.retrieval.dense import vector_source
-        from ance_cli.stages.mine import mine as stage
 
         run_stage(
             flags,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import typer
 
-from ance_cli.cli.calls import COMMON, dataset_of, run_stage
 from ance_cli.cli.flags import DATA, FLAGS, METHOD, Flag
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, dataset_of, run_stage
 from ance_cli.config import EncodeConfig, ReadConfig
 
 FLAGS |= {
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
         Example: `ance read test.trec --data data/nq --split test --reader dpr-reader/ --depth 50
         -o answers.jsonl`
         """
-        from ance_cli.stages.read import read as stage
+        from ance_cli.evaluation.read import read as stage
 
         run_stage(
             flags,

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import typer
 
-from ance_cli.cli.calls import COMMON, run_stage
 from ance_cli.cli.mine import DRAWING, MARGINS
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, run_stage
 from ance_cli.config import FollowConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.jsonl import Skipped
+from ance_cli.formats.summary import Summary
 from ance_cli.progress import Reporter
-from ance_cli.stages.summary import Summary
 
 REFRESHING = (
     f"dev_split {DRAWING} {MARGINS} audit_bm25 dev_depth measures index_factory probes encode_dtype"
@@ -40,8 +40,8 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance refresh runs/ance`
         """
-        from ance_cli.stages.inferencer import follow_checkpoints
-        from ance_cli.stages.refresh import refresh as stage
+        from ance_cli.loop.refresh import refresh as stage
+        from ance_cli.loop.refresh_daemon import follow_checkpoints
 
         given = {name: flags.typed[name] for name in REFRESHING.split() if name in flags.typed}
         if flags.follow and (flags.force or flags.dry_run):

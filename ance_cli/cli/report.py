@@ -7,11 +7,11 @@ from typing import Any
 
 import typer
 
-from ance_cli.cli.calls import run_stage
 from ance_cli.cli.flags import FLAGS, Flag
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import run_stage
 from ance_cli.config import REPORT_CASES
-from ance_cli.stages.summary import Summary
+from ance_cli.formats.summary import Summary
 
 FLAGS["against"] = Flag(
     list[Path], "What to show the run against: the folder of another run, or a TREC run of the "
@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _report(flags: Flags, reporter: Any) -> Summary:
-    from ance_cli.stages.report import report as stage
+    from ance_cli.report.report import report as stage
 
     made = stage(
         flags.run_folder,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import typer
 
-from ance_cli.cli.calls import COMMON, PINS, checkpoint_of, dataset_of, run_stage
 from ance_cli.cli.flags import DATA, FLAGS, Flag
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, PINS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import EncodeConfig, RerankConfig
 from ance_cli.config.common import PAIR_LENGTH
 from ance_cli.errors import UsageProblem
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
         -o reranked.trec`
         """
         from ance_cli.retrieval.dense import vector_source
-        from ance_cli.stages.rerank import rerank as stage
+        from ance_cli.retrieval.rerank import rerank as stage
 
         if (flags.ckpt is None) == (flags.cross_encoder is None):
             raise UsageProblem("name what scores by exactly one of --ckpt DIR, --cross-encoder DIR")

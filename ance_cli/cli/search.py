@@ -8,14 +8,14 @@ from typing import Any
 
 import typer
 
-from ance_cli.cli.calls import COMMON, PINS, checkpoint_of, dataset_of, run_stage
 from ance_cli.cli.flags import FLAGS, Flag, SearchEngine
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, PINS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import EncodeConfig, SearchConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.jsonl import STDIO, Skipped
-from ance_cli.stages.summary import Summary
+from ance_cli.formats.summary import Summary
 
 FLAGS["search_engine"] = Flag(
     SearchEngine, "dense is the checkpoint; lucene and bm25s are BM25.", "Method", ("--engine",)
@@ -48,8 +48,8 @@ def register(app: typer.Typer) -> None:
 
 def _search(flags: Flags, reporter: Any, skipped: Any) -> Summary:
     from ance_cli.retrieval.dense import vector_source
-    from ance_cli.stages.search import hits, queries_from_stdin, queries_of_split
-    from ance_cli.stages.search import search as stage
+    from ance_cli.retrieval.search import hits, queries_from_stdin, queries_of_split
+    from ance_cli.retrieval.search import search as stage
 
     config = SearchConfig(
         flags.search_engine or "dense", flags.depth, flags.k1, flags.b, flags.probes, flags.tag
@@ -116,7 +116,7 @@ def _show_hits(
     from rich.console import Console
     from rich.text import Text
 
-    from ance_cli.stages.search import passages_of
+    from ance_cli.retrieval.search import passages_of
 
     wanted = {doc_id for listed in found.values() for doc_id, _ in listed}
     passages = passages_of(corpus, wanted, skipped) if corpus else {}

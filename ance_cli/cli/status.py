@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.table import Table
 
-    from ance_cli.loop.standing import Refresh, RunStanding
+    from ance_cli.loop.status_schema import Refresh, RunStanding
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
 def _show_once(flags: Flags) -> None:
     from ance_cli.cli.console import stdout
-    from ance_cli.stages.status import status
+    from ance_cli.loop.status import status
 
     found = status(flags.run_folder)
     if flags.json:
@@ -82,7 +82,7 @@ def _watch(flags: Flags) -> None:
 
 def _looks(flags: Flags) -> Iterator[RunStanding]:
     """How the run stands, now and every interval, until it has finished."""
-    from ance_cli.stages.status import status
+    from ance_cli.loop.status import status
 
     while True:
         found = status(flags.run_folder)

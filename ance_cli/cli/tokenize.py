@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from ance_cli.cli.calls import COMMON, checkpoint_of, dataset_of, run_stage
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, checkpoint_of, dataset_of, run_stage
 
 _PINS = "passage_length separator segmentation max_segments"
 
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance tokenize --ckpt runs/warmup/latest --data data/medquad`
         """
-        from ance_cli.stages.tokenize import tokenize as stage
+        from ance_cli.encoding.tokenize import tokenize as stage
 
         run_stage(
             flags,

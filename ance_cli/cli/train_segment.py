@@ -6,13 +6,13 @@ from pathlib import Path
 
 import typer
 
-from ance_cli.cli.calls import COMMON, data_of, dataset_of, run_stage
 from ance_cli.cli.options import Flags, command
+from ance_cli.cli.runner import COMMON, data_of, dataset_of, run_stage
 from ance_cli.config import SegmentConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.jsonl import Skipped
+from ance_cli.formats.summary import Summary
 from ance_cli.progress import Reporter
-from ance_cli.stages.summary import Summary
 
 RECIPE = (
     "preset total_steps batch_size accumulation negatives_per_positive in_batch loss margin "
@@ -48,8 +48,8 @@ def register(app: typer.Typer) -> None:
         Example: `ance train-segment bm25.jsonl --data data/medquad --split train
         --ckpt bert-base-uncased/ --steps 900 -o runs/warmup`
         """
-        from ance_cli.stages.train_segment import train_segment as stage
         from ance_cli.training.launch import Nodes
+        from ance_cli.training.train_segment import train_segment as stage
 
         located = {"datas", "corpus", "queries", "qrels"} & set(flags.typed)
         if "split" in flags.typed and not located:

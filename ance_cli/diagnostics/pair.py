@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.diagnostics.landscape import Landscape, score_gradients
+from ance_cli.diagnostics.corpus_scores import Landscape, score_gradients
 from ance_cli.diagnostics.theory import (
     EncodingSum,
     Moments,

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy import stats
 
 from ance_cli.diagnostics.examples import Gradients
-from ance_cli.diagnostics.finding import Finding
 from ance_cli.diagnostics.pair import KINDS
+from ance_cli.diagnostics.pair_analysis import Finding
 from ance_cli.diagnostics.theory import Moments, batch_probability, paper_batch_probability
 from ance_cli.training.gradients import GROUPS
 

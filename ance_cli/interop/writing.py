@@ -13,11 +13,11 @@ import xxhash
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage, Query, unknown_document, unknown_query
 from ance_cli.formats.labels import LABELS_HEADER, Label
+from ance_cli.formats.negatives_file import PairNegatives
 from ance_cli.formats.trec import Hit
-from ance_cli.formats.triples import PairNegatives
+from ance_cli.interop.external_groupby import Spill
+from ance_cli.interop.hashed_id_map import Seen
 from ance_cli.interop.records import Negative, Part, Record, Role
-from ance_cli.interop.seen import Seen
-from ance_cli.interop.spill import Spill
 
 _SPILLED = ".spilled"
 _TAG = "imported"

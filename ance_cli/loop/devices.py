@@ -62,7 +62,7 @@ def place_sides(
 def _placed(mode: str, split: tuple[int, int], apart: bool, train: str, infer: str) -> Devices:
     chosen = ("async" if apart else "sync") if mode == "auto" else mode
     if chosen == "async" and not apart and _on_cpu(train) and _on_cpu(infer):
-        from ance_cli.loop.sides import split_cpus
+        from ance_cli.loop.processes import split_cpus
 
         return Devices(chosen, train, infer, *split_cpus(split))
     return Devices(chosen, train, infer)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.negatives.sampling import keyed_generator
+from ance_cli.mining.sampling import keyed_generator
 
 NUM_QUERIES = 64
 NUM_PASSAGES = 2048

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ance_cli.report import charts, words
+from ance_cli.report import charts
+from ance_cli.report import formatting as words
 from ance_cli.report.facts import Comparison, Mean, ReportFacts
 from ance_cli.report.layout import Case, CaseGroup, Document, Section, Table
 

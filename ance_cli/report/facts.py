@@ -1,4 +1,4 @@
-"""What a report tells of a run: plain values, gathered by `stages.report`, shown by `page`."""
+"""What a report tells of a run: plain values, gathered by `report.report`, shown by `page`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ance_cli.loop.standing import Refresh, RunStanding
+from ance_cli.loop.status_schema import Refresh, RunStanding
 
 Record = Mapping[str, Any]
 

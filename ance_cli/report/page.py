@@ -10,7 +10,8 @@ from importlib.resources import files
 from markupsafe import Markup
 
 from ance_cli import __version__
-from ance_cli.report import comparisons, words
+from ance_cli.report import comparisons
+from ance_cli.report import formatting as words
 from ance_cli.report import sections as single
 from ance_cli.report.facts import ReportFacts
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ance_cli.loop.standing import Refresh
-from ance_cli.report import charts, words
+from ance_cli.loop.status_schema import Refresh
+from ance_cli.report import charts
+from ance_cli.report import formatting as words
 from ance_cli.report.facts import RunFacts
 from ance_cli.report.layout import Section, Table
 

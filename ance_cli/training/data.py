@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ance_cli.errors import BadInput
-from ance_cli.formats.triples import PairNegatives
+from ance_cli.formats.negatives_file import PairNegatives
+from ance_cli.mining.sampling import keyed_generator
 from ance_cli.models.tokens import TokenRows
-from ance_cli.negatives.sampling import keyed_generator
 
 Ints = npt.NDArray[np.int64]
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ance_cli.formats.embeddings import VECTORS, Embeddings
+from ance_cli.mining.filtering import Territories
+from ance_cli.mining.sampling import keyed_generator
 from ance_cli.models.tokens import TokenRows
-from ance_cli.negatives.filtering import Territories
-from ance_cli.negatives.sampling import keyed_generator
 from ance_cli.retrieval.exact import pool_to_documents
 from ance_cli.training.data import Ints, rows_of_docs
 from ance_cli.training.loss import doc_scores

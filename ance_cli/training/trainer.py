@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged, Stopped, hold_signals
+from ance_cli.mining.sampling import keyed_generator
 from ance_cli.models.dual import DualEncoder
 from ance_cli.models.tokens import TokenRows
-from ance_cli.negatives.sampling import keyed_generator
 from ance_cli.progress import Reporter
 from ance_cli.training.data import Batch, Ints, StreamPosition, rows_of_docs
 from ance_cli.training.distributed import World
-from ance_cli.training.flops import training_flops
-from ance_cli.training.follow import Follower, Lesson
+from ance_cli.models.flops import training_flops
+from ance_cli.training.generation_watcher import Follower, Lesson
+from ance_cli.training.grad_cache import Passes
 from ance_cli.training.gradients import group_norms, layer_groups
 from ance_cli.training.live import LiveNegatives
 from ance_cli.training.loss import doc_scores
 from ance_cli.training.objective import Met, batch_loss
-from ance_cli.training.passes import Passes
 from ance_cli.training.state import Standing
 
 _POLL_SECONDS = 0.2

@@ -11,9 +11,9 @@ import pytest
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import save_dual, start_dual
 from ance_cli.models.tokens import Tokenizer
-from tests.benchmarks import once_mined, today
-from tests.benchmarks.once_mined import RECIPE, Setting
-from tests.benchmarks.today import ARMS, Trained
+from benchmarks import once_mined, today
+from benchmarks.once_mined import RECIPE, Setting
+from benchmarks.today import ARMS, Trained
 from tests.world import TOPICS, write_jsonl
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from ance_cli.retrieval import bm25
-from ance_cli.stages import doctor
-from ance_cli.stages.trials import Outcome, importing
+from ance_cli.setup import doctor
+from ance_cli.setup.doctor_probes import Outcome, importing
 
 
 @pytest.fixture

@@ -163,7 +163,7 @@ def test_reranked_scores_are_those_of_the_search(world, request, model, pins):
 
 
 def test_a_block_of_passages_more_or_less_changes_nothing(world, checkpoint, monkeypatch):
-    from ance_cli.stages import rerank
+    from ance_cli.retrieval import rerank
 
     command = ["rerank", "good.trec", "--data", "data", "--ckpt", checkpoint, "--dtype", "fp32"]
     world(*command, "-o", "whole.trec")

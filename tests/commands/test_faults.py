@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from ance_cli.formats.retention import ending_need
 from ance_cli.formats.run_folder import RunFolder
-from ance_cli.loop.retention import ending_need
-from tests.benchmarks.soak import Recipe, Soak
+from benchmarks.soak import Recipe, Soak
 from tests.intact import check_finished, check_intact, check_ledger, ledger, replayed
 from tests.processes import alive, family
 from tests.world import Ance, AnceInside, make_dataset
@@ -114,7 +114,7 @@ def test_each_side_dies_and_the_loop_goes_on(world):
 
 IN_A_DESTRUCTOR = """
 import os, signal, sys, time
-from ance_cli.cli.ending import exit_code_of
+from ance_cli.cli.exit import exit_code_of
 from ance_cli.errors import install_signal_handlers
 
 class Left:
@@ -266,7 +266,7 @@ def test_a_full_disk_at_every_write_of_the_trainer(world, tmpfs, monkeypatch):
     leave_room(world.run, ending_need(RunFolder(small)) - 4096)
     assert is_short(world, *train, "-o", small)
     assert not (small / "metrics.jsonl").exists(), "not one step was trained for nothing"
-    monkeypatch.setattr("ance_cli.stages.train_segment.check_free", lambda run: None)
+    monkeypatch.setattr("ance_cli.training.train_segment.check_free", lambda run: None)
     short, room = 0, 0
     while True:
         leave_room(world.run, room)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ance_cli.formats.dataset import locate, positives_of, read_corpus, read_qrels, read_queries
-from ance_cli.formats.triples import read_negatives
+from ance_cli.formats.negatives_file import read_negatives
 from tests.world import jsonl, make_dataset, tree
 
 PASSAGES = ["0\tGout is caused by crystals.", "1\tIt is treated with drugs.", "2\tA cramp hurts."]
@@ -317,7 +317,7 @@ IMPORT_AND_TELL = """
 import sys
 from pathlib import Path
 from ance_cli.interop.recognition import Request
-from ance_cli.stages.import_dataset import import_dataset
+from ance_cli.interop.import_dataset import import_dataset
 import_dataset(Request([sys.argv[1]]), Path(sys.argv[2]))
 print(Path("/proc/self/status").read_text())
 """

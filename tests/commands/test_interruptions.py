@@ -136,11 +136,11 @@ def test_encode_killed_is_encode_uninterrupted(ance, dataset, checkpoint):
 
 def test_only_missing_blocks_are_encoded(ance, dataset, checkpoint, monkeypatch, tmp_path):
     """In process, with small blocks: a crash in the third leaves two, which are not redone."""
+    from ance_cli.encoding import encode as stage
+    from ance_cli.encoding import tokenize
     from ance_cli.formats.dataset import locate
     from ance_cli.models import inference
     from ance_cli.models.checkpoint import Checkpoint
-    from ance_cli.stages import encode as stage
-    from ance_cli.stages import tokenize
 
     monkeypatch.setattr(tokenize, "BLOCK_DOCS", 10)
     real = inference.InferenceEngine.encode

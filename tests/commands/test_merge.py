@@ -15,7 +15,7 @@ from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.dataset import locate, read_corpus, read_qrels, read_queries
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.merged import read_shares
-from ance_cli.stages.merge import merge, parse_source
+from ance_cli.interop.merge import merge, parse_source
 from tests.world import jsonl, make_dataset, tree
 
 
@@ -227,7 +227,7 @@ def test_a_failed_write_keeps_the_old_dataset(there, monkeypatch):
     def broken(folder, shares):
         raise OSError("power cut")
 
-    monkeypatch.setattr("ance_cli.stages.merge.write_shares", broken)
+    monkeypatch.setattr("ance_cli.interop.merge.write_shares", broken)
     with pytest.raises(OSError, match="power cut"):
         merge(sources("b", "a"), Path("both"), force=True)
     assert tree(there) == before and not list(there.glob(".both*"))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ance_cli.formats.manifest import Plan
-from ance_cli.stages.loop import as_flags
+from ance_cli.loop.loop import as_flags
 from tests.commands.test_chain import check_negatives
 from tests.world import Ance, AnceInside, jsonl, make_cross_encoder, make_dataset, tree, write_jsonl
 

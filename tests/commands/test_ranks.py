@@ -101,7 +101,7 @@ def test_a_rank_that_dies_ends_the_others_and_the_command_continues(world):
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < 3:
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.01)
-    found = subprocess.run(["pgrep", "-f", "ance_cli.cli.rank killed"], capture_output=True,
+    found = subprocess.run(["pgrep", "-f", "ance_cli.cli.train_worker killed"], capture_output=True,
                            text=True, check=True)  # fmt: skip
     ranks = [int(pid) for pid in found.stdout.split()]
     assert len(ranks) >= 2
@@ -110,7 +110,7 @@ def test_a_rank_that_dies_ends_the_others_and_the_command_continues(world):
     assert process.returncode == 128 + signal.SIGKILL, stderr
     assert "ended with signal SIGKILL; the others were stopped" in stderr
     assert "Traceback" not in stderr
-    assert subprocess.run(["pgrep", "-f", "ance_cli.cli.rank killed"]).returncode == 1
+    assert subprocess.run(["pgrep", "-f", "ance_cli.cli.train_worker killed"]).returncode == 1
     assert not (world.cwd / "killed" / "checkpoints" / "step-00000060").exists()
     world(*train)
     assert [line["step"] for line in jsonl(metrics)] == list(range(1, 61))
@@ -162,7 +162,9 @@ def test_ranks_end_with_the_command_that_started_them(world):
         return process
 
     def ranks():
-        found = subprocess.run(["pgrep", "-f", "ance_cli.cli.rank ended"], capture_output=True)
+        found = subprocess.run(
+            ["pgrep", "-f", "ance_cli.cli.train_worker ended"], capture_output=True
+        )
         return found.stdout.split()
 
     process = started(3)

@@ -130,7 +130,7 @@ def test_a_person_sees_it_on_any_width(looped):
     from rich.console import Console
 
     from ance_cli.cli.status import view
-    from ance_cli.stages.status import status
+    from ance_cli.loop.status import status
 
     found = status(looped.cwd / "run")
     for width in (60, 80, 160):

@@ -6,7 +6,7 @@ import shlex
 import numpy as np
 import pytest
 
-from ance_cli.presets import PRESETS
+from ance_cli.config.presets import PRESETS
 from tests.world import Ance, AnceInside, jsonl, make_dataset
 
 STEPS = ["--steps", 4, "--batch-size", 8, "--lr", "1e-3", "--dropout", "0", "--log-every", 1,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ance_cli.diagnostics.landscape import score_gradients, survey, weighted_sums
+from ance_cli.diagnostics.corpus_scores import score_gradients, survey, weighted_sums
 from ance_cli.diagnostics.pair import BM25, KINDS, Enumeration, Pair
 from ance_cli.training.loss import LOSSES
 

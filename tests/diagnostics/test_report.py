@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ance_cli.diagnostics.examples import Gradients
-from ance_cli.diagnostics.finding import Finding, Sampling, ranks_to_show
 from ance_cli.diagnostics.pair import Draws
+from ance_cli.diagnostics.pair_analysis import Finding, Sampling, ranks_to_show
 from ance_cli.diagnostics.report import (
     bound,
     panels_of,

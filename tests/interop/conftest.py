@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from ance_cli.interop.import_dataset import import_dataset
 from ance_cli.interop.recognition import Request
-from ance_cli.stages.import_dataset import import_dataset
 from tests.world import jsonl
 
 

@@ -8,7 +8,7 @@ from ance_cli.config import ExportConfig
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.dataset import locate, read_corpus, read_queries
 from ance_cli.interop import ance
-from ance_cli.stages.export import export_negatives, export_run
+from ance_cli.interop.export import export_negatives, export_run
 from tests.world import jsonl, tree, write_jsonl
 
 PAIRS = [

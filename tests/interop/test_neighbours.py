@@ -10,8 +10,8 @@ import torch
 
 from ance_cli.config import ExportConfig
 from ance_cli.formats.dataset import locate, read_corpus, read_qrels, read_queries
-from ance_cli.stages.checkpoint import convert
-from ance_cli.stages.export import export_negatives
+from ance_cli.hub.convert import convert
+from ance_cli.interop.export import export_negatives
 from tests.models.test_encoder import our_vectors
 from tests.world import FILLER, TOPICS, make_tokenizer, write_jsonl
 

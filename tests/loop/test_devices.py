@@ -6,7 +6,7 @@ import pytest
 
 from ance_cli.loop import devices
 from ance_cli.loop.devices import Devices, place_sides
-from ance_cli.loop.sides import split_cpus
+from ance_cli.loop.processes import split_cpus
 
 
 @pytest.fixture

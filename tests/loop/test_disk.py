@@ -1,49 +1,78 @@
-"""What a run takes on disk: counted by part, and foretold."""
+"""What a loop will take on disk, against checkpoints and corpora that are known."""
 
-from dataclasses import replace
+import shutil
+from types import SimpleNamespace
 
-from ance_cli.formats.run_folder import RunFolder
-from ance_cli.loop.retention import Extent, disk_need, disk_use
+import pytest
 
-PAPER = Extent(
-    num_docs=8_841_823, rows_per_doc=1, dim=768, id_bytes=7, num_queries=502_939,
-    num_pairs=532_761, num_dev_queries=6_980, depth=200, negatives=20, dev_depth=100,
-    weight_bytes=4 * 125_000_000, num_checkpoints=61, num_log_lines=60_000, keep=2,
-    has_index=False,
-)  # fmt: skip
-
-
-def test_the_parts_of_a_run_on_the_papers_corpus():
-    need = disk_need(PAPER)
-    one = 8_841_823 * 768 * 2
-    assert 3 * one < need["embeddings"] < 3.1 * one
-    assert need["index"] == 0
-    assert need["checkpoints"] == 62 * PAPER.weight_bytes
-    assert need["states"] == 9 * PAPER.weight_bytes
-    assert need["all"] == sum(size for name, size in need.items() if name != "all")
-    maxp = disk_need(replace(PAPER, rows_per_doc=4, has_index=True))
-    assert maxp["embeddings"] > 12 * one and maxp["index"] > 24 * one
-    assert disk_need(replace(PAPER, keep=1))["embeddings"] * 3 == need["embeddings"] * 2
+from ance_cli.config import LoopConfig, TrainConfig
+from ance_cli.errors import BadInput
+from ance_cli.loop import disk
+from ance_cli.loop.loop import Given, loop
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.progress import Silent
 
 
-def test_every_file_counts_once_and_with_its_part(tmp_path):
-    files = {
-        "checkpoints/step-1/model": "checkpoints",
-        "checkpoints/.step-2.partial/model": "checkpoints",
-        "state/step-1/weights": "states",
-        "generations/0001/embeddings/embeddings.npy": "embeddings",
-        "generations/.0002.partial/.embeddings.partial/embeddings.npy": "embeddings",
-        "generations/0001/.embeddings.removed/ids.txt": "embeddings",
-        "generations/0001/index/index": "index",
-        "generations/0001/candidates/rows.npy": "candidates",
-        "generations/0001/negatives.jsonl": "records",
-        "inputs/bm25/x/rows.npy": "records",
-        "run.json": "records",
-    }
-    expected = dict.fromkeys(disk_need(PAPER), 0)
-    for size, (name, part) in enumerate(files.items(), start=1):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"x" * size)
-        expected[part] += size
-        expected["all"] += size
-    assert disk_use(RunFolder(tmp_path)) == expected
+class Listening(Silent):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+def need(tmp_path, dataset, checkpoint, reporter=Silent(), refreshing=None, **training):
+    given = Given({"data": dataset, "ckpt": checkpoint, **training}, {}, refreshing or {})
+    config = LoopConfig(refresh_every=10, segments=2)
+    found = loop(tmp_path / "run", config, given=given, dry_run=True, reporter=reporter)
+    return found["disk_bytes"]
+
+
+def test_weights_are_counted_in_float32_whatever_the_file_holds(checkpoint, backbone, tmp_path):
+    import torch
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(backbone, add_pooling_layer=False)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    head = 32 * 32 + 3 * 32
+    tokenizer = sum(path.stat().st_size for path in backbone.glob("*.json"))
+    found = disk._weight_bytes(Checkpoint(backbone), TrainConfig())
+    assert found == 4 * (parameters + head) + tokenizer
+    assert disk._weight_bytes(Checkpoint(backbone), TrainConfig(towers="two")) == 2 * found
+    headed = disk._weight_bytes(Checkpoint(checkpoint), TrainConfig())
+    assert 4 * (parameters + head) < headed < found + 3000
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    file = tmp_path / "half" / "model.safetensors"
+    assert disk._float32_bytes(file) == 4 * parameters > 1.5 * file.stat().st_size
+    file.write_bytes(b"not tensors")
+    with pytest.raises(BadInput, match="not a whole safetensors file"):
+        disk._float32_bytes(file)
+
+
+def test_it_follows_the_settings(tmp_path, dataset, checkpoint):
+    plain = need(tmp_path, dataset, checkpoint)
+    maxp = need(tmp_path, dataset, checkpoint, segmentation="special", max_segments=3)
+    vectors = 64 * 32 * 2
+    assert maxp["embeddings"] - plain["embeddings"] == 3 * 2 * vectors
+    indexed = need(tmp_path, dataset, checkpoint, refreshing={"index_factory": "Flat"})
+    assert plain["index"] == 0 and indexed["index"] > 3 * 2 * vectors
+    assert plain["checkpoints"] == 4 * plain["states"] / 9  # three, and one being written
+    assert plain["used"] == 0 and plain["free"] > 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_is_too_small_is_told(tmp_path, dataset, checkpoint, monkeypatch):
+    reporter = Listening()
+    need(tmp_path, dataset, checkpoint, reporter)
+    assert reporter.warnings == []
+    asked = []
+
+    def usage(path):
+        asked.append(path)
+        return SimpleNamespace(free=1000)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    assert need(tmp_path, dataset, checkpoint, reporter)["free"] == 1000
+    assert asked == [tmp_path]
+    (warning,) = reporter.warnings
+    assert "run: this run may take 0.0 GB, it has 0.0 GB, and 0.0 GB are free" in warning

@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.hub.convert import convert
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.foreign import load_foreign, read_weights
 from ance_cli.models.tower import PINS
-from ance_cli.stages.checkpoint import convert
 from tests.models.test_encoder import our_vectors, their_vectors
 from tests.world import data_root, make_tokenizer, small_bert
 

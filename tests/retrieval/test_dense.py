@@ -11,7 +11,7 @@ from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.progress import Silent
 from ance_cli.retrieval.dense import DenseRetriever, vector_source
 from ance_cli.retrieval.faiss_index import FaissIndex
-from ance_cli.stages.index import index
+from ance_cli.retrieval.index import index
 
 
 def normal(*shape, seed=0):

@@ -15,7 +15,7 @@ from ance_cli.formats.embeddings import write_ids
 from ance_cli.formats.manifest import read_manifest
 from ance_cli.retrieval.exact import exact_top_docs, exact_top_k, in_order
 from ance_cli.retrieval.faiss_index import FaissIndex, build_index, new_index, row_names
-from ance_cli.stages.index import index
+from ance_cli.retrieval.index import index
 
 DIM = 8
 

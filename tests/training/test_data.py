@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ance_cli.errors import BadInput
-from ance_cli.formats.triples import PairNegatives
+from ance_cli.formats.negatives_file import PairNegatives
 from ance_cli.models.tokens import TokenRows
 from ance_cli.training.data import PairStream, StreamPosition, rows_of_docs
 

@@ -7,7 +7,7 @@ import torch
 
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged
-from ance_cli.formats.triples import PairNegatives
+from ance_cli.formats.negatives_file import PairNegatives
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import load_dual
 from ance_cli.models.encoder import set_dropout
@@ -15,7 +15,7 @@ from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Silent
 from ance_cli.training.data import PairStream
 from ance_cli.training.distributed import World
-from ance_cli.training.follow import Lesson
+from ance_cli.training.generation_watcher import Lesson
 from ance_cli.training.optim import make_optimizer
 from ance_cli.training.state import Standing, load_state, save_state
 from ance_cli.training.trainer import Trainer

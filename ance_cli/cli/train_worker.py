@@ -1,0 +1,44 @@
+"""One rank of `ance train-segment` on several devices, as torchrun starts it:
+`python -m ance_cli.cli.train_worker RUN`."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ance_cli.cli.exit import exit_code_of
+from ance_cli.errors import die_with_parent, install_signal_handlers
+
+
+def train(run_folder: Path) -> None:
+    """Join the other ranks and train what the run folder's orders say."""
+    from ance_cli.cli.console import ConsoleReporter
+    from ance_cli.formats.run_folder import RunFolder
+    from ance_cli.progress import Silent
+    from ance_cli.training.train_worker import join_segment
+
+    def reporter(is_main: bool, quiet: bool) -> ConsoleReporter | Silent:
+        return ConsoleReporter(quiet) if is_main else Silent()
+
+    join_segment(RunFolder(run_folder), reporter)
+
+
+def leave(code: int) -> None:
+    """End the process without taking the interpreter down: gloo's threads, which outlive the group,
+    sometimes abort a process that did everything right."""
+    if code == 0:  # after a failure they would speak of a group that is gone
+        atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    die_with_parent(signal.SIGKILL)  # whoever holds the run's lease is gone then
+    if os.getppid() == 1:
+        leave(1)
+    install_signal_handlers()
+    leave(exit_code_of(lambda: train(Path(sys.argv[1]))))

@@ -1,0 +1,371 @@
+"""`ance diagnose`: what the paper's theory says of a checkpoint on the user's own queries.
+
+A sample of pairs (q, d+) is looked at twice. Over the whole corpus, from the stored vectors: every
+sampler's distribution, and the exact moments of its gradient estimator where the gradient is taken
+at the encodings. On drawn negatives, with the model: the true gradients of all parameters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from ance_cli.config import DiagnoseConfig, EncodeConfig
+from ance_cli.diagnostics.history import history_hash, read_history
+from ance_cli.errors import UsageProblem
+from ance_cli.formats import lease
+from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.embeddings import Embeddings
+from ance_cli.formats.hashing import hash_file
+from ance_cli.formats.jsonl import Skipped
+from ance_cli.formats.manifest import Plan
+from ance_cli.formats.summary import Summary, made, planned, summary_of
+from ance_cli.mining.drawing import Sides, read_sides
+from ance_cli.mining.pool import RankedLists
+from ance_cli.mining.sampling import keyed_generator
+from ance_cli.mining.sources import search_bm25
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.progress import Reporter, Silent
+from ance_cli.retrieval.dense import DenseRetriever, VectorSource
+from ance_cli.retrieval.search import passages_of
+
+_CORPUS_BYTES = 2 << 30
+"""Memory for arrays over the corpus: pairs are looked at in groups that fit."""
+_SHOWN = 400
+"""Characters of a suspect's text that the report holds."""
+_TABLES = ("queries", "documents", "parameters", "samplers", "bound", "batch", "reciprocal_rank",
+           "suspects")  # fmt: skip
+"""The parts of the report that go into the summary; the rest are curves."""
+
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The sampled pairs: queries with one positive each."""
+
+    query_ids: list[str]
+    texts: list[str]
+    positive_ids: list[str]
+    positives: list[int]
+    """Their positions in the corpus."""
+
+
+def diagnose(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    vectors: Path,
+    output: Path,
+    config: DiagnoseConfig = DiagnoseConfig(),
+    encode_config: EncodeConfig = EncodeConfig(),
+    index: Path | None = None,
+    run: Path | None = None,
+    figures: Path | None = None,
+    threads: int = 0,
+    force: bool = False,
+    dry_run: bool = False,
+    skipped: Skipped | None = None,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Write the report, a JSON object, and draw it into the folder `figures`.
+
+    `vectors` are the embeddings of the corpus; with `index` ANCE's negatives are what that finds.
+    `run` adds the training curve, the refreshes and the churn of a run. Refuses vectors of another
+    passage tower or of another corpus (`Mismatch`).
+    """
+    checkpoint.need_head()
+    sources = [VectorSource(vectors, "embeddings")]
+    if index is not None:
+        sources.append(VectorSource(index, "index"))
+    corpus_hash = hash_file(dataset.corpus)
+    for source in sources:
+        source.check(checkpoint, corpus_hash)
+    if figures is not None:
+        from ance_cli.diagnostics.report_figures import check_figures
+
+        check_figures()
+    plan = Plan(
+        "diagnosis",
+        output,
+        {**asdict(config), "dtype": encode_config.dtype},
+        {
+            "corpus": corpus_hash,
+            "queries": hash_file(dataset.need("queries")),
+            "qrels": hash_file(dataset.need("qrels")),
+            **{source.kind: source.fingerprint for source in sources},
+            "query_tower": checkpoint.tower_hash("query"),
+            "passage_tower": checkpoint.tower_hash("passage"),
+            **({"run": history_hash(run)} if run else {}),
+        },
+        {"checkpoint": str(checkpoint.path), "split": dataset.split},
+    )
+    manifest = plan.published(force)
+    if manifest is None and dry_run:
+        return planned(plan.kind, output, plan.shaped_by)
+
+    def work() -> Summary:
+        if manifest is not None:
+            report = orjson.loads(output.read_bytes())
+            summary = summary_of(manifest, output, up_to_date=True)
+        else:
+            report, summary = _make(
+                plan, checkpoint, dataset, sources, config, encode_config, run, threads, skipped,
+                reporter,
+            )  # fmt: skip
+        if figures is not None and not dry_run:
+            from ance_cli.diagnostics.report_figures import draw_report
+
+            summary["figures"] = draw_report(
+                report, checkpoint, sources[0], encode_config, figures, reporter
+            )
+        return summary
+
+    with lease.reading(vectors), lease.of_output(output):
+        return work()
+
+
+def _make(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    sources: Sequence[VectorSource],
+    config: DiagnoseConfig,
+    encode_config: EncodeConfig,
+    run: Path | None,
+    threads: int,
+    skipped: Skipped | None,
+    reporter: Reporter,
+) -> tuple[dict[str, Any], Summary]:
+    """Look, differentiate, write."""
+    from ance_cli.diagnostics import report as tables
+    from ance_cli.diagnostics.pair_analysis import ranks_to_show
+
+    started = time.monotonic()
+    sides = read_sides(dataset, config.ranking, skipped, reporter)
+    chosen = _choose(sides, config)
+    retriever = DenseRetriever(checkpoint, sources[-1], encode_config, config.probes)
+    plan.shaped_by["dtype"] = retriever.dtype
+    embeddings = retriever.embeddings or Embeddings(sources[0].path)
+    scale = checkpoint.pins.scale if config.scale is None else config.scale
+    loss = (config.loss, config.margin, scale)
+    ranks = ranks_to_show(embeddings.num_docs, config.depth)
+    findings, exact = _survey(
+        sides, chosen, retriever, embeddings, config, loss, ranks, dataset, threads, skipped,
+        reporter,
+    )  # fmt: skip
+    gradients, num_parameters = _differentiate(
+        checkpoint, dataset, chosen, findings, loss, retriever, skipped, reporter
+    )
+    suspects = tables.suspects_of(findings, config.suspects)
+    doc_ids = embeddings.ids
+    report: dict[str, Any] = {
+        "settings": {"checkpoint": str(checkpoint.path), "split": dataset.split, **plan.shaped_by},
+        "queries": len(findings),
+        "documents": embeddings.num_docs,
+        "parameters": num_parameters,
+        "samplers": tables.sampler_rows(findings, exact, gradients),
+        "bound": tables.bound(findings, gradients),
+        "batch": tables.batch_record(findings, config.batch_size, config.depth),
+        "reciprocal_rank": tables.reciprocal_rank_record(findings),
+        "suspects": _with_texts(suspects, chosen, doc_ids, dataset, skipped),
+        "long_tail": tables.tail_record(findings, ranks),
+        "panels": [
+            {
+                "panel": panel,
+                "query_id": finding.query_id,
+                "query": sides.queries[finding.query_id],
+                "positives": sides.positives[finding.query_id],
+                "model": [doc_ids[doc] for doc in finding.top.tolist()],
+                "bm25": [doc_ids[doc] for doc in finding.bm25.tolist()],
+            }
+            for panel, finding in tables.panels_of(findings)
+        ],
+    }
+    if run is not None:
+        met = {
+            (finding.query_id, finding.positive_id): {doc_ids[doc] for doc in finding.top.tolist()}
+            for finding in findings
+        }
+        report["history"] = read_history(run, met)
+    stats = {
+        **{name: report[name] for name in _TABLES},
+        **({"generations": report["history"]["generations"]} if run else {}),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    with plan.text_file(stats) as handle:
+        handle.write(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
+    return report, made(plan, stats)
+
+
+def _choose(sides: Sides, config: DiagnoseConfig) -> Chosen:
+    """The queries, uniformly, and one positive of each; a function of the seed and the labels."""
+    rng = keyed_generator(config.seed, "diagnose")
+    names = list(sides.queries)
+    places = np.sort(rng.choice(len(names), min(config.sample, len(names)), replace=False))
+    query_ids = [names[place] for place in places.tolist()]
+    positive_ids = [
+        sides.positives[name][int(rng.integers(len(sides.positives[name])))] for name in query_ids
+    ]
+    return Chosen(
+        query_ids,
+        [sides.queries[name] for name in query_ids],
+        positive_ids,
+        [sides.copies.position[name] for name in positive_ids],
+    )
+
+
+def _banned(sides: Sides, query_id: str) -> set[int]:
+    """Positions of D+ and of the copies of D+."""
+    own, same = sides.copies.banned(sides.positives[query_id])
+    return own | same
+
+
+def _negatives_of(sides: Sides, query_id: str, banned: set[int]) -> Places:
+    """Positions of C \\ D+, without copies of D+ and without other datasets' documents."""
+    left = np.ones(len(sides.copies.doc_ids), bool)
+    left[list(banned)] = False
+    if sides.territories is not None:
+        left &= ~sides.territories.foreign(query_id, np.arange(len(left)))
+    if not left.any():
+        raise UsageProblem(
+            f"query {query_id!r}: every document is a positive or a copy of one: there is no "
+            "negative to look at"
+        )
+    return np.flatnonzero(left)
+
+
+def _survey(
+    sides: Sides,
+    chosen: Chosen,
+    retriever: DenseRetriever,
+    embeddings: Embeddings,
+    config: DiagnoseConfig,
+    loss: tuple[str, float, float],
+    ranks: Places,
+    dataset: Dataset,
+    threads: int,
+    skipped: Skipped | None,
+    reporter: Reporter,
+) -> tuple[list[Any], list[Any]]:
+    """Each pair over the whole corpus: its `Finding`, and the exact moments of its samplers."""
+    from ance_cli.diagnostics.corpus_scores import BYTES_A_DOCUMENT, survey, weighted_sums
+    from ance_cli.diagnostics.pair import ANCE, BM25, Enumeration, Pair
+    from ance_cli.diagnostics.pair_analysis import look_at
+
+    banned = [_banned(sides, query_id) for query_id in chosen.query_ids]
+    depth = min(config.depth + max(map(len, banned)), embeddings.num_docs)
+    xq = retriever.encode_queries(chosen.texts, reporter)
+    texts = dict(zip(chosen.query_ids, chosen.texts, strict=True))
+    lists = {BM25: RankedLists.of(search_bm25(
+        dataset, texts, config.ranking, depth, threads, skipped, reporter))}  # fmt: skip
+    if retriever.embeddings is None:
+        _, found = retriever.search(xq, depth, reporter)
+        rows = {query_id: row for row, query_id in enumerate(chosen.query_ids)}
+        lists[ANCE] = RankedLists(found, None, rows)
+    in_batch = np.array(
+        [sides.copies.position[name] for names in sides.positives.values() for name in names]
+    )
+    findings, exact = [], []
+    size = max(1, _CORPUS_BYTES // (BYTES_A_DOCUMENT * embeddings.num_docs))
+    with reporter.task("looking", len(xq), "pair") as bar:
+        for group in _groups(len(xq), size):
+            land = survey(xq[group], chosen.positives[group], embeddings)
+            sums = []
+            for number, place in enumerate(range(len(xq))[group]):
+                query_id = chosen.query_ids[place]
+                listed = {kind: ranked.listed(query_id)[0] for kind, ranked in lists.items()}
+                negatives = _negatives_of(sides, query_id, banned[place])
+                pair = Pair.of(
+                    number, land, negatives, chosen.positives[place], listed, config.depth,
+                    config.batch_size, loss,
+                )  # fmt: skip
+                findings.append(
+                    look_at(
+                        pair, query_id, chosen.positive_ids[place], chosen.positives[place],
+                        listed[BM25], in_batch, ranks, config.depth, config.draws,
+                        config.batch_size, config.seed,
+                    )
+                )  # fmt: skip
+                sums.append(Enumeration(pair, embeddings.num_docs))
+                bar.advance()
+            weights = np.concatenate([enumeration.weights for enumeration in sums])
+            pair_of = [number for number, each in enumerate(sums) for _ in each.weights]
+            vectors = weighted_sums(weights, pair_of, land.xq, embeddings)
+            for number, enumeration in enumerate(sums):
+                own = vectors[np.array(pair_of) == number]
+                query = land.xq[number]
+                exact.append(enumeration.moments(own, land.positives[number], float(query @ query)))
+    return findings, exact
+
+
+def _groups(total: int, size: int) -> Iterator[slice]:
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))
+
+
+def _differentiate(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    chosen: Chosen,
+    findings: Sequence[Any],
+    loss: tuple[str, float, float],
+    retriever: DenseRetriever,
+    skipped: Skipped | None,
+    reporter: Reporter,
+) -> tuple[list[Any], int]:
+    """The true gradients of what was drawn, and the number of parameters."""
+    from ance_cli.diagnostics.examples import ExampleGradients
+    from ance_cli.diagnostics.pair import ORACLE
+
+    doc_ids = retriever.doc_ids
+    wanted = {doc_ids[doc] for found in findings for doc in (found.positive, *found.drawn_norms)}
+    passages = passages_of(dataset.corpus, wanted, skipped)
+    separator = checkpoint.pins.separator
+    examples = ExampleGradients(checkpoint, retriever.device, *loss)
+    found = []
+    total = sum(len(finding.drawn_norms) for finding in findings)
+    with reporter.task("differentiating", total, "negative") as bar:
+        for text, finding in zip(chosen.texts, findings, strict=True):
+            negatives = {
+                doc: passages[doc_ids[doc]].joined(separator) for doc in finding.drawn_norms
+            }
+            positive = passages[finding.positive_id].joined(separator)
+            found.append(
+                examples.of(
+                    text, positive, negatives, finding.draws[ORACLE], finding.densities, bar.advance
+                )
+            )
+    return found, examples.num_parameters
+
+
+def _with_texts(
+    suspects: Sequence[tuple[Any, int, float]],
+    chosen: Chosen,
+    doc_ids: Sequence[str],
+    dataset: Dataset,
+    skipped: Skipped | None,
+) -> list[dict[str, Any]]:
+    """The suspects as people read them."""
+    wanted = {doc_ids[doc] for _, doc, _ in suspects}
+    wanted |= {finding.positive_id for finding, _, _ in suspects}
+    passages = passages_of(dataset.corpus, wanted, skipped)
+    texts = dict(zip(chosen.query_ids, chosen.texts, strict=True))
+    return [
+        {
+            "query_id": finding.query_id,
+            "positive_id": finding.positive_id,
+            "suspect_id": doc_ids[doc],
+            "above_the_positive": margin,
+            "query": texts[finding.query_id],
+            "positive": passages[finding.positive_id].joined(" ")[:_SHOWN],
+            "suspect": passages[doc_ids[doc]].joined(" ")[:_SHOWN],
+        }
+        for finding, doc, margin in suspects
+    ]

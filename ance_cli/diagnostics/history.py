@@ -1,0 +1,78 @@
+"""What a run tells of its training: the curve, the refreshes, and how fresh its negatives were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ance_cli.formats.hashing import hash_file, hash_json
+from ance_cli.formats.jsonl import read_records
+from ance_cli.formats.manifest import read_manifest
+from ance_cli.formats.run_folder import NEGATIVES, RunFolder, read_ledger
+from ance_cli.loop.status import status
+from ance_cli.training.gradients import GROUPS
+
+_POINTS = 1_000
+"""Lines of the log that are kept, at most."""
+
+
+def history_hash(path: Path) -> str:
+    """Hash of what `read_history` reads, without reading the negatives."""
+    run = RunFolder(path)
+    made = [
+        read_manifest(run.generation_at(refresh.generation), "generation")["fingerprint"]
+        for refresh in status(path).refreshes
+    ]
+    logs = [hash_file(file) for file in (run.metrics, run.switches) if file.exists()]
+    return hash_json({"generations": made, "logs": logs})
+
+
+def read_history(path: Path, test_time: Mapping[tuple[str, str], set[str]]) -> dict[str, Any]:
+    """The run's log and generations.
+
+    `test_time` (query, positive) -> the negatives met when testing, by the model that is looked at;
+    each generation is told how many of its negatives of those pairs are among them, looking no
+    deeper into its ranking than those sets are large (None where it mined for none of the pairs).
+    """
+    run = RunFolder(path)
+    log = read_ledger(run.metrics)
+    log = log[:: -(-len(log) // _POINTS) or 1]
+    return {
+        "run": str(path),
+        "training": {
+            "step": [line["step"] for line in log],
+            "loss": [line["loss"] for line in log],
+            "norms": {group: [line.get(f"grad_norm_{group}") for line in log] for group in GROUPS},
+        },
+        "switches": read_ledger(run.switches),
+        "generations": [
+            {
+                "generation": refresh.generation,
+                "checkpoint_step": refresh.checkpoint_step,
+                "churn_against_earlier": refresh.churn_against_earlier,
+                "probe_overlap": refresh.probe_overlap,
+                "test_time": _still_met(run.generation_at(refresh.generation), test_time),
+                "dev": refresh.dev,
+            }
+            for refresh in status(path).refreshes
+        ],
+    }
+
+
+def _still_met(generation: Path, test_time: Mapping[tuple[str, str], set[str]]) -> float | None:
+    """Share of a generation's negatives that the model meets when testing."""
+    negatives = generation / NEGATIVES
+    if not negatives.exists():
+        return None
+    met = seen = 0
+    for _, record in read_records(negatives):
+        expected = test_time.get((str(record["query_id"]), str(record["positive_id"])))
+        if expected is None:
+            continue
+        ranks = record.get("negative_ranks") or [None] * len(record["negative_ids"])
+        for doc_id, rank in zip(record["negative_ids"], ranks, strict=True):
+            if rank is None or rank <= len(expected):
+                seen += 1
+                met += doc_id in expected
+    return met / seen if seen else None

@@ -1,0 +1,175 @@
+"""From a diagnosis to its figures, as files."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ance_cli.config import EncodeConfig
+from ance_cli.errors import UsageProblem
+from ance_cli.formats import atomic
+from ance_cli.mining.sampling import keyed_generator
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.progress import Reporter
+from ance_cli.retrieval.dense import DenseRetriever, VectorSource
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_RANDOM = 100
+"""Random documents in a projection."""
+_TITLE = 60
+"""Characters of a query in a title."""
+
+
+def check_figures() -> None:
+    """Raise `UsageProblem` where the libraries that draw are not installed."""
+    missing = [name for name in ("matplotlib", "sklearn") if not importlib.util.find_spec(name)]
+    if missing:
+        raise UsageProblem(
+            f"--figures: {missing[0]} is not installed",
+            hint="pip install 'ance-cli[figures]'",
+        )
+
+
+def draw_report(
+    report: dict[str, Any],
+    checkpoint: Checkpoint,
+    source: VectorSource,
+    encode_config: EncodeConfig,
+    folder: Path,
+    reporter: Reporter,
+) -> list[str]:
+    """Draw every figure that the report has the numbers for; returns the names of the files.
+
+    `source` are the embeddings that the report was made from: projections need vectors.
+    """
+    drawn = {
+        "long-tail": _long_tail(report),
+        "gradient-norms": _gradient_norms(report),
+        "bias-and-variance": _bias_and_variance(report),
+        **_neighbourhoods(report, checkpoint, source, encode_config, reporter),
+    }
+    if len(report.get("history", {}).get("training", {}).get("step", ())) > 1:
+        drawn["training"] = _training(report)
+    names = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        for ending in ("png", "svg"):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=ending, dpi=160, metadata=_UNDATED[ending])
+            atomic.write_bytes(folder / f"{name}.{ending}", buffer.getvalue())
+            names.append(f"{name}.{ending}")
+    return names
+
+
+_UNDATED: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}}
+
+
+def _by_sampler(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["sampler"]: row for row in report["samplers"]}
+
+
+def _long_tail(report: dict[str, Any]) -> Figure:
+    from ance_cli.diagnostics import figures
+
+    tail, rows = report["long_tail"], _by_sampler(report)
+    return figures.long_tail(
+        tail["ranks"],
+        [query["above_average"] for query in tail["queries"]],
+        tail["mean"],
+        report["batch"]["informative"],
+        {kind: rows[kind]["test_time"] for kind in ("rand", "nce", "bm25", "ance") if kind in rows},
+    )
+
+
+def _gradient_norms(report: dict[str, Any]) -> Figure:
+    from ance_cli.diagnostics import figures
+
+    norms = {kind: row["parameters"]["by_group"] for kind, row in _by_sampler(report).items()}
+    history = report.get("history")
+    if history is None:
+        return figures.gradient_norms(norms)
+    training = history["training"]
+    return figures.gradient_norms(norms, training["step"], training["norms"], _switches(report))
+
+
+def _switches(report: dict[str, Any]) -> list[int]:
+    return [switch["step"] for switch in report["history"]["switches"] if switch["step"] > 0]
+
+
+def _bias_and_variance(report: dict[str, Any]) -> Figure:
+    from ance_cli.diagnostics import figures
+
+    return figures.bias_and_variance(
+        {kind: row["encodings"] for kind, row in _by_sampler(report).items()}
+    )
+
+
+def _training(report: dict[str, Any]) -> Figure:
+    from ance_cli.diagnostics import figures
+
+    history = report["history"]
+    measured = [row for row in history["generations"] if row["dev"]]
+    measure = next(iter(measured[0]["dev"])) if measured else ""
+    return figures.training_curve(
+        history["training"]["step"],
+        history["training"]["loss"],
+        _switches(report),
+        [row["checkpoint_step"] for row in measured],
+        [row["dev"][measure] for row in measured],
+        measure,
+    )
+
+
+def _neighbourhoods(
+    report: dict[str, Any],
+    checkpoint: Checkpoint,
+    source: VectorSource,
+    encode_config: EncodeConfig,
+    reporter: Reporter,
+) -> dict[str, Figure]:
+    """`negatives` (Fig. 1), `wins` and `losses` (Fig. 6 and 7) where there are any."""
+    from ance_cli.diagnostics import figures
+
+    panels = report["panels"]
+    retriever = DenseRetriever(checkpoint, source, encode_config, None)
+    embeddings = retriever.embeddings
+    assert embeddings is not None
+    xq = retriever.encode_queries([panel["query"] for panel in panels], reporter)
+    position = {doc_id: place for place, doc_id in enumerate(embeddings.ids)}
+    seed = report["settings"]["seed"]
+    found: dict[str, list[Any]] = {"example": [], "win": [], "loss": []}
+    for panel, query in zip(panels, xq, strict=True):
+        rng = keyed_generator(seed, "figures", panel["query_id"])
+        count = min(_RANDOM, embeddings.num_docs)
+        drawn = rng.choice(embeddings.num_docs, count, replace=False)
+        kinds = {
+            "positives": [position[doc_id] for doc_id in panel["positives"]],
+            "model's negatives": [position[doc_id] for doc_id in panel["model"]],
+            "BM25 negatives": [position[doc_id] for doc_id in panel["bm25"]],
+        }
+        named = {doc for places in kinds.values() for doc in places}
+        kinds["random"] = [doc for doc in drawn.tolist() if doc not in named]
+        docs = np.unique(np.concatenate([np.array(places, int) for places in kinds.values()]))
+        vectors = [embeddings.vectors[embeddings.doc_offsets[doc]] for doc in docs]
+        points = figures.project(np.vstack([query, *vectors]).astype(np.float32), seed)
+        at = dict(zip(docs.tolist(), points[1:], strict=True))
+        placed = {
+            kind: np.array([at[doc] for doc in places]).reshape(-1, 2)
+            for kind, places in kinds.items()
+        }
+        found[panel["panel"]].append((_title(panel["query"]), {"query": points[:1], **placed}))
+    names = {"negatives": "example", "wins": "win", "losses": "loss"}
+    return {
+        name: figures.neighbourhoods(found[kind]) for name, kind in names.items() if found[kind]
+    }
+
+
+def _title(query: str) -> str:
+    line = " ".join(query.split()).replace("$", r"\$")
+    return line if len(line) <= _TITLE else f"{line[: _TITLE - 3]}..."

@@ -1,0 +1,1 @@
+"""Corpus and queries to token caches and vectors."""

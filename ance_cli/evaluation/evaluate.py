@@ -1,0 +1,274 @@
+"""`ance eval`: measures of one run, or of several against the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ance_cli.errors import UsageProblem
+from ance_cli.formats.dataset import (
+    Dataset,
+    Qrels,
+    read_answers,
+    read_corpus,
+    read_qrels,
+    read_queries,
+)
+from ance_cli.formats.jsonl import STDIO, Skipped, open_output
+from ance_cli.formats.summary import Summary
+from ance_cli.formats.trec import Run, read_run
+from ance_cli.progress import Reporter, Silent
+from ance_cli.retrieval.search import passages_of
+
+if TYPE_CHECKING:
+    from ance_cli.evaluation.measures import Evaluation, Labels, Measure
+
+
+def evaluate_runs(
+    runs: list[Path],
+    qrels: Path | None,
+    measures: str,
+    per_query: Path | None = None,
+    skipped: Skipped | None = None,
+    dataset: Dataset | None = None,
+    cases: int = 0,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Means over the judged queries with 95 % intervals, and paired tests against the first run.
+
+    Judged are the queries with labels; without `qrels`, where only `Answers@k` and `Overlap@k` can
+    be measured, those with answers, or else those of the first run. p-values are also given as Holm
+    corrects them; a family is the tests of one measure, of all runs against the first. `dataset`
+    has the texts: of answers and passages for `Answers@k`, and for `cases`, the number of queries
+    shown on which a run is most better and most worse than the first by the first measure.
+    `per_query` receives a TSV: run, query_id, measure, value.
+    """
+    from ance_cli.evaluation.measures import Evidence, Labels, evaluate, parse_measures
+
+    there = {
+        Labels.QRELS: qrels is not None,
+        Labels.OTHER_RUN: len(runs) > 1,
+        Labels.ANSWERS: dataset is not None,
+        Labels.PATTERNS: dataset is not None,
+    }
+    asked = parse_measures(measures, [labels for labels, given in there.items() if given])
+    _check(runs, qrels, asked, per_query, dataset, cases)
+    judged = read_qrels(qrels, skipped=skipped) if qrels is not None else {}
+    ranked = {str(path): read_run(path, skipped) for path in runs}
+    first_run = next(iter(ranked.values()))
+    answers = _answer_labels(asked, ranked.values(), dataset, judged, skipped, reporter)
+    if not judged:
+        judged = {query_id: {} for labels in answers.values() for query_id in labels}
+        judged = judged or {query_id: {} for query_id in first_run}
+
+    evaluations = {}
+    for name, run in ranked.items():
+        is_first = run is first_run
+        of_run = [m for m in asked if not (is_first and m.labels is Labels.OTHER_RUN)]
+        evaluations[name] = evaluate(run, judged, of_run, Evidence(first_run, answers))
+    found: Summary = {
+        "kind": "evaluation", "qrels": str(qrels) if qrels else None, "queries": len(judged),
+        "runs": [
+            {
+                "run": name,
+                "judged_queries_without_results": len(evaluation.without_results),
+                "measures": _means(evaluation),
+            }
+            for name, evaluation in evaluations.items()
+        ],
+    }  # fmt: skip
+    _add_tests(found["runs"], list(evaluations.values()))
+    if cases:
+        assert dataset is not None
+        by = asked[0].name
+        _add_cases(found["runs"], ranked, evaluations, by, judged, cases, dataset, skipped)
+    if per_query is not None:
+        _write_per_query(per_query, evaluations)
+    return found
+
+
+def _check(
+    runs: list[Path],
+    qrels: Path | None,
+    asked: Sequence[Measure],
+    per_query: Path | None,
+    dataset: Dataset | None,
+    cases: int,
+) -> None:
+    from ance_cli.evaluation.measures import Labels
+
+    if len(set(runs)) < len(runs):
+        raise UsageProblem("a run is named twice")
+    if per_query == STDIO:
+        raise UsageProblem("--per-query is a table of its own", hint="name a file for it")
+    read = [*runs, *([qrels] if qrels else []), *(dataset.files if dataset else [])]
+    if per_query is not None and per_query.resolve() in {path.resolve() for path in read}:
+        raise UsageProblem(
+            f"--per-query {per_query}: this command reads it, and would replace it",
+            hint="name another file",
+        )
+    if cases < 0:
+        raise UsageProblem("--cases must not be negative")
+    if not cases:
+        return
+    if len(runs) < 2:
+        raise UsageProblem("--cases compares runs", hint="ance eval OTHER RUN compares the two")
+    if dataset is None:
+        raise UsageProblem("--cases shows texts", hint="name the dataset that has them with --data")
+    dataset.need("queries")
+    if asked[0].labels is Labels.OTHER_RUN:
+        raise UsageProblem(
+            f"--cases goes by the first measure, and the first run has no {asked[0].name}",
+            hint="begin --measures with another one",
+        )
+
+
+def _means(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    from ance_cli.evaluation.significance import confidence_interval
+
+    found = {}
+    for measure, values in evaluation.per_query.items():
+        low, high = confidence_interval(list(values.values()))
+        found[measure] = {"mean": evaluation.mean(measure), "low": low, "high": high}
+    return found
+
+
+# ---------------------------------------------------------------- answers
+
+
+def _answer_labels(
+    asked: Sequence[Measure],
+    runs: Iterable[Run],
+    dataset: Dataset | None,
+    judged: Qrels,
+    skipped: Skipped | None,
+    reporter: Reporter,
+) -> dict[Labels, Qrels]:
+    """For each kind of answer that is asked for: judged query -> the passages that hold one."""
+    from ance_cli.evaluation.answer_coverage import passages_with_answers
+    from ance_cli.evaluation.answer_match import (
+        AnswerMatcher,
+        PatternMatcher,
+        answer_tokens,
+        normalised,
+    )
+    from ance_cli.evaluation.measures import Labels
+
+    depths = {
+        kind: max(measure.cutoff for measure in asked if measure.labels is kind)
+        for kind in (Labels.ANSWERS, Labels.PATTERNS)
+        if any(measure.labels is kind for measure in asked)
+    }
+    if not depths or dataset is None:
+        return {}
+    answers = read_answers(dataset.need("queries"), skipped)
+    if without := len(judged.keys() - answers.keys()):
+        reporter.warn(f"{without} of {len(judged)} judged queries have no answer; they count as 0")
+    query_ids = [query_id for query_id in judged or answers if query_id in answers]
+    found = {}
+    tests: dict[str, Callable[[str], bool]]
+    for kind, depth in depths.items():
+        if kind is Labels.ANSWERS:
+            prepare = answer_tokens
+            tests = {name: AnswerMatcher(answers[name]).matches_tokens for name in query_ids}
+        else:
+            prepare = normalised
+            matchers = {name: PatternMatcher(answers[name]) for name in query_ids}
+            tests = {name: matcher.matches_normalised for name, matcher in matchers.items()}
+            broken = [(name, text) for name, found in matchers.items() for text in found.broken]
+            if broken:
+                reporter.warn(
+                    "answers that are not regular expressions match nothing; there are "
+                    f"{len(broken)}, the first {broken[0][1]!r} of query {broken[0][0]!r}"
+                )
+        passages = read_corpus(dataset.corpus, skipped)
+        held = passages_with_answers(runs, depth, tests, prepare, passages)
+        found[kind] = {query_id: held.get(query_id, {}) for query_id in query_ids}
+    return found
+
+
+# ---------------------------------------------------------------- against the first run
+
+
+def _add_tests(rows: list[dict[str, Any]], evaluations: list[Evaluation]) -> None:
+    """Paired tests of each later run against the first; Holm's correction measure by measure."""
+    from ance_cli.evaluation.significance import holm, paired_test
+
+    first, *others = evaluations
+    for measure, values in first.per_query.items():
+        tests = [
+            paired_test(list(values.values()), list(other.per_query[measure].values()))
+            for other in others
+        ]
+        corrected = zip(
+            holm([test.p_randomisation for test in tests]),
+            holm([test.p_t for test in tests]),
+            strict=True,
+        )
+        for row, test, (randomisation, t) in zip(rows[1:], tests, corrected, strict=True):
+            row["measures"][measure] |= {
+                "difference": test.difference,
+                "p_randomisation": test.p_randomisation,
+                "p_t": test.p_t,
+                "p_randomisation_holm": randomisation,
+                "p_t_holm": t,
+            }
+
+
+def _add_cases(
+    rows: list[dict[str, Any]],
+    runs: dict[str, Run],
+    evaluations: dict[str, Evaluation],
+    measure: str,
+    judged: Qrels,
+    count: int,
+    dataset: Dataset,
+    skipped: Skipped | None,
+) -> None:
+    """Each later run's greatest wins and losses against the first, with the texts."""
+    from ance_cli.evaluation.cases import documents_of, wins_and_losses
+
+    name, *others = runs
+    first = evaluations[name].per_query[measure]
+    for row, other in zip(rows[1:], others, strict=True):
+        second = evaluations[other].per_query[measure]
+        wins, losses = wins_and_losses(first, second, count)
+        row["cases"] = {"measure": measure}
+        for kind, query_ids in (("wins", wins), ("losses", losses)):
+            row["cases"][kind] = [
+                {
+                    "query_id": query_id,
+                    "first": first[query_id],
+                    "second": second[query_id],
+                    "documents": [
+                        asdict(document)
+                        for document in documents_of(
+                            runs[name].get(query_id, {}),
+                            runs[other].get(query_id, {}),
+                            judged[query_id],
+                        )
+                    ],
+                }
+                for query_id in query_ids
+            ]
+    shown = [case for row in rows[1:] for kind in ("wins", "losses") for case in row["cases"][kind]]
+    queries = read_queries(dataset.need("queries"), skipped)
+    wanted = {document["doc_id"] for case in shown for document in case["documents"]}
+    passages = passages_of(dataset.corpus, wanted, skipped)
+    for case in shown:
+        case["query"] = queries.get(case["query_id"])
+        for document in case["documents"]:
+            passage = passages.get(document["doc_id"])
+            document["title"] = passage.title if passage else None
+            document["text"] = passage.text if passage else None
+
+
+def _write_per_query(path: Path, evaluations: dict[str, Evaluation]) -> None:
+    with open_output(path) as handle:
+        handle.write(b"run\tquery_id\tmeasure\tvalue\n")
+        for name, evaluation in evaluations.items():
+            for measure, values in evaluation.per_query.items():
+                for query_id, value in values.items():
+                    handle.write(f"{name}\t{query_id}\t{measure}\t{value:.6f}\n".encode())

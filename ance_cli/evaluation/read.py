@@ -1,0 +1,188 @@
+"""`ance read`: answers to the queries of a run, read from its top passages, and their quality."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ance_cli.config import EncodeConfig, ReadConfig
+from ance_cli.errors import BadInput
+from ance_cli.evaluation.answer_match import AnswerMatcher
+from ance_cli.formats import lease
+from ance_cli.formats.dataset import Dataset, Passage, read_answers, read_queries
+from ance_cli.formats.hashing import hash_file, hash_json, hash_lines
+from ance_cli.formats.journal import Journal
+from ance_cli.formats.jsonl import Skipped
+from ance_cli.formats.manifest import AUTO, Plan
+from ance_cli.formats.summary import Summary, made, planned, summary_of
+from ance_cli.formats.trec import in_trec_order, read_run
+from ance_cli.models.reader import open_reader, reader_fingerprint
+from ance_cli.progress import Reporter, Silent
+from ance_cli.retrieval.search import passages_of, queries_of_split
+
+if TYPE_CHECKING:
+    from ance_cli.models.reader import Answer, Reader
+
+
+def read(
+    run: Path,
+    dataset: Dataset,
+    reader: Path,
+    output: Path,
+    config: ReadConfig = ReadConfig(),
+    encode_config: EncodeConfig = EncodeConfig(),
+    force: bool = False,
+    dry_run: bool = False,
+    skipped: Skipped | None = None,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Write an answer to each query as JSON lines, read from the `depth` best passages of `run`.
+
+    The queries are those of the dataset's split, or those of the run where no split is named. Where
+    the dataset has answers, each line and the summary have exact match and F1; the means are over
+    the queries with answers, and a query of which the run has nothing counts as 0. Raises
+    `BadInput` where the reader is none, or where a query or a document is not in the dataset.
+    """
+    ranked = {
+        query_id: [doc_id for doc_id, _ in in_trec_order(hits)[: config.depth]]
+        for query_id, hits in read_run(run, skipped).items()
+    }
+    queries = _queries(run, ranked, dataset, skipped)
+    ranked = {query_id: ranked.get(query_id, []) for query_id in queries}
+    gold = _gold(dataset, queries, skipped, reporter)
+    inputs = {
+        "run": hash_lines(" ".join([query_id, *doc_ids]) for query_id, doc_ids in ranked.items()),
+        "queries": hash_lines(f"{query_id}\t{text}" for query_id, text in queries.items()),
+        "answers": hash_json(gold),
+        "corpus": hash_file(dataset.corpus),
+        "reader": reader_fingerprint(reader),
+    }
+    shaped_by: dict[str, Any] = {
+        "depth": config.depth, "answer_tokens": config.answer_tokens, "dtype": encode_config.dtype
+    }  # fmt: skip
+    plan = Plan("answers", output, shaped_by, inputs, reads=[run, *dataset.files, reader])
+    if manifest := plan.published(force):
+        return summary_of(manifest, output, up_to_date=True)
+    if dry_run:
+        return planned(plan.kind, output, plan.shaped_by)
+
+    def write(journal: Journal) -> Summary:
+        started = time.monotonic()
+        wanted = {doc_id for doc_ids in ranked.values() for doc_id in doc_ids}
+        passages = passages_of(dataset.corpus, wanted, skipped)
+        if missing := wanted - passages.keys():
+            raise BadInput(
+                f"{run}: document {min(missing)!r} is not in the corpus",
+                hint="the run should come from the corpus that --data names",
+            )
+        opened = open_reader(reader, config, encode_config)
+        if plan.shaped_by["dtype"] == AUTO:
+            plan.shaped_by["dtype"] = opened.dtype
+
+        def line_of(query_id: str) -> bytes:
+            own = [passages[doc_id] for doc_id in ranked[query_id]]
+            record = _record(query_id, queries[query_id], own, opened, gold.get(query_id))
+            return orjson.dumps(record)
+
+        lines = []
+        with reporter.task("reading", len(queries), "query") as bar:
+            for query_id in queries:
+                lines.append(journal.result(query_id.encode(), partial(line_of, query_id)))
+                bar.advance()
+        records = [orjson.loads(line) for line in lines]
+        stats: dict[str, Any] = {
+            "queries": len(records),
+            "queries_without_an_answer": sum(record["answer"] is None for record in records),
+            **_means(records),
+        }
+        with plan.text_file(stats) as handle:
+            handle.writelines(line + b"\n" for line in lines)
+            stats["seconds"] = round(time.monotonic() - started + journal.seconds_before, 2)
+        return made(plan, stats)
+
+    with lease.of_output(output), plan.journal(force, reporter.say) as journal:
+        return write(journal)
+
+
+def _queries(
+    run: Path, ranked: Mapping[str, Sequence[str]], dataset: Dataset, skipped: Skipped | None
+) -> dict[str, str]:
+    """query_id -> text of the queries that are to be answered."""
+    if dataset.qrels is not None:
+        queries = queries_of_split(dataset, skipped)
+        if not any(query_id in ranked for query_id in queries):
+            raise BadInput(
+                f"{run}: ranks nothing for any of the {len(queries)} queries",
+                hint="do the run and --split come from the same queries?",
+            )
+        return queries
+    texts = read_queries(dataset.need("queries"), skipped)
+    if unknown := next((query_id for query_id in ranked if query_id not in texts), None):
+        raise BadInput(
+            f"{run}: query {unknown!r} is not among the queries",
+            hint="the run should come from the dataset that --data names",
+        )
+    return {query_id: texts[query_id] for query_id in ranked}
+
+
+def _gold(
+    dataset: Dataset, queries: Mapping[str, str], skipped: Skipped | None, reporter: Reporter
+) -> dict[str, list[str]]:
+    """query_id -> the answers that the dataset has; says so where it has none or not all."""
+    answers = read_answers(dataset.need("queries"), skipped, needed=False)
+    found = {query_id: answers[query_id] for query_id in queries if query_id in answers}
+    if not found:
+        reporter.say("the dataset has no answers to these queries: nothing is measured")
+    elif without := len(queries) - len(found):
+        reporter.warn(f"{without} of {len(queries)} queries have no answer; they are not measured")
+    return found
+
+
+def _record(
+    query_id: str,
+    question: str,
+    passages: Sequence[Passage],
+    reader: Reader,
+    gold: Sequence[str] | None,
+) -> dict[str, Any]:
+    """One line of the output."""
+    from ance_cli.evaluation.reading import exact_match, f1
+
+    answer = reader(question, passages)
+    text = answer.text if answer else ""
+    record = {
+        "query_id": query_id,
+        "question": question,
+        "answer": answer.text if answer else None,
+        "doc_id": _source(answer, passages) if answer else None,
+        "score": answer.score if answer else None,
+    }
+    if gold is not None:
+        record |= {"exact_match": exact_match(text, gold), "f1": f1(text, gold)}
+    return record
+
+
+def _source(answer: Answer, passages: Sequence[Passage]) -> str | None:
+    """The passage that the answer was read from; of a generated one the first that holds it."""
+    if answer.place is not None:
+        return passages[answer.place].doc_id
+    holds = AnswerMatcher([answer.text]).matches
+    return next((passage.doc_id for passage in passages if holds(passage.text)), None)
+
+
+def _means(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Exact match and F1 with 95 % intervals, over the records that have them."""
+    from ance_cli.evaluation.significance import confidence_interval
+
+    found = {}
+    for measure in ("exact_match", "f1"):
+        values = [record[measure] for record in records if measure in record]
+        if values:
+            low, high = confidence_interval(values)
+            found[measure] = {"mean": sum(values) / len(values), "low": low, "high": high}
+    return found

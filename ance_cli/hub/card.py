@@ -1,0 +1,309 @@
+"""The model card of a checkpoint: what it was trained on, how, from what, and how good it is.
+
+A `README.md` as the Hugging Face hub expects it: YAML in front, by huggingface_hub, then Markdown.
+Everything is read from the checkpoint and from the run folder that it lies in. No path of the
+machine gets into it, only the names of folders.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ance_cli.errors import UsageProblem
+from ance_cli.formats import atomic
+from ance_cli.formats.jsonl import STDIO, open_output
+from ance_cli.formats.manifest import read_manifest
+from ance_cli.formats.run_folder import REFRESH, RUN, RunFolder, read_ledger
+from ance_cli.formats.summary import Summary
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.hub import origin
+
+CARD = "README.md"
+
+_TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction", "dense-retrieval",
+         "ance"]  # fmt: skip
+_PAPER = "https://openreview.net/forum?id=zeFrfgyZln"
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A checkpoint that the one in question descends from: a stretch of a run, or a model that no
+    run folder here made (`run` is None)."""
+
+    name: str
+    step: int
+    run: RunFolder | None
+    hub_id: str | None = None
+
+
+def write_card(place: Path, output: Path, name: str | None = None, force: bool = False) -> Summary:
+    """Write `model_card` to a file (`-` is stdout); one that exists only where `force` says so."""
+    if output != STDIO and output.exists() and not force:
+        raise UsageProblem(
+            f"{output}: exists", hint="choose another name with -o, or replace it with --force"
+        )
+    text = model_card(place, name)
+    with atomic.disk_errors(output), open_output(output) as handle:
+        handle.write(text.encode())
+    return {"output": str(output), "kind": "model card", "up_to_date": False}
+
+
+def model_card(place: Path, name: str | None = None) -> str:
+    """The card of a checkpoint, or of a run's newest one.
+
+    `name` is how a reader will call the model, `ORG/NAME` on the hub (None: the folder's name).
+    Raises `BadInput` where there is no checkpoint, or one without a retrieval head.
+    """
+    checkpoint = checkpoint_at(place)
+    ancestors = lineage(checkpoint)
+    last = ancestors[-1]
+    shown = name or last.name
+    generations = _generations(last.run) if last.run else []
+    parts = [
+        _front_matter(shown, ancestors, generations),
+        f"# {shown}\n\n{_opening(ancestors)}",
+        _table(_facts(checkpoint)),
+        _usage(checkpoint, shown),
+        "## Lineage\n\n" + "\n".join(_story(ancestors)),
+    ]
+    if last.run:
+        facts = last.run.read()
+        parts.append(f"## Data\n\n{_data(facts)}")
+        parts.append(f"## Recipe\n\n{_table(_recipe(last.run, facts['identity']))}")
+    if any(row["dev"] for row in generations):
+        parts.append(_measures(generations, last.step))
+    return "\n\n".join(parts) + "\n"
+
+
+def checkpoint_at(place: Path) -> Checkpoint:
+    """The checkpoint in a folder, or a run's newest one."""
+    if (place / RUN).exists():
+        place = RunFolder(place).latest
+    checkpoint = Checkpoint(place)
+    checkpoint.need_head()
+    return checkpoint
+
+
+def lineage(checkpoint: Checkpoint) -> list[Ancestor]:
+    """From the first model that is known of to the checkpoint itself."""
+    found = [_ancestor(checkpoint.path, checkpoint.pins.training_step)]
+    while run := found[0].run:
+        start = Path(run.read().get("start_checkpoint", "unknown"))
+        step = Checkpoint(start).pins.training_step if start.is_dir() else 0
+        found.insert(0, _ancestor(start, step))
+    return found
+
+
+def _ancestor(folder: Path, step: int) -> Ancestor:
+    if named := origin(folder):
+        return Ancestor(f"{named[0]} at {named[1][:12]}", step, None, named[0])
+    run = RunFolder(folder.parent.parent)
+    if folder.parent == run.checkpoints and run.exists:
+        return Ancestor(run.path.name, step, run)
+    return Ancestor(folder.name, step, None)
+
+
+def _generations(run: RunFolder) -> list[dict[str, Any]]:
+    """number, checkpoint step and dev measures of each generation, oldest first."""
+    rows = []
+    for path in sorted(run.generations.glob("[0-9]*")):
+        stats = read_manifest(path, "generation")["stats"]
+        rows.append(
+            {"generation": int(path.name), "step": stats["checkpoint_step"], "dev": stats["dev"]}
+        )
+    return rows
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def _front_matter(
+    name: str, ancestors: Sequence[Ancestor], generations: Sequence[Mapping[str, Any]]
+) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    last = ancestors[-1]
+    results = []
+    if last.run:
+        facts = last.run.read()
+        split = _refresh(last.run).get("dev_split", "dev")
+        results = [
+            EvalResult(
+                task_type="information-retrieval",
+                task_name="Information Retrieval",
+                dataset_type="unknown",
+                dataset_name=f"{_dataset_name(facts)} {split}",
+                metric_type=measure,
+                metric_name=measure,
+                metric_value=value,
+            )
+            for row in generations
+            if row["step"] == last.step
+            for measure, value in row["dev"].items()
+        ]
+    data = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=_TAGS,
+        base_model=ancestors[0].hub_id if len(ancestors) > 1 else None,
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml().strip()}\n---"
+
+
+def _opening(ancestors: Sequence[Ancestor]) -> str:
+    words = "A dense retriever: texts to vectors, ranked by their similarity."
+    if any(_mined(ancestor) for ancestor in ancestors):
+        words += (
+            " It was trained with `ance` on negatives mined from the whole corpus by the model "
+            f"being trained ([ANCE]({_PAPER}), Xiong et al., ICLR 2021)."
+        )
+    return words
+
+
+def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    pins = checkpoint.pins
+    segmentation = {
+        "first": f"their first {pins.passage_length} tokens",
+        "special": f"up to {pins.max_segments} segments of {pins.passage_length} tokens, the score "
+        "is the maximum (MaxP)",
+        "slice": f"up to {pins.max_segments} slices of {pins.passage_length} tokens, the score is "
+        "the maximum (MaxP)",
+    }[pins.segmentation]
+    return {
+        "vectors": f"{checkpoint.dim} dimensions, compared by "
+        + ("cosine" if checkpoint.is_cosine else "dot product"),
+        "encoder": "one for queries and passages" if checkpoint.shared else "two, one a side",
+        "queries": f"their first {pins.query_length} tokens"
+        + (f", after the prefix {json.dumps(pins.query_prefix)}" if pins.query_prefix else ""),
+        "passages": f"title and text, {json.dumps(pins.separator)} between them: {segmentation}"
+        + (f", after the prefix {json.dumps(pins.passage_prefix)}" if pins.passage_prefix else ""),
+        "text": "lower-cased first" if pins.lowercase else "as it is",
+    }
+
+
+def _usage(checkpoint: Checkpoint, name: str) -> str:
+    pins = checkpoint.pins
+    separator = json.dumps(pins.separator)
+    note = (
+        ""
+        if pins.segmentation == "first"
+        else "\nsentence-transformers gives a passage one vector, of its beginning; `ance` encodes "
+        "every segment.\n"
+    )
+    return f"""## Use
+
+With [sentence-transformers](https://sbert.net):
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer({json.dumps(name)})
+queries = model.encode_query(["what causes gout"])
+passages = model.encode_document(["title" + {separator} + "text of the passage"])
+scores = model.similarity(queries, passages)
+```
+{note}
+With `ance`, over a dataset in the BEIR layout:
+
+```
+ance encode --ckpt {name} --data DATASET -o embeddings
+ance search --ckpt {name} --embeddings embeddings --data DATASET --split test -o test.trec
+```"""
+
+
+def _story(ancestors: Sequence[Ancestor]) -> Iterator[str]:
+    for number, ancestor in enumerate(ancestors, start=1):
+        if ancestor.run is None:
+            yield f"{number}. `{ancestor.name}`" + (": the start" if len(ancestors) > 1 else "")
+            continue
+        facts = ancestor.run.read()
+        head = " a fresh head," if facts.get("fresh_head") else ""
+        yield (
+            f"{number}. `{ancestor.name}`:{head} {ancestor.step:,} steps on "
+            f"{_dataset_name(facts)}{_negatives(ancestor)}"
+        )
+
+
+def _segments(ancestor: Ancestor) -> list[dict[str, Any]]:
+    """The stretches of training that led up to the checkpoint."""
+    records = read_ledger(ancestor.run.segments) if ancestor.run else []
+    return [
+        record for record in records if "segment" in record and record["start_step"] < ancestor.step
+    ]
+
+
+def _mined(ancestor: Ancestor) -> int:
+    """On how many generations of its own the run had trained."""
+    found = {record.get("generation") for record in _segments(ancestor)}
+    return len(found - {None})
+
+
+def _negatives(ancestor: Ancestor) -> str:
+    """From which negatives the steps up to the checkpoint learnt."""
+    files = {
+        Path(record["negatives"]).name
+        for record in _segments(ancestor)
+        if record.get("generation") is None and record.get("negatives")
+    }
+    words = [f"`{name}`" for name in sorted(files)]
+    if mined := _mined(ancestor):
+        words.append(f"{mined} generation{'s' * (mined > 1)} mined by the model itself")
+    return f", negatives: {', '.join(words)}" if words else ""
+
+
+def _dataset_name(facts: Mapping[str, Any]) -> str:
+    return Path(facts["data"]["corpus"]).parent.name
+
+
+def _data(facts: Mapping[str, Any]) -> str:
+    rows = {
+        "dataset": _dataset_name(facts),
+        "split": facts["data"].get("split") or "one file of labels",
+        "fingerprint": facts["identity"].get("dataset"),
+    }
+    if shares := facts["identity"].get("shares"):
+        rows["merged from"] = ", ".join(f"{name} ({share})" for name, share in shares.items())
+    return _table(rows)
+
+
+def _recipe(run: RunFolder, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's settings, and those of its refreshes under `refresh:`."""
+    hidden = ("dataset", "start", "shares")
+    rows = {name: value for name, value in identity.items() if name not in hidden}
+    rows |= {f"refresh: {name}": value for name, value in _refresh(run).items()}
+    return {name.replace("_", " "): value for name, value in rows.items() if value is not None}
+
+
+def _refresh(run: RunFolder) -> dict[str, Any]:
+    return run.read(REFRESH) if (run.path / REFRESH).exists() else {}
+
+
+def _measures(generations: Sequence[Mapping[str, Any]], step: int) -> str:
+    names = list(dict.fromkeys(name for row in generations for name in row["dev"]))
+    lines = [
+        "## Measures",
+        "",
+        "On the dev split, after each refresh; this checkpoint's row is bold.",
+        "",
+        f"| generation | step | {' | '.join(names)} |",
+        "|" + "---|" * (2 + len(names)),
+    ]
+    for row in generations:
+        mark = "**" if row["step"] == step else ""
+        values = [row["generation"], row["step"], *(row["dev"].get(name, "") for name in names)]
+        lines.append("| " + " | ".join(f"{mark}{value}{mark}" for value in values) + " |")
+    return "\n".join(lines)
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    cells = (
+        f"| {name} | " + str(value).replace("|", "\\|").replace("\n", " ") + " |"
+        for name, value in rows.items()
+    )
+    return "\n".join(["| | |", "|---|---|", *cells])

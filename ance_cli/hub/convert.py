@@ -1,0 +1,199 @@
+"""`ance checkpoint`: what a checkpoint is, and one of another layout as one of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ance_cli.errors import BadInput, Mismatch
+from ance_cli.formats import atomic, lease
+from ance_cli.formats.hashing import hash_file
+from ance_cli.formats.jsonl import refuse_stdio
+from ance_cli.formats.manifest import spare_inputs
+from ance_cli.formats.run_folder import RUN, RunFolder
+from ance_cli.formats.summary import Summary
+from ance_cli.models.checkpoint import ORIGIN, Checkpoint, Side, Similarity
+from ance_cli.models.hub import fetched
+from ance_cli.models.tower import PINS, Tower, read_object
+from ance_cli.progress import Reporter, Silent
+
+_SIDES: tuple[Side, Side] = ("query", "passage")
+_WEIGHTS_AND_CONFIGS = (".safetensors", ".bin", ".cp", ".pt", ".json", ".txt", ".model")
+_SHAPE = {
+    "layers": ("num_hidden_layers", "n_layers"),
+    "hidden_size": ("hidden_size", "dim"),
+    "heads": ("num_attention_heads", "n_heads"),
+    "vocabulary": ("vocab_size",),
+}
+"""What a backbone's config says of its size, by the names that models give it."""
+
+
+def inspect(checkpoint: Checkpoint) -> Summary:
+    """What `checkpoint` is made of, what its vectors depend on, and where it came from.
+
+    Only configs and the heads of the weight files are read, and the files once for their hashes.
+    """
+    towers = {
+        "shared" if checkpoint.shared else side: _described(checkpoint.tower(side))
+        for side in (_SIDES[:1] if checkpoint.shared else _SIDES)
+    }
+    return {
+        "checkpoint": str(checkpoint.shown),
+        "towers": towers,
+        "parameters": sum(tower["parameters"] for tower in towers.values()),
+        "has_head": checkpoint.has_head,
+        "dim": checkpoint.dim,
+        "similarity": "cosine" if checkpoint.is_cosine else checkpoint.pins.similarity,
+        "scale": checkpoint.pins.scale,
+        "pins": _pins_of(checkpoint),
+        "pinned": (checkpoint.path / PINS).exists(),
+        "hashes": {side: checkpoint.tower_hash(side) for side in _SIDES},
+        "lineage": _lineage(checkpoint),
+    }
+
+
+def _pins_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {name: value for side in _SIDES for name, value in checkpoint.pins.shaping(side).items()}
+
+
+def _described(tower: Tower) -> dict[str, Any]:
+    config = read_object(tower.backbone / "config.json")
+    size = {
+        name: next((config[key] for key in keys if key in config), None)
+        for name, keys in _SHAPE.items()
+    }
+    parameters, dtypes = _tensors_of(tower)
+    return {
+        "model_type": config.get("model_type"),
+        **size,
+        "max_positions": tower.max_positions,
+        "modules": [module.kind for module in tower.modules],
+        "parameters": parameters,
+        "dtypes": dtypes,
+    }
+
+
+def _tensors_of(tower: Tower) -> tuple[int, list[str]]:
+    """How many numbers the weight files of a tower hold, and in which formats."""
+    from safetensors import SafetensorError, safe_open
+
+    count, dtypes = 0, set()
+    for folder in dict.fromkeys(module.folder for module in tower.modules):
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, framework="numpy") as found:
+                    for name in found.keys():  # noqa: SIM118 (it is no mapping)
+                        tensor = found.get_slice(name)
+                        count += prod(tensor.get_shape())
+                        dtypes.add(str(tensor.get_dtype()))
+            except SafetensorError as error:
+                raise BadInput(f"{path}: not a whole safetensors file ({error})") from error
+    return count, sorted(dtypes)
+
+
+def _lineage(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The step, what it was converted from, and the run that it lies in with that run's start."""
+    found: dict[str, Any] = {"training_step": checkpoint.pins.training_step}
+    pins = checkpoint.path / PINS
+    if pins.exists() and (origin := read_object(pins).get(ORIGIN)):
+        found[ORIGIN] = origin
+    run = checkpoint.path.parent.parent
+    if checkpoint.path.parent.name == "checkpoints" and (run / RUN).exists():
+        facts = RunFolder(run).read()
+        found |= {"run": str(run), "start_checkpoint": facts["start_checkpoint"]}
+    return found
+
+
+def convert(
+    sources: Sequence[Path],
+    output: Path,
+    backbone: Path | None = None,
+    pooling: str | None = None,
+    similarity: Similarity | None = None,
+    pins: Mapping[str, Any] | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Make a checkpoint folder of one of another layout (see `models.foreign`); a source may be
+    the name of a model on the hub.
+
+    `pins` overrides those that the layout stands for. A folder that was made of the same files with
+    the same settings is up to date.
+    """
+    refuse_stdio(output, "a checkpoint folder")
+    sources = [fetched(source, _WEIGHTS_AND_CONFIGS) for source in sources]
+    backbone = fetched(backbone) if backbone else None
+    spare_inputs(output, (*sources, backbone))
+    changes = {name: value for name, value in (pins or {}).items() if value is not None}
+    asked = {
+        "files": {name: hash_file(path) for source in sources for name, path in _files_of(source)},
+        "backbone": str(backbone) if backbone else None,
+        "pooling": pooling,
+        "similarity": similarity,
+        "pins": changes,
+    }
+    summary = {"output": str(output), "kind": "checkpoint", "up_to_date": False}
+    if not force and _is_made(output, asked):
+        return {**summary, "up_to_date": True}
+    if dry_run:
+        return {**summary, "dry_run": True, **asked}
+    from ance_cli.models.dual import save_dual
+    from ance_cli.models.foreign import load_foreign
+    from ance_cli.models.tokens import Tokenizer
+
+    partial = atomic.partial_name(output)
+    scratch = partial.with_name(f"{partial.name}.source")
+    with lease.hold(lease.lease_name(output), str(output)):
+        for folder in (partial, scratch):  # left by a call that was killed
+            atomic.remove(folder)
+        try:
+            with atomic.disk_errors(output):
+                found = load_foreign(sources, scratch, backbone, pooling, similarity)
+                found.override(sources[0], **changes)
+                origin = {"layout": found.layout, **asked}
+                save_dual(found.dual, Tokenizer(found), found.pins, partial, origin=origin)
+            Checkpoint(partial)  # what it refuses should not get the name
+            atomic.publish_folder(partial, output)
+        finally:
+            for folder in (partial, scratch):
+                atomic.remove(folder)
+    made = Checkpoint(output)
+    return {
+        **summary,
+        "layout": found.layout,
+        "towers": "shared" if made.shared else "two",
+        "dim": made.dim,
+        "similarity": made.pins.similarity,
+        "pins": _pins_of(made),
+    }
+
+
+def _files_of(source: Path) -> list[tuple[str, Path]]:
+    """The files of a source that its vectors can depend on, by names that do not move with it."""
+    if not source.exists():
+        raise BadInput(f"{source}: no such file or folder", hint="check the path")
+    name = source.resolve().name
+    if not source.is_dir():
+        return [(name, source)]
+    return [
+        (f"{name}/{path.relative_to(source).as_posix()}", path)
+        for path in sorted(source.rglob("*"))
+        if path.is_file() and path.suffix in _WEIGHTS_AND_CONFIGS
+    ]
+
+
+def _is_made(output: Path, asked: dict[str, Any]) -> bool:
+    """Whether the output is what was asked for; `Mismatch` where it is something else."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    made = read_object(output / PINS).get(ORIGIN) if (output / PINS).exists() else None
+    if made is None or {name: made.get(name) for name in asked} != asked:
+        other = "of other files or settings" if made else "and nothing says that it was converted"
+        raise Mismatch(
+            f"{output}: exists, {other}",
+            hint="choose another name with -o, or replace it with --force",
+        )
+    return True

@@ -1,0 +1,79 @@
+"""`ance checkpoint push`: a checkpoint and its model card to the model hub, in one commit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ance_cli.errors import MachineGaveOut, UsageProblem
+from ance_cli.formats.summary import Summary
+from ance_cli.hub.card import CARD, checkpoint_at, model_card
+from ance_cli.models.hub import SUFFIXES
+from ance_cli.progress import Reporter, Silent
+
+
+def push(
+    place: Path,
+    repo_id: str,
+    private: bool = False,
+    dry_run: bool = False,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Make the model `repo_id` on the hub where there is none, and commit the checkpoint to it.
+
+    `place` is a checkpoint or a run folder, whose newest checkpoint is meant. What goes there is
+    what a checkpoint is made of, weights as safetensors alone, and its `README.md`, or a generated
+    card where it has none. `dry_run` lists the files and asks the hub nothing. Raises
+    `UsageProblem` where the id is none, `MachineGaveOut` where the hub does not take the commit;
+    it then has all of it or nothing.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UsageProblem(
+            f"{repo_id!r} is no name of a model on the hub ({error})", hint="for instance ORG/NAME"
+        ) from error
+    folder = checkpoint_at(place).path
+    content: dict[str, Path | bytes] = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in SUFFIXES and path.is_file()
+    }
+    own = folder / CARD
+    content[CARD] = own if own.exists() else model_card(place, repo_id).encode()
+    found: Summary = {
+        "kind": "model on the hub",
+        "output": repo_id,
+        "up_to_date": False,
+        "files": list(content),
+        "total_bytes": {
+            "files": sum(
+                len(data) if isinstance(data, bytes) else data.stat().st_size
+                for data in content.values()
+            )
+        },
+    }
+    if dry_run:
+        return {**found, "dry_run": True}
+    reporter.say(f"sending {len(content)} files to {repo_id}")
+    api = huggingface_hub.HfApi()
+    try:
+        api.create_repo(repo_id, private=private or None, exist_ok=True)
+        commit = api.create_commit(
+            repo_id,
+            [
+                huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=data)
+                for name, data in content.items()
+            ],
+            commit_message=f"Checkpoint {folder.name}, by ance",
+        )
+    except Exception as error:  # the hub's errors and those of its HTTP library share no class
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise MachineGaveOut(
+            f"{repo_id}: the hub did not take the checkpoint ({reason})",
+            hint="log in with `hf auth login` or set HF_TOKEN; --dry-run lists the files",
+        ) from error
+    return {**found, "url": str(commit.commit_url)}

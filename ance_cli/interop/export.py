@@ -1,0 +1,370 @@
+"""`ance export`: negatives and runs in the forms that the neighbours train on and read.
+
+A row is one pair of query and positive, so that what was mined for a pair stays with it. Rows go
+out one by one; the texts of the whole corpus are held meanwhile (see `PassageTexts`), where a form
+has texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from ance_cli.config import ExportConfig
+from ance_cli.errors import BadInput, Mismatch, UsageProblem
+from ance_cli.formats import atomic, lease
+from ance_cli.formats.dataset import (
+    Dataset,
+    Passage,
+    Query,
+    positives_of,
+    read_answers,
+    read_corpus,
+    read_qrels,
+    read_queries,
+)
+from ance_cli.formats.hashing import hash_file
+from ance_cli.formats.jsonl import STDIO, Skipped, refuse_stdio
+from ance_cli.formats.manifest import Plan, read_manifest
+from ance_cli.formats.negatives_file import PairNegatives, read_negatives
+from ance_cli.formats.summary import Summary, made, planned, summary_of
+from ance_cli.formats.trec import Run, in_trec_order, read_run
+from ance_cli.interop import (
+    ANN_TRAINING_DATA,
+    DPR_READER,
+    FLAGEMBEDDING,
+    SENTENCE_TRANSFORMERS,
+    TEVATRON,
+    TEVATRON_V2,
+    ance,
+    dpr,
+    flagembedding,
+    msmarco,
+    sentence_transformers,
+    tevatron,
+)
+from ance_cli.interop.records import Example
+from ance_cli.mining.candidate_filters import PassageTexts
+from ance_cli.progress import Reporter, Silent
+from ance_cli.retrieval.search import passages_of
+
+_ARROW = ".arrow"
+
+
+def export_negatives(
+    form: str,
+    negatives: Path,
+    dataset: Dataset,
+    output: Path,
+    config: ExportConfig = ExportConfig(),
+    force: bool = False,
+    dry_run: bool = False,
+    skipped: Skipped | None = None,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Write the pairs of a negatives file in one of `interop.NEGATIVES_FORMS`.
+
+    A pair without negatives is left out, as no row of it can be trained on; so is, from
+    sentence-transformers' columns, one with fewer than `config.negatives`, or than the pair that
+    has most. Raises `BadInput` where the file does not fit the dataset, or no pair is left.
+    """
+    if form in _FOLDERS:
+        refuse_stdio(output, f"{form}: rows and what they refer to")
+    if arrow := _ARROW in output.suffixes:
+        if form != SENTENCE_TRANSFORMERS:
+            raise UsageProblem(
+                f"{output}: {form} is not written as Arrow",
+                hint=f"name a .jsonl file with -o; Arrow is there for {SENTENCE_TRANSFORMERS}",
+            )
+        sentence_transformers.need_arrow()
+    plan = Plan(
+        "export-folder" if form in _FOLDERS else "export",
+        output,
+        shaped_by={"form": form, "min_rel": config.min_rel, "negatives": config.negatives,
+                   "separator": config.separator},
+        inputs={"negatives": _hash_of(negatives)}
+        | {part: hash_file(dataset.need(part)) for part in ("corpus", "queries", "qrels")},
+        reads=[negatives, *dataset.files],
+        ran_with={"negatives": str(negatives)},
+    )  # fmt: skip
+    if manifest := plan.published(force):
+        return summary_of(manifest, output, up_to_date=True)
+    if dry_run:
+        return planned(plan.kind, output, plan.shaped_by)
+    with lease.of_output(output):
+        source = _Source(negatives, dataset, config, skipped)
+        if form in _FOLDERS:
+            _write_folder(plan, source, _FOLDERS[form])
+        else:
+            with plan.text_file(source.stats) as handle:
+                _FILES[form](handle, source, arrow)
+                source.need_pairs()
+    if left_out := source.stats["pairs_left_out"]:
+        reporter.warn(f"{left_out} pairs were left out: they have too few negatives for a row")
+    return made(plan, source.stats)
+
+
+def _hash_of(source: Path) -> str:
+    if source == STDIO:
+        raise UsageProblem("an export reads a file, not a pipe", hint="name the file")
+    return hash_file(source)
+
+
+def _line(row: Any) -> bytes:
+    return orjson.dumps(row) + b"\n"
+
+
+class _Texts:
+    """The passages of a corpus by their ids."""
+
+    def __init__(self, passages: Iterable[Passage]) -> None:
+        self._places: dict[str, int] = {}
+        self._texts = PassageTexts(self._placed(passages))
+
+    def _placed(self, passages: Iterable[Passage]) -> Iterator[Passage]:
+        for place, passage in enumerate(passages):
+            self._places[passage.doc_id] = place
+            yield passage
+
+    def __contains__(self, doc_id: object) -> bool:
+        return doc_id in self._places
+
+    def __getitem__(self, doc_id: str) -> Passage:
+        place = self._places[doc_id]
+        return Passage(doc_id, self._texts.title(place), self._texts.body(place))
+
+
+class _Source:
+    """A negatives file beside its dataset; `stats` counts what has gone out."""
+
+    def __init__(
+        self, path: Path, dataset: Dataset, config: ExportConfig, skipped: Skipped | None
+    ) -> None:
+        self.path, self.dataset, self.config, self.skipped = path, dataset, config, skipped
+        self.stats: dict[str, Any] = {"pairs": 0, "negatives": 0, "pairs_left_out": 0}
+        self.queries = read_queries(dataset.need("queries"), skipped)
+        self.qrels = read_qrels(dataset.need("qrels"), self.queries, skipped=skipped)
+        self._positives = positives_of(self.qrels, config.min_rel)
+
+    def corpus(self) -> Iterator[Passage]:
+        """The passages, one by one."""
+        return read_corpus(self.dataset.corpus, self.skipped)
+
+    @cached_property
+    def texts(self) -> _Texts:
+        return _Texts(self.corpus())
+
+    def most_negatives(self) -> int:
+        """How many the pair has that has most of them."""
+        return max(len(pair.negative_ids) for pair in self._all_pairs(self.texts))
+
+    def _all_pairs(self, known_docs: Container[str]) -> Iterator[PairNegatives]:
+        return read_negatives(self.path, self.queries, known_docs, self._positives, self.skipped)
+
+    def pairs(self, known_docs: Container[str], at_least: int = 1) -> Iterator[PairNegatives]:
+        """The pairs with so many negatives, and no more of them than are wanted."""
+        for pair in self._all_pairs(known_docs):
+            pair.negative_ids = pair.negative_ids[: self.config.negatives]
+            pair.teacher_scores = pair.teacher_scores[: self.config.negatives]
+            if len(pair.negative_ids) < at_least:
+                self.stats["pairs_left_out"] += 1
+                continue
+            self.stats["pairs"] += 1
+            self.stats["negatives"] += len(pair.negative_ids)
+            yield pair
+
+    def examples(self, at_least: int = 1) -> Iterator[Example]:
+        """The same with their texts."""
+        for pair in self.pairs(self.texts, at_least):
+            yield Example(
+                self.query(pair),
+                self.texts[pair.positive_id],
+                [self.texts[doc_id] for doc_id in pair.negative_ids],
+                pair.teacher_scores,
+                pair.teacher_positive_score,
+            )
+
+    def query(self, pair: PairNegatives) -> Query:
+        """The pair's query."""
+        return Query(pair.query_id, self.queries[pair.query_id])
+
+    def need_pairs(self) -> None:
+        """Raises `BadInput` where nothing has gone out."""
+        if not self.stats["pairs"]:
+            raise BadInput(
+                f"{self.path}: none of its {self.stats['pairs_left_out']} pairs has as many "
+                f"negatives as a row needs ({self.config.negatives or 1})",
+                hint="ask for fewer with --negatives, or mine more",
+            )
+
+
+# -------------------------------------------------------------------- one file
+
+
+def _tevatron(handle: IO[bytes], source: _Source, _: bool) -> None:
+    for example in source.examples():
+        handle.write(_line(tevatron.row_with_texts(example)))
+
+
+def _flagembedding(handle: IO[bytes], source: _Source, _: bool) -> None:
+    for example in source.examples():
+        handle.write(_line(flagembedding.row_of(example, source.config.separator)))
+
+
+def _columns(handle: IO[bytes], source: _Source, arrow: bool) -> None:
+    width = source.config.negatives or max(1, source.most_negatives())
+    rows = (
+        sentence_transformers.row_of(example, source.config.separator)
+        for example in source.examples(at_least=width)
+    )
+    if arrow:
+        sentence_transformers.write_arrow(handle, rows, width)
+    else:
+        handle.writelines(map(_line, rows))
+
+
+_FILES: dict[str, Callable[[IO[bytes], _Source, bool], None]] = {
+    TEVATRON: _tevatron,
+    FLAGEMBEDDING: _flagembedding,
+    SENTENCE_TRANSFORMERS: _columns,
+}
+
+
+# -------------------------------------------------------------------- a folder
+
+
+def _write_folder(plan: Plan, source: _Source, write: Callable[[Path, _Source], None]) -> None:
+    folder = plan.open_partial(force=True)
+    try:
+        with atomic.disk_errors(plan.output):
+            write(folder, source)
+        source.need_pairs()
+    except BaseException:  # nothing of it can be continued
+        atomic.remove(folder)
+        raise
+    plan.publish_folder({}, source.stats)
+
+
+def _tevatron_v2(folder: Path, source: _Source) -> None:
+    known: set[str] = set()
+    with open(folder / "corpus.jsonl", "wb") as handle:
+        for passage in source.corpus():
+            known.add(passage.doc_id)
+            handle.write(_line(tevatron.corpus_record(passage, source.config.separator)))
+    with open(folder / "train.jsonl", "wb") as handle:
+        for pair in source.pairs(known):
+            row = tevatron.row_of_ids(source.query(pair), pair.positive_id, pair.negative_ids)
+            handle.write(_line(row))
+
+
+def _training_data(folder: Path, source: _Source) -> None:
+    docs = _places([passage.doc_id for passage in source.corpus()])
+    queries = _places(list(source.queries), source.qrels)
+    with open(folder / ance.TRAINING_DATA, "wb") as handle:
+        for pair in source.pairs(docs):
+            negatives = [docs[doc_id] for doc_id in pair.negative_ids]
+            handle.write(ance.line_of(queries[pair.query_id], docs[pair.positive_id], negatives))
+    (folder / ance.MEASURES).write_bytes(ance.measures(_step_of(source.path)))
+
+
+def _places(ids: list[str], kept: Container[str] | None = None) -> dict[str, int]:
+    dealt = (each for each in ance.dealt(ids) if kept is None or each in kept)
+    return {each: place for place, each in enumerate(dealt)}
+
+
+def _step_of(negatives: Path) -> int:
+    """The step of the checkpoint that they were mined with; 0 where nothing says it."""
+    try:
+        return int(read_manifest(negatives, "negatives")["shaped_by"].get("checkpoint_step", 0))
+    except Mismatch:  # from a pipe, an editor or an import: they may come without a manifest
+        return 0
+
+
+_FOLDERS = {TEVATRON_V2: _tevatron_v2, ANN_TRAINING_DATA: _training_data}
+
+
+# -------------------------------------------------------------------- runs
+
+
+def export_run(
+    form: str,
+    run: Path,
+    output: Path,
+    dataset: Dataset | None = None,
+    config: ExportConfig = ExportConfig(),
+    force: bool = False,
+    dry_run: bool = False,
+    skipped: Skipped | None = None,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Write the `config.depth` best documents of each query in one of `interop.RUN_FORMS`.
+
+    DPR's form needs `dataset`, for texts and answers: `has_answer` is its test of a passage's text
+    (see `AnswerMatcher`), false throughout where a query has none. Raises `BadInput` where a query
+    or a document is not in the dataset.
+    """
+    inputs = {"run": _hash_of(run)}
+    if form == DPR_READER:
+        if dataset is None:
+            raise UsageProblem(f"{form} has texts and answers", hint="name them with --data")
+        inputs |= {part: hash_file(dataset.need(part)) for part in ("corpus", "queries")}
+    plan = Plan(
+        "export", output, {"form": form, "depth": config.depth}, inputs, {"run": str(run)},
+        reads=[run, *(dataset.files if dataset else [])],
+    )  # fmt: skip
+    if manifest := plan.published(force):
+        return summary_of(manifest, output, up_to_date=True)
+    if dry_run:
+        return planned(plan.kind, output, plan.shaped_by)
+    with lease.of_output(output):
+        found = read_run(run, skipped)
+        stats: dict[str, Any] = {"queries": len(found)}
+        with plan.text_file(stats) as handle:
+            if form == DPR_READER:
+                assert dataset is not None
+                stats |= _write_reader_rows(handle, found, run, dataset, config.depth, skipped)
+            else:
+                for query_id, hits in found.items():
+                    ranked = [doc_id for doc_id, _ in in_trec_order(hits)[: config.depth]]
+                    handle.write(msmarco.run_lines(query_id, ranked))
+    if without := stats.get("queries_without_answers"):
+        reporter.warn(f"{without} of {len(found)} queries have no answer: has_answer is false")
+    return made(plan, stats)
+
+
+def _write_reader_rows(
+    handle: IO[bytes], run: Run, name: Path, dataset: Dataset, depth: int, skipped: Skipped | None
+) -> dict[str, Any]:
+    """One JSON list, a row on each line."""
+    from ance_cli.evaluation.answer_coverage import passages_with_answers
+    from ance_cli.evaluation.answer_match import AnswerMatcher, answer_tokens
+
+    queries = read_queries(dataset.need("queries"), skipped)
+    if unknown := [query_id for query_id in run if query_id not in queries]:
+        raise BadInput(
+            f"{name}: query {unknown[0]!r} is not among the queries",
+            hint="the run should come from the dataset that --data names",
+        )
+    answers = read_answers(dataset.need("queries"), skipped)
+    ranked = {query_id: in_trec_order(hits)[:depth] for query_id, hits in run.items()}
+    wanted = {doc_id for hits in ranked.values() for doc_id, _ in hits}
+    passages = passages_of(dataset.corpus, wanted, skipped)
+    matchers = {query_id: AnswerMatcher(answers.get(query_id, ())) for query_id in ranked}
+    tests = {query_id: matcher.matches_tokens for query_id, matcher in matchers.items()}
+    held = passages_with_answers([run], depth, tests, answer_tokens, passages.values())
+    for number, (query_id, hits) in enumerate(ranked.items()):
+        row = dpr.reader_row(
+            queries[query_id],
+            answers.get(query_id, []),
+            [(passages[doc], score, doc in held.get(query_id, {})) for doc, score in hits],
+        )
+        handle.write((b",\n" if number else b"[\n") + orjson.dumps(row))
+    handle.write(b"\n]\n")
+    return {
+        "queries_with_an_answer_found": len(held),
+        "queries_without_answers": sum(query_id not in answers for query_id in ranked),
+    }

@@ -1,0 +1,109 @@
+"""`ance import`: what a neighbour wrote, as a dataset folder that every other stage reads.
+
+Records go from the source to the folder one by one; of the ids and texts before them only hashes
+are held. Where a source has negatives or a run, they become `negatives/SPLIT.jsonl` and
+`runs/SPLIT.trec` beside the labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ance_cli.errors import BadInput
+from ance_cli.formats import atomic, lease
+from ance_cli.formats.hashing import hash_json
+from ance_cli.formats.jsonl import Skipped, refuse, refuse_stdio
+from ance_cli.formats.manifest import Plan
+from ance_cli.formats.summary import Summary, planned, summary_of
+from ance_cli.interop.recognition import Request, parts_of
+from ance_cli.interop.records import Part
+from ance_cli.interop.writing import DatasetWriter
+from ance_cli.progress import Bar, Reporter, Silent
+
+_SHOWN_EVERY = 1 << 16
+
+
+def import_dataset(
+    request: Request,
+    output: Path,
+    force: bool = False,
+    dry_run: bool = False,
+    skipped: Skipped | None = None,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Make a dataset folder of all that `request` names; raises `BadInput` with file and line."""
+    refuse_stdio(output, "a dataset folder")
+    parts, left_out = parts_of(request)
+    for part in parts:
+        split = f", split {part.split}" if part.split else ""
+        reporter.say(f"{part.name}: {part.what}{split}")
+    for path in left_out:
+        reporter.say(f"{path}: left out")
+    forms: dict[str, list[str]] = {}
+    inputs: dict[str, list[str]] = {}
+    for part in parts:
+        key = " ".join(filter(None, (part.role.name.lower(), part.split)))
+        forms.setdefault(key, []).append(part.what)
+        inputs.setdefault(key, []).append(part.fingerprint())
+    plan = Plan(
+        "dataset", output,
+        shaped_by={"forms": forms, "with_url": request.with_url},
+        inputs={key: hash_json(hashes) for key, hashes in inputs.items()},
+        ran_with={"sources": [part.name for part in parts]},
+        reads=[part.name for part in parts],
+    )  # fmt: skip
+    if manifest := plan.published(force):
+        return summary_of(manifest, output, up_to_date=True)
+    if dry_run:
+        return planned(plan.kind, output, plan.shaped_by)
+    with lease.hold(lease.lease_name(output), str(output)):
+        folder = plan.open_partial(force=True)
+        try:
+            with atomic.disk_errors(output):
+                stats = _write(folder, parts, skipped, reporter)
+        except BaseException:  # nothing of it can be continued
+            atomic.remove(folder)
+            raise
+        _warn_of_missing(stats, reporter)
+        manifest = plan.publish_folder({}, stats)
+    return summary_of(manifest, output, up_to_date=False)
+
+
+def _write(
+    folder: Path, parts: Sequence[Part], skipped: Skipped | None, reporter: Reporter
+) -> dict[str, Any]:
+    with (
+        DatasetWriter(folder, parts) as writer,
+        reporter.task("importing", len(parts), "source") as bar,
+    ):
+        for part in parts:
+            _write_part(part, writer, skipped, bar)
+            bar.advance()
+        writer.finish()
+    if not (writer.stats["passages"] or writer.stats["queries"] or writer.stats["labels"]):
+        raise BadInput(f"{parts[0].name}: there is no record in it")
+    return writer.stats
+
+
+def _write_part(part: Part, writer: DatasetWriter, skipped: Skipped | None, bar: Bar) -> None:
+    for count, (number, record) in enumerate(part.read(skipped), start=1):
+        try:
+            writer.take(record, part, number)
+        except BadInput as problem:
+            refuse(problem, skipped)
+        if count % _SHOWN_EVERY == 0:
+            bar.describe(f"{Path(part.name).name}: {count:,} records")
+
+
+def _warn_of_missing(stats: dict[str, Any], reporter: Reporter) -> None:
+    """An import may bring a part of a dataset; say which checks that left undone."""
+    named = stats["labels"] or stats["runs"]
+    if not stats["passages"]:
+        reporter.warn(
+            "no documents came with it, so no document id was checked; "
+            "name a corpus with --corpus where the dataset is used"
+        )
+    if not stats["queries"] and named:
+        reporter.warn("no queries came with it, so no query id was checked")

@@ -1,0 +1,86 @@
+"""Measuring drift on a run's probe: from a generation's own vectors, or with a newer checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+
+from ance_cli.config import EncodeConfig
+from ance_cli.formats import atomic
+from ance_cli.formats.dataset import Dataset, read_corpus
+from ance_cli.formats.embeddings import Embeddings
+from ance_cli.loop.probe import NUM_PASSAGES, NUM_QUERIES, overlap, sample, top
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.texts import TextEncoder
+from ance_cli.progress import Reporter, Silent
+from ance_cli.retrieval.search import queries_of_split
+
+PROBE = "probe.json"
+"""In a generation: the places of the probe's queries and passages, and each query's best."""
+
+
+class Probe(NamedTuple):
+    """What `probe.json` holds; places are those in file order, ascending."""
+
+    queries: list[int]
+    passages: list[int]
+    top: list[list[int]]
+    """For each query its best passages, as places among `passages`, best first."""
+
+
+def probe_generation(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    folder: Path,
+    embeddings: Embeddings,
+    seed: int,
+    encode_config: EncodeConfig,
+) -> list[list[int]]:
+    """Each probe query's best passages by a generation's own vectors, kept in its `probe.json`."""
+    queries = list(queries_of_split(dataset).values())
+    asked = sample(len(queries), NUM_QUERIES, seed, "queries").tolist()
+    places = sample(embeddings.num_docs, NUM_PASSAGES, seed, "passages")
+    xq, _ = TextEncoder(checkpoint, "query", encode_config)([queries[place] for place in asked])
+    starts, ends = embeddings.doc_offsets[places], embeddings.doc_offsets[places + 1]
+    rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
+    vectors = np.asarray(embeddings.vectors[rows], np.float32)
+    ranked = top(xq, vectors, ends - starts)
+    kept = Probe(asked, places.tolist(), ranked)
+    atomic.write_bytes(folder / PROBE, orjson.dumps(kept._asdict()))
+    return ranked
+
+
+def read_probe(folder: Path) -> Probe | None:
+    """What `probe_generation` kept; None where it kept nothing that can be read: then no drift is
+    measured against that generation, and nothing else is lost."""
+    try:
+        return Probe(**orjson.loads((folder / PROBE).read_bytes()))
+    except (FileNotFoundError, orjson.JSONDecodeError, TypeError):
+        return None
+
+
+def measured_overlap(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    before: Probe,
+    encode_config: EncodeConfig,
+    reporter: Reporter = Silent(),
+) -> float:
+    """Overlap of the probe's lists under a checkpoint with those of a generation: the probe's
+    texts are encoded anew, and nothing else is."""
+    queries = list(queries_of_split(dataset).values())
+    asked = [queries[place] for place in before.queries]
+    places, separator = set(before.passages), checkpoint.pins.separator
+    texts = [
+        passage.joined(separator)
+        for place, passage in enumerate(read_corpus(dataset.corpus))
+        if place in places
+    ]
+    with reporter.task("probing", 1, "checkpoint") as bar:
+        xq, _ = TextEncoder(checkpoint, "query", encode_config)(asked)
+        vectors, counts = TextEncoder(checkpoint, "passage", encode_config)(texts)
+        bar.advance()
+    return overlap(before.top, top(xq, vectors, counts))

@@ -1,0 +1,46 @@
+"""Which parts of a generation are not what their manifests say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ance_cli.errors import AnceError
+from ance_cli.formats.embeddings import Embeddings
+from ance_cli.formats.hashing import hash_file
+from ance_cli.formats.manifest import read_manifest
+from ance_cli.formats.retention import EMBEDDINGS, INDEX
+from ance_cli.formats.run_folder import NEGATIVES
+from ance_cli.progress import Reporter
+
+
+def damaged_parts(folder: Path) -> Iterator[Path]:
+    """The parts of a half-made generation that are not what their manifests say."""
+    if (part := folder / EMBEDDINGS).exists():
+        try:
+            for _ in Embeddings(part).blocks():
+                pass
+        except AnceError:
+            yield part
+    if (part := folder / INDEX).exists() and not _is_whole(part, "index", part / "index"):
+        yield part
+    if (part := folder / NEGATIVES).exists() and not _is_whole(part, "negatives", part):
+        yield part
+
+
+def negatives_to_compare(before: Path | None, reporter: Reporter) -> Path | None:
+    """The published negatives, which the new ones are compared with; nothing else is lost where
+    they are damaged."""
+    if before is None or not (path := before / NEGATIVES).exists():
+        return None
+    if not _is_whole(path, "negatives", path):
+        reporter.warn(f"{path}: is not what its manifest says: the new are compared with none")
+        return None
+    return path
+
+
+def _is_whole(part: Path, kind: str, file: Path) -> bool:
+    try:
+        return bool(read_manifest(part, kind)["content"]["xxh3"] == hash_file(file))
+    except AnceError:
+        return False

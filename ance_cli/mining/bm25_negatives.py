@@ -1,0 +1,124 @@
+"""`ance bm25-negatives`: negatives from BM25's ranking, for the warm-up (ICLR Sec. 5)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from ance_cli.config import Bm25Config, EncodeConfig
+from ance_cli.errors import BadInput
+from ance_cli.formats import lease
+from ance_cli.formats.candidates import Candidates
+from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.hashing import hash_file
+from ance_cli.formats.journal import Journal
+from ance_cli.formats.jsonl import Skipped
+from ance_cli.formats.manifest import Plan
+from ance_cli.formats.summary import Clock, Summary, planned, summary_of
+from ance_cli.formats.trec import in_trec_order, read_run
+from ance_cli.mining.candidate_filters import open_judges, teacher_inputs
+from ance_cli.mining.drawing import (
+    Sides,
+    all_texts,
+    audit_of,
+    check_scores,
+    read_sides,
+    recipe_of,
+    write_negatives,
+)
+from ance_cli.mining.pool import Pool, RankedLists
+from ance_cli.mining.sampling import RANDOM, parse_mix
+from ance_cli.mining.sources import BM25, search_bm25
+from ance_cli.progress import Reporter, Silent
+
+
+def bm25_negatives(
+    dataset: Dataset,
+    output: Path,
+    config: Bm25Config = Bm25Config(),
+    encode_config: EncodeConfig = EncodeConfig(),
+    run: Path | None = None,
+    earlier: Path | None = None,
+    with_text: bool = False,
+    threads: int = 0,
+    force: bool = False,
+    dry_run: bool = False,
+    skipped: Skipped | None = None,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Negatives of every pair of the split, drawn from BM25's top `depth`, or from a given run.
+
+    `encode_config` says where a teacher runs.
+    """
+    source = "run" if run else BM25
+    shares = parse_mix(config.mix if not run or config.mix != BM25 else "run", (source, RANDOM))
+    recipe = recipe_of(config, shares, 0)
+    check_scores(recipe, [RANDOM] if RANDOM in shares else [], f"draw from {source} alone")
+    shaped_by = {
+        **asdict(config),
+        "with_text": with_text,
+        **({"dtype": encode_config.dtype} if config.teacher else {}),
+    }
+    del shaped_by["teacher"]  # among the inputs, by content
+    inputs = {
+        "dataset": dataset.fingerprint("corpus", "queries", "qrels"),
+        **({"run": hash_file(run)} if run else {}),
+        **({"earlier": hash_file(earlier)} if earlier else {}),
+        **teacher_inputs(config),
+    }
+    reads = [*dataset.files, run, earlier, config.teacher]
+    plan = Plan("negatives", output, shaped_by, inputs, {"corpus": str(dataset.corpus)}, reads)
+    if manifest := plan.published(force):
+        return summary_of(manifest, output, up_to_date=True)
+    if dry_run:
+        return planned(plan.kind, output, plan.shaped_by)
+
+    def work(journal: Journal) -> Summary:
+        clock = Clock()
+        with clock("read"):
+            sides = read_sides(dataset, config, skipped, reporter)
+        lists = {}
+        if config.negatives and source in shares:
+            with clock("search"):
+                if run:
+                    found = _from_run(run, sides, config.depth, skipped)
+                else:
+                    found = search_bm25(
+                        dataset, sides.queries, config, config.depth, threads, skipped, reporter
+                    )
+            lists[source] = RankedLists.of(found)
+        judges = open_judges(
+            config, encode_config, dataset, sides.queries, journal, skipped, reporter
+        )
+        if judges.dtype:
+            plan.shaped_by["dtype"] = judges.dtype
+        pool = Pool(
+            list(sides.queries), sides.positives, sides.copies, lists,
+            has_answer=judges.has_answer, teacher=judges.teacher,
+            territories=sides.territories,
+        )  # fmt: skip
+        audit = audit_of(config, shares, earlier)
+        texts = all_texts(dataset, skipped) if with_text else None
+        return write_negatives(plan, pool, recipe, audit, texts, clock, reporter)
+
+    with lease.of_output(output), plan.journal(force, reporter.say) as journal:
+        return work(journal)
+
+
+def _from_run(path: Path, sides: Sides, depth: int, skipped: Skipped | None) -> Candidates:
+    position = sides.copies.position
+    run = read_run(path, skipped, known_docs=position)
+    if not run.keys() & sides.queries.keys():
+        raise BadInput(
+            f"{path}: ranks nothing for any of the {len(sides.queries)} queries of the split",
+            hint="the run should be of the queries that --split names",
+        )
+    docs = np.full((len(sides.queries), depth), -1, np.int32)
+    scores = np.full((len(sides.queries), depth), -np.inf, np.float32)
+    for row, query_id in enumerate(sides.queries):
+        hits = in_trec_order(run.get(query_id, {}))[:depth]
+        for rank, (doc_id, score) in enumerate(hits):
+            docs[row, rank], scores[row, rank] = position[doc_id], score
+    return Candidates(list(sides.queries), docs, scores, {})

