@@ -30,12 +30,12 @@ from ance_cli.config import EncodeConfig
 from ance_cli.formats.dataset import read_corpus
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.encoder import load_encoder
+from ance_cli.models.flops import forward_flops, matmul_ceiling
 from ance_cli.models.inference import InferenceEngine
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Silent
 from ance_cli.setup.demo import packaged_encoder
 from ance_cli.setup.docstrings import docstring_dataset
-from ance_cli.models.flops import forward_flops, matmul_ceiling
 
 
 def flag_embedding(

@@ -24,8 +24,8 @@ from ance_cli.formats.embeddings import EmbeddingsWriter
 from ance_cli.formats.tokens import TokenCache, TokenRows
 from ance_cli.models.checkpoint import Checkpoint, Side
 from ance_cli.models.encoder import load_encoder
-from ance_cli.models.inference import InferenceEngine
 from ance_cli.models.flops import forward_flops, matmul_ceiling
+from ance_cli.models.inference import InferenceEngine
 
 _CEILING_AFTER_SECONDS = 10.0
 """Encoding shorter than this is not worth the time in which the ceiling is measured."""

@@ -135,8 +135,8 @@ def _make_trainer(
     from ance_cli.models.attention import use_float32
     from ance_cli.models.dual import enable_gradient_checkpointing, load_dual
     from ance_cli.models.encoder import set_dropout
-    from ance_cli.models.tokens import Tokenizer
     from ance_cli.models.flops import matmul_ceiling
+    from ance_cli.models.tokens import Tokenizer
     from ance_cli.training.generation_watcher import Lesson
     from ance_cli.training.optim import make_optimizer
     from ance_cli.training.state import Standing, load_state, save_state

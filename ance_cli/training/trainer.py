@@ -16,11 +16,11 @@ from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged, Stopped, hold_signals
 from ance_cli.mining.sampling import keyed_generator
 from ance_cli.models.dual import DualEncoder
+from ance_cli.models.flops import training_flops
 from ance_cli.models.tokens import TokenRows
 from ance_cli.progress import Reporter
 from ance_cli.training.data import Batch, Ints, StreamPosition, rows_of_docs
 from ance_cli.training.distributed import World
-from ance_cli.models.flops import training_flops
 from ance_cli.training.generation_watcher import Follower, Lesson
 from ance_cli.training.grad_cache import Passes
 from ance_cli.training.gradients import group_norms, layer_groups
