@@ -64,7 +64,7 @@ class Mismatch(AnceError):
     exit_code = 4
 
 
-class MachineGaveOut(AnceError):
+class ResourceExhausted(AnceError):
     """Disk or memory ran out, or a part of the installation fails; what was finished is kept."""
 
     exit_code = 5

@@ -79,7 +79,7 @@ def main() -> None:
         docstring_dataset(data, Silent())
         corpus = data / "corpus.jsonl"
     texts = [p.joined(" ") for p in islice(read_corpus(corpus), options.passages)]
-    checkpoint = Checkpoint(options.ckpt or packaged_encoder()).with_pins(
+    checkpoint = Checkpoint(options.ckpt or packaged_encoder()).with_settings(
         passage_length=options.length
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -98,7 +98,7 @@ def train(setting: Setting, rows: Path | None, steps: int, folder: Path) -> floa
     )  # fmt: skip
     loss = losses.MultipleNegativesRankingLoss(
         model,
-        scale=checkpoint.pins.scale,
+        scale=checkpoint.settings.scale,
         similarity_fct=util.cos_sim if checkpoint.is_cosine else util.dot_score,
     )
     found = load_from_disk(rows) if rows else _pairs(setting, model, _passages(setting))
@@ -117,7 +117,7 @@ def least_cosine(setting: Setting, theirs: Path, ours: Path) -> float:
     from ance_cli.models.texts import TextEncoder
 
     model = _load(theirs, setting.threads)
-    checkpoint = Checkpoint(ours).with_pins(
+    checkpoint = Checkpoint(ours).with_settings(
         query_length=RECIPE.query_length, passage_length=RECIPE.passage_length
     )
     queries = sorted(read_queries(locate(setting.data).need("queries")).values(), key=len)
@@ -175,7 +175,7 @@ def _as_queries(model: SentenceTransformer, texts: list[str]) -> list[str]:
 
 def _passages(setting: Setting) -> dict[str, str]:
     """doc_id -> the text that an encoder sees."""
-    separator = Checkpoint(setting.ckpt).pins.separator
+    separator = Checkpoint(setting.ckpt).settings.separator
     corpus = read_corpus(locate(setting.data).corpus)
     return {passage.doc_id: passage.joined(separator) for passage in corpus}
 

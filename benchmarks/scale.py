@@ -61,7 +61,7 @@ def _small_encoder(folder: Path, dim: int) -> None:
     BertModel(config, add_pooling_layer=False).save_pretrained(folder / "plain")
     plain = Checkpoint(folder / "plain")
     dual, _ = start_dual(plain, None, seed=0)
-    save_dual(dual, OurTokenizer(plain), plain.pins, folder / "ckpt")
+    save_dual(dual, OurTokenizer(plain), plain.settings, folder / "ckpt")
 
 
 def _encode(folder: Path, rows: int) -> None:

@@ -289,8 +289,13 @@ def check(setting: Setting, work: Path) -> None:
     """Refuse a start that is no single plain encoder, and a work folder of another setting."""
     checkpoint = Checkpoint(setting.ckpt)
     checkpoint.need_head()
-    pins = checkpoint.pins
-    if not checkpoint.shared or pins.segments > 1 or pins.query_prefix or pins.passage_prefix:
+    settings = checkpoint.settings
+    if (
+        not checkpoint.shared
+        or settings.segments > 1
+        or settings.query_prefix
+        or settings.passage_prefix
+    ):
         raise SystemExit(f"{setting.ckpt}: expected one encoder, without prefixes and MaxP")
     identity = {**asdict(setting), "data": str(setting.data.resolve()),
                 "ckpt": checkpoint.tower_hash("passage")}  # fmt: skip

@@ -38,7 +38,7 @@ def main() -> None:
     if corpus is None:
         docstring_dataset(scratch / "data", Silent())
         corpus = scratch / "data" / "corpus.jsonl"
-    checkpoint = Checkpoint(options.ckpt or packaged_encoder()).with_pins(
+    checkpoint = Checkpoint(options.ckpt or packaged_encoder()).with_settings(
         passage_length=options.length
     )
     dataset = Dataset(corpus, None, None)

@@ -62,10 +62,10 @@ def checkpoint(tmp_path_factory, backbone) -> Path:
 
     os.environ.setdefault("ANCE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
     plain = Checkpoint(backbone)
-    pins = replace(plain.pins, query_length=12, passage_length=24)
+    settings = replace(plain.settings, query_length=12, passage_length=24)
     dual, _ = start_dual(plain, None, seed=1)
     folder = tmp_path_factory.mktemp("checkpoint") / "ckpt"
-    save_dual(dual, Tokenizer(plain), pins, folder)
+    save_dual(dual, Tokenizer(plain), settings, folder)
     return folder
 
 
@@ -84,7 +84,7 @@ def two_towers(tmp_path_factory, checkpoint) -> Path:
         for parameter in dual.query.parameters():
             parameter.mul_(1.3)
     folder = tmp_path_factory.mktemp("two") / "ckpt"
-    save_dual(dual, Tokenizer(shared), shared.pins, folder)
+    save_dual(dual, Tokenizer(shared), shared.settings, folder)
     return folder
 
 

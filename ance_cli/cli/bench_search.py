@@ -9,7 +9,7 @@ import typer
 
 from ance_cli.cli.flags import FLAGS, RUNTIME, Flag
 from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import PINS, checkpoint_of, dataset_of, run_stage
+from ance_cli.cli.runner import ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import EncodeConfig
 from ance_cli.formats.summary import Summary
 
@@ -22,8 +22,8 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "bench-search",
-        f"ckpt data split corpus queries qrels skip_bad depth {PINS} trials gpus dtype threads "
-        "quiet json",
+        f"ckpt data split corpus queries qrels skip_bad depth {ENCODING_SETTINGS} "
+        "trials gpus dtype threads quiet json",
         configs="search encode",
         required="ckpt",
         arguments={"sources": (list[Path], ..., "Embeddings folders, searched exactly, and index "

@@ -24,15 +24,15 @@ def work() -> None:
     """Read the orders, then block numbers, from stdin, until it ends."""
     stdout = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no message
-    from ance_cli.encoding.blocks import Orders
+    from ance_cli.encoding.blocks import EncodeJob
     from ance_cli.encoding.workers import Pipe, serve
 
     def next_block() -> int | None:
         line = sys.stdin.buffer.readline()
         return int(line) if line else None
 
-    orders = Orders.from_json(sys.stdin.buffer.readline())
-    serve(orders, Pipe(os.fdopen(stdout, "wb", buffering=0).write), next_block)
+    job = EncodeJob.from_json(sys.stdin.buffer.readline())
+    serve(job, Pipe(os.fdopen(stdout, "wb", buffering=0).write), next_block)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import typer
 
 from ance_cli.cli.flags import FLAGS, METHOD, RUNTIME, Flag
 from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, PINS, run_stage
+from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, run_stage
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "checkpoint",
-        f"output backbone pooling similarity {PINS} private force {COMMON}",
+        f"output backbone pooling similarity {ENCODING_SETTINGS} private force {COMMON}",
         arguments={
             "action": (Action, ..., "inspect: show what a checkpoint is. convert: make one of "
                        "another layout into one of ours (-o). push: send one to the model hub."),
@@ -71,9 +71,9 @@ def _inspect(flags: Flags, _: Any) -> Summary:
         return found
     from ance_cli.cli.console import show_facts
 
-    pins = found["pins"]  # quoted, so that a separator of one space is seen
+    settings = found["pins"]  # quoted, so that a separator of one space is seen
     show_facts(
-        {**found, "pins": {n: repr(v) if isinstance(v, str) else v for n, v in pins.items()}}
+        {**found, "pins": {n: repr(v) if isinstance(v, str) else v for n, v in settings.items()}}
     )
     return {}
 
@@ -89,7 +89,7 @@ def _convert(flags: Flags, reporter: Any) -> Summary:
         backbone=flags.backbone,
         pooling=flags.pooling,
         similarity=flags.similarity,
-        pins={name: flags[name] for name in PINS.split()},
+        settings={name: flags[name] for name in ENCODING_SETTINGS.split()},
         force=flags.force,
         dry_run=flags.dry_run,
         reporter=reporter,

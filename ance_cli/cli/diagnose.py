@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, PINS, checkpoint_of, dataset_of, run_stage
+from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import DiagnoseConfig, EncodeConfig
 from ance_cli.formats.summary import Summary
 
@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
         "diagnose",
         "ckpt data split corpus queries qrels min_rel skip_bad embeddings index history output "
         "figures sample draws depth batch_size suspects engine k1 b loss margin scale seed probes "
-        f"{PINS} gpus dtype batch_tokens threads force {COMMON}",
+        f"{ENCODING_SETTINGS} gpus dtype batch_tokens threads force {COMMON}",
         configs="diagnose encode",
         required="ckpt embeddings output",
         defaults={"split": "dev"},

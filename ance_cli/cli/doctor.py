@@ -9,7 +9,7 @@ import typer
 
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.runner import run_stage
-from ance_cli.errors import MachineGaveOut
+from ance_cli.errors import ResourceExhausted
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.summary import Summary
 from ance_cli.progress import Reporter
@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
         run_stage(flags, look)
         if needed := [problem for problem in found["problems"] if problem["needed"]]:
-            raise MachineGaveOut(
+            raise ResourceExhausted(
                 f"no loop can run here: {'; '.join(problem['what'] for problem in needed)}",
                 hint=needed[0]["mend"],
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, PINS, checkpoint_of, dataset_of, run_stage
+from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import EncodeConfig
 
 
@@ -15,8 +15,8 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "encode",
-        f"ckpt data split corpus queries qrels skip_bad tokens output side {PINS} output_dtype "
-        f"gpus cpu_workers shard ray dtype batch_tokens threads force {COMMON}",
+        f"ckpt data split corpus queries qrels skip_bad tokens output side {ENCODING_SETTINGS} "
+        f"output_dtype gpus cpu_workers shard ray dtype batch_tokens threads force {COMMON}",
         configs="encode",
         required="ckpt output",
         panel="Stages",

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 
-from ance_cli.errors import AnceError, MachineGaveOut, Stopped, UsageProblem, is_out_of_memory
+from ance_cli.errors import AnceError, ResourceExhausted, Stopped, UsageProblem, is_out_of_memory
 from ance_cli.formats.atomic import is_full_disk
 
 _NO_SUCH_PLACE = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
@@ -17,13 +17,13 @@ def _explained(error: Exception) -> AnceError | None:
     """What a person can do about a failed system call, or memory that ran out; None where that is
     not known."""
     if is_out_of_memory(error):
-        return MachineGaveOut(
+        return ResourceExhausted(
             "memory ran out", hint="close other programs, or lower --batch-size or --batch-tokens"
         )
     if not isinstance(error, OSError):
         return None
     if is_full_disk(error):
-        return MachineGaveOut(
+        return ResourceExhausted(
             f"{error.filename or 'a file'}: no room left on the disk",
             hint="free some space and repeat the command: what was finished is kept",
         )

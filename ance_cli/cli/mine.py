@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, PINS, checkpoint_of, dataset_of, run_stage
+from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import EncodeConfig, MineConfig
 
 DRAWING = (
@@ -22,8 +22,8 @@ def register(app: typer.Typer) -> None:
         app,
         "mine",
         "ckpt data split corpus queries qrels min_rel skip_bad embeddings index output candidates "
-        f"previous overlap_with with_text {DRAWING} {MARGINS} audit_bm25 seed probes {PINS} gpus "
-        f"ray dtype batch_tokens threads force {COMMON}",
+        f"previous overlap_with with_text {DRAWING} {MARGINS} audit_bm25 seed probes "
+        f"{ENCODING_SETTINGS} gpus ray dtype batch_tokens threads force {COMMON}",
         configs="mine encode",
         required="ckpt output",
         defaults={"split": "train"},

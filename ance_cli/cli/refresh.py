@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         Example: `ance refresh runs/ance`
         """
         from ance_cli.loop.refresh import refresh as stage
-        from ance_cli.loop.refresh_daemon import follow_checkpoints
+        from ance_cli.loop.refresh_daemon import refresh_while_training
 
         given = {name: flags.typed[name] for name in REFRESHING.split() if name in flags.typed}
         if flags.follow and (flags.force or flags.dry_run):
@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
         def make(reporter: Reporter, _: Skipped | None) -> Summary:
             if flags.follow:
-                return follow_checkpoints(
+                return refresh_while_training(
                     flags.run_folder, given, flags.config(FollowConfig), flags.gpus, flags.threads,
                     flags.ray, reporter,
                 )  # fmt: skip

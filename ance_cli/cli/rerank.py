@@ -8,7 +8,7 @@ import typer
 
 from ance_cli.cli.flags import DATA, FLAGS, Flag
 from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, PINS, checkpoint_of, dataset_of, run_stage
+from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import EncodeConfig, RerankConfig
 from ance_cli.config.common import PAIR_LENGTH
 from ance_cli.errors import UsageProblem
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
         app,
         "rerank",
         "data corpus queries skip_bad ckpt embeddings cross_encoder pair_length output depth "
-        f"tag {PINS} gpus dtype batch_tokens threads force {COMMON}",
+        f"tag {ENCODING_SETTINGS} gpus dtype batch_tokens threads force {COMMON}",
         configs="rerank encode",
         required="output",
         arguments={"run": (Path, ..., "TREC run; - is stdin.")},

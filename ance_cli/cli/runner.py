@@ -17,7 +17,7 @@ from ance_cli.models.devices import set_threads
 from ance_cli.progress import Reporter
 
 COMMON = "config cache_dir dry_run quiet json"
-PINS = "query_length passage_length separator segmentation max_segments"
+ENCODING_SETTINGS = "query_length passage_length separator segmentation max_segments"
 
 
 def data_of(flags: Flags, skipped: Skipped | None, reporter: Reporter) -> Path | None:
@@ -51,8 +51,8 @@ def dataset_of(flags: Flags, data: Path | None = None) -> Dataset:
 
 def checkpoint_of(flags: Flags) -> Checkpoint:
     """The checkpoint that --ckpt names, with the pins that were overridden."""
-    return Checkpoint(flags.ckpt).with_pins(
-        **{name: flags.get(name) for name in PINS.split() if name in flags}
+    return Checkpoint(flags.ckpt).with_settings(
+        **{name: flags.get(name) for name in ENCODING_SETTINGS.split() if name in flags}
     )
 
 

@@ -10,7 +10,7 @@ import typer
 
 from ance_cli.cli.flags import FLAGS, Flag, SearchEngine
 from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, PINS, checkpoint_of, dataset_of, run_stage
+from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import EncodeConfig, SearchConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import Dataset
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
         app,
         "search",
         "ckpt data split corpus queries qrels skip_bad embeddings index output search_engine depth "
-        f"k1 b probes tag {PINS} gpus dtype batch_tokens threads force {COMMON}",
+        f"k1 b probes tag {ENCODING_SETTINGS} gpus dtype batch_tokens threads force {COMMON}",
         configs="search encode",
         panel="Stages",
     )

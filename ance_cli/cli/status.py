@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.table import Table
 
-    from ance_cli.loop.status_schema import Refresh, RunStanding
+    from ance_cli.loop.status_schema import Refresh, RunStatus
 
 
 def register(app: typer.Typer) -> None:
@@ -80,7 +80,7 @@ def _watch(flags: Flags) -> None:
             live.update(_fitting(found, console), refresh=True)
 
 
-def _looks(flags: Flags) -> Iterator[RunStanding]:
+def _looks(flags: Flags) -> Iterator[RunStatus]:
     """How the run stands, now and every interval, until it has finished."""
     from ance_cli.loop.status import status
 
@@ -92,7 +92,7 @@ def _looks(flags: Flags) -> Iterator[RunStanding]:
         time.sleep(flags.interval)
 
 
-def _print_json(found: RunStanding, indented: bool) -> None:
+def _print_json(found: RunStatus, indented: bool) -> None:
     import orjson
 
     text = orjson.dumps(found, option=orjson.OPT_INDENT_2 if indented else 0)
@@ -103,7 +103,7 @@ def _print_json(found: RunStanding, indented: bool) -> None:
 # ---------------------------------------------------------------- the view
 
 
-def _fitting(found: RunStanding, console: Console) -> Group:
+def _fitting(found: RunStatus, console: Console) -> Group:
     """The view with as many of the last refreshes as the terminal has lines for."""
     last = len(found.refreshes)
     while True:
@@ -113,7 +113,7 @@ def _fitting(found: RunStanding, console: Console) -> Group:
         last -= 1
 
 
-def view(found: RunStanding, width: int, last_refreshes: int | None = None) -> Group:
+def view(found: RunStatus, width: int, last_refreshes: int | None = None) -> Group:
     """Everything in one block for a console of `width` columns: lines that fold, and the table of
     refreshes, cut into several where it is wider."""
     from rich.console import Group
@@ -133,7 +133,7 @@ def view(found: RunStanding, width: int, last_refreshes: int | None = None) -> G
     return Group(grid, *notes, *_tables(rows, width))
 
 
-def _sections(found: RunStanding) -> dict[str, list[str]]:
+def _sections(found: RunStatus) -> dict[str, list[str]]:
     """The lines of each part, as rich's markup."""
     from rich.filesize import decimal
     from rich.markup import escape
@@ -174,7 +174,7 @@ def _sections(found: RunStanding) -> dict[str, list[str]]:
     return sections
 
 
-def _training_lines(found: RunStanding) -> list[str]:
+def _training_lines(found: RunStatus) -> list[str]:
     training = found.training
     line = f"step {training.step:,}"
     if training.last_step is not None:
@@ -202,7 +202,7 @@ def _training_lines(found: RunStanding) -> list[str]:
     return [*lines, ", ".join(figures)] if figures else lines
 
 
-def _negatives_line(found: RunStanding) -> str:
+def _negatives_line(found: RunStatus) -> str:
     negatives = found.negatives
     if negatives.generation is not None:
         line = f"generation {negatives.generation}"
@@ -217,7 +217,7 @@ def _negatives_line(found: RunStanding) -> str:
     return f"{line}; published: {negatives.published} from step {negatives.published_step:,}"
 
 
-def _inferencer_line(found: RunStanding) -> str:
+def _inferencer_line(found: RunStatus) -> str:
     at = found.refreshing
     if at.phase is None:
         return "none"

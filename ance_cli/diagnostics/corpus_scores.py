@@ -14,14 +14,14 @@ from ance_cli.training.loss import LOSSES
 
 Singles = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-Places = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 
 BYTES_A_DOCUMENT = 32
 """What a pair takes in memory for each document of the corpus."""
 
 
 @dataclass(frozen=True)
-class Landscape:
+class CorpusScores:
     """Queries, each with one positive, over a corpus of N documents.
 
     `xq` (n, d) queries, `positives` (n, d) the positives' vectors; `scores` (n, N) q . d,
@@ -36,7 +36,7 @@ class Landscape:
     lengths: Singles
 
 
-def survey(xq: Singles, positives: Sequence[int], embeddings: Embeddings) -> Landscape:
+def compute(xq: Singles, positives: Sequence[int], embeddings: Embeddings) -> CorpusScores:
     """Read the corpus once; `positives` are the documents' positions, one for each row of `xq`."""
     offsets = embeddings.doc_offsets
     chosen = []
@@ -45,7 +45,7 @@ def survey(xq: Singles, positives: Sequence[int], embeddings: Embeddings) -> Lan
         chosen.append(rows[np.argmax(rows @ query)])
     plus = np.stack(chosen)
     shape = (len(xq), embeddings.num_docs)
-    found = Landscape(xq, plus, *(np.empty(shape, np.float32) for _ in range(3)))
+    found = CorpusScores(xq, plus, *(np.empty(shape, np.float32) for _ in range(3)))
     for docs, rows, best in _best_rows(xq, embeddings):
         squares = np.einsum("rd,rd->r", rows, rows)
         for array, values in (
@@ -70,7 +70,7 @@ def weighted_sums(
     return sums
 
 
-def _best_rows(xq: Singles, embeddings: Embeddings) -> Iterator[tuple[slice, Singles, Places]]:
+def _best_rows(xq: Singles, embeddings: Embeddings) -> Iterator[tuple[slice, Singles, Positions]]:
     """Block by block the documents, their rows (r, d), and (n, docs) which of the rows scores best
     for each query."""
     for first, block in embeddings.blocks():

@@ -27,7 +27,7 @@ from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
-from ance_cli.mining.drawing import Sides, read_sides
+from ance_cli.mining.drawing import MiningData, read_mining_data
 from ance_cli.mining.pool import RankedLists
 from ance_cli.mining.sampling import keyed_generator
 from ance_cli.mining.sources import search_bm25
@@ -44,7 +44,7 @@ _TABLES = ("queries", "documents", "parameters", "samplers", "bound", "batch", "
            "suspects")  # fmt: skip
 """The parts of the report that go into the summary; the rest are curves."""
 
-Places = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -148,50 +148,52 @@ def _make(
     from ance_cli.diagnostics.pair_analysis import ranks_to_show
 
     started = time.monotonic()
-    sides = read_sides(dataset, config.ranking, skipped, reporter)
-    chosen = _choose(sides, config)
+    data = read_mining_data(dataset, config.ranking, skipped, reporter)
+    chosen = _choose(data, config)
     retriever = DenseRetriever(checkpoint, sources[-1], encode_config, config.probes)
     plan.shaped_by["dtype"] = retriever.dtype
     embeddings = retriever.embeddings or Embeddings(sources[0].path)
-    scale = checkpoint.pins.scale if config.scale is None else config.scale
+    scale = checkpoint.settings.scale if config.scale is None else config.scale
     loss = (config.loss, config.margin, scale)
     ranks = ranks_to_show(embeddings.num_docs, config.depth)
-    findings, exact = _survey(
-        sides, chosen, retriever, embeddings, config, loss, ranks, dataset, threads, skipped,
+    analyses, exact = _survey(
+        data, chosen, retriever, embeddings, config, loss, ranks, dataset, threads, skipped,
         reporter,
     )  # fmt: skip
     gradients, num_parameters = _differentiate(
-        checkpoint, dataset, chosen, findings, loss, retriever, skipped, reporter
+        checkpoint, dataset, chosen, analyses, loss, retriever, skipped, reporter
     )
-    suspects = tables.suspects_of(findings, config.suspects)
+    suspects = tables.suspects_of(analyses, config.suspects)
     doc_ids = embeddings.ids
     report: dict[str, Any] = {
         "settings": {"checkpoint": str(checkpoint.path), "split": dataset.split, **plan.shaped_by},
-        "queries": len(findings),
+        "queries": len(analyses),
         "documents": embeddings.num_docs,
         "parameters": num_parameters,
-        "samplers": tables.sampler_rows(findings, exact, gradients),
-        "bound": tables.bound(findings, gradients),
-        "batch": tables.batch_record(findings, config.batch_size, config.depth),
-        "reciprocal_rank": tables.reciprocal_rank_record(findings),
+        "samplers": tables.sampler_rows(analyses, exact, gradients),
+        "bound": tables.bound(analyses, gradients),
+        "batch": tables.batch_record(analyses, config.batch_size, config.depth),
+        "reciprocal_rank": tables.reciprocal_rank_record(analyses),
         "suspects": _with_texts(suspects, chosen, doc_ids, dataset, skipped),
-        "long_tail": tables.tail_record(findings, ranks),
+        "long_tail": tables.tail_record(analyses, ranks),
         "panels": [
             {
                 "panel": panel,
-                "query_id": finding.query_id,
-                "query": sides.queries[finding.query_id],
-                "positives": sides.positives[finding.query_id],
-                "model": [doc_ids[doc] for doc in finding.top.tolist()],
-                "bm25": [doc_ids[doc] for doc in finding.bm25.tolist()],
+                "query_id": analysis.query_id,
+                "query": data.queries[analysis.query_id],
+                "positives": data.positives[analysis.query_id],
+                "model": [doc_ids[doc] for doc in analysis.top.tolist()],
+                "bm25": [doc_ids[doc] for doc in analysis.bm25.tolist()],
             }
-            for panel, finding in tables.panels_of(findings)
+            for panel, analysis in tables.panels_of(analyses)
         ],
     }
     if run is not None:
         met = {
-            (finding.query_id, finding.positive_id): {doc_ids[doc] for doc in finding.top.tolist()}
-            for finding in findings
+            (analysis.query_id, analysis.positive_id): {
+                doc_ids[doc] for doc in analysis.top.tolist()
+            }
+            for analysis in analyses
         }
         report["history"] = read_history(run, met)
     stats = {
@@ -204,35 +206,35 @@ def _make(
     return report, made(plan, stats)
 
 
-def _choose(sides: Sides, config: DiagnoseConfig) -> Chosen:
+def _choose(data: MiningData, config: DiagnoseConfig) -> Chosen:
     """The queries, uniformly, and one positive of each; a function of the seed and the labels."""
     rng = keyed_generator(config.seed, "diagnose")
-    names = list(sides.queries)
+    names = list(data.queries)
     places = np.sort(rng.choice(len(names), min(config.sample, len(names)), replace=False))
     query_ids = [names[place] for place in places.tolist()]
     positive_ids = [
-        sides.positives[name][int(rng.integers(len(sides.positives[name])))] for name in query_ids
+        data.positives[name][int(rng.integers(len(data.positives[name])))] for name in query_ids
     ]
     return Chosen(
         query_ids,
-        [sides.queries[name] for name in query_ids],
+        [data.queries[name] for name in query_ids],
         positive_ids,
-        [sides.copies.position[name] for name in positive_ids],
+        [data.duplicates.position[name] for name in positive_ids],
     )
 
 
-def _banned(sides: Sides, query_id: str) -> set[int]:
+def _banned(data: MiningData, query_id: str) -> set[int]:
     """Positions of D+ and of the copies of D+."""
-    own, same = sides.copies.banned(sides.positives[query_id])
+    own, same = data.duplicates.banned(data.positives[query_id])
     return own | same
 
 
-def _negatives_of(sides: Sides, query_id: str, banned: set[int]) -> Places:
+def _negatives_of(data: MiningData, query_id: str, banned: set[int]) -> Positions:
     """Positions of C \\ D+, without copies of D+ and without other datasets' documents."""
-    left = np.ones(len(sides.copies.doc_ids), bool)
+    left = np.ones(len(data.duplicates.doc_ids), bool)
     left[list(banned)] = False
-    if sides.territories is not None:
-        left &= ~sides.territories.foreign(query_id, np.arange(len(left)))
+    if data.scope is not None:
+        left &= ~data.scope.foreign(query_id, np.arange(len(left)))
     if not left.any():
         raise UsageProblem(
             f"query {query_id!r}: every document is a positive or a copy of one: there is no "
@@ -242,24 +244,24 @@ def _negatives_of(sides: Sides, query_id: str, banned: set[int]) -> Places:
 
 
 def _survey(
-    sides: Sides,
+    data: MiningData,
     chosen: Chosen,
     retriever: DenseRetriever,
     embeddings: Embeddings,
     config: DiagnoseConfig,
     loss: tuple[str, float, float],
-    ranks: Places,
+    ranks: Positions,
     dataset: Dataset,
     threads: int,
     skipped: Skipped | None,
     reporter: Reporter,
 ) -> tuple[list[Any], list[Any]]:
-    """Each pair over the whole corpus: its `Finding`, and the exact moments of its samplers."""
-    from ance_cli.diagnostics.corpus_scores import BYTES_A_DOCUMENT, survey, weighted_sums
+    """Each pair over the whole corpus: its analysis, and the exact moments of its samplers."""
+    from ance_cli.diagnostics.corpus_scores import BYTES_A_DOCUMENT, compute, weighted_sums
     from ance_cli.diagnostics.pair import ANCE, BM25, Enumeration, Pair
-    from ance_cli.diagnostics.pair_analysis import look_at
+    from ance_cli.diagnostics.pair_analysis import analyze
 
-    banned = [_banned(sides, query_id) for query_id in chosen.query_ids]
+    banned = [_banned(data, query_id) for query_id in chosen.query_ids]
     depth = min(config.depth + max(map(len, banned)), embeddings.num_docs)
     xq = retriever.encode_queries(chosen.texts, reporter)
     texts = dict(zip(chosen.query_ids, chosen.texts, strict=True))
@@ -270,24 +272,24 @@ def _survey(
         rows = {query_id: row for row, query_id in enumerate(chosen.query_ids)}
         lists[ANCE] = RankedLists(found, None, rows)
     in_batch = np.array(
-        [sides.copies.position[name] for names in sides.positives.values() for name in names]
+        [data.duplicates.position[name] for names in data.positives.values() for name in names]
     )
-    findings, exact = [], []
+    analyses, exact = [], []
     size = max(1, _CORPUS_BYTES // (BYTES_A_DOCUMENT * embeddings.num_docs))
     with reporter.task("looking", len(xq), "pair") as bar:
         for group in _groups(len(xq), size):
-            land = survey(xq[group], chosen.positives[group], embeddings)
+            land = compute(xq[group], chosen.positives[group], embeddings)
             sums = []
             for number, place in enumerate(range(len(xq))[group]):
                 query_id = chosen.query_ids[place]
                 listed = {kind: ranked.listed(query_id)[0] for kind, ranked in lists.items()}
-                negatives = _negatives_of(sides, query_id, banned[place])
+                negatives = _negatives_of(data, query_id, banned[place])
                 pair = Pair.of(
                     number, land, negatives, chosen.positives[place], listed, config.depth,
                     config.batch_size, loss,
                 )  # fmt: skip
-                findings.append(
-                    look_at(
+                analyses.append(
+                    analyze(
                         pair, query_id, chosen.positive_ids[place], chosen.positives[place],
                         listed[BM25], in_batch, ranks, config.depth, config.draws,
                         config.batch_size, config.seed,
@@ -302,7 +304,7 @@ def _survey(
                 own = vectors[np.array(pair_of) == number]
                 query = land.xq[number]
                 exact.append(enumeration.moments(own, land.positives[number], float(query @ query)))
-    return findings, exact
+    return analyses, exact
 
 
 def _groups(total: int, size: int) -> Iterator[slice]:
@@ -314,7 +316,7 @@ def _differentiate(
     checkpoint: Checkpoint,
     dataset: Dataset,
     chosen: Chosen,
-    findings: Sequence[Any],
+    analyses: Sequence[Any],
     loss: tuple[str, float, float],
     retriever: DenseRetriever,
     skipped: Skipped | None,
@@ -325,21 +327,26 @@ def _differentiate(
     from ance_cli.diagnostics.pair import ORACLE
 
     doc_ids = retriever.doc_ids
-    wanted = {doc_ids[doc] for found in findings for doc in (found.positive, *found.drawn_norms)}
+    wanted = {doc_ids[doc] for found in analyses for doc in (found.positive, *found.drawn_norms)}
     passages = passages_of(dataset.corpus, wanted, skipped)
-    separator = checkpoint.pins.separator
+    separator = checkpoint.settings.separator
     examples = ExampleGradients(checkpoint, retriever.device, *loss)
     found = []
-    total = sum(len(finding.drawn_norms) for finding in findings)
+    total = sum(len(analysis.drawn_norms) for analysis in analyses)
     with reporter.task("differentiating", total, "negative") as bar:
-        for text, finding in zip(chosen.texts, findings, strict=True):
+        for text, analysis in zip(chosen.texts, analyses, strict=True):
             negatives = {
-                doc: passages[doc_ids[doc]].joined(separator) for doc in finding.drawn_norms
+                doc: passages[doc_ids[doc]].joined(separator) for doc in analysis.drawn_norms
             }
-            positive = passages[finding.positive_id].joined(separator)
+            positive = passages[analysis.positive_id].joined(separator)
             found.append(
                 examples.of(
-                    text, positive, negatives, finding.draws[ORACLE], finding.densities, bar.advance
+                    text,
+                    positive,
+                    negatives,
+                    analysis.draws[ORACLE],
+                    analysis.densities,
+                    bar.advance,
                 )
             )
     return found, examples.num_parameters
@@ -354,18 +361,18 @@ def _with_texts(
 ) -> list[dict[str, Any]]:
     """The suspects as people read them."""
     wanted = {doc_ids[doc] for _, doc, _ in suspects}
-    wanted |= {finding.positive_id for finding, _, _ in suspects}
+    wanted |= {analysis.positive_id for analysis, _, _ in suspects}
     passages = passages_of(dataset.corpus, wanted, skipped)
     texts = dict(zip(chosen.query_ids, chosen.texts, strict=True))
     return [
         {
-            "query_id": finding.query_id,
-            "positive_id": finding.positive_id,
+            "query_id": analysis.query_id,
+            "positive_id": analysis.positive_id,
             "suspect_id": doc_ids[doc],
             "above_the_positive": margin,
-            "query": texts[finding.query_id],
-            "positive": passages[finding.positive_id].joined(" ")[:_SHOWN],
+            "query": texts[analysis.query_id],
+            "positive": passages[analysis.positive_id].joined(" ")[:_SHOWN],
             "suspect": passages[doc_ids[doc]].joined(" ")[:_SHOWN],
         }
-        for finding, doc, margin in suspects
+        for analysis, doc, margin in suspects
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.diagnostics.corpus_scores import Landscape, score_gradients
+from ance_cli.diagnostics.corpus_scores import CorpusScores, score_gradients
 from ance_cli.diagnostics.theory import (
     EncodingSum,
     Moments,
@@ -27,14 +27,14 @@ MIXED_SHARE = 0.1
 
 Doubles = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
-Places = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Draws:
     """Independent draws of a sampler: positions in the corpus, and the weights 1 / (N p)."""
 
-    docs: Places
+    docs: Positions
     weights: Doubles
 
 
@@ -48,13 +48,13 @@ class Pair:
 
     number: int
     """Its row in the landscape."""
-    docs: Places
+    docs: Positions
     scores: Singles
     positive_score: float
     to_positive: Doubles
     to_negative: Doubles
     norms: Doubles
-    ranked: Places
+    ranked: Positions
     """(N,) places in `docs`, highest score first, ties in corpus order."""
     p: Mapping[str, Doubles]
 
@@ -62,10 +62,10 @@ class Pair:
     def of(
         cls,
         number: int,
-        landscape: Landscape,
-        docs: Places,
+        corpus_scores: CorpusScores,
+        docs: Positions,
         positive: int,
-        listed: Mapping[str, Places],
+        listed: Mapping[str, Positions],
         depth: int,
         batch_size: int,
         loss: tuple[str, float, float],
@@ -74,12 +74,12 @@ class Pair:
         and scale. `listed` are the positions, best first, of what BM25 found, and of what an index
         found for ANCE, which otherwise has the exact ranking; each draws from its first `depth`.
         """
-        row = landscape.scores[number]
+        row = corpus_scores.scores[number]
         scores, positive_score = row[docs], float(row[positive])
         a, b = score_gradients(positive_score, scores, *loss)
-        query, plus = landscape.xq[number], landscape.positives[number]
+        query, plus = corpus_scores.xq[number], corpus_scores.positives[number]
         norms = encoding_norms(
-            a, b, landscape.lengths[number, docs], landscape.nearness[number, docs],
+            a, b, corpus_scores.lengths[number, docs], corpus_scores.nearness[number, docs],
             float(plus @ plus), float(query @ query),
         )  # fmt: skip
         ranked = np.argsort(-scores, kind="stable")
@@ -101,7 +101,7 @@ class Pair:
         places = rng.choice(len(p), count, p=p)
         return Draws(self.docs[places], 1 / (len(p) * p[places]))
 
-    def top(self, depth: int) -> Places:
+    def top(self, depth: int) -> Positions:
         """The places of the `depth` best-scoring negatives: those met when testing."""
         return self.ranked[:depth]
 

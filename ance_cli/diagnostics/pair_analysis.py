@@ -15,7 +15,7 @@ TRIALS = 1_000
 """Simulated batches for each pair."""
 
 Doubles = npt.NDArray[np.float64]
-Places = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Finding:
+class PairAnalysis:
     """A pair: positions of documents, scores, and what each sampler drew."""
 
     query_id: str
@@ -47,10 +47,10 @@ class Finding:
     """N p under each sampler, of what the oracle drew."""
     drawn_norms: dict[int, float]
     """position -> norm of the gradient at the encodings, of everything drawn"""
-    top: Places
+    top: Positions
     """Positions of the negatives met when testing, best first."""
     top_scores: Doubles
-    bm25: Places
+    bm25: Positions
     """Positions of BM25's negatives, best first."""
     above_average: Doubles
     """(ranks,) scores minus the corpus average."""
@@ -60,19 +60,19 @@ class Finding:
     """Share of simulated batches with an informative negative."""
 
 
-def look_at(
+def analyze(
     pair: Pair,
     query_id: str,
     positive_id: str,
     positive: int,
-    bm25: Places,
-    positives_of_split: Places,
-    ranks: Places,
+    bm25: Positions,
+    positives_of_split: Positions,
+    ranks: Positions,
     depth: int,
     draws: int,
     batch_size: int,
     seed: int,
-) -> Finding:
+) -> PairAnalysis:
     """Everything that needs the pair's whole corpus; `bm25` is BM25's raw list, best first.
 
     Informative (D-*) are the `depth` best-scoring negatives. `ranks` from 0 are those at which the
@@ -94,7 +94,7 @@ def look_at(
     }
     listed = bm25[np.isin(bm25, pair.docs) | (bm25 == positive)]
     found_at = np.flatnonzero(listed == positive)
-    return Finding(
+    return PairAnalysis(
         query_id,
         positive_id,
         positive,
@@ -119,7 +119,7 @@ def look_at(
     )
 
 
-def _places(pair: Pair, draws: Draws) -> Places:
+def _places(pair: Pair, draws: Draws) -> Positions:
     """Where what was drawn stands among the pair's negatives."""
     return np.asarray(np.searchsorted(pair.docs, draws.docs), np.int64)
 
@@ -134,7 +134,7 @@ def _sampling(pair: Pair, p: Doubles, informative: npt.NDArray[np.bool_]) -> Sam
     )
 
 
-def _tail(pair: Pair, ranks: Places) -> Doubles:
+def _tail(pair: Pair, ranks: Positions) -> Doubles:
     """Scores minus their average over the negatives, at some ranks; NaN beyond the last one."""
     ordered = pair.scores[pair.ranked].astype(np.float64)
     values = np.full(len(ranks), np.nan)
@@ -143,7 +143,7 @@ def _tail(pair: Pair, ranks: Places) -> Doubles:
     return values
 
 
-def ranks_to_show(num_docs: int, depth: int) -> Places:
+def ranks_to_show(num_docs: int, depth: int) -> Positions:
     """Every rank of the top (from 0), and up to sixty beyond it, ever further apart."""
     beyond = np.geomspace(depth, max(num_docs - 1, depth), 60).astype(np.int64)
     shown = np.unique(np.concatenate([np.arange(depth), beyond]))

@@ -11,7 +11,7 @@ from scipy import stats
 
 from ance_cli.diagnostics.examples import Gradients
 from ance_cli.diagnostics.pair import KINDS
-from ance_cli.diagnostics.pair_analysis import Finding
+from ance_cli.diagnostics.pair_analysis import PairAnalysis
 from ance_cli.diagnostics.theory import Moments, batch_probability, paper_batch_probability
 from ance_cli.training.gradients import GROUPS
 
@@ -25,7 +25,7 @@ Exact = list[tuple[dict[str, Moments], float]]
 
 
 def sampler_rows(
-    findings: Sequence[Finding], exact: Exact, gradients: Sequence[Gradients]
+    analyses: Sequence[PairAnalysis], exact: Exact, gradients: Sequence[Gradients]
 ) -> list[dict[str, Any]]:
     """A row for each sampler: means over the pairs that have it.
 
@@ -36,12 +36,12 @@ def sampler_rows(
     """
     rows = []
     for kind in KINDS:
-        having = [n for n, finding in enumerate(findings) if kind in finding.samplings]
+        having = [n for n, analysis in enumerate(analyses) if kind in analysis.samplings]
         if not having:
             continue
-        shapes = [findings[n].samplings[kind] for n in having]
+        shapes = [analyses[n].samplings[kind] for n in having]
         norms = [
-            [gradients[n].norms[doc] for doc in findings[n].draws[kind].docs.tolist()]
+            [gradients[n].norms[doc] for doc in analyses[n].draws[kind].docs.tolist()]
             for n in having
         ]
         flat = [norm for listed in norms for norm in listed]
@@ -88,12 +88,12 @@ def _moments(found: Sequence[tuple[Moments, float]]) -> dict[str, float | None]:
     }
 
 
-def bound(findings: Sequence[Finding], gradients: Sequence[Gradients]) -> dict[str, Any]:
+def bound(analyses: Sequence[PairAnalysis], gradients: Sequence[Gradients]) -> dict[str, Any]:
     """How well the gradient at the encodings ranks the true ones (ICLR Eqn. 12): Spearman's rho
     over all differentiated negatives, None where one of the two does not vary."""
     seen = [
-        (finding.drawn_norms[doc], norm["all"])
-        for finding, found in zip(findings, gradients, strict=True)
+        (analysis.drawn_norms[doc], norm["all"])
+        for analysis, found in zip(analyses, gradients, strict=True)
         for doc, norm in found.norms.items()
     ]
     first, second = np.array(seen).T
@@ -102,63 +102,65 @@ def bound(findings: Sequence[Finding], gradients: Sequence[Gradients]) -> dict[s
     return {"gradients": len(seen), "spearman": rho}
 
 
-def batch_record(findings: Sequence[Finding], batch: int, depth: int) -> dict[str, Any]:
+def batch_record(analyses: Sequence[PairAnalysis], batch: int, depth: int) -> dict[str, Any]:
     """The chance that a random batch holds one of a query's informative negatives."""
-    sizes = [(min(depth, finding.num_negatives), finding.num_negatives) for finding in findings]
+    sizes = [(min(depth, analysis.num_negatives), analysis.num_negatives) for analysis in analyses]
     return {
         "batch_size": batch,
         "informative": depth,
         "paper": float(np.mean([paper_batch_probability(batch, m, n) for m, n in sizes])),
         "at_least_one": float(np.mean([batch_probability(batch, m, n) for m, n in sizes])),
         **{
-            f"simulated_{name}": float(np.mean([finding.simulated[name] for finding in findings]))
+            f"simulated_{name}": float(np.mean([analysis.simulated[name] for analysis in analyses]))
             for name in ("uniform", "in_batch")
         },
     }
 
 
-def tail_record(findings: Sequence[Finding], ranks: npt.NDArray[np.int64]) -> dict[str, Any]:
+def tail_record(analyses: Sequence[PairAnalysis], ranks: npt.NDArray[np.int64]) -> dict[str, Any]:
     """Scores minus the corpus average by rank: of the first queries, and the mean of all."""
-    curves = np.array([finding.above_average for finding in findings])
+    curves = np.array([analysis.above_average for analysis in analyses])
     whole = ~np.isnan(curves).any(0)
     return {
         "ranks": (ranks[whole] + 1).tolist(),
         "mean": curves[:, whole].mean(0).tolist(),
         "queries": [
-            {"query_id": finding.query_id, "above_average": finding.above_average[whole].tolist()}
-            for finding in findings[:CURVES]
+            {"query_id": analysis.query_id, "above_average": analysis.above_average[whole].tolist()}
+            for analysis in analyses[:CURVES]
         ],
     }
 
 
-def reciprocal_rank_record(findings: Sequence[Finding]) -> dict[str, float]:
+def reciprocal_rank_record(analyses: Sequence[PairAnalysis]) -> dict[str, float]:
     """Mean reciprocal rank of the sampled positives, by the model and by BM25."""
     return {
-        name: float(np.mean([finding.reciprocal_ranks[name] for finding in findings]))
+        name: float(np.mean([analysis.reciprocal_ranks[name] for analysis in analyses]))
         for name in ("model", "bm25")
     }
 
 
-def suspects_of(findings: Sequence[Finding], count: int) -> list[tuple[Finding, int, float]]:
+def suspects_of(
+    analyses: Sequence[PairAnalysis], count: int
+) -> list[tuple[PairAnalysis, int, float]]:
     """The unlabelled documents that score highest against a positive: (pair, position, s- - s+).
 
     One of each query, the furthest above its positive first.
     """
     leading = [
-        (finding, int(finding.top[0]), float(finding.top_scores[0]) - finding.positive_score)
-        for finding in findings
-        if len(finding.top)
+        (analysis, int(analysis.top[0]), float(analysis.top_scores[0]) - analysis.positive_score)
+        for analysis in analyses
+        if len(analysis.top)
     ]
     return sorted(leading, key=lambda found: -found[2])[:count]
 
 
-def panels_of(findings: Sequence[Finding]) -> list[tuple[str, Finding]]:
+def panels_of(analyses: Sequence[PairAnalysis]) -> list[tuple[str, PairAnalysis]]:
     """The queries to draw: the first, and those where the model is furthest ahead of BM25
     (`win`) and behind it (`loss`)."""
 
-    def lead(finding: Finding) -> float:
-        return finding.reciprocal_ranks["model"] - finding.reciprocal_ranks["bm25"]
+    def lead(analysis: PairAnalysis) -> float:
+        return analysis.reciprocal_ranks["model"] - analysis.reciprocal_ranks["bm25"]
 
-    wins = sorted((f for f in findings if lead(f) > 0), key=lead, reverse=True)[:PANELS]
-    losses = sorted((f for f in findings if lead(f) < 0), key=lead)[:PANELS]
-    return [("example", findings[0])] + [("win", f) for f in wins] + [("loss", f) for f in losses]
+    wins = sorted((f for f in analyses if lead(f) > 0), key=lead, reverse=True)[:PANELS]
+    losses = sorted((f for f in analyses if lead(f) < 0), key=lead)[:PANELS]
+    return [("example", analyses[0])] + [("win", f) for f in wins] + [("loss", f) for f in losses]

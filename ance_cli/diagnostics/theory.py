@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating[Any]]
 Doubles = npt.NDArray[np.float64]
-Places = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 
 HARDEST_MASS = 0.99
 """The share of the batches that the support of `hardest_of_batch` covers."""
@@ -25,14 +25,14 @@ HARDEST_MASS = 0.99
 # ---------------------------------------------------------------- distributions
 
 
-def uniform_on(places: Places, total: int) -> Doubles:
+def uniform_on(places: Positions, total: int) -> Doubles:
     """(total,) the uniform distribution on some of the negatives; all zero where there are none."""
     p = np.zeros(total)
     p[places] = 1 / max(1, len(places))
     return p
 
 
-def hardest_of_batch(ranked: Places, draws: int) -> Doubles:
+def hardest_of_batch(ranked: Positions, draws: int) -> Doubles:
     """How likely each negative is the hardest of `draws` uniform draws with replacement: NCE Neg.
 
     `ranked` (N,) lists the negatives, highest score first. The r-th is the hardest with probability

@@ -32,11 +32,11 @@ _CEILING_AFTER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Orders:
+class EncodeJob:
     """What a process needs to know to encode blocks; the rest lies in the folders."""
 
     checkpoint: str
-    pins: dict[str, Any]
+    settings: dict[str, Any]
     side: Side
     tokens: str
     folder: str
@@ -51,7 +51,7 @@ class Orders:
         return orjson.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: bytes) -> Orders:
+    def from_json(cls, text: bytes) -> EncodeJob:
         return cls(**orjson.loads(text))
 
 
@@ -87,20 +87,20 @@ class Listener(Protocol):
 class BlockEncoder:
     """An encoder on one device, the token cache it reads and the embeddings it writes."""
 
-    def __init__(self, orders: Orders, listener: Listener) -> None:
-        checkpoint = Checkpoint(Path(orders.checkpoint)).with_pins(**orders.pins)
+    def __init__(self, job: EncodeJob, listener: Listener) -> None:
+        checkpoint = Checkpoint(Path(job.checkpoint)).with_settings(**job.settings)
         self._shown = checkpoint.shown
-        self._device = torch.device(orders.device)
-        self._dtype = orders.dtype
+        self._device = torch.device(job.device)
+        self._dtype = job.dtype
         self._listener = listener
-        self._tokens = TokenCache(Path(orders.tokens))
-        encoder = load_encoder(checkpoint, orders.side)
+        self._tokens = TokenCache(Path(job.tokens))
+        encoder = load_encoder(checkpoint, job.side)
         self._backbone = encoder.backbone
         self._engine = InferenceEngine(
-            encoder, orders.pad_id, [self._device], orders.dtype, orders.batch_tokens, listener.say
+            encoder, job.pad_id, [self._device], job.dtype, job.batch_tokens, listener.say
         )
         self._writer = EmbeddingsWriter(
-            Path(orders.folder), self._engine.dim, orders.output_dtype, orders.block_docs
+            Path(job.folder), self._engine.dim, job.output_dtype, job.block_docs
         )
 
     def run(self, next_block: Callable[[], int | None]) -> float:

@@ -28,7 +28,7 @@ from ance_cli.models.tokens import tokenizer_hash
 from ance_cli.progress import Bar, Reporter, Silent
 
 if TYPE_CHECKING:
-    from ance_cli.encoding.blocks import Orders, Work
+    from ance_cli.encoding.blocks import EncodeJob, Work
     from ance_cli.encoding.ray_workers import Cluster
 
 Shard = tuple[int, int]
@@ -65,7 +65,7 @@ def encode(
     publishes. With `config.ray` the workers are those of a Ray cluster.
 
     Raises `BadInput` for a broken corpus, a checkpoint that is not whole, or vectors that are not
-    finite, and `MachineGaveOut` where every worker process died.
+    finite, and `ResourceExhausted` where every worker process died.
     """
     refuse_stdio(output, "an embeddings folder")
     if shard and force:
@@ -164,7 +164,7 @@ def _plan(
         "dtype": config.dtype,
         "output_dtype": config.output_dtype,
         "block_docs": block_docs,
-        **checkpoint.pins.shaping(side),
+        **checkpoint.settings.shaping(side),
     }
     ran_with = {"checkpoint": str(checkpoint.path), "gpus": config.gpus}
     reads = (checkpoint.path, *dataset.files)
@@ -238,7 +238,7 @@ class _Job:
             KIND,
             self._query_tokens,
             {name: self.plan.shaped_by[name]
-             for name in ("block_docs", *self.checkpoint.pins.shaping("query"))},
+             for name in ("block_docs", *self.checkpoint.settings.shaping("query"))},
             {"queries": self.plan.inputs["queries"],
              "tokenizer": tokenizer_hash(self.checkpoint.tower("query"))},
         )  # fmt: skip
@@ -265,19 +265,19 @@ class _Job:
         sizes = self.tokens.block_tokens
         with self.reporter.task("encoding", int(sizes[blocks].sum()), "token") as bar:
             listener = _Listener(work, bar, self.reporter)
-            orders = self._orders()
+            jobs = self._jobs()
             if self.cluster:
-                work.capacity = self.cluster.encode(orders, blocks, listener)
-            elif len(orders) == 1:
+                work.capacity = self.cluster.encode(jobs, blocks, listener)
+            elif len(jobs) == 1:
                 remaining = iter(blocks)
-                encoder = BlockEncoder(orders[0], listener)
+                encoder = BlockEncoder(jobs[0], listener)
                 work.capacity = encoder.run(lambda: next(remaining, None))
             else:
                 from ance_cli.encoding.workers import run_workers
 
                 threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
-                share = max(1, threads // len(orders))
-                work.capacity = run_workers(orders, share, blocks, listener)
+                share = max(1, threads // len(jobs))
+                work.capacity = run_workers(jobs, share, blocks, listener)
         return work, time.monotonic() - started
 
     def drop_if_empty(self) -> None:
@@ -286,16 +286,16 @@ class _Job:
         if len(self.writer.missing()) == self.writer.num_blocks:
             atomic.remove(self.plan.partial)
 
-    def _orders(self) -> list[Orders]:
-        from ance_cli.encoding.blocks import Orders
+    def _jobs(self) -> list[EncodeJob]:
+        from ance_cli.encoding.blocks import EncodeJob
         from ance_cli.models.tokens import Tokenizer
 
         side = self.config.side
         pad_id = Tokenizer(self.checkpoint).pad_id_of(side)
         return [
-            Orders(
+            EncodeJob(
                 checkpoint=str(self.checkpoint.path),
-                pins=asdict(self.checkpoint.pins),
+                settings=asdict(self.checkpoint.settings),
                 side=side,
                 tokens=str(self.tokens.folder),
                 folder=str(self.writer.folder),

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ance_cli.encoding.workers import Pipe, Worker, serve, share_out
-from ance_cli.errors import AnceError, MachineGaveOut, UsageProblem, hold_signals
+from ance_cli.errors import AnceError, ResourceExhausted, UsageProblem, hold_signals
 from ance_cli.models.devices import choose_dtype, set_threads
 
 if TYPE_CHECKING:
     import torch
 
-    from ance_cli.encoding.blocks import Listener, Orders
+    from ance_cli.encoding.blocks import EncodeJob, Listener
     from ance_cli.formats.embeddings import Embeddings
     from ance_cli.progress import Reporter
     from ance_cli.retrieval.exact import Found, Scores
@@ -77,12 +77,12 @@ class Cluster:
         resolve = ray.remote(_resolved_dtype).options(**self._share)
         return str(_outcome(resolve.remote(self.device)))
 
-    def encode(self, orders: Sequence[Orders], blocks: Sequence[int], listener: Listener) -> float:
+    def encode(self, jobs: Sequence[EncodeJob], blocks: Sequence[int], listener: Listener) -> float:
         """As `block_workers.share_out`, with one actor for each of the orders."""
         events: queue.Queue[Any] = queue.Queue()
         workers = [
             _Actor(number, each, self.threads, self._share, events)
-            for number, each in enumerate(orders, start=1)
+            for number, each in enumerate(jobs, start=1)
         ]
         return share_out(workers, events, blocks, listener)
 
@@ -232,7 +232,7 @@ def _outcome(ref: Any) -> Any:
             raise error.cause from None
         raise
     except ray.exceptions.RayError as error:
-        raise MachineGaveOut(
+        raise ResourceExhausted(
             f"a task of Ray was lost again and again ({_first_line(error)})",
             hint="`ray status` and `ray list tasks` tell why; then repeat the command",
         ) from error
@@ -249,18 +249,17 @@ class _Actor(Worker):
     """A worker process that Ray placed somewhere; its messages are those of `block_workers`."""
 
     def __init__(
-        self, number: int, orders: Orders, threads: int, share: dict[str, int], events: Any
+        self, number: int, job: EncodeJob, threads: int, share: dict[str, int], events: Any
     ) -> None:
         import ray
 
-        super().__init__(number, orders)
+        super().__init__(number, job)
         there = {
-            name: os.path.abspath(getattr(orders, name))
-            for name in ("checkpoint", "tokens", "folder")
+            name: os.path.abspath(getattr(job, name)) for name in ("checkpoint", "tokens", "folder")
         }
         # one thread tells, the other one is told
         kind = ray.remote(_Encoder).options(max_concurrency=2, **share)
-        self._actor = kind.remote(replace(orders, **there).to_json(), threads)
+        self._actor = kind.remote(replace(job, **there).to_json(), threads)
         self._how = "with its process or its node"
         self.pid: int | None = None
         """On its own node; None until Ray has placed it."""
@@ -306,9 +305,9 @@ class _Actor(Worker):
 class _Encoder:
     """Lives in a worker of Ray: encodes the blocks that it is handed."""
 
-    def __init__(self, orders: bytes, threads: int) -> None:
+    def __init__(self, job: bytes, threads: int) -> None:
         set_threads(threads)
-        self._orders = orders
+        self._job = job
         self._handed: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
@@ -333,17 +332,17 @@ class _Encoder:
             raise problems[0]
 
     def _work(self) -> None:
-        from ance_cli.encoding.blocks import Orders
+        from ance_cli.encoding.blocks import EncodeJob
 
-        orders, pipe = Orders.from_json(self._orders), Pipe(self._messages.put)
+        job, pipe = EncodeJob.from_json(self._job), Pipe(self._messages.put)
         pipe.tell(placed=(socket.gethostname(), os.getpid()))
         try:
-            for folder in (orders.checkpoint, orders.tokens, orders.folder):
+            for folder in (job.checkpoint, job.tokens, job.folder):
                 _check_shared(folder)
         except UsageProblem as problem:
             pipe.tell(problem=(type(problem).__name__, problem.what, problem.hint))
             return
-        serve(orders, pipe, self._handed.get)
+        serve(job, pipe, self._handed.get)
 
 
 def _check_shared(folder: str) -> None:

@@ -102,7 +102,7 @@ def tokens_plan(
     One that passed over broken lines (`--skip-bad`) is another one: it must never be taken by a
     command that is to stop at them.
     """
-    shaped_by = {**checkpoint.pins.shaping("passage"), "block_docs": BLOCK_DOCS}
+    shaped_by = {**checkpoint.settings.shaping("passage"), "block_docs": BLOCK_DOCS}
     if skipped is not None:
         shaped_by["skip_bad"] = True
     inputs = {
@@ -132,7 +132,7 @@ def _make_in_turn(
         if not force and (manifest := plan.published()):
             return manifest  # by the one that was waited for
         broken = Skipped() if skipped is not None else None
-        separator = checkpoint.pins.separator
+        separator = checkpoint.settings.separator
         texts = (
             (passage.doc_id, passage.joined(separator))
             for passage in read_corpus(dataset.corpus, broken)

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ance_cli import errors
-from ance_cli.errors import AnceError, MachineGaveOut
+from ance_cli.errors import AnceError, ResourceExhausted
 
 if TYPE_CHECKING:
-    from ance_cli.encoding.blocks import Listener, Orders, Work
+    from ance_cli.encoding.blocks import EncodeJob, Listener, Work
 
 _OVERDUE = 3.0
 _OVERDUE_AT_LEAST_SECONDS = 10.0
@@ -43,8 +43,8 @@ class Worker(ABC):
     Its messages arrive in a queue as (worker, message), None when it is gone.
     """
 
-    def __init__(self, number: int, orders: Orders) -> None:
-        self.name = f"worker {number} ({orders.device})"
+    def __init__(self, number: int, job: EncodeJob) -> None:
+        self.name = f"worker {number} ({job.device})"
         self.in_hand: dict[int, float] = {}
         """Block -> when it was handed out."""
         self.told: dict[int, int] = {}
@@ -78,8 +78,8 @@ class Worker(ABC):
 class _Process(Worker):
     """A worker process of this machine."""
 
-    def __init__(self, number: int, orders: Orders, threads: int, events: queue.Queue[Any]) -> None:
-        super().__init__(number, orders)
+    def __init__(self, number: int, job: EncodeJob, threads: int, events: queue.Queue[Any]) -> None:
+        super().__init__(number, job)
         share = str(threads)
         environment = {"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share}
         self.process = subprocess.Popen(
@@ -89,7 +89,7 @@ class _Process(Worker):
             env={**os.environ, **environment},
             start_new_session=True,  # Ctrl-C is for the parent, who then ends the workers
         )
-        self._write(orders.to_json())
+        self._write(job.to_json())
         threading.Thread(target=self._listen, args=(events,), daemon=True).start()
 
     def _write(self, line: bytes) -> None:
@@ -176,7 +176,7 @@ class _Pool:
         elif "problem" in message:
             name, what, hint = message["problem"]
             worker.problem = getattr(errors, name)(what, hint=hint)
-            if not isinstance(worker.problem, MachineGaveOut):
+            if not isinstance(worker.problem, ResourceExhausted):
                 raise worker.problem  # the others would come to the same
         elif "say" in message:
             self.listener.say(message["say"])
@@ -220,7 +220,7 @@ class _Pool:
         if problems:
             return problems[-1]
         ends = ", ".join(f"{worker.name} {_how(worker)}" for worker in self.workers)
-        return MachineGaveOut(
+        return ResourceExhausted(
             f"every worker process ended: {ends}; {len(self.missing)} blocks are left",
             hint="repeat the command: only the missing blocks are encoded",
         )
@@ -239,8 +239,8 @@ def share_out(
     """Hand the blocks to the workers, whose messages arrive in `events`, until all are durable.
 
     Returns the FLOPs that their devices could have done meanwhile, 0 where not all said so.
-    Raises what a worker found wrong, and `MachineGaveOut` where every worker died. In the end all
-    workers are ended.
+    Raises what a worker found wrong, and `ResourceExhausted` where every worker died. All workers
+    are ended at the end.
     """
     try:
         _Pool(workers, events, blocks, listener).run()
@@ -252,18 +252,16 @@ def share_out(
 
 
 def run_workers(
-    orders: Sequence[Orders], threads: int, blocks: Sequence[int], listener: Listener
+    jobs: Sequence[EncodeJob], threads: int, blocks: Sequence[int], listener: Listener
 ) -> float:
     """As `share_out`, with one worker process for each of the orders, `threads` threads each. The
     workers end with this process."""
     events: queue.Queue[Any] = queue.Queue()
-    workers = [
-        _Process(number, each, threads, events) for number, each in enumerate(orders, start=1)
-    ]
+    workers = [_Process(number, each, threads, events) for number, each in enumerate(jobs, start=1)]
     return share_out(workers, events, blocks, listener)
 
 
-def serve(orders: Orders, pipe: Pipe, next_block: Callable[[], int | None]) -> None:
+def serve(job: EncodeJob, pipe: Pipe, next_block: Callable[[], int | None]) -> None:
     """A worker's part: encode what `next_block` names, and tell the parent."""
     from ance_cli.encoding.blocks import BlockEncoder
 
@@ -272,7 +270,7 @@ def serve(orders: Orders, pipe: Pipe, next_block: Callable[[], int | None]) -> N
         return next_block()
 
     try:
-        encoder = BlockEncoder(orders, pipe)
+        encoder = BlockEncoder(job, pipe)
         pipe.tell(capacity=encoder.run(ready))
     except AnceError as problem:
         pipe.tell(problem=(type(problem).__name__, problem.what, problem.hint))

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from ance_cli.errors import MachineGaveOut
+from ance_cli.errors import ResourceExhausted
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -73,7 +73,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         if not is_full_disk(error):
             raise
-        raise MachineGaveOut(
+        raise ResourceExhausted(
             f"{path}: no room left on the disk; nothing was published under this name",
             hint="free some space and repeat the command: what was finished is kept",
         ) from error

@@ -11,7 +11,7 @@ import orjson
 import platformdirs
 import xxhash
 
-from ance_cli.errors import BadInput, MachineGaveOut
+from ance_cli.errors import BadInput, ResourceExhausted
 from ance_cli.formats import atomic
 
 _CHUNK = 1 << 22
@@ -70,6 +70,6 @@ def hash_file(path: Path) -> str:
     digest = str(state.hexdigest())
     try:
         atomic.write_bytes(entry, orjson.dumps({**key, "xxh3": digest}))
-    except (OSError, MachineGaveOut):
+    except (OSError, ResourceExhausted):
         pass  # a cache that cannot be written costs time, not correctness
     return digest

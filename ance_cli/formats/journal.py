@@ -67,7 +67,7 @@ class Journal:
     def result(self, key: bytes, compute: Callable[[], bytes]) -> bytes:
         """The result of the next piece: as it was kept, or computed now and kept.
 
-        `key` says which piece it is. Raises `MachineGaveOut` where the disk is full.
+        `key` says which piece it is. Raises `ResourceExhausted` where the disk is full.
         """
         if self._begin is None:
             return compute()

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ance_cli.errors import MachineGaveOut
+from ance_cli.errors import ResourceExhausted
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.run_folder import RunFolder
 
@@ -147,11 +147,11 @@ def has_room(run: RunFolder) -> bool:
 
 
 def check_free(run: RunFolder) -> None:
-    """Raise `MachineGaveOut` where the disk will not take what any training writes: said before
+    """Raise `ResourceExhausted` where the disk will not take what any training writes: said before
     the first step, no step is lost to a disk that was full already."""
     free, need = atomic.free_bytes(run.path), ending_need(run)
     if free < need:
-        raise MachineGaveOut(
+        raise ResourceExhausted(
             f"{run.path}: no room left on the disk for the checkpoint and the state after these "
             f"steps: {free / 1e6:,.1f} MB are free, {need / 1e6:,.1f} MB are needed",
             hint="free some space and repeat the command: what was finished is kept",

@@ -53,7 +53,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.segments = path / "segments.jsonl"
         self.switches = path / "switches.jsonl"
-        self.orders = path / "orders.json"
+        self.train_job = path / "orders.json"
 
     def lease(self, role: str) -> Path:
         """The lease file of `supervisor`, `trainer` or `inferencer`."""

@@ -90,10 +90,10 @@ def checkpoint_at(place: Path) -> Checkpoint:
 
 def lineage(checkpoint: Checkpoint) -> list[Ancestor]:
     """From the first model that is known of to the checkpoint itself."""
-    found = [_ancestor(checkpoint.path, checkpoint.pins.training_step)]
+    found = [_ancestor(checkpoint.path, checkpoint.settings.training_step)]
     while run := found[0].run:
         start = Path(run.read().get("start_checkpoint", "unknown"))
-        step = Checkpoint(start).pins.training_step if start.is_dir() else 0
+        step = Checkpoint(start).settings.training_step if start.is_dir() else 0
         found.insert(0, _ancestor(start, step))
     return found
 
@@ -167,32 +167,40 @@ def _opening(ancestors: Sequence[Ancestor]) -> str:
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    pins = checkpoint.pins
+    settings = checkpoint.settings
     segmentation = {
-        "first": f"their first {pins.passage_length} tokens",
-        "special": f"up to {pins.max_segments} segments of {pins.passage_length} tokens, the score "
-        "is the maximum (MaxP)",
-        "slice": f"up to {pins.max_segments} slices of {pins.passage_length} tokens, the score is "
-        "the maximum (MaxP)",
-    }[pins.segmentation]
+        "first": f"their first {settings.passage_length} tokens",
+        "special": f"up to {settings.max_segments} segments of {settings.passage_length} tokens, "
+        "the score is the maximum (MaxP)",
+        "slice": f"up to {settings.max_segments} slices of {settings.passage_length} tokens, "
+        "the score is the maximum (MaxP)",
+    }[settings.segmentation]
     return {
         "vectors": f"{checkpoint.dim} dimensions, compared by "
         + ("cosine" if checkpoint.is_cosine else "dot product"),
         "encoder": "one for queries and passages" if checkpoint.shared else "two, one a side",
-        "queries": f"their first {pins.query_length} tokens"
-        + (f", after the prefix {json.dumps(pins.query_prefix)}" if pins.query_prefix else ""),
-        "passages": f"title and text, {json.dumps(pins.separator)} between them: {segmentation}"
-        + (f", after the prefix {json.dumps(pins.passage_prefix)}" if pins.passage_prefix else ""),
-        "text": "lower-cased first" if pins.lowercase else "as it is",
+        "queries": f"their first {settings.query_length} tokens"
+        + (
+            f", after the prefix {json.dumps(settings.query_prefix)}"
+            if settings.query_prefix
+            else ""
+        ),
+        "passages": f"title and text, {json.dumps(settings.separator)} between them: {segmentation}"
+        + (
+            f", after the prefix {json.dumps(settings.passage_prefix)}"
+            if settings.passage_prefix
+            else ""
+        ),
+        "text": "lower-cased first" if settings.lowercase else "as it is",
     }
 
 
 def _usage(checkpoint: Checkpoint, name: str) -> str:
-    pins = checkpoint.pins
-    separator = json.dumps(pins.separator)
+    settings = checkpoint.settings
+    separator = json.dumps(settings.separator)
     note = (
         ""
-        if pins.segmentation == "first"
+        if settings.segmentation == "first"
         else "\nsentence-transformers gives a passage one vector, of its beginning; `ance` encodes "
         "every segment.\n"
     )

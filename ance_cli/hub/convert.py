@@ -16,7 +16,7 @@ from ance_cli.formats.run_folder import RUN, RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import ORIGIN, Checkpoint, Side, Similarity
 from ance_cli.models.hub import fetched
-from ance_cli.models.tower import PINS, Tower, read_object
+from ance_cli.models.tower import SETTINGS_FILE, Tower, read_object
 from ance_cli.progress import Reporter, Silent
 
 _SIDES: tuple[Side, Side] = ("query", "passage")
@@ -45,17 +45,19 @@ def inspect(checkpoint: Checkpoint) -> Summary:
         "parameters": sum(tower["parameters"] for tower in towers.values()),
         "has_head": checkpoint.has_head,
         "dim": checkpoint.dim,
-        "similarity": "cosine" if checkpoint.is_cosine else checkpoint.pins.similarity,
-        "scale": checkpoint.pins.scale,
-        "pins": _pins_of(checkpoint),
-        "pinned": (checkpoint.path / PINS).exists(),
+        "similarity": "cosine" if checkpoint.is_cosine else checkpoint.settings.similarity,
+        "scale": checkpoint.settings.scale,
+        "pins": _settings_of(checkpoint),
+        "pinned": (checkpoint.path / SETTINGS_FILE).exists(),
         "hashes": {side: checkpoint.tower_hash(side) for side in _SIDES},
         "lineage": _lineage(checkpoint),
     }
 
 
-def _pins_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {name: value for side in _SIDES for name, value in checkpoint.pins.shaping(side).items()}
+def _settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        name: value for side in _SIDES for name, value in checkpoint.settings.shaping(side).items()
+    }
 
 
 def _described(tower: Tower) -> dict[str, Any]:
@@ -95,9 +97,9 @@ def _tensors_of(tower: Tower) -> tuple[int, list[str]]:
 
 def _lineage(checkpoint: Checkpoint) -> dict[str, Any]:
     """The step, what it was converted from, and the run that it lies in with that run's start."""
-    found: dict[str, Any] = {"training_step": checkpoint.pins.training_step}
-    pins = checkpoint.path / PINS
-    if pins.exists() and (origin := read_object(pins).get(ORIGIN)):
+    found: dict[str, Any] = {"training_step": checkpoint.settings.training_step}
+    settings = checkpoint.path / SETTINGS_FILE
+    if settings.exists() and (origin := read_object(settings).get(ORIGIN)):
         found[ORIGIN] = origin
     run = checkpoint.path.parent.parent
     if checkpoint.path.parent.name == "checkpoints" and (run / RUN).exists():
@@ -112,7 +114,7 @@ def convert(
     backbone: Path | None = None,
     pooling: str | None = None,
     similarity: Similarity | None = None,
-    pins: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     force: bool = False,
     dry_run: bool = False,
     reporter: Reporter = Silent(),
@@ -120,14 +122,14 @@ def convert(
     """Make a checkpoint folder of one of another layout (see `models.foreign`); a source may be
     the name of a model on the hub.
 
-    `pins` overrides those that the layout stands for. A folder that was made of the same files with
-    the same settings is up to date.
+    `settings` overrides those that the layout stands for. A folder that was made of the same files
+    with the same settings is up to date.
     """
     refuse_stdio(output, "a checkpoint folder")
     sources = [fetched(source, _WEIGHTS_AND_CONFIGS) for source in sources]
     backbone = fetched(backbone) if backbone else None
     spare_inputs(output, (*sources, backbone))
-    changes = {name: value for name, value in (pins or {}).items() if value is not None}
+    changes = {name: value for name, value in (settings or {}).items() if value is not None}
     asked = {
         "files": {name: hash_file(path) for source in sources for name, path in _files_of(source)},
         "backbone": str(backbone) if backbone else None,
@@ -154,7 +156,7 @@ def convert(
                 found = load_foreign(sources, scratch, backbone, pooling, similarity)
                 found.override(sources[0], **changes)
                 origin = {"layout": found.layout, **asked}
-                save_dual(found.dual, Tokenizer(found), found.pins, partial, origin=origin)
+                save_dual(found.dual, Tokenizer(found), found.settings, partial, origin=origin)
             Checkpoint(partial)  # what it refuses should not get the name
             atomic.publish_folder(partial, output)
         finally:
@@ -166,8 +168,8 @@ def convert(
         "layout": found.layout,
         "towers": "shared" if made.shared else "two",
         "dim": made.dim,
-        "similarity": made.pins.similarity,
-        "pins": _pins_of(made),
+        "similarity": made.settings.similarity,
+        "pins": _settings_of(made),
     }
 
 
@@ -189,7 +191,11 @@ def _is_made(output: Path, asked: dict[str, Any]) -> bool:
     """Whether the output is what was asked for; `Mismatch` where it is something else."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
-    made = read_object(output / PINS).get(ORIGIN) if (output / PINS).exists() else None
+    made = (
+        read_object(output / SETTINGS_FILE).get(ORIGIN)
+        if (output / SETTINGS_FILE).exists()
+        else None
+    )
     if made is None or {name: made.get(name) for name in asked} != asked:
         other = "of other files or settings" if made else "and nothing says that it was converted"
         raise Mismatch(

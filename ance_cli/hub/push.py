@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ance_cli.errors import MachineGaveOut, UsageProblem
+from ance_cli.errors import ResourceExhausted, UsageProblem
 from ance_cli.formats.summary import Summary
 from ance_cli.hub.card import CARD, checkpoint_at, model_card
 from ance_cli.models.hub import SUFFIXES
@@ -23,7 +23,7 @@ def push(
     `place` is a checkpoint or a run folder, whose newest checkpoint is meant. What goes there is
     what a checkpoint is made of, weights as safetensors alone, and its `README.md`, or a generated
     card where it has none. `dry_run` lists the files and asks the hub nothing. Raises
-    `UsageProblem` where the id is none, `MachineGaveOut` where the hub does not take the commit;
+    `UsageProblem` where the id is none, `ResourceExhausted` where the hub does not take the commit;
     it then has all of it or nothing.
     """
     import huggingface_hub
@@ -72,7 +72,7 @@ def push(
         )
     except Exception as error:  # the hub's errors and those of its HTTP library share no class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MachineGaveOut(
+        raise ResourceExhausted(
             f"{repo_id}: the hub did not take the checkpoint ({reason})",
             hint="log in with `hf auth login` or set HF_TOKEN; --dry-run lists the files",
         ) from error

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ance_cli.errors import MachineGaveOut
+from ance_cli.errors import ResourceExhausted
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
-from ance_cli.models.checkpoint import Checkpoint, Side, write_pins
+from ance_cli.models.checkpoint import Checkpoint, Side, write_settings
 from ance_cli.progress import Reporter, Silent
 
 TOLERANCE = 1e-4
@@ -28,7 +28,7 @@ def export_onnx(
 
     A graph takes `input_ids` and `attention_mask`, (batch, tokens) int64, and gives
     `sentence_embedding`, (batch, dim) float32: pooling, head and normalisation are in it, what the
-    pins say of the text is not. Raises `MachineGaveOut` where onnxruntime's vectors differ from
+    pins say of the text is not. Raises `ResourceExhausted` where onnxruntime's vectors differ from
     torch's by more than `TOLERANCE`; nothing is published then.
     """
     refuse_stdio(output, "a folder of graphs and tokenizers")
@@ -63,7 +63,7 @@ def export_onnx(
                     place.mkdir(exist_ok=True)
                     difference = write_onnx(checkpoint, side, place)
                     if not difference <= TOLERANCE:
-                        raise MachineGaveOut(
+                        raise ResourceExhausted(
                             f"{checkpoint.shown}: the ONNX graph of its {side} tower gives vectors "
                             f"that differ from torch's by {difference:.2g}, more than {TOLERANCE}",
                             hint="another version of torch or onnxruntime may do; "
@@ -71,7 +71,7 @@ def export_onnx(
                         )
                     stats["largest_difference"] = max(difference, stats["largest_difference"])
                     bar.advance()
-                write_pins(folder, checkpoint.pins)
+                write_settings(folder, checkpoint.settings)
         except BaseException:  # nothing of it can be continued
             atomic.remove(folder)
             raise

@@ -13,7 +13,7 @@ _GROUPS_IN_FILE = 2048
 _BUFFERED_BYTES = 1 << 24
 
 
-class Spill:
+class ExternalGroupBy:
     """Takes (group, record) in any order, gives the records of each group together.
 
     Groups are numbers from 0 without large gaps; they come out in their order, and the records of a

@@ -15,7 +15,7 @@ import xxhash
 _RECENT: Final = 1 << 16
 
 
-class Seen:
+class HashedIdMap:
     """Keys, each with an unsigned 64-bit value. An entry is never changed or removed.
 
     New entries lie in a dict; when that is full they are merged into two sorted arrays.

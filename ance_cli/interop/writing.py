@@ -15,14 +15,14 @@ from ance_cli.formats.dataset import Passage, Query, unknown_document, unknown_q
 from ance_cli.formats.labels import LABELS_HEADER, Label
 from ance_cli.formats.negatives_file import PairNegatives
 from ance_cli.formats.trec import Hit
-from ance_cli.interop.external_groupby import Spill
-from ance_cli.interop.hashed_id_map import Seen
+from ance_cli.interop.external_groupby import ExternalGroupBy
+from ance_cli.interop.hashed_id_map import HashedIdMap
 from ance_cli.interop.records import Negative, Part, Record, Role
 
 _SPILLED = ".spilled"
 _TAG = "imported"
 _GRADE_OFFSET = 1 << 32
-"""Labels may be below zero (TREC's junk is -2), values of `Seen` may not."""
+"""Labels may be below zero (TREC's junk is -2), values of `HashedIdMap` may not."""
 
 
 class DatasetWriter:
@@ -39,9 +39,9 @@ class DatasetWriter:
         self._handles: dict[str, IO[bytes]] = {}
         self._has_corpus = any(part.role is Role.DOCUMENTS for part in parts)
         self._labelled = {part.split for part in parts if part.role is Role.LABELS}
-        self._documents, self._queries = Seen(), Seen()
-        self._labels, self._pairs, self._hits = Seen(), Seen(), Seen()
-        self._spills: dict[str, Spill] = {}
+        self._documents, self._queries = HashedIdMap(), HashedIdMap()
+        self._labels, self._pairs, self._hits = HashedIdMap(), HashedIdMap(), HashedIdMap()
+        self._spills: dict[str, ExternalGroupBy] = {}
         self.stats: dict[str, Any] = {
             "passages": 0, "queries": 0, "labels": {}, "negatives": {}, "runs": {}, "repeated": 0,
         }  # fmt: skip
@@ -81,7 +81,9 @@ class DatasetWriter:
 
     # ---------------------------------------------------------------- texts
 
-    def _is_new(self, seen: Seen, key: str, text: str, what: str, part: Part, number: int) -> bool:
+    def _is_new(
+        self, seen: HashedIdMap, key: str, text: str, what: str, part: Part, number: int
+    ) -> bool:
         content = xxhash.xxh3_64_intdigest(text.encode())
         before = seen.get(key)
         if before is None:
@@ -163,7 +165,7 @@ class DatasetWriter:
             group = len(self._pairs)
             self._pairs.add(pair, group)
         if split not in self._spills:
-            self._spills[split] = Spill(self._folder / _SPILLED / split)
+            self._spills[split] = ExternalGroupBy(self._folder / _SPILLED / split)
         self._spills[split].add(group, query_id, positive_id, doc_id, *rest)
 
     def _hit(self, hit: Hit, part: Part, number: int) -> None:

@@ -21,7 +21,7 @@ class Devices:
     infer_cpus: frozenset[int] = frozenset()
 
 
-def place_sides(
+def place_devices(
     mode: str,
     split: tuple[int, int],
     gpus: str,

@@ -66,7 +66,7 @@ def _extent(
     last_step = config.segments * config.refresh_every
     return Extent(
         num_docs=sum(1 for _ in read_lines(dataset.corpus)),
-        rows_per_doc=start.pins.segments,
+        rows_per_doc=start.settings.segments,
         dim=recipe.dim or start.dim,
         id_bytes=math.ceil(sum(len(doc_id.encode()) for doc_id in docs) / len(docs)),
         num_queries=len(qrels),
@@ -96,7 +96,7 @@ def _start(run: RunFolder, training: Mapping[str, Any]) -> tuple[Dataset, TrainC
     data, split = training["data"], training.get("split", "train")
     dataset = locate(data, split, *(training.get(part) for part in ("corpus", "queries", "qrels")))
     segments = {name: getattr(recipe, name) for name in ("segmentation", "max_segments")}
-    return dataset, recipe, Checkpoint(training["ckpt"]).with_pins(**segments)
+    return dataset, recipe, Checkpoint(training["ckpt"]).with_settings(**segments)
 
 
 def _num_dev_queries(dataset: Dataset, split: str) -> int:
@@ -108,10 +108,10 @@ def _num_dev_queries(dataset: Dataset, split: str) -> int:
 def _weight_bytes(start: Checkpoint, recipe: TrainConfig) -> int:
     """Bytes of a checkpoint of the run: float32 weights, its own head or a fresh one, and the
     tokenizer's files."""
-    sides = (
+    processes = (
         [start.tower("query")] if start.shared else [start.tower("query"), start.tower("passage")]
     )
-    files = {path for tower in sides for _, path in tower.files()}
+    files = {path for tower in processes for _, path in tower.files()}
     total = 0
     for path in files:
         is_weights = path.suffix == ".safetensors"

@@ -73,7 +73,7 @@ def measured_overlap(
     texts are encoded anew, and nothing else is."""
     queries = list(queries_of_split(dataset).values())
     asked = [queries[place] for place in before.queries]
-    places, separator = set(before.passages), checkpoint.pins.separator
+    places, separator = set(before.passages), checkpoint.settings.separator
     texts = [
         passage.joined(separator)
         for place, passage in enumerate(read_corpus(dataset.corpus))

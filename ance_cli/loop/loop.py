@@ -17,9 +17,9 @@ from ance_cli.formats.manifest import read_manifest
 from ance_cli.formats.retention import has_room, prune
 from ance_cli.formats.run_folder import LOOP, NEGATIVES, RunFolder
 from ance_cli.formats.summary import Summary
-from ance_cli.loop.devices import Devices, place_sides
+from ance_cli.loop.devices import Devices, place_devices
 from ance_cli.loop.disk import check_disk
-from ance_cli.loop.processes import Side, run_sides
+from ance_cli.loop.processes import ManagedProcess, run_processes
 from ance_cli.loop.supervisor import cycle, run_stage
 from ance_cli.progress import Reporter, Silent
 from ance_cli.training.segments import FOLLOW, state_step
@@ -81,7 +81,7 @@ def loop(
         )
     if ray:
         check_gpus("--infer-gpus", infer_gpus or "all")
-    devices = place_sides(config.mode, config.split, gpus, train_gpus, infer_gpus, bool(ray))
+    devices = place_devices(config.mode, config.split, gpus, train_gpus, infer_gpus, bool(ray))
     _check(given, config, max_staleness, last_step)
     commands = _Commands(output, config, follow, given, max_staleness, devices, ray, threads, quiet)
     if dry_run:
@@ -188,11 +188,11 @@ class _Commands:
         """The commands of the first cycle, as one would type them."""
         every, last = self.config.refresh_every, self.config.refresh_every * self.config.segments
         if self.devices.mode == "async":
-            sides = [self.train_on(last, False), self.infer(last)]
+            processes = [self.train_on(last, False), self.infer(last)]
         else:
             first = str(run.generation_at(1) / NEGATIVES)
-            sides = [self.refresh(), self.train(first, every)]
-        return [shlex.join(["ance", *words]) for words in (self.prepare(last), *sides)]
+            processes = [self.refresh(), self.train(first, every)]
+        return [shlex.join(["ance", *words]) for words in (self.prepare(last), *processes)]
 
 
 def _in_turn(
@@ -233,7 +233,7 @@ def _side_by_side(
 
     devices = commands.devices
     restarts = config.max_restarts
-    trainer = Side(
+    trainer = ManagedProcess(
         "trainer",
         train,
         devices.train_cpus,
@@ -242,7 +242,7 @@ def _side_by_side(
         reporter,
         endures=lambda: not has_room(run),
     )
-    inferencer = Side(
+    inferencer = ManagedProcess(
         "inferencer",
         lambda: commands.infer(last_step),
         devices.infer_cpus,
@@ -251,8 +251,8 @@ def _side_by_side(
         reporter,
         endures=lambda: not trainer.is_done,
     )
-    sides = (trainer, inferencer)
-    return run_sides(sides, lambda: out_of_patience(run, config.patience))
+    processes = (trainer, inferencer)
+    return run_processes(processes, lambda: out_of_patience(run, config.patience))
 
 
 def _rest_of_training(run: RunFolder, last_step: int) -> tuple[int, bool]:

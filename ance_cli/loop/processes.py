@@ -21,7 +21,7 @@ _STEADY_SECONDS = 300.0
 _DISK_FULL = 5
 
 
-class Side:
+class ManagedProcess:
     """One child, started again, with backoff, where it died of what may pass.
 
     `command` gives the arguments of `ance` at each start, None where nothing is left to do.
@@ -110,23 +110,25 @@ class Side:
         self._child = None
 
 
-def run_sides(sides: Sequence[Side], stop_early: Callable[[], str | None]) -> str | None:
+def run_processes(
+    processes: Sequence[ManagedProcess], stop_early: Callable[[], str | None]
+) -> str | None:
     """Tend the sides until all are done; returns why they were stopped before, else None.
 
     Whatever ends this ends them.
     """
     try:
-        while not all(side.is_done for side in sides):
-            for side in sides:
+        while not all(side.is_done for side in processes):
+            for side in processes:
                 side.tend()
             if reason := stop_early():
                 return reason
             time.sleep(_POLL_SECONDS)
         return None
     finally:
-        for side in sides:
+        for side in processes:
             side.ask_to_stop()
-        for side in sides:
+        for side in processes:
             side.stop()
 
 

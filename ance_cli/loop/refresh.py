@@ -22,7 +22,7 @@ from ance_cli.config import (
     SearchConfig,
 )
 from ance_cli.encoding.encode import encode
-from ance_cli.errors import BadInput, MachineGaveOut, UsageProblem
+from ance_cli.errors import BadInput, ResourceExhausted, UsageProblem
 from ance_cli.evaluation.evaluate import evaluate_runs
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset, read_answers
@@ -116,7 +116,7 @@ def refresh(
                     run, plan, checkpoint, dataset, config, gpus, ray, threads, force, published,
                     reporter,
                 )  # fmt: skip
-            except MachineGaveOut:
+            except ResourceExhausted:
                 for part in (INDEX, CANDIDATES):  # made in one piece: the trainer needs the room
                     atomic.remove(atomic.partial_name(plan.partial / part))
                 raise

@@ -18,7 +18,7 @@ from ance_cli.progress import Reporter, Silent
 _POLL_SECONDS = 0.5
 
 
-def follow_checkpoints(
+def refresh_while_training(
     output: Path,
     given: Mapping[str, Any] | None = None,
     follow: FollowConfig = FollowConfig(),

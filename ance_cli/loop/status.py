@@ -29,7 +29,7 @@ from ance_cli.loop.status_schema import (
     Problem,
     Refresh,
     Refreshing,
-    RunStanding,
+    RunStatus,
     Training,
     Worker,
 )
@@ -43,7 +43,7 @@ _FAILED = re.compile(r"\b(died|failed|refused|diverged)\b")
 """What an event says of something that went wrong."""
 
 
-def status(path: Path) -> RunStanding:
+def status(path: Path) -> RunStatus:
     """How the run in a folder stands; `BadInput` where there is no run."""
     run = RunFolder(path)
     if not run.exists and not (path / "lease").is_dir():
@@ -63,7 +63,7 @@ def status(path: Path) -> RunStanding:
     negatives = _negatives(run, log, published, refreshes)
     state = _state(run, alive, events, loop, published, segments)
     left = _refreshes_left(loop, published) * _last_seconds(refreshes)
-    return RunStanding(
+    return RunStatus(
         run=str(path),
         time=now(),
         state=state,

@@ -103,7 +103,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class RunStanding:
+class RunStatus:
     """All that `ance status` shows. `state` is `running` (somebody is at work), `finished`,
     `stopped` (the same command continues it), `prepared` (nothing was trained yet) or `unmade`
     (without `run.json`)."""

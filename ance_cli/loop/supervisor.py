@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ance_cli.errors import AnceError, MachineGaveOut, Stopped, die_with_parent
+from ance_cli.errors import AnceError, ResourceExhausted, Stopped, die_with_parent
 from ance_cli.formats.run_folder import NEGATIVES, RunFolder
 from ance_cli.progress import Reporter
 
@@ -39,7 +39,7 @@ def note(run: RunFolder, reporter: Reporter, what: str, **facts: Any) -> None:
     """
     try:
         run.event("supervisor", what, **facts)
-    except MachineGaveOut as problem:
+    except ResourceExhausted as problem:
         reporter.warn(problem.what)
 
 

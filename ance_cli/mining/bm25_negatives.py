@@ -18,13 +18,13 @@ from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Clock, Summary, planned, summary_of
 from ance_cli.formats.trec import in_trec_order, read_run
-from ance_cli.mining.candidate_filters import open_judges, teacher_inputs
+from ance_cli.mining.candidate_filters import open_candidate_filters, teacher_inputs
 from ance_cli.mining.drawing import (
-    Sides,
+    MiningData,
     all_texts,
     audit_of,
     check_scores,
-    read_sides,
+    read_mining_data,
     recipe_of,
     write_negatives,
 )
@@ -78,26 +78,26 @@ def bm25_negatives(
     def work(journal: Journal) -> Summary:
         clock = Clock()
         with clock("read"):
-            sides = read_sides(dataset, config, skipped, reporter)
+            data = read_mining_data(dataset, config, skipped, reporter)
         lists = {}
         if config.negatives and source in shares:
             with clock("search"):
                 if run:
-                    found = _from_run(run, sides, config.depth, skipped)
+                    found = _from_run(run, data, config.depth, skipped)
                 else:
                     found = search_bm25(
-                        dataset, sides.queries, config, config.depth, threads, skipped, reporter
+                        dataset, data.queries, config, config.depth, threads, skipped, reporter
                     )
             lists[source] = RankedLists.of(found)
-        judges = open_judges(
-            config, encode_config, dataset, sides.queries, journal, skipped, reporter
+        candidate_filters = open_candidate_filters(
+            config, encode_config, dataset, data.queries, journal, skipped, reporter
         )
-        if judges.dtype:
-            plan.shaped_by["dtype"] = judges.dtype
+        if candidate_filters.dtype:
+            plan.shaped_by["dtype"] = candidate_filters.dtype
         pool = Pool(
-            list(sides.queries), sides.positives, sides.copies, lists,
-            has_answer=judges.has_answer, teacher=judges.teacher,
-            territories=sides.territories,
+            list(data.queries), data.positives, data.duplicates, lists,
+            has_answer=candidate_filters.has_answer, teacher=candidate_filters.teacher,
+            scope=data.scope,
         )  # fmt: skip
         audit = audit_of(config, shares, earlier)
         texts = all_texts(dataset, skipped) if with_text else None
@@ -107,18 +107,18 @@ def bm25_negatives(
         return work(journal)
 
 
-def _from_run(path: Path, sides: Sides, depth: int, skipped: Skipped | None) -> Candidates:
-    position = sides.copies.position
+def _from_run(path: Path, data: MiningData, depth: int, skipped: Skipped | None) -> Candidates:
+    position = data.duplicates.position
     run = read_run(path, skipped, known_docs=position)
-    if not run.keys() & sides.queries.keys():
+    if not run.keys() & data.queries.keys():
         raise BadInput(
-            f"{path}: ranks nothing for any of the {len(sides.queries)} queries of the split",
+            f"{path}: ranks nothing for any of the {len(data.queries)} queries of the split",
             hint="the run should be of the queries that --split names",
         )
-    docs = np.full((len(sides.queries), depth), -1, np.int32)
-    scores = np.full((len(sides.queries), depth), -np.inf, np.float32)
-    for row, query_id in enumerate(sides.queries):
+    docs = np.full((len(data.queries), depth), -1, np.int32)
+    scores = np.full((len(data.queries), depth), -np.inf, np.float32)
+    for row, query_id in enumerate(data.queries):
         hits = in_trec_order(run.get(query_id, {}))[:depth]
         for rank, (doc_id, score) in enumerate(hits):
             docs[row, rank], scores[row, rank] = position[doc_id], score
-    return Candidates(list(sides.queries), docs, scores, {})
+    return Candidates(list(data.queries), docs, scores, {})

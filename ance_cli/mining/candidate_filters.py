@@ -50,7 +50,7 @@ class PassageTexts:
         return Passage("", self.title(place), self.body(place)).joined(" ")
 
 
-class Judges(NamedTuple):
+class CandidateFilters(NamedTuple):
     """The two, each None where it is not asked for, and the number format of the teacher."""
 
     has_answer: HasAnswer | None = None
@@ -67,7 +67,7 @@ def teacher_inputs(config: DrawConfig) -> dict[str, str]:
     return {"teacher": cross_encoder_fingerprint(Path(config.teacher), config.pair_length)}
 
 
-def open_judges(
+def open_candidate_filters(
     config: DrawConfig,
     encode_config: EncodeConfig,
     dataset: Dataset,
@@ -75,11 +75,11 @@ def open_judges(
     journal: Journal,
     skipped: Skipped | None,
     reporter: Reporter,
-) -> Judges:
+) -> CandidateFilters:
     """The judges that the config names, with the texts that they read; `journal` keeps the
     teacher's scores."""
     if not config.negatives or not (config.answers or config.teacher):
-        return Judges()
+        return CandidateFilters()
     has_answer = teacher = dtype = None
     answers = read_answers(dataset.need("queries"), skipped) if config.answers else {}
     texts = PassageTexts(read_corpus(dataset.corpus, skipped))
@@ -97,7 +97,7 @@ def open_judges(
             read = [(queries[query], texts.joined(doc)) for query, doc in pairs]
             return encoder.scores(read, journal=journal)
 
-    return Judges(has_answer, teacher, dtype)
+    return CandidateFilters(has_answer, teacher, dtype)
 
 
 def _answer_test(

@@ -19,7 +19,7 @@ from ance_cli.formats.merged import read_shares
 from ance_cli.formats.negatives_file import Texts, parse_pair
 from ance_cli.formats.summary import Clock, Summary, made
 from ance_cli.mining.audit import Audit
-from ance_cli.mining.filtering import Copies, Filters, Territories
+from ance_cli.mining.filtering import DatasetScope, DuplicateIndex, Filters
 from ance_cli.mining.pool import Pool
 from ance_cli.mining.sampling import RANDOM, Sampler
 from ance_cli.mining.selection import Recipe, select_negatives
@@ -45,36 +45,36 @@ def read_earlier(path: Path | None) -> dict[tuple[str, str], set[str]] | None:
 
 
 @dataclass(frozen=True)
-class Sides:
+class MiningData:
     """What negatives are drawn for and from."""
 
     queries: dict[str, str]
     """query_id -> text, of the queries that have a positive"""
     positives: dict[str, list[str]]
-    copies: Copies
-    territories: Territories | None
+    duplicates: DuplicateIndex
+    scope: DatasetScope | None
     """Of a merged dataset."""
 
 
-def read_sides(
+def read_mining_data(
     dataset: Dataset, config: DrawConfig, skipped: Skipped | None, reporter: Reporter
-) -> Sides:
+) -> MiningData:
     """Queries, labels and corpus, checked against each other.
 
     Warns where the depth is a large part of the corpus: then candidates are hardly hard.
     """
     queries = read_queries(dataset.need("queries"), skipped)
-    copies = Copies(read_corpus(dataset.corpus, skipped))
-    qrels = read_qrels(dataset.need("qrels"), queries, copies.position, skipped)
+    duplicates = DuplicateIndex(read_corpus(dataset.corpus, skipped))
+    qrels = read_qrels(dataset.need("qrels"), queries, duplicates.position, skipped)
     positives = positives_of(qrels, config.min_rel)
-    if config.negatives and config.depth * 10 > len(copies.doc_ids):
+    if config.negatives and config.depth * 10 > len(duplicates.doc_ids):
         reporter.warn(
-            f"--depth {config.depth} is over a tenth of the {len(copies.doc_ids)} documents: "
+            f"--depth {config.depth} is over a tenth of the {len(duplicates.doc_ids)} documents: "
             "most of these negatives are not hard ones"
         )
     shares = read_shares(dataset)
-    territories = Territories(copies.doc_ids, list(shares)) if shares else None
-    return Sides({name: queries[name] for name in positives}, positives, copies, territories)
+    scope = DatasetScope(duplicates.doc_ids, list(shares)) if shares else None
+    return MiningData({name: queries[name] for name in positives}, positives, duplicates, scope)
 
 
 def recipe_of(config: DrawConfig, shares: Mapping[str, float], checkpoint_step: int) -> Recipe:

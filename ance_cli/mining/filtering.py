@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from ance_cli.formats.dataset import Passage
 from ance_cli.formats.merged import dataset_name_of, owners
-from ance_cli.mining.sampling import Floats, Places
+from ance_cli.mining.sampling import Floats, Positions
 
 
-class Copies:
+class DuplicateIndex:
     """Which documents hold the same text: positions in corpus order, by a hash of the body."""
 
     def __init__(self, passages: Iterable[Passage]) -> None:
@@ -70,7 +70,7 @@ class Filters:
 
 
 def passing(
-    filters: Filters, ranks: Places | None, scores: Floats, lowest_positive: float | None
+    filters: Filters, ranks: Positions | None, scores: Floats, lowest_positive: float | None
 ) -> tuple[npt.NDArray[np.bool_], dict[str, int]]:
     """(n,) which candidates every rule lets pass, and how many each active rule refuses.
 
@@ -110,7 +110,7 @@ def logit_of(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-class Territories:
+class DatasetScope:
     """Which documents of a merged dataset may be negatives of which queries: those of their own
     dataset. A passage of another one was never judged for the query, nor is it hard."""
 
@@ -119,11 +119,11 @@ class Territories:
         self._owner = owners(doc_ids, names)
         self._members = [np.flatnonzero(self._owner == number) for number in range(len(names))]
 
-    def members(self, query_id: str) -> Places:
+    def members(self, query_id: str) -> Positions:
         """Positions of the documents of the query's own dataset."""
         return self._members[self._number[dataset_name_of(query_id)]]
 
-    def foreign(self, query_id: str, docs: Places) -> npt.NDArray[np.bool_]:
+    def foreign(self, query_id: str, docs: Positions) -> npt.NDArray[np.bool_]:
         """(docs,) whether each document belongs to another dataset."""
         strangers: npt.NDArray[np.bool_] = (
             self._owner[docs] != self._number[dataset_name_of(query_id)]

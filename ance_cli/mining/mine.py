@@ -29,14 +29,14 @@ from ance_cli.formats.jsonl import STDIO, Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Clock, Summary, planned, summary_of
 from ance_cli.mining.audit import BM25_TOP
-from ance_cli.mining.candidate_filters import open_judges, teacher_inputs
+from ance_cli.mining.candidate_filters import open_candidate_filters, teacher_inputs
 from ance_cli.mining.drawing import (
-    Sides,
+    MiningData,
     all_texts,
     audit_of,
     beside,
     check_scores,
-    read_sides,
+    read_mining_data,
     recipe_of,
     write_negatives,
 )
@@ -168,7 +168,7 @@ def mine(
         **asdict(config),
         **searched.shaped_by,
         "with_text": with_text,
-        "checkpoint_step": checkpoint.pins.training_step,
+        "checkpoint_step": checkpoint.settings.training_step,
     }
     del shaped_by["teacher"]  # among the inputs, by content
     plan = Plan(
@@ -194,25 +194,29 @@ def mine(
             reporter.say("there are no earlier candidates: the share of previous goes to the rest")
         clock = Clock()
         with clock("read"):
-            sides = read_sides(dataset, config, skipped, reporter)
-        model = _Model(checkpoint, source, config, encode_config, sides, cluster, clock, reporter)
+            data = read_mining_data(dataset, config, skipped, reporter)
+        model = _Model(checkpoint, source, config, encode_config, data, cluster, clock, reporter)
         wanted = set(shares) if config.negatives else set()
         bm25 = None
         if config.negatives and (BM25 in wanted or config.audit_bm25):
             with clock("bm25"):
                 bm25 = kept_bm25(
-                    dataset, sides.queries, config, bm25_folder, threads, skipped, reporter,
-                    len(sides.copies.doc_ids),
+                    dataset, data.queries, config, bm25_folder, threads, skipped, reporter,
+                    len(data.duplicates.doc_ids),
                 )  # fmt: skip
         ann = _candidates(searched, folder, model, config.depth, force) if ANN in wanted else None
         pool = _pool(wanted, model, config.depth, ann, bm25, previous)
         judging = replace(encode_config, dtype=model.dtype)
-        judges = open_judges(config, judging, dataset, sides.queries, journal, skipped, reporter)
-        plan.shaped_by["dtype"] = judges.dtype or model.dtype
-        pool = replace(pool, has_answer=judges.has_answer, teacher=judges.teacher)
-        top = _top_of(bm25, sides.copies.doc_ids) if bm25 else None
+        candidate_filters = open_candidate_filters(
+            config, judging, dataset, data.queries, journal, skipped, reporter
+        )
+        plan.shaped_by["dtype"] = candidate_filters.dtype or model.dtype
+        pool = replace(
+            pool, has_answer=candidate_filters.has_answer, teacher=candidate_filters.teacher
+        )
+        top = _top_of(bm25, data.duplicates.doc_ids) if bm25 else None
         audit = audit_of(config, shares, earlier, absent, top)
-        recipe = recipe_of(config, shares, checkpoint.pins.training_step)
+        recipe = recipe_of(config, shares, checkpoint.settings.training_step)
         texts = all_texts(dataset, skipped) if with_text else None
         return write_negatives(plan, pool, recipe, audit, texts, clock, reporter)
 
@@ -237,12 +241,12 @@ class _Model:
         source: VectorSource,
         config: MineConfig,
         encode_config: EncodeConfig,
-        sides: Sides,
+        data: MiningData,
         cluster: Cluster | None,
         clock: Clock,
         reporter: Reporter,
     ) -> None:
-        self.sides, self.cluster, self.clock, self.reporter = sides, cluster, clock, reporter
+        self.data, self.cluster, self.clock, self.reporter = data, cluster, clock, reporter
         self.is_exact = source.kind == "embeddings"
         self.dtype = encode_config.dtype
         """As asked for, then as it is."""
@@ -259,7 +263,7 @@ class _Model:
     @cached_property
     def xq(self) -> npt.NDArray[np.float32]:
         """(queries, d) float32."""
-        texts = list(self.sides.queries.values())
+        texts = list(self.data.queries.values())
         with self.clock("queries"):
             return self.retriever.encode_queries(texts, self.reporter)
 
@@ -281,7 +285,7 @@ class _Model:
         xq = self.xq
         with self.clock("positives"):
             return positive_scores(
-                xq, list(self.sides.queries), self.sides.positives, self.retriever.embeddings
+                xq, list(self.data.queries), self.data.positives, self.retriever.embeddings
             )
 
 
@@ -294,22 +298,22 @@ def _pool(
     previous: Path | None,
 ) -> Pool:
     """All that the wanted sources offer, with the model's scores where embeddings give them."""
-    sides = model.sides
+    data = model.data
     lists: dict[str, RankedLists] = {}
     if ann is not None:
         lists[ANN] = RankedLists.of(ann)
     if BM25 in wanted and bm25 is not None:
         lists[BM25] = RankedLists.of(cut(bm25, depth), scored=False)
     if PREVIOUS in wanted and previous is not None:
-        kept = read_candidates(previous, len(sides.copies.doc_ids))
+        kept = read_candidates(previous, len(data.duplicates.doc_ids))
         lists[PREVIOUS] = RankedLists.of(cut(kept, depth), scored=False)
     pool = Pool(
-        list(sides.queries),
-        sides.positives,
-        sides.copies,
+        list(data.queries),
+        data.positives,
+        data.duplicates,
         lists,
         ann.positive_scores if ann else {},
-        territories=sides.territories,
+        scope=data.scope,
     )
     if not model.is_exact or not wanted - {ANN}:
         return pool
@@ -317,12 +321,12 @@ def _pool(
     assert retriever.embeddings is not None
     if LOOKAHEAD in wanted:
         lists[LOOKAHEAD] = neighbours(
-            sides.positives, retriever.embeddings, depth, retriever.device, model.reporter
+            data.positives, retriever.embeddings, depth, retriever.device, model.reporter
         )
     return replace(
         pool,
         positive_scores=pool.positive_scores or model.positive_scores(),
-        rescore=ExactScores(model.xq, list(sides.queries), retriever.embeddings),
+        rescore=ExactScores(model.xq, list(data.queries), retriever.embeddings),
     )
 
 
@@ -339,10 +343,10 @@ def _candidates(
     if folder is not None and (manifest := plan.published(force)):
         model.dtype = plan.shaped_by["dtype"] = manifest["shaped_by"]["dtype"]
         model.reporter.say(f"drawing from the candidates in {folder}")
-        return read_candidates(folder, len(model.sides.copies.doc_ids))
+        return read_candidates(folder, len(model.data.duplicates.doc_ids))
     plan.shaped_by["dtype"] = model.retriever.dtype
     scores, docs = model.search(depth)
-    candidates = Candidates(list(model.sides.queries), docs, scores, model.positive_scores())
+    candidates = Candidates(list(model.data.queries), docs, scores, model.positive_scores())
     if folder is not None:
         with lease.hold(lease.lease_name(folder), str(folder)):
             partial = plan.open_partial(force=True)  # a search is one piece: nothing to continue

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ance_cli.formats.candidates import Candidates
-from ance_cli.mining.filtering import Copies, Territories
+from ance_cli.mining.filtering import DatasetScope, DuplicateIndex
 from ance_cli.mining.rescoring import Rescore
-from ance_cli.mining.sampling import Floats, Places
+from ance_cli.mining.sampling import Floats, Positions
 
 HasAnswer = Callable[[str, int], bool]
 """(query_id, document position) -> whether the document's text holds an answer of the query."""
@@ -41,7 +41,7 @@ class RankedLists:
         rows = {query_id: row for row, query_id in enumerate(candidates.query_ids)}
         return cls(candidates.docs, candidates.scores if scored else None, rows)
 
-    def listed(self, name: str) -> tuple[Places, Floats | None]:
+    def listed(self, name: str) -> tuple[Positions, Floats | None]:
         """Document positions, best first, and their scores."""
         row = self.row_of.get(name)
         if row is None:
@@ -63,26 +63,26 @@ class Pool:
 
     query_ids: Sequence[str]
     positives: Mapping[str, Sequence[str]]
-    copies: Copies
+    duplicates: DuplicateIndex
     sources: Mapping[str, RankedLists]
     positive_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     rescore: Rescore | None = None
     has_answer: HasAnswer | None = None
     teacher: Teacher | None = None
-    territories: Territories | None = None
+    scope: DatasetScope | None = None
     """Of a merged dataset."""
 
-    def corpus_of(self, query_id: str) -> Places:
+    def corpus_of(self, query_id: str) -> Positions:
         """Positions of all documents from which a query's negatives may come."""
-        if self.territories is not None:
-            return self.territories.members(query_id)
+        if self.scope is not None:
+            return self.scope.members(query_id)
         return self._everything
 
     @cached_property
-    def _everything(self) -> Places:
-        return np.arange(len(self.copies.doc_ids))
+    def _everything(self) -> Positions:
+        return np.arange(len(self.duplicates.doc_ids))
 
-    def scored(self, query_id: str, docs: Places, scores: Floats | None = None) -> Floats:
+    def scored(self, query_id: str, docs: Positions, scores: Floats | None = None) -> Floats:
         """(docs,) the given scores, else the model's, else NaN."""
         if scores is not None:
             return scores

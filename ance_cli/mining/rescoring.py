@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ance_cli.formats.embeddings import Embeddings
-from ance_cli.mining.sampling import Floats, Places
+from ance_cli.mining.sampling import Floats, Positions
 
-Rescore = Callable[[str, Places], Floats]
+Rescore = Callable[[str, Positions], Floats]
 """(query_id, document positions) -> the model's score of each of them for that query."""
 
 
@@ -27,7 +27,7 @@ class ExactScores:
         self._vector_of = dict(zip(query_ids, xq, strict=True))
         self._embeddings = embeddings
 
-    def __call__(self, query_id: str, docs: Places) -> npt.NDArray[np.float32]:
+    def __call__(self, query_id: str, docs: Positions) -> npt.NDArray[np.float32]:
         """(docs,) float32."""
         if not len(docs):
             return np.zeros(0, np.float32)

@@ -23,7 +23,7 @@ SAMPLERS = ("uniform", "top", "weighted", "simans")
 RANDOM = "random"
 """The source that draws from the whole corpus instead of a candidate list."""
 
-Places = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating[Any]]
 
 
@@ -71,7 +71,7 @@ class Sampler:
 
 def order(
     scores: Floats, positive_score: float | None, sampler: Sampler, rng: np.random.Generator
-) -> Places:
+) -> Positions:
     """The places of ranked candidates, most wanted first; `scores` (n,) stand in rank order.
 
     `uniform`: any order, all alike (the paper: one negative drawn uniformly from the ANN top 200,
@@ -99,7 +99,7 @@ def order(
     return _plackett_luce(log_weights, rng)
 
 
-def _plackett_luce(log_weights: Floats, rng: np.random.Generator) -> Places:
+def _plackett_luce(log_weights: Floats, rng: np.random.Generator) -> Positions:
     """Draws without replacement, each in proportion to the weights that are left.
 
     Adding Gumbel noise to the logarithms and sorting gives exactly that (Gumbel top-k), and never
@@ -109,8 +109,8 @@ def _plackett_luce(log_weights: Floats, rng: np.random.Generator) -> Places:
 
 
 def draw_from_corpus(
-    corpus: Places, count: int, banned: set[int], rng: np.random.Generator
-) -> Places:
+    corpus: Positions, count: int, banned: set[int], rng: np.random.Generator
+) -> Positions:
     """`count` of the document positions in `corpus`, drawn uniformly, without repeats, outside
     `banned`."""
     size = min(len(corpus), count + len(banned))

@@ -19,7 +19,7 @@ from ance_cli.mining.pool import Pool
 from ance_cli.mining.sampling import (
     RANDOM,
     Floats,
-    Places,
+    Positions,
     Sampler,
     draw_from_corpus,
     keyed_generator,
@@ -121,22 +121,22 @@ class _Query:
     ) -> None:
         self.id = query_id
         self.pool, self.recipe, self.audit = pool, recipe, audit
-        self.own, self.same = pool.copies.banned(positives)
+        self.own, self.same = pool.duplicates.banned(positives)
         self.positive_scores = pool.positive_scores.get(query_id, {})
         known = [self.positive_scores[name] for name in positives if name in self.positive_scores]
         self.lowest_positive = min(known, default=None)
-        self._lists: dict[str, tuple[Places, Places, Floats]] = {}
+        self._lists: dict[str, tuple[Positions, Positions, Floats]] = {}
         for source, lists in pool.sources.items():
             if not lists.by_positive:
                 self._lists[source] = self._left(source, query_id)
 
-    def candidates(self, source: str, positive_id: str) -> tuple[Places, Places, Floats]:
+    def candidates(self, source: str, positive_id: str) -> tuple[Positions, Positions, Floats]:
         """Positions, ranks and scores of what a ranked source may offer, by rank."""
         if source in self._lists:
             return self._lists[source]
         return self._left(source, positive_id)
 
-    def _left(self, source: str, name: str) -> tuple[Places, Places, Floats]:
+    def _left(self, source: str, name: str) -> tuple[Positions, Positions, Floats]:
         docs, found = self.pool.sources[source].listed(name)
         scores = self.pool.scored(self.id, docs, found)
         ranks = np.arange(1, len(docs) + 1)
@@ -144,8 +144,8 @@ class _Query:
         self.audit.remove(source, "positives", int(own.sum()))
         self.audit.remove(source, "copies_of_positives", int(same.sum()))
         gone = own | same
-        if self.pool.territories is not None:
-            foreign = self.pool.territories.foreign(self.id, docs)
+        if self.pool.scope is not None:
+            foreign = self.pool.scope.foreign(self.id, docs)
             self.audit.remove(source, "other_datasets", int(foreign.sum()))
             gone |= foreign
         left = np.flatnonzero(~gone)
@@ -203,7 +203,7 @@ class _Draft:
         place = {source: nth for nth, source in enumerate(self._offers)}
         self._offers.clear()  # generators that hold this draft: else both wait for the collector
         kept = sorted(self.kept, key=lambda found: (place[found.source], found.rank or 0))
-        doc_ids = self.query.pool.copies.doc_ids
+        doc_ids = self.query.pool.duplicates.doc_ids
         return PairNegatives(
             self.query.id,
             self.positive_id,
@@ -242,7 +242,7 @@ class _Draft:
             yield from _as_candidates(RANDOM, docs[passes], repeat(None), scores[passes])
 
 
-def _among(docs: Places, places: Set[int]) -> npt.NDArray[np.bool_]:
+def _among(docs: Positions, places: Set[int]) -> npt.NDArray[np.bool_]:
     """(docs,) which of them are in `places`."""
     if len(places) > _FEW:
         return np.isin(docs, list(places))
@@ -253,7 +253,7 @@ def _among(docs: Places, places: Set[int]) -> npt.NDArray[np.bool_]:
 
 
 def _as_candidates(
-    source: str, docs: Places, ranks: Iterable[int | None], scores: Floats
+    source: str, docs: Positions, ranks: Iterable[int | None], scores: Floats
 ) -> Iterator[Candidate]:
     return map(Candidate, docs.tolist(), repeat(source), ranks, _all_rounded(scores))
 
@@ -270,7 +270,7 @@ def _judge(
     judged = [draft for draft in chunk if draft.is_judged]
     if not judged:
         return
-    position = pool.copies.position
+    position = pool.duplicates.position
     logits = pool.teacher([(draft.query.id, position[draft.positive_id]) for draft in judged])
     for draft, logit in zip(judged, logits.tolist(), strict=True):
         draft.positive_logit = round(logit, 6)

@@ -18,14 +18,21 @@ import orjson
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.models.hub import fetched
-from ance_cli.models.tower import MODULES, PINS, ST_CONFIG, Tower, read_object, read_towers
+from ance_cli.models.tower import (
+    MODULES,
+    SETTINGS_FILE,
+    ST_CONFIG,
+    Tower,
+    read_object,
+    read_towers,
+)
 
 Side = Literal["query", "passage"]
 Similarity = Literal["dot", "cosine"]
 Segmentation = Literal["first", "special", "slice"]
 
 _LEAST = {"query_length": 3, "passage_length": 3, "max_segments": 1}
-_MEND_PINS = f"mend the value, or bring the old {PINS} back"
+_FIX_SETTINGS = f"mend the value, or bring the old {SETTINGS_FILE} back"
 
 ORIGIN = "converted_from"
 """The field of `ance.json` that names the layout and the files of a converted checkpoint."""
@@ -35,7 +42,7 @@ COSINE_SCALE = 20.0
 
 
 @dataclass(frozen=True)
-class Pins:
+class EncodingSettings:
     """What vectors depend on beside the weights, and the step at which the weights were taken.
 
     Lengths are in tokens, special ones included. `segmentation` is `first` (FirstP), `special`
@@ -102,7 +109,7 @@ class Checkpoint:
                 f"{path}: query vectors of {query.dim} dimensions and passage vectors of "
                 f"{passage.dim}: there is no score between them"
             )
-        self.pins = self._read_pins()
+        self.settings = self._read_settings()
 
     def tower(self, side: Side) -> Tower:
         """The tower of one side; the same object for both sides where it is shared."""
@@ -145,38 +152,42 @@ class Checkpoint:
             return True
         if (self.path / ST_CONFIG).exists():
             named = read_object(self.path / ST_CONFIG).get("similarity_fn_name")
-            return bool(named == "cosine" or (named is None and not (self.path / PINS).exists()))
+            return bool(
+                named == "cosine" or (named is None and not (self.path / SETTINGS_FILE).exists())
+            )
         return False
 
-    def _read_pins(self) -> Pins:
-        if (self.path / PINS).exists():
-            found = read_object(self.path / PINS)
-            defaults = asdict(Pins())
-            pins = Pins(**{name: value for name, value in found.items() if name in defaults})
-            for name, value in asdict(pins).items():
+    def _read_settings(self) -> EncodingSettings:
+        if (self.path / SETTINGS_FILE).exists():
+            found = read_object(self.path / SETTINGS_FILE)
+            defaults = asdict(EncodingSettings())
+            settings = EncodingSettings(
+                **{name: value for name, value in found.items() if name in defaults}
+            )
+            for name, value in asdict(settings).items():
                 kind = type(defaults[name])
                 if not isinstance(value, (int, float) if kind is float else kind):
                     raise BadInput(
-                        f"{self.shown / PINS}: {name!r} should be of type {kind.__name__}, "
-                        f"found {value!r}",
-                        hint=_MEND_PINS,
+                        f"{self.shown / SETTINGS_FILE}: {name!r} should be of type "
+                        f"{kind.__name__}, found {value!r}",
+                        hint=_FIX_SETTINGS,
                     )
             for name, least in _LEAST.items():
-                if getattr(pins, name) < least:
+                if getattr(settings, name) < least:
                     raise BadInput(
-                        f"{self.shown / PINS}: {name!r} is {getattr(pins, name)}, expected at "
-                        f"least {least}",
-                        hint=_MEND_PINS,
+                        f"{self.shown / SETTINGS_FILE}: {name!r} is {getattr(settings, name)}, "
+                        f"expected at least {least}",
+                        hint=_FIX_SETTINGS,
                     )
-            if pins.segmentation not in get_args(Segmentation):
+            if settings.segmentation not in get_args(Segmentation):
                 raise BadInput(
-                    f"{self.shown / PINS}: segmentation {pins.segmentation!r}, "
+                    f"{self.shown / SETTINGS_FILE}: segmentation {settings.segmentation!r}, "
                     f"expected one of {', '.join(get_args(Segmentation))}",
-                    hint=_MEND_PINS,
+                    hint=_FIX_SETTINGS,
                 )
-            return pins
+            return settings
         query, passage = self._towers["query"], self._towers["passage"]
-        plain = Pins()
+        plain = EncodingSettings()
         if not self.has_head:
             return replace(
                 plain,
@@ -191,7 +202,7 @@ class Checkpoint:
         prompts: dict[str, str] = {}
         if (self.path / ST_CONFIG).exists():
             prompts = read_object(self.path / ST_CONFIG).get("prompts") or {}
-        return Pins(
+        return EncodingSettings(
             query_length=min(plain.query_length, query.max_length),
             passage_length=min(plain.passage_length, passage.max_length),
             query_prefix=prompts.get("query") or "",
@@ -201,10 +212,10 @@ class Checkpoint:
             scale=COSINE_SCALE if self.is_cosine else 1.0,
         )
 
-    def with_pins(self, **changes: Any) -> Checkpoint:
+    def with_settings(self, **changes: Any) -> Checkpoint:
         """The same checkpoint with some pins overridden (None leaves a pin as it is)."""
         changed = copy.copy(self)
-        changed.pins = override_pins(self.pins, self._towers, self.shown, **changes)
+        changed.settings = override_settings(self.settings, self._towers, self.shown, **changes)
         return changed
 
     def tower_hash(self, side: Side) -> str:
@@ -216,11 +227,13 @@ class Checkpoint:
         tower = self._towers[side]
         files = {f"{place}/{path.name}": hash_file(path) for place, path in tower.files()}
         modules = [module.kind for module in tower.modules]
-        pins = {"cosine": self.is_cosine, **self.pins.shaping(side)}
-        return hash_json({"modules": modules, "files": files, "pins": pins})
+        settings = {"cosine": self.is_cosine, **self.settings.shaping(side)}
+        return hash_json({"modules": modules, "files": files, "pins": settings})
 
 
-def override_pins(pins: Pins, towers: Mapping[Side, Tower], shown: Path, **changes: Any) -> Pins:
+def override_settings(
+    settings: EncodingSettings, towers: Mapping[Side, Tower], shown: Path, **changes: Any
+) -> EncodingSettings:
     """Pins with some of them overridden (None leaves one as it is), held against the towers."""
     given = {name: value for name, value in changes.items() if value is not None}
     for name, least in _LEAST.items():
@@ -234,11 +247,11 @@ def override_pins(pins: Pins, towers: Mapping[Side, Tower], shown: Path, **chang
                 f"--{side}-length asks for {given[name]}",
                 hint=f"give --{side}-length {tower.max_positions} or less",
             )
-    return replace(pins, **given)
+    return replace(settings, **given)
 
 
-def write_pins(folder: Path, pins: Pins, origin: Any = None) -> None:
+def write_settings(folder: Path, settings: EncodingSettings, origin: Any = None) -> None:
     """Write `ance.json` into a checkpoint that is being built; `origin` is what it was converted
     from."""
-    facts = asdict(pins) if origin is None else {**asdict(pins), ORIGIN: origin}
-    (folder / PINS).write_bytes(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+    facts = asdict(settings) if origin is None else {**asdict(settings), ORIGIN: origin}
+    (folder / SETTINGS_FILE).write_bytes(orjson.dumps(facts, option=orjson.OPT_INDENT_2))

@@ -122,7 +122,7 @@ class CrossEncoder:
         """(pairs,) float32 logits in the order of the pairs; `on_pairs` hears each batch's size.
 
         What `journal` holds of an interrupted call, of the same model, length and number format, is
-        not computed again. Raises `BadInput` where a logit is not finite, `MachineGaveOut` where
+        not computed again. Raises `BadInput` where a logit is not finite, `ResourceExhausted` where
         one pair alone does not fit in memory.
         """
         logits = np.empty(len(pairs), np.float32)
@@ -136,11 +136,11 @@ class CrossEncoder:
         return logits
 
     def _block_scores(self, pairs: Sequence[Pair], on_pairs: Callable[[int], None] | None) -> bytes:
-        from ance_cli.models.inference import Places, batches_by_length, in_halves
+        from ance_cli.models.inference import Positions, batches_by_length, in_halves
 
         rows = self._tokenised(pairs)
 
-        def logits_of(part: Places) -> npt.NDArray[np.float32]:
+        def logits_of(part: Positions) -> npt.NDArray[np.float32]:
             return self._logits([rows[place] for place in part])
 
         lengths = np.array([len(row["input_ids"]) for row in rows])

@@ -14,7 +14,13 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from ance_cli.errors import UsageProblem
-from ance_cli.models.checkpoint import Checkpoint, Pins, Side, Similarity, write_pins
+from ance_cli.models.checkpoint import (
+    Checkpoint,
+    EncodingSettings,
+    Side,
+    Similarity,
+    write_settings,
+)
 from ance_cli.models.encoder import (
     Encoder,
     fresh_encoder,
@@ -179,7 +185,7 @@ def enable_gradient_checkpointing(dual: DualEncoder) -> None:
 def save_dual(
     dual: DualEncoder,
     tokenizer: Tokenizer,
-    pins: Pins,
+    settings: EncodingSettings,
     folder: Path,
     frozen_passage_from: Checkpoint | None = None,
     origin: dict[str, Any] | None = None,
@@ -195,7 +201,7 @@ def save_dual(
     if dual.shared:
         modules = write_modules(dual.query, folder, lambda n, kind: f"{n}_{kind}" if n else "")
         tokenizer.save(str(folder), "passage")
-        _write_length(folder, max(pins.query_length, pins.passage_length), pins)
+        _write_length(folder, max(settings.query_length, settings.passage_length), settings)
     else:
         query = write_modules(dual.query, folder, lambda n, kind: f"{QUERY_ROUTE}_{n}_{kind}")
         tokenizer.save(str(folder / query[0][0]), "query")
@@ -206,8 +212,8 @@ def save_dual(
                 dual.passage, folder, lambda n, kind: f"{PASSAGE_ROUTE}_{n}_{kind}"
             )
             tokenizer.save(str(folder / passage[0][0]), "passage")
-        _write_length(folder / query[0][0], pins.query_length, pins)
-        _write_length(folder / passage[0][0], pins.passage_length, pins)
+        _write_length(folder / query[0][0], settings.query_length, settings)
+        _write_length(folder / passage[0][0], settings.passage_length, settings)
         _write_router(folder, query, passage)
         modules = [("", "Router")]
     write_json(
@@ -221,12 +227,12 @@ def save_dual(
         folder / ST_CONFIG,
         {
             "__version__": {"sentence_transformers": "2.2.0"},
-            "prompts": {"query": pins.query_prefix, "document": pins.passage_prefix},
+            "prompts": {"query": settings.query_prefix, "document": settings.passage_prefix},
             "default_prompt_name": None,
-            "similarity_fn_name": pins.similarity,
+            "similarity_fn_name": settings.similarity,
         },
     )
-    write_pins(folder, pins, origin)
+    write_settings(folder, settings, origin)
 
 
 def _copy_modules(tower: Tower, folder: Path) -> list[tuple[str, str]]:
@@ -239,10 +245,10 @@ def _copy_modules(tower: Tower, folder: Path) -> list[tuple[str, str]]:
     return modules
 
 
-def _write_length(backbone: Path, length: int, pins: Pins) -> None:
+def _write_length(backbone: Path, length: int, settings: EncodingSettings) -> None:
     write_json(
         backbone / SENTENCE_BERT_CONFIG,
-        {"max_seq_length": length, "do_lower_case": pins.lowercase},
+        {"max_seq_length": length, "do_lower_case": settings.lowercase},
     )
 
 

@@ -27,10 +27,10 @@ from ance_cli.errors import BadInput, UsageProblem, as_bad_input
 from ance_cli.models.checkpoint import (
     COSINE_SCALE,
     Checkpoint,
-    Pins,
+    EncodingSettings,
     Side,
     Similarity,
-    override_pins,
+    override_settings,
 )
 from ance_cli.models.dual import DualEncoder, load_dual
 from ance_cli.models.encoder import WITHOUT_POOLER, Encoder, Normalize, load_backbone
@@ -40,10 +40,12 @@ Weights = dict[str, Tensor]
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 
-ANCE_PINS = Pins(query_length=64, passage_length=512, separator="<sep>", lowercase=True)
+ANCE_SETTINGS = EncodingSettings(
+    query_length=64, passage_length=512, separator="<sep>", lowercase=True
+)
 """The released RoBERTa models: lower-cased texts, `<sep>` between url, title and body."""
 
-DPR_PINS = Pins(query_length=256, passage_length=256, separator=" [SEP] ")
+DPR_SETTINGS = EncodingSettings(query_length=256, passage_length=256, separator=" [SEP] ")
 """DPR gives its tokenizer title and text as a pair, without segment ids: [SEP] stands between."""
 
 _ANCE_HEAD = ("embeddingHead.weight", "embeddingHead.bias", "norm.weight", "norm.bias")
@@ -65,7 +67,7 @@ class Foreign:
 
     layout: str
     dual: DualEncoder
-    pins: Pins
+    settings: EncodingSettings
     towers: dict[Side, Tower]
 
     @property
@@ -78,8 +80,8 @@ class Foreign:
         return self.towers[side]
 
     def override(self, shown: Path, **changes: Any) -> None:
-        """Override some of the pins, as `Checkpoint.with_pins` does."""
-        self.pins = override_pins(self.pins, self.towers, shown, **changes)
+        """Override some of the pins, as `Checkpoint.with_settings` does."""
+        self.settings = override_settings(self.settings, self.towers, shown, **changes)
 
 
 def load_foreign(
@@ -103,7 +105,7 @@ def load_foreign(
         _refuse_pooling(pooling, similarity, first)
         checkpoint = Checkpoint(_in_safetensors(first, scratch))
         return Foreign(
-            "sentence-transformers", load_dual(checkpoint), checkpoint.pins,
+            "sentence-transformers", load_dual(checkpoint), checkpoint.settings,
             {side: checkpoint.tower(side) for side in _DPR_PREFIXES},
         )  # fmt: skip
     weights = {source: read_weights(_weights_in(source)) for source in sources}
@@ -257,7 +259,7 @@ def _fill(module: nn.Module, weights: Weights, name: str, shown: Path) -> None:
     module.load_state_dict({full.removeprefix(f"{name}."): each for full, each in found.items()})
 
 
-def _within(start: Pins, towers: dict[Side, Tower]) -> Pins:
+def _within(start: EncodingSettings, towers: dict[Side, Tower]) -> EncodingSettings:
     """Pins whose lengths the towers can take."""
     return replace(
         start,
@@ -306,7 +308,7 @@ def _ance(source: Path, found: Weights, backbone: Path | None) -> Foreign:
     _fill(norm, weights, "norm", source)
     encoder = Encoder(filled, "cls", nn.Sequential(linear, norm), linear.out_features).eval()
     towers: dict[Side, Tower] = {"query": tower, "passage": tower}
-    return Foreign("ANCE", DualEncoder(encoder, encoder), _within(ANCE_PINS, towers), towers)
+    return Foreign("ANCE", DualEncoder(encoder, encoder), _within(ANCE_SETTINGS, towers), towers)
 
 
 def _dpr(weights: dict[Path, Weights], backbone: Path | None) -> Foreign:
@@ -338,7 +340,7 @@ def _dpr(weights: dict[Path, Weights], backbone: Path | None) -> Foreign:
                 hint="name the folders of both encoders: ance checkpoint convert QUESTION CONTEXT",
             )
     return Foreign(
-        "DPR", DualEncoder(encoders["query"], encoders["passage"]), _within(DPR_PINS, towers),
+        "DPR", DualEncoder(encoders["query"], encoders["passage"]), _within(DPR_SETTINGS, towers),
         towers,
     )  # fmt: skip
 
@@ -367,7 +369,9 @@ def _plain(
     head = nn.Sequential(*([Normalize()] if cosine else []))
     encoder = Encoder(body, pooling, head, _width_of(body)).eval()
     towers: dict[Side, Tower] = {"query": tower, "passage": tower}
-    similar = Pins(similarity="cosine", scale=COSINE_SCALE) if cosine else Pins()
+    similar = (
+        EncodingSettings(similarity="cosine", scale=COSINE_SCALE) if cosine else EncodingSettings()
+    )
     return Foreign("plain", DualEncoder(encoder, encoder), _within(similar, towers), towers)
 
 

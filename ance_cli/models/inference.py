@@ -20,14 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ance_cli.errors import MachineGaveOut, is_out_of_memory
+from ance_cli.errors import ResourceExhausted, is_out_of_memory
 from ance_cli.formats.tokens import TokenRows
 from ance_cli.models.attention import use_products
 from ance_cli.models.devices import torch_dtype
 from ance_cli.models.encoder import Encoder
 from ance_cli.models.linear import pack_linears
 
-Places = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 """Row indices."""
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ _MULTIPLE = 1
 
 def batches_by_length(
     lengths: npt.NDArray[np.int64], batch_tokens: int, multiple: int = 8
-) -> Iterator[Places]:
+) -> Iterator[Positions]:
     """Row indices in batches of at most `batch_tokens` padded tokens, longest rows first.
 
     A width has one number of rows, so that few shapes occur: a library that keeps code for each
@@ -69,17 +69,17 @@ def rounded_width(longest: int, most: int, multiple: int = 8) -> int:
 
 
 def in_halves(
-    compute: Callable[[Places], T],
-    batch: Places,
+    compute: Callable[[Positions], T],
+    batch: Positions,
     one: str,
     remedy: str,
     join: Callable[[list[T]], T],
-    on_halving: Callable[[Places], None] = lambda batch: None,
+    on_halving: Callable[[Positions], None] = lambda batch: None,
 ) -> T:
     """`compute(batch)`; where memory runs out, that of its halves, `join`ed, and so on.
 
-    `on_halving` hears of each batch that did not fit. Raises `MachineGaveOut` where a single row is
-    too much; `one` and `remedy` say so.
+    `on_halving` hears of each batch that did not fit. Raises `ResourceExhausted` where a single row
+    is too much; `one` and `remedy` say so.
     """
     try:
         return compute(batch)
@@ -88,7 +88,9 @@ def in_halves(
             raise
     # gone on with here, where nothing holds on to the failed batch
     if len(batch) == 1:
-        raise MachineGaveOut(f"{one} does not fit in memory", hint=f"free the device, or {remedy}")
+        raise ResourceExhausted(
+            f"{one} does not fit in memory", hint=f"free the device, or {remedy}"
+        )
     torch.cuda.empty_cache()
     on_halving(batch)
     halves = [
@@ -138,7 +140,7 @@ class InferenceEngine:
         self,
         rows: TokenRows,
         on_rows: Callable[[int], None] | None = None,
-        on_batch: Callable[[Places, int], None] | None = None,
+        on_batch: Callable[[Positions, int], None] | None = None,
     ) -> npt.NDArray[np.float32]:
         """(rows, dim) float32 vectors of the token rows.
 
@@ -152,7 +154,7 @@ class InferenceEngine:
         def work(replica: Encoder, device: torch.device) -> None:
             if device.type == "cpu":  # of this thread alone
                 torch.set_num_threads(self._threads_each)
-            on_device: list[tuple[Places, Tensor]] = []
+            on_device: list[tuple[Positions, Tensor]] = []
             while batches:
                 try:
                     batch = batches.popleft()
@@ -187,9 +189,9 @@ class InferenceEngine:
         return vectors
 
     def _encode_batch(
-        self, replica: Encoder, device: torch.device, rows: TokenRows, batch: Places
+        self, replica: Encoder, device: torch.device, rows: TokenRows, batch: Positions
     ) -> Tensor:
-        def vectors_of(part: Places) -> Tensor:
+        def vectors_of(part: Positions) -> Tensor:
             token_ids, mask = rows.padded(part, self._pad_id, _MULTIPLE)
             with torch.inference_mode():
                 whole = bool(mask.all())

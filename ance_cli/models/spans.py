@@ -17,7 +17,7 @@ from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.reader import Answer, Kind, cut, load_model
 
 Floats = npt.NDArray[np.float32]
-Places = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 
 DPR_LENGTH, DPR_ANSWER = 350, 10
 """Tokens of question, title and text, and of an answer: `sequence_length` and `max_answer_length`
@@ -92,7 +92,7 @@ class _SpanReader(ABC):
         question = cut(self._tokenizer, question, self._length // 3)
         windows = [window for window in self._windows(question, passages) if window.offsets]
 
-        def spans_of(part: Places) -> list[_Span]:
+        def spans_of(part: Positions) -> list[_Span]:
             return self._spans(windows, part)
 
         lengths = np.array([len(window.inputs["input_ids"]) for window in windows], np.int64)
@@ -114,7 +114,7 @@ class _SpanReader(ABC):
         passage = passages[window.place]
         return Answer(_text_of(passage)[begin:end].strip(), best.score, window.place)
 
-    def _spans(self, windows: Sequence[_Window], part: Places) -> list[_Span]:
+    def _spans(self, windows: Sequence[_Window], part: Positions) -> list[_Span]:
         """The best span of each window, scored as windows are compared."""
         import torch
 

@@ -11,7 +11,7 @@ import numpy as np
 from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.tokens import TokenRows, join_rows
-from ance_cli.models.checkpoint import Pins, Side
+from ance_cli.models.checkpoint import EncodingSettings, Side
 from ance_cli.models.tower import COPY_AGAIN, Tower, read_object
 
 __all__ = ["TokenRows", "Tokenizer", "join_rows", "load_tokenizer", "tokenizer_hash"]
@@ -51,7 +51,7 @@ class TokenizerSource(Protocol):
     """What names the tokenizers of both sides, and how texts are cut: a `Checkpoint`, or what will
     be one."""
 
-    pins: Pins
+    settings: EncodingSettings
 
     @property
     def shared(self) -> bool: ...
@@ -66,7 +66,7 @@ class Tokenizer:
     """
 
     def __init__(self, checkpoint: TokenizerSource) -> None:
-        self.pins = checkpoint.pins
+        self.settings = checkpoint.settings
         passage = load_tokenizer(checkpoint.tower("passage"))
         query = passage if checkpoint.shared else load_tokenizer(checkpoint.tower("query"))
         self._tokenizers: dict[Side, Any] = {"query": query, "passage": passage}
@@ -82,14 +82,14 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str], side: Side) -> TokenRows:
         """Token rows of `texts`: cut to the side's length, or for MaxP passages to segments."""
-        pins = self.pins
-        prefix = pins.query_prefix if side == "query" else pins.passage_prefix
+        settings = self.settings
+        prefix = settings.query_prefix if side == "query" else settings.passage_prefix
         texts = [f"{prefix}{text}".strip() for text in texts]
-        if pins.lowercase:
+        if settings.lowercase:
             texts = [text.lower() for text in texts]
-        length = pins.query_length if side == "query" else pins.passage_length
-        segments = pins.segments if side == "passage" else 1
-        sliced = segments > 1 and pins.segmentation == "slice"
+        length = settings.query_length if side == "query" else settings.passage_length
+        segments = settings.segments if side == "passage" else 1
+        sliced = segments > 1 and settings.segmentation == "slice"
         fast = self._fast[side]
         fast.enable_truncation(
             length * segments if sliced else length,

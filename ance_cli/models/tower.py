@@ -16,7 +16,7 @@ import orjson
 
 from ance_cli.errors import BadInput
 
-PINS = "ance.json"
+SETTINGS_FILE = "ance.json"
 MODULES = "modules.json"
 ROUTER_CONFIG = "router_config.json"
 SENTENCE_BERT_CONFIG = "sentence_bert_config.json"
@@ -110,7 +110,7 @@ class Tower:
 
         Not the files that say what the pins say.
         """
-        known = (PINS, MODULES, ST_CONFIG, SENTENCE_BERT_CONFIG)
+        known = (SETTINGS_FILE, MODULES, ST_CONFIG, SENTENCE_BERT_CONFIG)
         return [
             (place, path)
             for place, module in enumerate(self.modules)

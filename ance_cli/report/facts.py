@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ance_cli.loop.status_schema import Refresh, RunStanding
+from ance_cli.loop.status_schema import Refresh, RunStatus
 
 Record = Mapping[str, Any]
 
@@ -74,7 +74,7 @@ class RunFacts:
 
     label: str
     """What it is called in tables and legends."""
-    standing: RunStanding
+    status: RunStatus
     made: Record
     """`run.json`; so `refreshing` and `looping` are `refresh.json` and `loop.json`."""
     refreshing: Record

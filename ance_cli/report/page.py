@@ -42,8 +42,8 @@ def page_of(facts: ReportFacts) -> str:
     ]
     return template.render(
         title=f"ance report: {run.label}",
-        run=run.standing.run,
-        time=words.moment(run.standing.time),
+        run=run.status.run,
+        time=words.moment(run.status.time),
         generator=GENERATOR,
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         long=words.LONG,

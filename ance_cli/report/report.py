@@ -137,12 +137,12 @@ def report_facts(
 
 def run_facts(path: Path, label: str) -> RunFacts:
     """What the folder of a run tells, and what in it could not be read."""
-    standing = status(path)
+    found = status(path)
     run = RunFolder(path)
     damage: list[str] = []
     log = [each for each in records_in(run.metrics, damage=damage) if "step" in each]
     generations = [
-        _generation(run, refresh.generation, refresh, damage) for refresh in standing.refreshes
+        _generation(run, refresh.generation, refresh, damage) for refresh in found.refreshes
     ]
     whole = {generation.number for generation in generations}
     for folder in sorted(run.generations.glob("[0-9]*")):
@@ -153,7 +153,7 @@ def run_facts(path: Path, label: str) -> RunFacts:
         damage.append(f"{path / RUN}: there are no settings of the run in it")
     return RunFacts(
         label=label,
-        standing=standing,
+        status=found,
         made=made,
         refreshing=object_in(path / REFRESH, damage),
         looping=object_in(path / LOOP, damage),
@@ -162,7 +162,7 @@ def run_facts(path: Path, label: str) -> RunFacts:
             records_in(run.segments, damage=damage),
             records_in(run.switches, damage=damage),
             {generation.number: generation.step for generation in generations},
-            standing.training.step,
+            found.training.step,
         ),
         drifts=[
             event

@@ -14,12 +14,12 @@ from ance_cli.report.layout import Section, Table
 
 def overview(run: RunFacts) -> Section:
     """Where the run stands and what came of it."""
-    standing = run.standing
-    training = standing.training
+    status = run.status
+    training = status.training
     told = {
-        "state": standing.state + (f": {standing.reason}" if standing.reason else ""),
+        "state": status.state + (f": {status.reason}" if status.reason else ""),
         "kind": {"sync": "loop, in turn", "async": "loop, side by side"}.get(
-            standing.mode or "", "stages"
+            status.mode or "", "stages"
         ),
         "steps": words.count(training.step)
         + (f" of {words.count(training.last_step)}" if training.last_step is not None else ""),
@@ -38,7 +38,7 @@ def overview(run: RunFacts) -> Section:
     seconds = [generation.refresh.seconds.get("all", 0.0) for generation in run.generations]
     if sum(seconds):
         told["refreshes took"] = f"{words.figure(sum(seconds))} s"
-    told["on disk"] = words.size(standing.disk["all"])
+    told["on disk"] = words.size(status.disk["all"])
     return Section("overview", "Overview", facts=[("", told)])
 
 
@@ -268,7 +268,7 @@ def failures(run: RunFacts) -> Section:
                 [
                     [words.moment(problem.time), problem.who, problem.what,
                      ", ".join(f"{name} {value}" for name, value in problem.facts.items())]
-                    for problem in run.standing.problems
+                    for problem in run.status.problems
                 ],
                 frozenset(range(4)),
             )

@@ -196,7 +196,7 @@ class _DualScorer:
         self.dtype = encoder.dtype
         with reporter.task("encoding queries", len(queries), "query") as bar:
             self._xq, _ = encoder(list(queries.values()), bar.advance)
-        self._separator = checkpoint.pins.separator
+        self._separator = checkpoint.settings.separator
         self._encoder = TextEncoder(checkpoint, "passage", config)
 
     def __call__(

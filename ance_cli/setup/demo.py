@@ -77,7 +77,7 @@ def demo(
         "seed": config.seed,
     }
     warmup = RunFolder(output / "warmup")
-    pinned = Checkpoint(start).with_pins(
+    pinned = Checkpoint(start).with_settings(
         query_length=config.query_length, passage_length=config.passage_length
     )
     if pinned.has_head:

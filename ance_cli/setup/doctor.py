@@ -21,7 +21,7 @@ from ance_cli.formats.summary import Summary
 from ance_cli.loop.devices import num_gpus
 from ance_cli.models.devices import cpu_has
 from ance_cli.progress import Reporter, Silent
-from ance_cli.setup.doctor_probes import Outcome, importing, run_trials
+from ance_cli.setup.doctor_probes import Outcome, importing, run_probes
 
 _LIMIT_SECONDS = 300.0
 """For all trials together: a first import from a slow disk takes a minute."""
@@ -65,7 +65,7 @@ def examine(bench: bool = False, reporter: Reporter = Silent()) -> Summary:
     imports = [importing(module) for module in _NEEDED]
     others = ["faiss", "devices", "java", *_ENGINES, *(["ceilings"] if bench else [])]
     reporter.say("trying the packages, Java and the devices")
-    outcomes = run_trials([*imports, *others], _LIMIT_SECONDS)
+    outcomes = run_probes([*imports, *others], _LIMIT_SECONDS)
     gpus = [found for found in outcomes["devices"].facts or [] if found["device"] != "cpu"]
     problems = [*_packages_missing(outcomes), *_engines_missing(outcomes), *_gpus_missing(outcomes)]
     return {

@@ -38,7 +38,7 @@ def importing(module: str) -> str:
     return f"{_IMPORT}{module}"
 
 
-def run_trials(names: Sequence[str], limit_seconds: float) -> dict[str, Outcome]:
+def run_probes(names: Sequence[str], limit_seconds: float) -> dict[str, Outcome]:
     """The outcome of each trial, in the order given.
 
     They share a process. Where it dies, or takes longer than the limit, that is the outcome of the

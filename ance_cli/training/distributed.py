@@ -75,7 +75,7 @@ class World:
         gathered = _Gather.apply(vectors, list(counts), self.rank)  # type: ignore[no-untyped-call]
         return gathered  # type: ignore[no-any-return]
 
-    def total(self, *values: float) -> list[float]:
+    def all_reduce_sum(self, *values: float) -> list[float]:
         """The sums of some numbers over the ranks; the same on every rank."""
         if self.size == 1:
             return list(values)
@@ -83,7 +83,7 @@ class World:
         dist.all_reduce(summed)
         return summed.tolist()
 
-    def least(self, value: int) -> int:
+    def all_reduce_min(self, value: int) -> int:
         """The smallest of a number over the ranks; the same on every rank."""
         if self.size == 1:
             return value

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ance_cli.errors import MachineGaveOut
+from ance_cli.errors import ResourceExhausted
 from ance_cli.models.tokens import TokenRows
 from ance_cli.training.data import PairStream
 
 
 @dataclass(frozen=True)
-class Lesson:
+class NegativesSnapshot:
     """Negatives ready for training: their stream, and the token rows of its documents.
 
     `generation` and `checkpoint_step` are None where the negatives come from no generation or no
@@ -27,7 +27,7 @@ class Lesson:
     checkpoint_step: int | None = None
 
 
-class Follower:
+class GenerationWatcher:
     """Watches the pointer to the published generation.
 
     `published()` is the number of the newest generation, `load(number)` reads one and raises where
@@ -39,14 +39,14 @@ class Follower:
     def __init__(
         self,
         published: Callable[[], int],
-        load: Callable[[int], Lesson],
+        load: Callable[[int], NegativesSnapshot],
         failed: Callable[[int, Exception], None],
         switches: Mapping[int, int],
         replay_until: int,
     ) -> None:
         self._published, self._load, self._failed = published, load, failed
         self._switches, self._replay_until = switches, replay_until
-        self._loaded: dict[int, Lesson] = {}
+        self._loaded: dict[int, NegativesSnapshot] = {}
         self._asked = 0
         self._thread: threading.Thread | None = None
 
@@ -73,17 +73,17 @@ class Follower:
         """
         return number in self._loaded or self.is_replaying(step)
 
-    def take(self, number: int) -> Lesson:
+    def take(self, number: int) -> NegativesSnapshot:
         """The generation itself, read now if it was not; those before it are let go."""
-        lesson = self._loaded.get(number) or self._load(number)
+        snapshot = self._loaded.get(number) or self._load(number)
         for old in [n for n in list(self._loaded) if n <= number]:  # a thread may add one meanwhile
             del self._loaded[old]
         self._asked = max(self._asked, number)
-        return lesson
+        return snapshot
 
     def _read(self, number: int) -> None:
         try:
             self._loaded[number] = self._load(number)
         except Exception as error:  # a damaged generation must not end the training
-            with suppress(MachineGaveOut):  # nor must a disk that is too full to note it
+            with suppress(ResourceExhausted):  # nor must a disk that is too full to note it
                 self._failed(number, error)

@@ -25,7 +25,7 @@ passage rows (r, d), None where it encodes none."""
 
 
 @dataclass
-class Passes:
+class GradCacheStep:
     """Runs an encoder over token rows and differentiates a loss of its vectors.
 
     `model` is called with query ids and mask, passage ids and mask; either pair may be None.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from ance_cli.errors import AnceError, MachineGaveOut, Stopped, UsageProblem
+from ance_cli.errors import AnceError, ResourceExhausted, Stopped, UsageProblem
 
 PEER_LOST = 76
 """Exit code of a rank that ended because another was gone; nobody outside sees it."""
@@ -46,7 +46,7 @@ class Nodes:
 class RankFailed(AnceError):
     """A rank ended with an error; `exit_code` is its own."""
 
-    exit_code = MachineGaveOut.exit_code
+    exit_code = ResourceExhausted.exit_code
 
 
 def _pass_on(signum: int, _frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ance_cli.formats.embeddings import VECTORS, Embeddings
-from ance_cli.mining.filtering import Territories
+from ance_cli.mining.filtering import DatasetScope
 from ance_cli.mining.sampling import keyed_generator
 from ance_cli.models.tokens import TokenRows
 from ance_cli.retrieval.exact import pool_to_documents
@@ -26,7 +26,7 @@ class LiveNegatives:
 
     `count` of them are drawn uniformly for each pair, with a generator keyed by (seed, step, query,
     positive), so the draw does not depend on the rank that makes it. `known` gives a query's
-    positives and their copies, `territories` the datasets of a merged one.
+    positives and their copies, `scope` the datasets of a merged one.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class LiveNegatives:
         depth: int,
         count: int,
         seed: int,
-        territories: Territories | None = None,
+        scope: DatasetScope | None = None,
     ) -> None:
         self.device = device
         for _ in embeddings.blocks():
@@ -52,7 +52,7 @@ class LiveNegatives:
         self.depth = depth
         self.count = count
         self.seed = seed
-        self.territories = territories
+        self.scope = scope
         self.position = {doc_id: place for place, doc_id in enumerate(embeddings.ids)}
         offsets = np.asarray(embeddings.doc_offsets, np.int64)
         # only its counts of rows are used: the tokens were encoded long ago
@@ -96,8 +96,8 @@ class LiveNegatives:
     def _draw(self, ranked: npt.NDArray[np.int32], step: int, query_id: str, positive: str) -> Ints:
         banned = {self.position[name] for name in self.known(query_id)}
         ranked = ranked[ranked >= 0]
-        if self.territories is not None:
-            ranked = ranked[~self.territories.foreign(query_id, ranked.astype(np.int64))]
+        if self.scope is not None:
+            ranked = ranked[~self.scope.foreign(query_id, ranked.astype(np.int64))]
         allowed = [doc for doc in ranked.tolist() if doc not in banned]
         rng = keyed_generator(self.seed, "live", step, query_id, positive)
         kept = rng.choice(len(allowed), min(self.count, len(allowed)), replace=False)

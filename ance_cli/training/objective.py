@@ -12,7 +12,7 @@ from ance_cli.training.loss import DISTILLATIONS, LOSSES, with_batch_negatives
 
 
 @dataclass(frozen=True)
-class Met:
+class LossInputs:
     """What some queries of a batch meet, as tensors on the device (see `Batch`).
 
     `members` alone where negatives are neither taken from the batch nor taught.
@@ -24,7 +24,9 @@ class Met:
     picks: Tensor | None = None
 
 
-def batch_loss(scores: Tensor, met: Met, config: TrainConfig, scale: float) -> Tensor:
+def batch_loss(
+    scores: Tensor, loss_inputs: LossInputs, config: TrainConfig, scale: float
+) -> Tensor:
     """The mean loss of the queries.
 
     `scores` (B, D) of each query with each document of the batch, before `scale`. The loss is
@@ -34,11 +36,17 @@ def batch_loss(scores: Tensor, met: Met, config: TrainConfig, scale: float) -> T
     scores = scores * scale
     total = scores.new_zeros(())
     if not config.distill or config.distill_weight < 1:
-        banned = torch.zeros_like(scores, dtype=torch.bool) if met.banned is None else met.banned
-        seen = with_batch_negatives(scores, met.members, banned, config.in_batch, met.picks)
+        banned = (
+            torch.zeros_like(scores, dtype=torch.bool)
+            if loss_inputs.banned is None
+            else loss_inputs.banned
+        )
+        seen = with_batch_negatives(
+            scores, loss_inputs.members, banned, config.in_batch, loss_inputs.picks
+        )
         total = LOSSES[config.loss](seen, config.margin)
-    if config.distill and met.teacher is not None:
-        own = torch.gather(scores, 1, met.members)
-        taught = DISTILLATIONS[config.distill](own, met.teacher)
+    if config.distill and loss_inputs.teacher is not None:
+        own = torch.gather(scores, 1, loss_inputs.members)
+        taught = DISTILLATIONS[config.distill](own, loss_inputs.teacher)
         total = (1 - config.distill_weight) * total + config.distill_weight * taught
     return total

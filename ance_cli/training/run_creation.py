@@ -19,7 +19,7 @@ from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.merged import read_shares
 from ance_cli.formats.run_folder import RUN, RunFolder, compare_settings, now
-from ance_cli.models.checkpoint import COSINE_SCALE, Checkpoint, Pins
+from ance_cli.models.checkpoint import COSINE_SCALE, Checkpoint, EncodingSettings
 from ance_cli.progress import Reporter
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def continue_run(
     return identity, config
 
 
-def pinned_start(checkpoint: Path | Checkpoint, config: TrainConfig) -> Checkpoint:
+def start_checkpoint(checkpoint: Path | Checkpoint, config: TrainConfig) -> Checkpoint:
     """The start checkpoint with the pins that the recipe sets."""
     start = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
     changes = {name: getattr(config, name) for name in _PIN_FIELDS}
@@ -82,7 +82,7 @@ def pinned_start(checkpoint: Path | Checkpoint, config: TrainConfig) -> Checkpoi
         changes["similarity"] = config.similarity
         if config.similarity == "cosine" and changes["scale"] is None:
             changes["scale"] = COSINE_SCALE
-    return start.with_pins(**changes, training_step=0)
+    return start.with_settings(**changes, training_step=0)
 
 
 def start_run(
@@ -98,7 +98,7 @@ def start_run(
     from ance_cli.models.tokens import Tokenizer
 
     similarity = config.similarity
-    pinned = pinned_start(checkpoint, config)
+    pinned = start_checkpoint(checkpoint, config)
     dual, fresh = start_dual(pinned, config.dim, config.seed, config.towers, similarity)  # type: ignore[arg-type]
     if config.freeze_passages:
         if fresh:
@@ -123,7 +123,7 @@ def start_run(
         for folder in (run.checkpoints, run.states, run.generations):
             folder.mkdir(parents=True, exist_ok=True)
     frozen = pinned if config.freeze_passages else None
-    publish_checkpoint(run, dual, Tokenizer(pinned), pinned.pins, frozen)
+    publish_checkpoint(run, dual, Tokenizer(pinned), pinned.settings, frozen)
     run.write_once(
         RUN,
         {
@@ -147,7 +147,7 @@ def publish_checkpoint(
     run: RunFolder,
     dual: DualEncoder,
     tokenizer: Tokenizer,
-    pins: Pins,
+    settings: EncodingSettings,
     frozen_passage_from: Checkpoint | None = None,
 ) -> None:
     """A whole checkpoint under its step's name, and `latest` pointing to it.
@@ -156,11 +156,11 @@ def publish_checkpoint(
     """
     from ance_cli.models.dual import save_dual
 
-    folder = run.checkpoint_at(pins.training_step)
+    folder = run.checkpoint_at(settings.training_step)
     if not folder.exists():
         partial = atomic.partial_name(folder)
         atomic.remove(partial)
         with atomic.disk_errors(folder):
-            save_dual(dual, tokenizer, pins, partial, frozen_passage_from)
+            save_dual(dual, tokenizer, settings, partial, frozen_passage_from)
         atomic.publish_folder(partial, folder)
     atomic.point(run.latest, folder)

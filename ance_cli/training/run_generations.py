@@ -15,50 +15,50 @@ from ance_cli.training.segments import SegmentInput, segment_input
 
 if TYPE_CHECKING:
     from ance_cli.training.distributed import World
-    from ance_cli.training.generation_watcher import Follower, Lesson
+    from ance_cli.training.generation_watcher import GenerationWatcher, NegativesSnapshot
 
 _POLL_SECONDS = 0.5
 
 
-def follow_run(
+def watch_generations(
     run: RunFolder,
     step: int,
     logged: int,
-    make_lesson: Callable[[SegmentInput], Lesson],
+    load_snapshot: Callable[[SegmentInput], NegativesSnapshot],
     world: World,
     reporter: Reporter,
-) -> tuple[Follower, Lesson]:
+) -> tuple[GenerationWatcher, NegativesSnapshot]:
     """The follower of a run that stands at `step`, and the negatives of its next batch.
 
     `logged` is the last step that an interrupted call logged: up to there the ledger's switches
     are repeated, and up to the last switch, which is noted before its batch. Waits for the first
     generation where nothing was mined yet.
     """
-    from ance_cli.training.generation_watcher import Follower
+    from ance_cli.training.generation_watcher import GenerationWatcher
 
     switches = {record["step"]: record["generation"] for record in read_ledger(run.switches)}
     replay_until = max([logged, *(at + 1 for at in switches if at > step)])
     in_use = [switches[at] for at in sorted(switches) if at <= step]
     published = _Pointer(run)
 
-    def load(number: int) -> Lesson:
-        return make_lesson(segment_input(run, _negatives_of(run, number)))
+    def load(number: int) -> NegativesSnapshot:
+        return load_snapshot(segment_input(run, _negatives_of(run, number)))
 
     def failed(number: int, error: Exception) -> None:
         if world.is_main:
             reporter.warn(f"generation {number} cannot be read, training goes on: {error}")
             run.event("trainer", "generation refused", generation=number, reason=str(error))
 
-    follower = Follower(published, load, failed, switches, replay_until)
+    watcher = GenerationWatcher(published, load, failed, switches, replay_until)
     if in_use:
         number = in_use[-1]
     else:
         if not published() and world.is_main:
             reporter.say("waiting for the first negatives: ance refresh makes them")
             run.event("trainer", "waiting for the first negatives")
-        while not (number := world.least(published())):
+        while not (number := world.all_reduce_min(published())):
             time.sleep(_POLL_SECONDS)
-    return follower, follower.take(number)
+    return watcher, watcher.take(number)
 
 
 def _negatives_of(run: RunFolder, generation: int) -> Path:

@@ -25,7 +25,7 @@ _FACTS = "state.json"
 
 
 @dataclass(frozen=True)
-class Standing:
+class TrainerState:
     """Where a run stands: `step` optimizer steps done, `position` pairs of `epoch` visited.
 
     `losses` are those since the last line of the log, so that a resumed log is the uninterrupted
@@ -47,7 +47,7 @@ def save_state(
     folder: Path,
     encoder: DualEncoder,
     optimizer: torch.optim.Optimizer,
-    standing: Standing,
+    state: TrainerState,
 ) -> None:
     """Publish a state folder whole."""
     partial = atomic.partial_name(folder)
@@ -62,11 +62,13 @@ def save_state(
             for name, value in slots.items()
         }
         save_file(tensors, partial / _OPTIMIZER)
-        (partial / _FACTS).write_bytes(orjson.dumps(asdict(standing)))
+        (partial / _FACTS).write_bytes(orjson.dumps(asdict(state)))
     atomic.publish_folder(partial, folder)
 
 
-def load_state(folder: Path, encoder: DualEncoder, optimizer: torch.optim.Optimizer) -> Standing:
+def load_state(
+    folder: Path, encoder: DualEncoder, optimizer: torch.optim.Optimizer
+) -> TrainerState:
     """Put a state's tensors into the encoder and the optimizer; returns where the run stands."""
     with as_bad_input(
         f"{folder}: this resume state does not load",
@@ -78,7 +80,7 @@ def load_state(folder: Path, encoder: DualEncoder, optimizer: torch.optim.Optimi
         for key, value in load_file(folder / _OPTIMIZER).items():
             index, name = key.split("/", 1)
             slots.setdefault(int(index), {})[name] = value
-        standing = Standing(**orjson.loads((folder / _FACTS).read_bytes()))
+        state = TrainerState(**orjson.loads((folder / _FACTS).read_bytes()))
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    return standing
+    return state

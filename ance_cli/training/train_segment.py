@@ -29,7 +29,7 @@ from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.training.launch import Nodes, launch
-from ance_cli.training.run_creation import continue_run, identity_of, pinned_start, start_run
+from ance_cli.training.run_creation import continue_run, identity_of, start_checkpoint, start_run
 from ance_cli.training.segments import (
     FOLLOW,
     SegmentInput,
@@ -38,8 +38,8 @@ from ance_cli.training.segments import (
     new_segment,
     segment_input,
 )
-from ance_cli.training.train_worker import Orders, devices_of, train_rank
-from ance_cli.training.training_set import Labels
+from ance_cli.training.train_worker import TrainJob, devices_of, train_rank
+from ance_cli.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
     import torch
@@ -127,9 +127,9 @@ def train_segment(
                 check_room(run, segment.steps, config)
             devices = devices_of(gpus, cpu_workers)
             _check_ranks(config, len(devices) * nodes.count)
-            labels = Labels.read(dataset, config, skipped)
+            training_set = TrainingSet.read(dataset, config, skipped)
             if not segment.follow:
-                stream = labels.stream(source.path, 0)
+                stream = training_set.stream(source.path, 0)
                 if config.distill and not stream.has_teacher:
                     raise BadInput(
                         f"{source.path}: no negative carries a teacher's score, which --distill "
@@ -140,12 +140,12 @@ def train_segment(
             newest = run.newest_checkpoint() if run.exists else None
             folder = newest[1] if newest else checkpoint
             assert folder is not None and source.path is not None
-            start = Checkpoint(folder) if newest else pinned_start(folder, config)
+            start = Checkpoint(folder) if newest else start_checkpoint(folder, config)
             VectorSource(source.path, "embeddings").check(start, hash_file(dataset.corpus))
         if made:
             assert checkpoint is not None
             if not segment.steps:  # a run of data that is broken could not even be mended
-                Labels.read(dataset, config, skipped)
+                TrainingSet.read(dataset, config, skipped)
             start_run(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
         if not segment.steps:
             return _summary(run, up_to_date=not made)
@@ -153,18 +153,18 @@ def train_segment(
             atomic.sweep(folder, "partial", "removed")
         check_free(run)
         record = record or new_segment(run, source, segment.steps)
-        orders = Orders(
+        job = TrainJob(
             segment, record, _dtype(config, devices[0]), gpus, cpu_workers, skipped is not None,
             quiet, str(embeddings) if embeddings else None,
         )  # fmt: skip
         if len(devices) * nodes.count == 1:
             from ance_cli.training.distributed import World
 
-            train_rank(run, config, orders, World(devices[0]), skipped, reporter, labels)
+            train_rank(run, config, job, World(devices[0]), skipped, reporter, training_set)
         else:
-            _launch(run, orders, len(devices), nodes, threads)
+            _launch(run, job, len(devices), nodes, threads)
         atomic.append_line(run.segments, orjson.dumps({"finished": record["segment"]}))
-        run.orders.unlink(missing_ok=True)
+        run.train_job.unlink(missing_ok=True)
         run.event("trainer", "segment finished", step=record["start_step"] + record["steps"],
                   negatives=record["negatives"])  # fmt: skip
         return _summary(run, up_to_date=False)
@@ -244,11 +244,11 @@ def _source(
 
 
 def _launch(
-    run: RunFolder, orders: Orders | None, num_ranks: int, nodes: Nodes, threads: int
+    run: RunFolder, job: TrainJob | None, num_ranks: int, nodes: Nodes, threads: int
 ) -> None:
     """Start this machine's ranks; those of other nodes find node 0's orders in the run folder."""
-    if orders is not None:
-        atomic.write_bytes(run.orders, orders.to_json().encode())
+    if job is not None:
+        atomic.write_bytes(run.train_job, job.to_json().encode())
     launch(["ance_cli.cli.train_worker", str(run.path)], num_ranks, nodes, threads)
 
 

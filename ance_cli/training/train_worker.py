@@ -23,13 +23,13 @@ from ance_cli.formats.dataset import (
 )
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.run_folder import RunFolder, cut_ledger
-from ance_cli.mining.filtering import Territories
+from ance_cli.mining.filtering import DatasetScope
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter
 from ance_cli.training.run_creation import config_of, publish_checkpoint
-from ance_cli.training.run_generations import follow_run
+from ance_cli.training.run_generations import watch_generations
 from ance_cli.training.segments import FOLLOW, SegmentInput, state_step
-from ance_cli.training.training_set import Labels
+from ance_cli.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from ance_cli.training.data import PairStream
     from ance_cli.training.distributed import World
     from ance_cli.training.live import LiveNegatives
-    from ance_cli.training.state import Standing
+    from ance_cli.training.state import TrainerState
     from ance_cli.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
-class Orders:
+class TrainJob:
     """What a rank is told; everything else lies in the run folder.
 
     `record` is the segment's line in `segments.jsonl`; `embeddings` holds the vectors of a frozen
@@ -63,7 +63,7 @@ class Orders:
         return orjson.dumps(asdict(self)).decode()
 
     @classmethod
-    def from_json(cls, text: str) -> Orders:
+    def from_json(cls, text: str) -> TrainJob:
         found = orjson.loads(text)
         return cls(**{**found, "segment": SegmentConfig(**found["segment"])})
 
@@ -83,12 +83,12 @@ def join_segment(run: RunFolder, reporter_of: Callable[[bool, bool], Reporter]) 
     """
     from ance_cli.training.distributed import join_world
 
-    orders = Orders.from_json(run.orders.read_text(encoding="utf-8"))
-    world = join_world(devices_of(orders.gpus, orders.cpu_workers))
-    reporter = reporter_of(world.is_main, orders.quiet)
-    skipped = Skipped() if orders.skip_bad else None
+    job = TrainJob.from_json(run.train_job.read_text(encoding="utf-8"))
+    world = join_world(devices_of(job.gpus, job.cpu_workers))
+    reporter = reporter_of(world.is_main, job.quiet)
+    skipped = Skipped() if job.skip_bad else None
     try:
-        train_rank(run, config_of(run.read()["identity"]), orders, world, skipped, reporter)
+        train_rank(run, config_of(run.read()["identity"]), job, world, skipped, reporter)
     except Diverged as problem:
         if world.is_main:
             raise
@@ -100,19 +100,19 @@ def join_segment(run: RunFolder, reporter_of: Callable[[bool, bool], Reporter]) 
 def train_rank(
     run: RunFolder,
     config: TrainConfig,
-    orders: Orders,
+    job: TrainJob,
     world: World,
     skipped: Skipped | None,
     reporter: Reporter,
-    labels: Labels | None = None,
+    training_set: TrainingSet | None = None,
 ) -> None:
-    """Train one rank's part of a segment to its end; `labels`, if they were read already."""
-    labels = labels or Labels.read(run.dataset(), config, skipped)
-    vectors = Path(orders.embeddings) if orders.embeddings else None
+    """Train one rank's part of a segment to its end; `training_set`, if they were read already."""
+    training_set = training_set or TrainingSet.read(run.dataset(), config, skipped)
+    vectors = Path(job.embeddings) if job.embeddings else None
     with world.losing_peers(), lease.reading(vectors) if vectors else nullcontext():
-        trainer = _make_trainer(run, config, orders, world, labels, skipped, reporter)
+        trainer = _make_trainer(run, config, job, world, training_set, skipped, reporter)
         try:
-            trainer.run(reporter, int(orders.record["start_step"]))
+            trainer.run(reporter, int(job.record["start_step"]))
         except Diverged as problem:
             if world.is_main:
                 run.event("trainer", "diverged", step=trainer.step, reason=problem.what)
@@ -125,9 +125,9 @@ def train_rank(
 def _make_trainer(
     run: RunFolder,
     config: TrainConfig,
-    orders: Orders,
+    job: TrainJob,
     world: World,
-    labels: Labels,
+    training_set: TrainingSet,
     skipped: Skipped | None,
     reporter: Reporter,
 ) -> Trainer:
@@ -137,13 +137,13 @@ def _make_trainer(
     from ance_cli.models.encoder import set_dropout
     from ance_cli.models.flops import matmul_ceiling
     from ance_cli.models.tokens import Tokenizer
-    from ance_cli.training.generation_watcher import Lesson
+    from ance_cli.training.generation_watcher import NegativesSnapshot
     from ance_cli.training.optim import make_optimizer
-    from ance_cli.training.state import Standing, load_state, save_state
+    from ance_cli.training.state import TrainerState, load_state, save_state
     from ance_cli.training.trackers import make_tracker
     from ance_cli.training.trainer import Trainer
 
-    dataset, segment = run.dataset(), orders.segment
+    dataset, segment = run.dataset(), job.segment
     newest = run.newest_checkpoint()
     if newest is None:
         raise BadInput(f"{run.checkpoints}: there is no whole checkpoint in the run")
@@ -160,30 +160,32 @@ def _make_trainer(
     if config.dropout is not None:
         set_dropout(encoder, config.dropout)
     optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
-    standing = Standing()
+    trainer_state = TrainerState()
     state_step(run)  # refuses a checkpoint that is newer than the state
     if state := run.newest_state():
-        standing = load_state(state[1], encoder, optimizer)
-    _check_dtype(standing, orders, reporter)
+        trainer_state = load_state(state[1], encoder, optimizer)
+    _check_dtype(trainer_state, job, reporter)
     logged = run.last_logged_step()  # by the call that was interrupted
-    world.total()  # every rank has read it before it is cut back
+    world.all_reduce_sum()  # every rank has read it before it is cut back
     if world.is_main:
-        cut_ledger(run.metrics, standing.step)
+        cut_ledger(run.metrics, trainer_state.step)
 
-    def make_lesson(source: SegmentInput) -> Lesson:
-        stream = labels.stream(source.path, source.checkpoint_step or 0)
+    def load_snapshot(source: SegmentInput) -> NegativesSnapshot:
+        stream = training_set.stream(source.path, source.checkpoint_step or 0)
         doc_ids = [] if config.freeze_passages else stream.doc_ids
         passages = _passage_rows(start, dataset, doc_ids, skipped, reporter)
-        return Lesson(stream, passages, source.generation, source.checkpoint_step)
+        return NegativesSnapshot(stream, passages, source.generation, source.checkpoint_step)
 
-    follower = None
-    if orders.record["input"] == FOLLOW:
-        follower, lesson = follow_run(run, standing.step, logged, make_lesson, world, reporter)
+    watcher = None
+    if job.record["input"] == FOLLOW:
+        watcher, snapshot = watch_generations(
+            run, trainer_state.step, logged, load_snapshot, world, reporter
+        )
     else:
-        lesson = make_lesson(SegmentInput.of(run, orders.record))
-    if lesson.stream.num_skipped:
+        snapshot = load_snapshot(SegmentInput.of(run, job.record))
+    if snapshot.stream.num_skipped:
         reporter.warn(
-            f"{lesson.stream.num_skipped} of {len(lesson.stream.pairs)} pairs have too few "
+            f"{snapshot.stream.num_skipped} of {len(snapshot.stream.pairs)} pairs have too few "
             "negatives and are skipped"
         )
     track = make_tracker(
@@ -191,17 +193,17 @@ def _make_trainer(
     )
 
     def note_switch(trainer: Trainer) -> None:
-        run.note_switch(trainer.step, trainer.lesson.generation)
+        run.note_switch(trainer.step, trainer.snapshot.generation)
 
     def keep_state(trainer: Trainer) -> None:
         folder = run.state_at(trainer.step)
-        save_state(folder, trainer.encoder, trainer.optimizer, trainer.standing)
+        save_state(folder, trainer.encoder, trainer.optimizer, trainer.trainer_state)
         run.prune_states()
 
     def keep_checkpoint(trainer: Trainer) -> None:
-        pins = replace(start.pins, training_step=trainer.step)
+        settings = replace(start.settings, training_step=trainer.step)
         frozen = start if config.freeze_passages else None
-        publish_checkpoint(run, trainer.encoder, tokenizer, pins, frozen)
+        publish_checkpoint(run, trainer.encoder, tokenizer, settings, frozen)
 
     def log(line: dict[str, Any]) -> None:
         atomic.append_line(run.metrics, orjson.dumps(line))
@@ -210,43 +212,45 @@ def _make_trainer(
     trainer = Trainer(
         encoder=encoder,
         optimizer=optimizer,
-        lesson=lesson,
-        queries=tokenizer([labels.queries[name] for name in lesson.stream.query_ids], "query"),
+        snapshot=snapshot,
+        queries=tokenizer(
+            [training_set.queries[name] for name in snapshot.stream.query_ids], "query"
+        ),
         pads=(tokenizer.pad_id_of("query"), tokenizer.pad_id_of("passage")),
         config=config,
         segment=segment,
-        scale=start.pins.scale,
-        dtype=orders.dtype,
+        scale=start.settings.scale,
+        dtype=job.dtype,
         world=world,
-        step=standing.step,
-        at=standing.stream,
-        losses=standing.losses,
-        last_step=orders.record["start_step"] + orders.record["steps"],
+        step=trainer_state.step,
+        at=trainer_state.stream,
+        losses=trainer_state.losses,
+        last_step=job.record["start_step"] + job.record["steps"],
         save_state=keep_state,
         save_checkpoint=keep_checkpoint,
         log=log,
         switched=note_switch,
-        follower=follower,
-        live=_live(config, orders, labels, lesson.stream, world),
-        ceiling=matmul_ceiling(world.device, orders.dtype),
-        facts={"segment": orders.record["segment"]},
+        watcher=watcher,
+        live=_live(config, job, training_set, snapshot.stream, world),
+        ceiling=matmul_ceiling(world.device, job.dtype),
+        facts={"segment": job.record["segment"]},
     )
     if world.is_main:
         note_switch(trainer)
     return trainer
 
 
-def _check_dtype(standing: Standing, orders: Orders, reporter: Reporter) -> None:
-    if standing.dtype not in ("", orders.dtype):
+def _check_dtype(trainer_state: TrainerState, job: TrainJob, reporter: Reporter) -> None:
+    if trainer_state.dtype not in ("", job.dtype):
         reporter.warn(
-            f"this run computed in {standing.dtype} so far and goes on in {orders.dtype}: its "
+            f"this run computed in {trainer_state.dtype} so far and goes on in {job.dtype}: its "
             "losses are not those of an uninterrupted run "
-            f"(use --dtype {standing.dtype} for that)"
+            f"(use --dtype {trainer_state.dtype} for that)"
         )
 
 
 def _live(
-    config: TrainConfig, orders: Orders, labels: Labels, stream: PairStream, world: World
+    config: TrainConfig, job: TrainJob, training_set: TrainingSet, stream: PairStream, world: World
 ) -> LiveNegatives | None:
     """Live retrieval for a frozen passage tower, from vectors that this very tower made."""
     if not config.freeze_passages:
@@ -254,12 +258,12 @@ def _live(
     from ance_cli.formats.embeddings import Embeddings
     from ance_cli.training.live import LiveNegatives
 
-    assert orders.embeddings is not None
-    embeddings = Embeddings(Path(orders.embeddings))
-    territories = Territories(embeddings.ids, list(labels.shares)) if labels.shares else None
+    assert job.embeddings is not None
+    embeddings = Embeddings(Path(job.embeddings))
+    scope = DatasetScope(embeddings.ids, list(training_set.shares)) if training_set.shares else None
     return LiveNegatives(
         embeddings, world.device, stream.known, config.live_depth, config.negatives_per_positive,
-        config.seed, territories,
+        config.seed, scope,
     )  # fmt: skip
 
 

@@ -21,13 +21,13 @@ from ance_cli.models.tokens import TokenRows
 from ance_cli.progress import Reporter
 from ance_cli.training.data import Batch, Ints, StreamPosition, rows_of_docs
 from ance_cli.training.distributed import World
-from ance_cli.training.generation_watcher import Follower, Lesson
-from ance_cli.training.grad_cache import Passes
+from ance_cli.training.generation_watcher import GenerationWatcher, NegativesSnapshot
+from ance_cli.training.grad_cache import GradCacheStep
 from ance_cli.training.gradients import group_norms, layer_groups
 from ance_cli.training.live import LiveNegatives
 from ance_cli.training.loss import doc_scores
-from ance_cli.training.objective import Met, batch_loss
-from ance_cli.training.state import Standing
+from ance_cli.training.objective import LossInputs, batch_loss
+from ance_cli.training.state import TrainerState
 
 _POLL_SECONDS = 0.2
 """Between two looks for a generation, where training waits for one."""
@@ -36,10 +36,10 @@ _TRY = "start a new run with a smaller --lr, or more --warmup-steps"
 
 @dataclass
 class Trainer:
-    """Trains `encoder` on the pairs of `lesson` from `step` to `last_step`.
+    """Trains `encoder` on the pairs of `snapshot` from `step` to `last_step`.
 
     `queries` holds the token rows of the stream's `query_ids`, the lesson's `passages` those of its
-    `doc_ids`. With `follower`, newer lessons come in between two steps. With `live`, negatives are
+    `doc_ids`. With `watcher`, newer lessons come in between two steps. With `live`, negatives are
     retrieved at each step instead, and passages are not encoded. `ceiling` is the device's measured
     FLOP/s, 0 = not known. The owner is told when to keep something through the callbacks, each
     called between two steps, on the main rank.
@@ -47,7 +47,7 @@ class Trainer:
 
     encoder: DualEncoder
     optimizer: torch.optim.Optimizer
-    lesson: Lesson
+    snapshot: NegativesSnapshot
     queries: TokenRows
     pads: tuple[int, int]
     """Padding ids of queries and passages."""
@@ -63,7 +63,7 @@ class Trainer:
     save_checkpoint: Callable[[Trainer], None]
     log: Callable[[dict[str, Any]], None]
     switched: Callable[[Trainer], None] = lambda trainer: None
-    follower: Follower | None = None
+    watcher: GenerationWatcher | None = None
     live: LiveNegatives | None = None
     ceiling: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
@@ -77,15 +77,15 @@ class Trainer:
             (name, p) for name, p in self.encoder.named_parameters() if p.requires_grad
         )
         self._model: nn.Module = self.world.wrap(self.encoder)
-        self._passes = Passes(
-            self._model, self.world, self.queries, self.lesson.passages, *self.pads, self.dtype,
+        self._grad_cache_step = GradCacheStep(
+            self._model, self.world, self.queries, self.snapshot.passages, *self.pads, self.dtype,
             self.segment.grad_cache,
         )  # fmt: skip
 
     @property
-    def standing(self) -> Standing:
+    def trainer_state(self) -> TrainerState:
         """Where the run stands, for its resume state."""
-        return Standing(self.step, self.at.epoch, self.at.position, self.losses, self.dtype)
+        return TrainerState(self.step, self.at.epoch, self.at.position, self.losses, self.dtype)
 
     def run(self, reporter: Reporter, first_step: int) -> None:
         """Train to the last step; raises `Diverged` before anything of a bad step is kept.
@@ -97,15 +97,15 @@ class Trainer:
             self.save_checkpoint(self)  # a kill may have come between this step's state and it
         total = self.last_step - first_step
         saved = time.monotonic()
-        speed = _Speed(self.step, self._passes, self.encoder, self.ceiling)
+        speed = _Speed(self.step, self._grad_cache_step, self.encoder, self.ceiling)
         losses = self.losses
         with (
             hold_signals() as stop,
             reporter.task("training", total, "step", done=self.step - first_step) as bar,
         ):
             while self.step < self.last_step:
-                if self.follower is not None:
-                    self._follow(self.follower, stop, reporter)
+                if self.watcher is not None:
+                    self._follow(self.watcher, stop, reporter)
                 every = self.segment.log_every
                 logged = (self.step + 1) % every == 0 or self.step + 1 == self.last_step
                 loss, norms = self._optimizer_step(with_groups=logged)
@@ -113,7 +113,7 @@ class Trainer:
                 bar.advance()
                 bar.describe(f"loss {sum(losses) / len(losses):.3f}")
                 overdue = main and time.monotonic() - saved > 60 * self.segment.state_minutes
-                stopping, saving = self.world.total(bool(stop), overdue)
+                stopping, saving = self.world.all_reduce_sum(bool(stop), overdue)
                 if logged:
                     rates = speed.since_last(self.step, self.world)
                     if main:
@@ -149,7 +149,7 @@ class Trainer:
                 hint=_TRY,
             )
 
-    def _follow(self, follower: Follower, stop: list[int], reporter: Reporter) -> None:
+    def _follow(self, watcher: GenerationWatcher, stop: list[int], reporter: Reporter) -> None:
         """Take the newest generation that every rank has read, and wait for one where the
         negatives in use are too old.
 
@@ -157,20 +157,20 @@ class Trainer:
         """
         waiting = False
         while True:
-            ready = self.world.least(follower.ready(self.step))
-            is_new = ready > (self.lesson.generation or 0)
-            if is_new and self.world.least(int(follower.has(ready, self.step))):
-                self.lesson = follower.take(ready)
-                self._passes.passages = self.lesson.passages
+            ready = self.world.all_reduce_min(watcher.ready(self.step))
+            is_new = ready > (self.snapshot.generation or 0)
+            if is_new and self.world.all_reduce_min(int(watcher.has(ready, self.step))):
+                self.snapshot = watcher.take(ready)
+                self._grad_cache_step.passages = self.snapshot.passages
                 if self.world.is_main:
                     self.switched(self)
-                    age = self.step - (self.lesson.checkpoint_step or 0)
+                    age = self.step - (self.snapshot.checkpoint_step or 0)
                     reporter.say(f"step {self.step}: on to generation {ready}, {age} steps old")
             limit = self.segment.max_staleness
-            age = self.step - (self.lesson.checkpoint_step or 0)
-            if not limit or age < limit or follower.is_replaying(self.step):
+            age = self.step - (self.snapshot.checkpoint_step or 0)
+            if not limit or age < limit or watcher.is_replaying(self.step):
                 return
-            if self.world.total(bool(stop))[0]:
+            if self.world.all_reduce_sum(bool(stop))[0]:
                 self._check_weights()
                 if self.world.is_main:
                     self.save_state(self)
@@ -194,11 +194,11 @@ class Trainer:
             **norms,
             **rates,
             **self.facts,
-            "generation": self.lesson.generation,
-            "negatives_step": self.lesson.checkpoint_step,
+            "generation": self.snapshot.generation,
+            "negatives_step": self.snapshot.checkpoint_step,
         }
-        if self.lesson.generation is not None and self.lesson.checkpoint_step is not None:
-            line["negatives_age"] = self.step - self.lesson.checkpoint_step
+        if self.snapshot.generation is not None and self.snapshot.checkpoint_step is not None:
+            line["negatives_age"] = self.step - self.snapshot.checkpoint_step
         return line
 
     def _optimizer_step(self, with_groups: bool) -> tuple[float, dict[str, float]]:
@@ -208,9 +208,9 @@ class Trainer:
         self.encoder.train()
         total, at = 0.0, self.at
         for micro in range(self.config.accumulation):
-            batch, at = self.lesson.stream.next_batch(at, self.global_batch)
+            batch, at = self.snapshot.stream.next_batch(at, self.global_batch)
             total += self._backward(batch, micro)
-        (total,) = self.world.total(total / self.world.size)
+        (total,) = self.world.all_reduce_sum(total / self.world.size)
         norms = {"grad_norm": 0.0}
         if with_groups:
             found = group_norms(self._groups)
@@ -239,12 +239,12 @@ class Trainer:
         seed = int(keyed_generator(self.config.seed, *key).integers(2**62))
         if self.live is not None:
             nothing = np.zeros(0, np.int64)
-            return self._passes.backward(
+            return self._grad_cache_step.backward(
                 batch.queries[mine], nothing, lambda q, _: self._live_loss(q, batch, mine), last,
                 seed,
             )  # fmt: skip
-        rows, rows_of = rows_of_docs(batch.docs, self.lesson.passages)
-        counts = self.world.shares(self.lesson.passages.row_counts[batch.docs])
+        rows, rows_of = rows_of_docs(batch.docs, self.snapshot.passages)
+        counts = self.world.shares(self.snapshot.passages.row_counts[batch.docs])
         first = sum(counts[: self.world.rank])
         own = rows[first : first + counts[self.world.rank]]
         places = torch.from_numpy(rows_of).to(self.world.device)
@@ -252,51 +252,55 @@ class Trainer:
         def loss_of(q: Tensor, d: Tensor | None) -> Tensor:
             assert d is not None
             gathered = self.world.gather(d[: len(own)], counts)
-            return self._loss(doc_scores(q, gathered, places), self._met(batch, mine))
+            return self._loss(doc_scores(q, gathered, places), self._loss_inputs(batch, mine))
 
         # a rank without a document of its own encodes one all the same: the averaging of the
         # gradients waits for every parameter
-        return self._passes.backward(
+        return self._grad_cache_step.backward(
             batch.queries[mine], own if len(own) else rows[:1], loss_of, last, seed
         )
 
-    def _loss(self, scores: Tensor, met: Met) -> Tensor:
-        return batch_loss(scores, met, self.config, self.scale) / self.config.accumulation
+    def _loss(self, scores: Tensor, loss_inputs: LossInputs) -> Tensor:
+        return batch_loss(scores, loss_inputs, self.config, self.scale) / self.config.accumulation
 
-    def _met(self, batch: Batch, mine: Ints) -> Met:
+    def _loss_inputs(self, batch: Batch, mine: Ints) -> LossInputs:
         parts = (batch.members, batch.teacher, batch.banned, batch.picks)
-        return Met(*(torch.from_numpy(part[mine]).to(self.world.device) for part in parts))
+        return LossInputs(*(torch.from_numpy(part[mine]).to(self.world.device) for part in parts))
 
     def _live_loss(self, q: Tensor, batch: Batch, mine: Ints) -> Tensor:
         """The loss of the queries with the negatives that they meet in the frozen vectors."""
         assert self.live is not None
-        query_ids = [self.lesson.stream.query_ids[query] for query in batch.queries[mine]]
-        positives = [self.lesson.stream.doc_ids[batch.docs[row[0]]] for row in batch.members[mine]]
+        query_ids = [self.snapshot.stream.query_ids[query] for query in batch.queries[mine]]
+        positives = [
+            self.snapshot.stream.doc_ids[batch.docs[row[0]]] for row in batch.members[mine]
+        ]
         scores, members = self.live.scores(q, query_ids, positives, self.step)
-        return self._loss(scores, Met(members))
+        return self._loss(scores, LossInputs(members))
 
 
 class _Speed:
     """Tokens and steps a second, and the share of the device's ceiling (MFU), between two lines of
     the log."""
 
-    def __init__(self, step: int, passes: Passes, encoder: DualEncoder, ceiling: float) -> None:
-        self._passes, self._ceiling = passes, ceiling
+    def __init__(
+        self, step: int, grad_cache_step: GradCacheStep, encoder: DualEncoder, ceiling: float
+    ) -> None:
+        self._grad_cache_step, self._ceiling = grad_cache_step, ceiling
         self._backbone = encoder.query.backbone
         self._begin(step)
 
     def _begin(self, step: int) -> None:
         self._since, self._step = time.monotonic(), step
-        self._passes.tokens = 0
-        self._passes.widths.clear()
+        self._grad_cache_step.tokens = 0
+        self._grad_cache_step.widths.clear()
 
     def since_last(self, step: int, world: World) -> dict[str, float]:
         """The rates since the last call, of all ranks together."""
         elapsed = time.monotonic() - self._since
-        tokens = sum(rows * width for rows, width in self._passes.widths)
-        squares = sum(rows * width**2 for rows, width in self._passes.widths)
+        tokens = sum(rows * width for rows, width in self._grad_cache_step.widths)
+        squares = sum(rows * width**2 for rows, width in self._grad_cache_step.widths)
         flops = training_flops(self._backbone, tokens, squares)
-        seen, all_flops = world.total(self._passes.tokens, flops)
+        seen, all_flops = world.all_reduce_sum(self._grad_cache_step.tokens, flops)
         found = {
             "tokens_per_s": round(seen / elapsed),
             "steps_per_s": round((step - self._step) / elapsed, 3),

@@ -15,32 +15,32 @@ from ance_cli.formats.dataset import Dataset, positives_of, read_corpus, read_qr
 from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.merged import dataset_name_of, owners, read_shares
 from ance_cli.formats.negatives_file import PairNegatives, read_negatives
-from ance_cli.mining.filtering import Copies
+from ance_cli.mining.filtering import DuplicateIndex
 
 if TYPE_CHECKING:
     from ance_cli.training.data import PairStream
 
 
 @dataclass(frozen=True)
-class Labels:
+class TrainingSet:
     """Queries, positives and documents of a run, read once; every generation makes a stream of
     them."""
 
     config: TrainConfig
     queries: dict[str, str]
     positives: dict[str, list[str]]
-    copies: Copies
+    duplicates: DuplicateIndex
     shares: dict[str, float] | None
     skipped: Skipped | None
 
     @classmethod
-    def read(cls, dataset: Dataset, config: TrainConfig, skipped: Skipped | None) -> Labels:
+    def read(cls, dataset: Dataset, config: TrainConfig, skipped: Skipped | None) -> TrainingSet:
         """The dataset's parts, checked against each other."""
         queries = read_queries(dataset.need("queries"), skipped)
-        copies = Copies(read_corpus(dataset.corpus, skipped))
-        qrels = read_qrels(dataset.need("qrels"), queries, copies.position, skipped)
+        duplicates = DuplicateIndex(read_corpus(dataset.corpus, skipped))
+        qrels = read_qrels(dataset.need("qrels"), queries, duplicates.position, skipped)
         positives = positives_of(qrels, config.min_rel)
-        return cls(config, queries, positives, copies, read_shares(dataset), skipped)
+        return cls(config, queries, positives, duplicates, read_shares(dataset), skipped)
 
     def stream(self, negatives: Path | None, checkpoint_step: int) -> PairStream:
         """The pairs with their negatives, checked; None where a step finds them by itself."""
@@ -51,12 +51,12 @@ class Labels:
         listed: Iterable[PairNegatives] = ()
         if config.needs_negatives and negatives is not None:
             listed = read_negatives(
-                negatives, self.queries, self.copies.position, self.positives, self.skipped
+                negatives, self.queries, self.duplicates.position, self.positives, self.skipped
             )
         return PairStream(
             pairs,
             listed,
-            self.copies.position,
+            self.duplicates.position,
             config.seed,
             checkpoint_step,
             config.negatives_per_positive if config.needs_negatives else 0,
@@ -69,8 +69,8 @@ class Labels:
         return dataset_name_of(query_id) != dataset_name_of(doc_id)
 
     def _known(self, query_id: str) -> set[str]:
-        own, same = self.copies.banned(self.positives[query_id])
-        return {self.copies.doc_ids[place] for place in own | same}
+        own, same = self.duplicates.banned(self.positives[query_id])
+        return {self.duplicates.doc_ids[place] for place in own | same}
 
     def _order(self, pairs: list[tuple[str, str]]) -> Callable[[int], npt.NDArray[np.int64]] | None:
         """The order of a merged dataset's pairs, by the shares of its datasets."""

@@ -10,10 +10,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ance_cli.errors import AnceError, Stopped, UsageProblem, install_signal_handlers
-from benchmarks.study.cell import Cell, Places
+from benchmarks.study.cell import Cell, Positions
 from benchmarks.study.grid import grid
 from benchmarks.study.results import Result, Results
-from benchmarks.study.runner import run, standing
+from benchmarks.study.runner import run, trainer_state
 
 
 def choose(cells: Mapping[str, Cell], patterns: Sequence[str], seeds: Sequence[int]) -> list[str]:
@@ -34,9 +34,9 @@ def choose(cells: Mapping[str, Cell], patterns: Sequence[str], seeds: Sequence[i
 
 
 def _show(
-    cells: Mapping[str, Cell], chosen: Sequence[str], results: Results, places: Places
+    cells: Mapping[str, Cell], chosen: Sequence[str], results: Results, places: Positions
 ) -> None:
-    states = standing(cells, results, places)
+    states = trainer_state(cells, results, places)
     width = max(map(len, chosen))
     for name in chosen:
         print(f"{name:<{width}}  {cells[name].minutes:>5g} min  {states[name]}")
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.verb == "compare":
             _compare(cells, results, options.names)
             return 0
-        places = Places(
+        places = Positions(
             data=_folder(options.data, "ANCE_TEST_DATA", "--data"),
             weights=_folder(options.weights, "ANCE_TEST_WEIGHTS", "--weights"),
             work=options.work.resolve(),

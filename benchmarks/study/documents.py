@@ -31,24 +31,24 @@ def _run(kind: str) -> str:
     return f"{_WORK}/{kind}"
 
 
-def _tested(label: str, data: str, kind: str, vectors: str, pins: str = "") -> tuple[str, str]:
+def _tested(label: str, data: str, kind: str, vectors: str, settings: str = "") -> tuple[str, str]:
     """Search a test split and measure it under a label."""
     folder = f"{{work}}/tested/documents/{kind}"
     return (
-        f"ance search --ckpt {_run(kind)}/latest --embeddings {vectors} --data {data} {pins}"
+        f"ance search --ckpt {_run(kind)}/latest --embeddings {vectors} --data {data} {settings}"
         f"--split test --depth 100 --threads {{threads}} -o {folder}/{label}.trec",
         f"ance eval {folder}/{label}.trec --qrels {data}/qrels/test.tsv "
         f"--measures {arms.MEASURES} --per-query {folder}/{label}.tsv",
     )
 
 
-def _encoded_and_tested(label: str, kind: str, pins: str = "") -> tuple[str, ...]:
+def _encoded_and_tested(label: str, kind: str, settings: str = "") -> tuple[str, ...]:
     """The same on covidqa, whose papers no run has seen."""
     vectors = f"{_run(kind)}.{label}.emb"
     return (
-        f"ance encode --ckpt {_run(kind)}/latest --data {_UNSEEN} {pins}--threads {{threads}} "
+        f"ance encode --ckpt {_run(kind)}/latest --data {_UNSEEN} {settings}--threads {{threads}} "
         f"-o {vectors}",
-        *_tested(label, _UNSEEN, kind, vectors, pins),
+        *_tested(label, _UNSEEN, kind, vectors, settings),
     )
 
 
@@ -79,8 +79,8 @@ def _ance(kind: str, minutes: float) -> Cell:
     ]
     tested_on = {"medquad_doc": _DATA, "covidqa": _UNSEEN}
     if kind == "maxp":
-        pins = f"--segmentation special --max-segments {_ALL_SEGMENTS} "
-        commands += _encoded_and_tested("covidqa-whole", kind, pins)
+        settings = f"--segmentation special --max-segments {_ALL_SEGMENTS} "
+        commands += _encoded_and_tested("covidqa-whole", kind, settings)
         tested_on["covidqa-whole"] = _UNSEEN
     return Cell(
         name=f"documents/{kind}",

@@ -116,8 +116,8 @@ def test_sampling_again_needs_no_search(inside, dataset, checkpoint):
 
 def test_maxp(inside, dataset, checkpoint):
     """Segments: adjacent rows, several a document, pooled to documents in search and mining."""
-    pins = ["--segmentation", "special", "--passage-length", 8, "--max-segments", 3]
-    data = ["--ckpt", checkpoint, "--data", "data", *pins]
+    settings = ["--segmentation", "special", "--passage-length", 8, "--max-segments", 3]
+    data = ["--ckpt", checkpoint, "--data", "data", *settings]
     inside("encode", *data, "-o", "emb")
     offsets = np.load(inside.cwd / "emb" / "doc_offsets.npy")
     counts = np.diff(offsets)

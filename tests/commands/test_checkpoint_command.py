@@ -75,7 +75,7 @@ def test_convert_once_and_again(inside, pickled):
     assert "of other files or settings" in inside(*words, code=4).stderr
     assert tree(inside.cwd / "ours") == before
     inside(*words, "--force")
-    assert Checkpoint(inside.cwd / "ours").pins.passage_length == 128
+    assert Checkpoint(inside.cwd / "ours").settings.passage_length == 128
     shown = json.loads(inside("checkpoint", "inspect", "ours", "--json").stdout)
     origin = shown["lineage"]["converted_from"]
     assert origin["layout"] == "plain" and "plain/pytorch_model.bin" in origin["files"]

@@ -110,12 +110,12 @@ def test_an_exact_index_gives_the_same_negatives(world):
 
 def test_maxp_and_other_losses(world, checkpoint):
     """Three segments a document: everything is of the best one."""
-    pins = ["--segmentation", "special", "--passage-length", 10, "--max-segments", 3]
-    encode = ["encode", "--ckpt", checkpoint, "--data", "data", "-o", "segments", *pins]
+    settings = ["--segmentation", "special", "--passage-length", 10, "--max-segments", 3]
+    encode = ["encode", "--ckpt", checkpoint, "--data", "data", "-o", "segments", *settings]
     world.inside(*encode, "--output-dtype", "float32")
     world.inside(
         "diagnose", "--ckpt", checkpoint, "--data", "data", "--embeddings", "segments", *SMALL,
-        *pins, "--loss", "hinge", "--margin", 2, "-o", "maxp.json", "--quiet",
+        *settings, "--loss", "hinge", "--margin", 2, "-o", "maxp.json", "--quiet",
     )  # fmt: skip
     report = json.loads((world.cwd / "maxp.json").read_text())
     assert [row["sampler"] for row in report["samplers"]] == KINDS

@@ -144,8 +144,8 @@ def same_scores(found, expected):
 
 @pytest.mark.parametrize("model", ["checkpoint", "two_towers"])
 @pytest.mark.parametrize("pins", [[], ["--segmentation", "special", "--passage-length", 8]])
-def test_reranked_scores_are_those_of_the_search(world, request, model, pins):
-    ckpt = ["--ckpt", request.getfixturevalue(model), *pins, "--dtype", "fp32"]
+def test_reranked_scores_are_those_of_the_search(world, request, model, settings):
+    ckpt = ["--ckpt", request.getfixturevalue(model), *settings, "--dtype", "fp32"]
     world("encode", *ckpt, "--data", "data", "--output-dtype", "float32", "-o", "emb")
     world("search", *ckpt, "--embeddings", "emb", *DEV, "--depth", 64, "-o", "all.trec")
     searched = scores_of(world.cwd / "all.trec")

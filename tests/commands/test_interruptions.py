@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ance_cli.errors import MachineGaveOut
+from ance_cli.errors import ResourceExhausted
 from ance_cli.formats.journal import RECORDS
 from ance_cli.models import cross_encoder, spans
 from tests.world import (
@@ -196,7 +196,7 @@ class Slow:
     def counting(self, real):
         def read(*arguments):
             if self.pieces >= self._room:
-                raise MachineGaveOut("power cut")
+                raise ResourceExhausted("power cut")
             self.pieces += 1
             return real(*arguments)
 

@@ -52,22 +52,24 @@ def test_vectors_of_a_shared_tower_stay_valid_when_it_is_split(inside, dataset, 
     start = Checkpoint(checkpoint)
     dual = freeze_passages(load_dual(start))
     dual.query.head[0].weight.data.mul_(2)
-    save_dual(dual, Tokenizer(start), start.pins, inside.cwd / "split", frozen_passage_from=start)
+    save_dual(
+        dual, Tokenizer(start), start.settings, inside.cwd / "split", frozen_passage_from=start
+    )
     again = inside("encode", "--ckpt", "split", "--data", "data", "-o", "docs")
     assert "up to date" in again.stdout + again.stderr
     data = ["--data", "data", "--split", "dev", "--embeddings", "docs"]
     inside("search", "--ckpt", "split", *data, "-o", "run.trec")
     dual.passage.head[0].weight.data.mul_(2)
-    save_dual(dual, Tokenizer(start), start.pins, inside.cwd / "moved")
+    save_dual(dual, Tokenizer(start), start.settings, inside.cwd / "moved")
     refused = inside("search", "--ckpt", "moved", *data, "-o", "other.trec", code=4)
     assert "made by another passage encoder" in refused.stderr
 
 
 def test_sliced_documents_have_a_row_for_each_piece(inside, dataset, checkpoint):
     copy = shutil.copytree(checkpoint, inside.cwd / "sliced")
-    pins = json.loads((copy / "ance.json").read_text())
-    pins |= {"segmentation": "slice", "passage_length": 8, "max_segments": 3}
-    (copy / "ance.json").write_text(json.dumps(pins))
+    settings = json.loads((copy / "ance.json").read_text())
+    settings |= {"segmentation": "slice", "passage_length": 8, "max_segments": 3}
+    (copy / "ance.json").write_text(json.dumps(settings))
     told = inside("encode", "--ckpt", copy, "--data", "data", "-o", "docs")
     assert "longer than" not in told.stderr
     counts = np.diff(np.load(inside.cwd / "docs" / "doc_offsets.npy"))

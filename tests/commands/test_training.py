@@ -76,8 +76,8 @@ def test_a_fresh_head_has_the_dimensions_and_the_similarity_asked_for(world, bac
     world("train-segment", "bm25.jsonl", "--data", "data", "--ckpt", backbone, *STEPS, "--dim", 16,
           "--similarity", "cosine", "--query-length", 12, "--passage-length", 24,
           "-o", "runs/fresh")  # fmt: skip
-    pins = json.loads((world.cwd / "runs/fresh/latest/ance.json").read_text())
-    assert (pins["similarity"], pins["scale"]) == ("cosine", 20.0)
+    settings = json.loads((world.cwd / "runs/fresh/latest/ance.json").read_text())
+    assert (settings["similarity"], settings["scale"]) == ("cosine", 20.0)
     world("encode", "--ckpt", "runs/fresh/latest", "--data", "data", "-o", "emb-fresh")
     vectors = np.load(world.cwd / "emb-fresh" / "embeddings.npy").astype(np.float32)
     assert vectors.shape == (64, 16)

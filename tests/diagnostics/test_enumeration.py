@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ance_cli.diagnostics.corpus_scores import score_gradients, survey, weighted_sums
+from ance_cli.diagnostics.corpus_scores import compute, score_gradients, weighted_sums
 from ance_cli.diagnostics.pair import BM25, KINDS, Enumeration, Pair
 from ance_cli.training.loss import LOSSES
 
@@ -44,7 +44,7 @@ def best_row(stored, query, doc):
 
 
 def test_survey_against_a_plain_loop(stored):
-    land = survey(XQ, [POSITIVE, 0], stored)
+    land = compute(XQ, [POSITIVE, 0], stored)
     for number, positive in enumerate([POSITIVE, 0]):
         plus = best_row(stored, XQ[number], positive)
         assert land.positives[number] == pytest.approx(plus)
@@ -98,7 +98,7 @@ def table_gradients(stored, query, docs, loss):
 @pytest.mark.parametrize("loss", LOSS_NAMES)
 def test_moments_against_enumeration(stored, loss):
     docs = np.array([0, 1, 2, 5, 6, 7, 8])
-    land = survey(XQ, [POSITIVE, POSITIVE], stored)
+    land = compute(XQ, [POSITIVE, POSITIVE], stored)
     listed = {BM25: np.array([8, POSITIVE, 1, 4, 0])}
     pair = Pair.of(1, land, docs, POSITIVE, listed, 2, 4, (loss, 1.0, 0.5))
     gradients = table_gradients(stored, XQ[1], docs, loss)
@@ -127,7 +127,7 @@ def test_moments_against_enumeration(stored, loss):
 
 def test_draws_follow_the_distribution(stored):
     docs = np.array([0, 1, 2, 5, 6, 7, 8])
-    land = survey(XQ[:1], [POSITIVE], stored)
+    land = compute(XQ[:1], [POSITIVE], stored)
     pair = Pair.of(0, land, docs, POSITIVE, {}, 2, 4, ("nll", 1.0, 1.0))
     found = pair.draw("nce", 20_000, np.random.default_rng(0))
     for place, doc in enumerate(docs):

@@ -5,7 +5,7 @@ import pytest
 
 from ance_cli.diagnostics.examples import Gradients
 from ance_cli.diagnostics.pair import Draws
-from ance_cli.diagnostics.pair_analysis import Finding, Sampling, ranks_to_show
+from ance_cli.diagnostics.pair_analysis import PairAnalysis, Sampling, ranks_to_show
 from ance_cli.diagnostics.report import (
     bound,
     panels_of,
@@ -16,9 +16,9 @@ from ance_cli.diagnostics.report import (
 from ance_cli.diagnostics.theory import Moments
 
 
-def finding(name, margin=0.0, model=1.0, bm25=1.0, tail=(3.0, 1.0)):
+def analysis(name, margin=0.0, model=1.0, bm25=1.0, tail=(3.0, 1.0)):
     draws = {"rand": Draws(np.array([1, 2, 1]), np.ones(3))}
-    return Finding(
+    return PairAnalysis(
         name, "p", 9, 5.0, 8, {"rand": Sampling(8, 0.25, 1.0, 2.0)}, draws, {},
         {1: 1.0, 2: 4.0}, np.array([2, 1]), np.array([5.0 + margin, 4.0]), np.array([1]),
         np.array(tail), {"model": model, "bm25": bm25}, {"uniform": 0.5, "in_batch": 0.25},
@@ -34,13 +34,13 @@ def gradients(first, second, moments):
 
 
 def test_a_row_of_a_sampler_by_hand():
-    findings = [finding("q0"), finding("q1")]
+    analyses = [analysis("q0"), analysis("q1")]
     exact = [({"rand": Moments(6.0, 1.0, 3.0)}, 4.0), ({"rand": Moments(2.0, 0.0, 1.0)}, 4.0)]
     found = [
         gradients(1.0, 4.0, Moments(8.0, -0.5, 4.0)),
         gradients(2.0, 8.0, Moments(4.0, -0.5, 4.0)),
     ]
-    (row,) = sampler_rows(findings, exact, found)
+    (row,) = sampler_rows(analyses, exact, found)
     assert (row["sampler"], row["pairs"], row["support"], row["test_time"]) == ("rand", 2, 8, 0.25)
     # of the three draws two are of document 1
     assert row["parameters"]["norm"] == pytest.approx((1 + 4 + 1 + 2 + 8 + 2) / 6)
@@ -50,23 +50,23 @@ def test_a_row_of_a_sampler_by_hand():
         {"norm": 2, "variance": 4, "bias": (0.5 / 4) ** 0.5, "squared_error": 4.5, "noise": 1}
     )
     assert row["parameters"]["bias"] == 0 and row["parameters"]["squared_error"] == 6
-    assert bound(findings, found)["spearman"] == pytest.approx(2 / 5**0.5)
-    assert bound(findings[:1], [gradients(1.0, 1.0, Moments(0, 0, 0))])["spearman"] is None
+    assert bound(analyses, found)["spearman"] == pytest.approx(2 / 5**0.5)
+    assert bound(analyses[:1], [gradients(1.0, 1.0, Moments(0, 0, 0))])["spearman"] is None
 
 
 def test_suspects_and_panels():
-    findings = [finding("a", -1.0), finding("b", 2.0, model=0.5), finding("c", 1.0, bm25=0.1)]
-    assert [(f.query_id, doc, m) for f, doc, m in suspects_of(findings, 2)] == [
+    analyses = [analysis("a", -1.0), analysis("b", 2.0, model=0.5), analysis("c", 1.0, bm25=0.1)]
+    assert [(f.query_id, doc, m) for f, doc, m in suspects_of(analyses, 2)] == [
         ("b", 2, 2.0), ("c", 2, 1.0),
     ]  # fmt: skip
-    assert [(panel, f.query_id) for panel, f in panels_of(findings)] == [
+    assert [(panel, f.query_id) for panel, f in panels_of(analyses)] == [
         ("example", "a"), ("win", "c"), ("loss", "b"),
     ]  # fmt: skip
 
 
 def test_the_tail_ends_where_the_shortest_list_does():
     found = tail_record(
-        [finding("a", tail=(3.0, 1.0, -2.0)), finding("b", tail=(5.0, 0.0, np.nan))],
+        [analysis("a", tail=(3.0, 1.0, -2.0)), analysis("b", tail=(5.0, 0.0, np.nan))],
         np.array([0, 1, 7]),
     )
     assert found["ranks"] == [1, 2] and found["mean"] == [4.0, 0.5]

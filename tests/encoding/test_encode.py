@@ -15,7 +15,7 @@ import torch
 from ance_cli.config import EncodeConfig
 from ance_cli.encoding import tokenize, workers
 from ance_cli.encoding.encode import _shard_lease, encode, parse_shard
-from ance_cli.errors import BadInput, Busy, MachineGaveOut, UsageProblem
+from ance_cli.errors import BadInput, Busy, ResourceExhausted, UsageProblem
 from ance_cli.formats import lease
 from ance_cli.formats.atomic import partial_name
 from ance_cli.formats.dataset import locate
@@ -104,7 +104,7 @@ def test_vectors_that_are_not_finite_name_their_document(opened, tmp_path):
     embeddings = dual.query.backbone.get_input_embeddings()
     word = Tokenizer(checkpoint)(["word17"], "passage").ids[1]
     embeddings.weight.data[int(word)] = float("nan")
-    save_dual(dual, Tokenizer(checkpoint), checkpoint.pins, tmp_path / "broken")
+    save_dual(dual, Tokenizer(checkpoint), checkpoint.settings, tmp_path / "broken")
     with pytest.raises(BadInput, match=r"the vector of 'd17' and 0 others are not finite"):
         encode(Checkpoint(tmp_path / "broken"), dataset, tmp_path / "emb", ONE)
 
@@ -224,7 +224,7 @@ def test_when_every_worker_died_the_same_command_goes_on(
 ):
     with monkeypatch.context():
         at_hand_out(signal.SIGKILL, 3, workers=(1, 2))
-        with pytest.raises(MachineGaveOut) as caught:
+        with pytest.raises(ResourceExhausted) as caught:
             encode(*opened, tmp_path / "emb", TWO_WORKERS)
     left = NUM_BLOCKS - done_blocks(tmp_path / "emb")
     said, told, rest = caught.value.what.rsplit(" ", 4)[0], *caught.value.what.split()[-4:-2]
@@ -242,7 +242,7 @@ def test_what_a_worker_finds_wrong_is_told_as_by_one_process(opened, tmp_path):
     checkpoint, dataset = opened
     dual = load_dual(checkpoint)
     dual.query.head[0].weight.data.fill_(float("nan"))
-    save_dual(dual, Tokenizer(checkpoint), checkpoint.pins, tmp_path / "broken")
+    save_dual(dual, Tokenizer(checkpoint), checkpoint.settings, tmp_path / "broken")
     with pytest.raises(BadInput, match="are not finite") as caught:
         encode(Checkpoint(tmp_path / "broken"), dataset, tmp_path / "emb", TWO_WORKERS)
     assert "use an earlier one" in caught.value.hint

@@ -60,9 +60,9 @@ MAXP = {"passage_length": 8, "max_segments": 3}
     "pins", [{}, {**MAXP, "segmentation": "special"}, {**MAXP, "segmentation": "slice"}]
 )
 @pytest.mark.parametrize("block_docs", [16_384, 10])
-def test_the_cache_holds_what_the_tokenizer_makes(opened, monkeypatch, pins, block_docs):
+def test_the_cache_holds_what_the_tokenizer_makes(opened, monkeypatch, settings, block_docs):
     monkeypatch.setattr(stage, "BLOCK_DOCS", block_docs)
-    checkpoint, dataset = opened[0].with_pins(**pins), opened[1]
+    checkpoint, dataset = opened[0].with_settings(**settings), opened[1]
     cache = corpus_tokens(checkpoint, dataset)
     passages = list(read_corpus(dataset.corpus))
     expected = Tokenizer(checkpoint)([p.joined(" ") for p in passages], "passage")
@@ -85,7 +85,7 @@ def test_a_checkpoint_with_other_weights_takes_the_same_cache(opened, calls, tmp
     dual.query.head[0].bias.data += 1
     tokenizer = Tokenizer(checkpoint)
     tokenizer(["a use that must leave no trace in what is saved"], "query")
-    save_dual(dual, tokenizer, checkpoint.pins, tmp_path / "trained")
+    save_dual(dual, tokenizer, checkpoint.settings, tmp_path / "trained")
     trained = Checkpoint(tmp_path / "trained")
     assert trained.tower_hash("passage") != checkpoint.tower_hash("passage")
     del calls[:]
@@ -105,13 +105,13 @@ def test_a_checkpoint_with_other_weights_takes_the_same_cache(opened, calls, tmp
         {"segmentation": "slice", "max_segments": 3},
     ],
 )
-def test_what_shapes_the_tokens_is_in_the_key(opened, pins):
+def test_what_shapes_the_tokens_is_in_the_key(opened, settings):
     checkpoint, dataset = opened
     plain = stage.tokens_plan(checkpoint, dataset, None, None)
-    assert stage.tokens_plan(checkpoint.with_pins(**pins), dataset, None, None).output != (
+    assert stage.tokens_plan(checkpoint.with_settings(**settings), dataset, None, None).output != (
         plain.output
     )
-    queries = checkpoint.with_pins(query_length=5, query_prefix="query: ")
+    queries = checkpoint.with_settings(query_length=5, query_prefix="query: ")
     assert stage.tokens_plan(queries, dataset, None, None).output == plain.output
 
 
@@ -223,7 +223,7 @@ def test_the_stage(opened, tmp_path):
     assert tokenize(checkpoint, dataset, tmp_path / "tokens")["up_to_date"]
     assert TokenCache(tmp_path / "tokens").num_tokens == made["tokens"]
     with pytest.raises(Mismatch, match="passage_length 24 -> 9"):
-        corpus_tokens(checkpoint.with_pins(passage_length=9), dataset, tmp_path / "tokens")
+        corpus_tokens(checkpoint.with_settings(passage_length=9), dataset, tmp_path / "tokens")
 
 
 def test_the_command(ance, dataset, checkpoint):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from ance_cli.errors import MachineGaveOut
+from ance_cli.errors import ResourceExhausted
 from ance_cli.formats import atomic
 
 
@@ -71,7 +71,7 @@ def test_a_failure_in_the_middle_keeps_the_old_file(tmp_path, failure):
 def test_a_write_that_finds_no_room_leaves_nothing_under_the_name(tmp_path):
     path = tmp_path / "file"
     with (
-        pytest.raises(MachineGaveOut) as caught,
+        pytest.raises(ResourceExhausted) as caught,
         full_disk(1000),
         atomic.new_file(path) as handle,
     ):
@@ -89,7 +89,7 @@ def test_a_write_that_finds_no_room_leaves_nothing_under_the_name(tmp_path):
 def test_a_write_that_finds_no_room_keeps_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(MachineGaveOut), full_disk(1000):
+    with pytest.raises(ResourceExhausted), full_disk(1000):
         atomic.write_bytes(path, bytes(100_000))
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["file"]
@@ -98,7 +98,7 @@ def test_a_write_that_finds_no_room_keeps_the_old_file(tmp_path):
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_no_room_that_only_fsync_reports(tmp_path, monkeypatch, code):
     monkeypatch.setattr(os, "fsync", failing(code))
-    with pytest.raises(MachineGaveOut):
+    with pytest.raises(ResourceExhausted):
         atomic.write_bytes(tmp_path / "file", b"content")
     assert names(tmp_path) == []
 
@@ -113,7 +113,7 @@ def test_another_disk_error_is_not_called_a_full_disk(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_libraries_with_errors_of_their_own_are_understood(tmp_path, code):
-    with pytest.raises(MachineGaveOut), atomic.new_file(tmp_path / "file"):
+    with pytest.raises(ResourceExhausted), atomic.new_file(tmp_path / "file"):
         raise RuntimeError(f"SafetensorError: I/O error: {os.strerror(code)} (os error {code})")
     with pytest.raises(RuntimeError, match="something else"), atomic.new_file(tmp_path / "file"):
         raise RuntimeError("something else")
@@ -159,7 +159,7 @@ def test_append_line_removes_a_record_cut_short(tmp_path, left, kept):
 def test_append_line_on_a_full_disk_is_repaired_by_the_next_one(tmp_path):
     path = tmp_path / "ledger"
     atomic.append_line(path, b"a" * 989)
-    with pytest.raises(MachineGaveOut), full_disk(1000):
+    with pytest.raises(ResourceExhausted), full_disk(1000):
         atomic.append_line(path, b"b" * 50)
     assert path.read_bytes() == b"a" * 989 + b"\n" + b"b" * 10
     atomic.append_line(path, b"c")
@@ -232,7 +232,7 @@ def test_publish_folder_on_a_full_disk_keeps_old_and_new(tmp_path, monkeypatch):
     filled(tmp_path / "out", a="old")
     partial = filled(tmp_path / ".out.partial", a="new")
     monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
-    with pytest.raises(MachineGaveOut, match="out: no room left on the disk"):
+    with pytest.raises(ResourceExhausted, match="out: no room left on the disk"):
         atomic.publish_folder(partial, tmp_path / "out")
     assert (tmp_path / "out" / "a").read_text() == "old"
     assert (partial / "a").read_text() == "new"

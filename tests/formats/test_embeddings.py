@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from ance_cli.errors import BadInput, MachineGaveOut, Mismatch, UsageProblem
+from ance_cli.errors import BadInput, Mismatch, ResourceExhausted, UsageProblem
 from ance_cli.formats import embeddings
 from ance_cli.formats.embeddings import (
     DOC_OFFSETS,
@@ -190,7 +190,7 @@ def test_a_block_that_did_not_become_durable_is_not_done(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(embeddings.os, "pwrite", full)
-        with pytest.raises(MachineGaveOut) as caught:
+        with pytest.raises(ResourceExhausted) as caught:
             write_blocks(open_writer, [1], vectors + 1)
     assert caught.value.what.startswith(f"{tmp_path}: no room left on the disk")
     again = writer(tmp_path)
@@ -237,7 +237,7 @@ def test_a_full_disk_at_the_end_keeps_every_block(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(MachineGaveOut):
+        with pytest.raises(ResourceExhausted):
             open_writer.finish(ids_of(ROW_COUNTS))
     again = writer(tmp_path)
     assert again.missing() == []

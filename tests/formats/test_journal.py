@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from ance_cli.errors import MachineGaveOut
+from ance_cli.errors import ResourceExhausted
 from ance_cli.formats.journal import RECORDS, Journal
 from tests.formats.test_atomic import full_disk
 
@@ -140,7 +140,7 @@ def test_a_changed_byte_is_never_a_result(begun):
 
 def test_a_full_disk_is_told_and_costs_the_piece_in_hand(path):
     pieces = [(b"small", b"s" * 100), (b"large", b"l" * 5000)]
-    told = pytest.raises(MachineGaveOut, match="out: no room left")
+    told = pytest.raises(ResourceExhausted, match="out: no room left")
     with told, full_disk(1000), opened(path) as cut:
         work(cut, pieces)
     with opened(path) as journal:

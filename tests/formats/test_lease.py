@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from ance_cli.errors import Busy, MachineGaveOut
+from ance_cli.errors import Busy, ResourceExhausted
 from ance_cli.formats import lease
 
 HOLD = """
@@ -196,7 +196,7 @@ def test_a_full_disk_is_told_as_one(path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
-        with pytest.raises(MachineGaveOut), lease.hold(path, "out"):
+        with pytest.raises(ResourceExhausted), lease.hold(path, "out"):
             pytest.fail("held without a name in the lease")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

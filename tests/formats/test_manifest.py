@@ -14,7 +14,7 @@ import pytest
 import xxhash
 
 from ance_cli import __version__
-from ance_cli.errors import BadInput, MachineGaveOut, Mismatch, UsageProblem
+from ance_cli.errors import BadInput, Mismatch, ResourceExhausted, UsageProblem
 from ance_cli.formats import atomic, lease, manifest
 from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.manifest import Plan, manifest_name, read_manifest
@@ -297,7 +297,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(MachineGaveOut) as caught:
+        with pytest.raises(ResourceExhausted) as caught:
             write_file(file_plan(tmp_path / "out.jsonl"), bytes(100_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -495,7 +495,7 @@ def test_a_full_disk_while_publishing_keeps_what_was_finished(tmp_path, monkeypa
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(MachineGaveOut) as caught:
+        with pytest.raises(ResourceExhausted) as caught:
             plan.publish_folder({}, {})
     assert caught.value.hint.endswith("what was finished is kept")
     assert not plan.output.exists()

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from ance_cli.errors import MachineGaveOut
+from ance_cli.errors import ResourceExhausted
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.retention import check_free, ending_need, has_room, prune
 from ance_cli.formats.run_folder import RunFolder
@@ -76,5 +76,5 @@ def test_the_room_that_the_end_of_a_training_takes(tmp_path, monkeypatch):
     for free, enough in ((ending_need(run), True), (ending_need(run) - 1, False)):
         monkeypatch.setattr(atomic, "free_bytes", lambda path, free=free: free)
         assert has_room(run) is enough
-    with pytest.raises(MachineGaveOut, match="no room left on the disk for the checkpoint"):
+    with pytest.raises(ResourceExhausted, match="no room left on the disk for the checkpoint"):
         check_free(run)

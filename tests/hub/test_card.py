@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import ModelCard
 
-from ance_cli.errors import BadInput, MachineGaveOut, UsageProblem
+from ance_cli.errors import BadInput, ResourceExhausted, UsageProblem
 from ance_cli.hub.card import lineage, model_card
 from ance_cli.hub.push import push
 from tests.hub import TOKEN, running_hub
@@ -169,7 +169,9 @@ def test_what_the_hub_refuses_is_said(world, monkeypatch, backbone):
             raise RuntimeError("401 Client Error\nand a long story")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    with pytest.raises(MachineGaveOut, match=r"did not take the checkpoint \(401 Client Error\)"):
+    with pytest.raises(
+        ResourceExhausted, match=r"did not take the checkpoint \(401 Client Error\)"
+    ):
         push(world.cwd / "ance", "me/small")
     with pytest.raises(UsageProblem, match="is no name of a model on the hub"):
         push(world.cwd / "ance", "me/ance/small")

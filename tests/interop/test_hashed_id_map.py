@@ -1,12 +1,12 @@
-"""`Seen` against a dict."""
+"""`HashedIdMap` against a dict."""
 
 import random
 
-from ance_cli.interop.hashed_id_map import Seen
+from ance_cli.interop.hashed_id_map import HashedIdMap
 
 
 def test_it_is_a_dict_of_first_values():
-    rng, seen, twin = random.Random(3), Seen(recent=7), {}
+    rng, seen, twin = random.Random(3), HashedIdMap(recent=7), {}
     for _ in range(2000):
         key, value = f"d{rng.randrange(600)}", rng.getrandbits(64)
         assert seen.get(key) == twin.get(key)
@@ -19,6 +19,6 @@ def test_it_is_a_dict_of_first_values():
 
 
 def test_zero_is_a_value():
-    seen = Seen(recent=1)
+    seen = HashedIdMap(recent=1)
     seen.add("a")
     assert seen.get("a") == 0 and "a" in seen

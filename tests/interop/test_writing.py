@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ance_cli.errors import BadInput, MachineGaveOut, UsageProblem
+from ance_cli.errors import BadInput, ResourceExhausted, UsageProblem
 from ance_cli.interop.writing import DatasetWriter
 from tests.world import make_dataset, tree
 
@@ -20,10 +20,10 @@ def test_a_full_disk_leaves_nothing_and_keeps_the_old_dataset(imported, tmp_path
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(DatasetWriter, "finish", full)
-    with pytest.raises(MachineGaveOut, match="new: no room left on the disk"):
+    with pytest.raises(ResourceExhausted, match="new: no room left on the disk"):
         imported("mine", output="new")
     assert tree(tmp_path) == before
-    with pytest.raises(MachineGaveOut):
+    with pytest.raises(ResourceExhausted):
         imported("mine", output="old", force=True)
     assert tree(tmp_path) == before
 

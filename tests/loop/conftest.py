@@ -2,7 +2,7 @@
 
 import pytest
 
-from ance_cli.errors import MachineGaveOut
+from ance_cli.errors import ResourceExhausted
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.progress import Silent
 
@@ -12,7 +12,7 @@ def full_disk(monkeypatch):
     """A disk without room for a line of `events.jsonl`; a reporter, and the warnings it gets."""
 
     def event(*_, **__):
-        raise MachineGaveOut("events.jsonl: no room left on the disk")
+        raise ResourceExhausted("events.jsonl: no room left on the disk")
 
     warnings = []
     reporter = Silent()

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ance_cli.loop import devices
-from ance_cli.loop.devices import Devices, place_sides
+from ance_cli.loop.devices import Devices, place_devices
 from ance_cli.loop.processes import split_cpus
 
 
@@ -38,7 +38,7 @@ def gpus(monkeypatch):
 )
 def test_placing(gpus, number, mode, split, flags, expected):
     gpus(number)
-    found = place_sides(mode, split, *flags)
+    found = place_devices(mode, split, *flags)
     assert (found.mode, found.train_gpus, found.infer_gpus) == expected
     assert not found.train_cpus and not found.infer_cpus
 
@@ -54,7 +54,7 @@ def test_placing(gpus, number, mode, split, flags, expected):
 )
 def test_a_cluster_leaves_this_machines_gpus_to_the_trainer(gpus, number, mode, flags, expected):
     gpus(number)
-    found = place_sides(mode, (1, 1), *flags, in_ray=True)
+    found = place_devices(mode, (1, 1), *flags, in_ray=True)
     assert (found.mode, found.train_gpus, found.infer_gpus) == expected
     assert not found.train_cpus and not found.infer_cpus
 
@@ -63,7 +63,7 @@ def test_two_sides_on_one_cpu_are_pinned_apart(gpus, monkeypatch):
     gpus(0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
     expected = Devices("async", "all", "all", frozenset({0, 1, 2}), frozenset({3}))
-    assert place_sides("async", (3, 1), "all", None, None) == expected
+    assert place_devices("async", (3, 1), "all", None, None) == expected
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_a_probe_that_cannot_be_read_is_none(tmp_path, content):
 def test_passages_of_several_segments(tmp_path, dataset, checkpoint, monkeypatch):
     """MaxP: a passage has as many rows in the generation as it has when it is encoded anew."""
     monkeypatch.setattr(drift, "NUM_PASSAGES", 10)
-    given = Checkpoint(checkpoint).with_pins(segmentation="special", passage_length=8)
+    given = Checkpoint(checkpoint).with_settings(segmentation="special", passage_length=8)
     data = locate(dataset, "train")
     encode(given, data, tmp_path / "embeddings", CONFIG)
     vectors = Embeddings(tmp_path / "embeddings")

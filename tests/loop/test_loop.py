@@ -55,8 +55,10 @@ def threads_of(tmp_path, dataset, checkpoint, mode, threads):
     given = Given({"data": dataset, "ckpt": checkpoint}, {}, {})
     config = LoopConfig(refresh_every=10, segments=2, mode=mode)
     found = loop(tmp_path / "run", config, given=given, threads=threads, gpus="none", dry_run=True)
-    sides = {command.split()[1]: command for command in found["commands"][1:]}
-    matches = [re.search(r"--threads (\d+)", sides[side]) for side in ("train-segment", "refresh")]
+    processes = {command.split()[1]: command for command in found["commands"][1:]}
+    matches = [
+        re.search(r"--threads (\d+)", processes[side]) for side in ("train-segment", "refresh")
+    ]
     return [match and int(match[1]) for match in matches]
 
 
@@ -69,7 +71,7 @@ def test_threads_reach_both_sides(tmp_path, dataset, checkpoint, monkeypatch):
     assert threads_of(tmp_path, dataset, checkpoint, "async", 2) == [2, 2]
     assert threads_of(tmp_path, dataset, checkpoint, "async", 4) == [3, 3]
     assert threads_of(tmp_path, dataset, checkpoint, "async", 0) == [3, 3]
-    devices = stage.place_sides("auto", (1, 1), "all", "0", "1")
+    devices = stage.place_devices("auto", (1, 1), "all", "0", "1")
     monkeypatch.setattr(stage, "place_sides", lambda *_: devices)
     assert threads_of(tmp_path, dataset, checkpoint, "async", 4) == [4, 4]
 

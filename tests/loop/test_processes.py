@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from ance_cli.formats.run_folder import RunFolder
-from ance_cli.loop import sides
-from ance_cli.loop.processes import Side
+from ance_cli.loop import processes
+from ance_cli.loop.processes import ManagedProcess
 from ance_cli.loop.supervisor import StageFailed
 from ance_cli.progress import Silent
 from tests.world import jsonl
@@ -28,13 +28,15 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch):
     machine = Machine()
-    monkeypatch.setattr(sides, "start", machine.start)
-    monkeypatch.setattr(sides.time, "monotonic", lambda: machine.now)
+    monkeypatch.setattr(processes, "start", machine.start)
+    monkeypatch.setattr(processes.time, "monotonic", lambda: machine.now)
     return machine
 
 
 def make(tmp_path, endures=lambda: False, command=lambda: ["train-segment"], reporter=Silent()):
-    return Side("trainer", command, frozenset(), 3, RunFolder(tmp_path / "run"), reporter, endures)
+    return ManagedProcess(
+        "trainer", command, frozenset(), 3, RunFolder(tmp_path / "run"), reporter, endures
+    )
 
 
 def ends_with(machine, side, code):

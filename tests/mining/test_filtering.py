@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ance_cli.formats.dataset import Passage
-from ance_cli.mining.filtering import Copies, Filters, logit_of, passing
+from ance_cli.mining.filtering import DuplicateIndex, Filters, logit_of, passing
 
 PASSAGES = [
     Passage("a", "One title", "the same text"),
@@ -23,9 +23,9 @@ PASSAGES = [
 
 
 def test_documents_are_known_by_their_place_in_the_corpus():
-    copies = Copies(iter(PASSAGES))
-    assert copies.doc_ids == list("abcdefghi")
-    assert copies.position["e"] == 4
+    duplicates = DuplicateIndex(iter(PASSAGES))
+    assert duplicates.doc_ids == list("abcdefghi")
+    assert duplicates.position["e"] == 4
 
 
 @pytest.mark.parametrize(
@@ -41,15 +41,17 @@ def test_documents_are_known_by_their_place_in_the_corpus():
     ],
 )
 def test_positives_and_their_copies_are_banned(positives, own, same):
-    copies = Copies(PASSAGES)
-    found_own, found_same = copies.banned(positives)
-    assert {copies.doc_ids[place] for place in found_own} == set(own)
-    assert {copies.doc_ids[place] for place in found_same} == set(same)
+    duplicates = DuplicateIndex(PASSAGES)
+    found_own, found_same = duplicates.banned(positives)
+    assert {duplicates.doc_ids[place] for place in found_own} == set(own)
+    assert {duplicates.doc_ids[place] for place in found_same} == set(same)
 
 
 def test_passages_of_white_space_alone_are_copies_of_each_other():
-    copies = Copies([Passage("d1", "", " "), Passage("d2", "", "\n\t"), Passage("d3", "", "x")])
-    assert copies.banned(["d1"]) == ({0}, {1})
+    duplicates = DuplicateIndex(
+        [Passage("d1", "", " "), Passage("d2", "", "\n\t"), Passage("d3", "", "x")]
+    )
+    assert duplicates.banned(["d1"]) == ({0}, {1})
 
 
 # ---------------------------------------------------------------- rules

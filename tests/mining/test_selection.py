@@ -11,7 +11,7 @@ import pytest
 from ance_cli.formats.candidates import Candidates
 from ance_cli.formats.dataset import Passage, positives_of
 from ance_cli.mining.audit import Audit
-from ance_cli.mining.filtering import Copies, Filters
+from ance_cli.mining.filtering import DuplicateIndex, Filters
 from ance_cli.mining.pool import Pool, RankedLists
 from ance_cli.mining.sampling import SAMPLERS, Sampler, parse_mix
 from ance_cli.mining.selection import Recipe, select_negatives
@@ -51,7 +51,7 @@ class World:
         pool = Pool(
             candidates.query_ids,
             positives_of(more.get("qrels", self.qrels), min_rel),
-            Copies(self.passages),
+            DuplicateIndex(self.passages),
             {source: lists[source] for source in shares if source != "random"},
             candidates.positive_scores,
             more.get("rescore", score_of),

@@ -14,8 +14,8 @@ def copy(checkpoint, tmp_path):
 
 
 def test_reads_its_own_pins(checkpoint):
-    pins = Checkpoint(checkpoint).pins
-    assert (pins.query_length, pins.passage_length, pins.similarity) == (12, 24, "dot")
+    settings = Checkpoint(checkpoint).settings
+    assert (settings.query_length, settings.passage_length, settings.similarity) == (12, 24, "dot")
 
 
 def test_tower_hash_is_of_the_content_not_of_the_place(checkpoint, copy):
@@ -33,16 +33,16 @@ def test_tower_hash_follows_the_weights(checkpoint, copy):
 
 def test_a_pin_of_one_side_leaves_the_other_tower_alone(checkpoint):
     plain = Checkpoint(checkpoint)
-    longer = plain.with_pins(query_length=16)
+    longer = plain.with_settings(query_length=16)
     assert longer.tower_hash("passage") == plain.tower_hash("passage")
     assert longer.tower_hash("query") != plain.tower_hash("query")
-    stepped = plain.with_pins(training_step=5)
+    stepped = plain.with_settings(training_step=5)
     assert stepped.tower_hash("query") == plain.tower_hash("query")
 
 
 def test_a_length_beyond_the_positions_is_refused(checkpoint):
     with pytest.raises(BadInput, match="takes at most 128 tokens, --passage-length asks for 200"):
-        Checkpoint(checkpoint).with_pins(passage_length=200)
+        Checkpoint(checkpoint).with_settings(passage_length=200)
 
 
 def test_no_folder():
@@ -110,11 +110,11 @@ def test_sentence_transformers_defaults_are_cosine_with_a_scale(tmp_path, backbo
         modules=[Transformer(str(backbone), max_seq_length=20), Pooling(32, "mean")]
     ).save(str(folder))
     found = Checkpoint(folder)
-    assert (found.pins.similarity, found.pins.scale) == ("cosine", 20.0)
+    assert (found.settings.similarity, found.settings.scale) == ("cosine", 20.0)
 
 
 def test_an_unknown_segmentation_is_refused(copy):
-    pins = json.loads((copy / "ance.json").read_text())
-    (copy / "ance.json").write_text(json.dumps({**pins, "segmentation": "sentences"}))
+    settings = json.loads((copy / "ance.json").read_text())
+    (copy / "ance.json").write_text(json.dumps({**settings, "segmentation": "sentences"}))
     with pytest.raises(BadInput, match="segmentation 'sentences', expected one of first, special"):
         Checkpoint(copy)

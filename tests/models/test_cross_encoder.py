@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ance_cli.errors import BadInput, MachineGaveOut
+from ance_cli.errors import BadInput, ResourceExhausted
 from ance_cli.models import cross_encoder
 from ance_cli.models.cross_encoder import CrossEncoder, cross_encoder_fingerprint, probability
 from ance_cli.models.inference import in_halves
@@ -170,7 +170,7 @@ def test_a_pair_that_does_not_fit_by_itself_is_an_error(folder, monkeypatch):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(model, "_logits", full)
-    with pytest.raises(MachineGaveOut) as caught:
+    with pytest.raises(ResourceExhausted) as caught:
         model.scores([("river", "the old river")])
     assert caught.value.what == "cpu: one pair of 7 tokens does not fit in memory"
     assert caught.value.hint == "free the device, or lower max_length"

@@ -28,7 +28,7 @@ def tensors(folder, texts=TEXTS, side="passage"):
 
 
 def save(dual, start, folder, **options):
-    save_dual(dual, Tokenizer(start), start.pins, folder, **options)
+    save_dual(dual, Tokenizer(start), start.settings, folder, **options)
     return Checkpoint(folder)
 
 
@@ -133,7 +133,7 @@ def test_a_fresh_head_for_cosine(tmp_path, backbone):
         assert isinstance(encoder.head[-1], Normalize)
     dot, _ = start_dual(plain, 16, seed=5)
     assert torch.equal(dual.query.head[0].weight, dot.query.head[0].weight)
-    saved = save(dual, plain.with_pins(similarity="cosine", scale=20.0), tmp_path / "saved")
+    saved = save(dual, plain.with_settings(similarity="cosine", scale=20.0), tmp_path / "saved")
     assert saved.is_cosine and saved.dim == 16
     vectors = our_vectors(tmp_path / "saved", side="query")
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
@@ -176,7 +176,7 @@ def test_what_is_saved_comes_back(request, tmp_path, folder):
     start = Checkpoint(request.getfixturevalue(folder))
     saved = save(load_dual(start), start, tmp_path / "saved")
     assert tree(saved.path) == tree(start.path)
-    assert saved.shared is start.shared and saved.pins == start.pins
+    assert saved.shared is start.shared and saved.settings == start.settings
     for side in ("query", "passage"):
         assert saved.tower_hash(side) == start.tower_hash(side)
         np.testing.assert_array_equal(our_vectors(saved.path, side=side),
@@ -221,10 +221,10 @@ def test_a_foreign_passage_tower_is_copied_not_written_anew(tmp_path, backbone):
 
 def test_moving_on_moves_the_step_alone(tmp_path, two_towers):
     start = Checkpoint(two_towers)
-    moved = replace(start.pins, training_step=9)
+    moved = replace(start.settings, training_step=9)
     save_dual(load_dual(start), Tokenizer(start), moved, tmp_path / "saved")
     saved = Checkpoint(tmp_path / "saved")
-    assert saved.pins.training_step == 9
+    assert saved.settings.training_step == 9
     assert saved.tower_hash("query") == start.tower_hash("query")
 
 
@@ -239,7 +239,7 @@ def test_sentence_transformers_reads_two_towers(two_towers):
 
 
 def test_sentence_transformers_reads_a_frozen_passage_tower(tmp_path, checkpoint):
-    start = Checkpoint(checkpoint).with_pins(query_length=30)  # longer than passages
+    start = Checkpoint(checkpoint).with_settings(query_length=30)  # longer than passages
     dual = freeze_passages(load_dual(start))
     move_query_tower(dual)
     save(dual, start, tmp_path / "split", frozen_passage_from=start)
@@ -272,8 +272,12 @@ def test_we_read_the_routers_of_sentence_transformers(tmp_path, backbone, after)
     SentenceTransformer(modules=modules, prompts=prompts).save(str(tmp_path / "st"))
     found = Checkpoint(tmp_path / "st")
     assert not found.shared and found.is_cosine and found.dim == 16
-    pins = found.pins
-    assert (pins.query_length, pins.passage_length, pins.similarity) == (10, 20, "cosine")
+    settings = found.settings
+    assert (settings.query_length, settings.passage_length, settings.similarity) == (
+        10,
+        20,
+        "cosine",
+    )
     queries, passages, _ = their_vectors(tmp_path / "st")
     np.testing.assert_allclose(our_vectors(found.path, side="query"), queries, atol=1e-5)
     np.testing.assert_allclose(our_vectors(found.path, side="passage"), passages, atol=1e-5)

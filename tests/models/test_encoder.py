@@ -15,8 +15,8 @@ from ance_cli.models.tokens import Tokenizer
 TEXTS = ["river granite word3", "the old violin", "a " * 40 + "comet", "bread", ""]
 
 
-def our_vectors(folder, texts=TEXTS, side="passage", **pins):
-    checkpoint = Checkpoint(folder).with_pins(**pins)
+def our_vectors(folder, texts=TEXTS, side="passage", **settings):
+    checkpoint = Checkpoint(folder).with_settings(**settings)
     tokenizer = Tokenizer(checkpoint)
     engine = InferenceEngine(
         load_encoder(checkpoint, side),
@@ -56,7 +56,7 @@ def test_we_read_theirs(tmp_path, backbone, pooling):
     np.testing.assert_allclose(our_vectors(folder), their_vectors(folder), atol=1e-5)
     # and written by us, it is still theirs
     checkpoint = Checkpoint(folder)
-    save_dual(load_dual(checkpoint), Tokenizer(checkpoint), checkpoint.pins, tmp_path / "us")
+    save_dual(load_dual(checkpoint), Tokenizer(checkpoint), checkpoint.settings, tmp_path / "us")
     np.testing.assert_allclose(their_vectors(tmp_path / "us"), their_vectors(folder), atol=1e-6)
 
 
@@ -79,14 +79,14 @@ def test_a_fresh_head_is_the_papers_and_depends_on_the_seed_alone(backbone):
 
 def test_saving_twice_gives_the_same_bytes(tmp_path, checkpoint):
     loaded = Checkpoint(checkpoint)
-    save_dual(load_dual(loaded), Tokenizer(loaded), loaded.pins, tmp_path / "a")
-    save_dual(load_dual(loaded), Tokenizer(loaded), loaded.pins, tmp_path / "b")
+    save_dual(load_dual(loaded), Tokenizer(loaded), loaded.settings, tmp_path / "a")
+    save_dual(load_dual(loaded), Tokenizer(loaded), loaded.settings, tmp_path / "b")
     assert Checkpoint(tmp_path / "a").tower_hash("query") == Checkpoint(tmp_path / "b").tower_hash(
         "query"
     )
-    moved = replace(loaded.pins, training_step=9)
+    moved = replace(loaded.settings, training_step=9)
     save_dual(load_dual(loaded), Tokenizer(loaded), moved, tmp_path / "c")
-    assert Checkpoint(tmp_path / "c").pins.training_step == 9
+    assert Checkpoint(tmp_path / "c").settings.training_step == 9
 
 
 def test_batches_do_not_change_vectors(checkpoint):
@@ -137,5 +137,5 @@ def test_dropout_is_of_the_run_and_not_of_the_checkpoint(tmp_path, checkpoint):
         assert not torch.allclose(encoder(*inputs), still)
         set_dropout(dual, 0.0)
         torch.testing.assert_close(encoder(*inputs), still)
-    save_dual(dual, Tokenizer(loaded), loaded.pins, tmp_path / "saved")
+    save_dual(dual, Tokenizer(loaded), loaded.settings, tmp_path / "saved")
     assert Checkpoint(tmp_path / "saved").tower_hash("query") == loaded.tower_hash("query")

@@ -20,7 +20,7 @@ from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.hub.convert import convert
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.foreign import load_foreign, read_weights
-from ance_cli.models.tower import PINS
+from ance_cli.models.tower import SETTINGS_FILE
 from tests.models.test_encoder import our_vectors, their_vectors
 from tests.world import data_root, make_tokenizer, small_bert
 
@@ -105,9 +105,9 @@ def test_an_ance_model_gives_the_vectors_of_its_own_forward(tmp_path, roberta_do
         expected = roberta_dot(*padded([text.lower() for text in TEXTS]))
     for side in ("query", "passage"):
         np.testing.assert_allclose(our_vectors(tmp_path / "ours", TEXTS, side), expected, atol=1e-5)
-    pins = Checkpoint(tmp_path / "ours").pins
-    assert (pins.query_length, pins.passage_length) == (64, 64), "the model takes no more"
-    assert (pins.lowercase, pins.separator, pins.similarity) == (True, "<sep>", "dot")
+    settings = Checkpoint(tmp_path / "ours").settings
+    assert (settings.query_length, settings.passage_length) == (64, 64), "the model takes no more"
+    assert (settings.lowercase, settings.separator, settings.similarity) == (True, "<sep>", "dot")
 
 
 def test_case_and_sentence_transformers_after_conversion(tmp_path, roberta_dot):
@@ -150,12 +150,12 @@ def test_an_ance_folder_without_any_head_is_not_taken_for_a_plain_encoder(tmp_pa
 
 def test_the_pins_of_the_document_model_are_given(tmp_path, roberta_dot):
     source = ance_folder(tmp_path / "ance", roberta_dot)
-    pins = {"segmentation": "slice", "max_segments": 4, "passage_length": 12, "separator": None}
-    convert([source], tmp_path / "ours", pins=pins)
-    made = Checkpoint(tmp_path / "ours").pins
+    settings = {"segmentation": "slice", "max_segments": 4, "passage_length": 12, "separator": None}
+    convert([source], tmp_path / "ours", settings=settings)
+    made = Checkpoint(tmp_path / "ours").settings
     assert (made.segmentation, made.max_segments, made.passage_length) == ("slice", 4, 12)
     with pytest.raises(BadInput, match="takes at most 64 tokens, --passage-length asks for 65"):
-        convert([source], tmp_path / "long", pins={"passage_length": 65})
+        convert([source], tmp_path / "long", settings={"passage_length": 65})
 
 
 # ---------------------------------------------------------------- DPR
@@ -194,8 +194,12 @@ def test_a_dpr_file_becomes_two_towers(tmp_path, berts):
         np.testing.assert_allclose(
             our_vectors(tmp_path / "ours", TEXTS, side), bert_vectors(model, TEXTS), atol=1e-5
         )
-    pins = Checkpoint(tmp_path / "ours").pins
-    assert (pins.separator, pins.lowercase, pins.query_length) == (" [SEP] ", False, 128)
+    settings = Checkpoint(tmp_path / "ours").settings
+    assert (settings.separator, settings.lowercase, settings.query_length) == (
+        " [SEP] ",
+        False,
+        128,
+    )
 
 
 def test_the_separator_of_dpr_makes_the_tokens_of_a_pair():
@@ -279,7 +283,7 @@ def test_a_plain_encoder_needs_a_pooling(tmp_path, backbone, pickled):
         convert([source], tmp_path / "ours")
     convert([source], tmp_path / "ours", pooling="mean", similarity="cosine")
     made = Checkpoint(tmp_path / "ours")
-    assert made.is_cosine and made.pins.scale == 20.0
+    assert made.is_cosine and made.settings.scale == 20.0
     ids, mask = padded(TEXTS)
     with torch.no_grad():
         hidden = model.eval()(ids, attention_mask=mask).last_hidden_state
@@ -352,7 +356,7 @@ def test_two_sources_that_are_not_dprs(tmp_path, roberta_dot):
 def test_what_was_converted_says_from_what(tmp_path, roberta_dot):
     source = ance_folder(tmp_path / "ance", roberta_dot)
     convert([source], tmp_path / "ours")
-    origin = json.loads((tmp_path / "ours" / PINS).read_text())["converted_from"]
+    origin = json.loads((tmp_path / "ours" / SETTINGS_FILE).read_text())["converted_from"]
     assert origin["layout"] == "ANCE" and "ance/pytorch_model.bin" in origin["files"]
 
 

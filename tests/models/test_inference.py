@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ance_cli.errors import MachineGaveOut
+from ance_cli.errors import ResourceExhausted
 from ance_cli.models import attention, linear
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.encoder import Encoder, load_encoder
@@ -202,7 +202,7 @@ def test_where_memory_runs_out_batches_are_halved_from_then_on(
 
 def test_one_sequence_that_does_not_fit_ends_it(checkpoint, rows, monkeypatch):
     failing_above(monkeypatch, 0, OUT_OF_MEMORY[0])
-    with pytest.raises(MachineGaveOut, match="one sequence of 23 tokens does not fit in memory"):
+    with pytest.raises(ResourceExhausted, match="one sequence of 23 tokens does not fit in memory"):
         engine(checkpoint).encode(rows)
 
 

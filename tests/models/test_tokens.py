@@ -12,7 +12,7 @@ from tests.world import tree
 
 @pytest.fixture
 def tokenizer(checkpoint):
-    return lambda **pins: Tokenizer(Checkpoint(checkpoint).with_pins(**pins))
+    return lambda **settings: Tokenizer(Checkpoint(checkpoint).with_settings(**settings))
 
 
 LONG = " ".join(f"word{number}" for number in range(25))
@@ -61,7 +61,7 @@ def test_slices_are_pieces_of_one_sequence(tokenizer, checkpoint, num_words):
     found = [rows.row(row).tolist() for row in range(rows.num_rows)]
     assert found == [*expected, *sliced_by_hand(["river"], vocabulary, 8, 3)]
     assert rows.lengths.min() >= 1
-    assert tokens.pins.segments == 3
+    assert tokens.settings.segments == 3
 
 
 def test_one_slice_is_the_first_part(tokenizer):

@@ -36,7 +36,7 @@ def test_the_towers_of_a_checkpoint(checkpoint, two_towers, backbone):
     assert two.tower("query").backbone == two.path / "query_0_Transformer"
     kinds = [module.kind for module in two.tower("passage").modules]
     assert kinds == ["Transformer", "Pooling", "Dense", "LayerNorm"]
-    assert two.has_head and two.pins == Checkpoint(checkpoint).pins
+    assert two.has_head and two.settings == Checkpoint(checkpoint).settings
 
 
 def test_routes_of_the_same_modules_are_one_tower(copy):
@@ -60,9 +60,9 @@ def test_lengths_are_held_to_each_towers_own_positions(copy):
     change(config, lambda config: config.update(max_position_embeddings=20))
     found = Checkpoint(copy)
     assert found.max_positions == 20
-    assert found.with_pins(passage_length=100).pins.passage_length == 100
+    assert found.with_settings(passage_length=100).settings.passage_length == 100
     with pytest.raises(BadInput, match="takes at most 20 tokens, --query-length asks for 21"):
-        found.with_pins(query_length=21)
+        found.with_settings(query_length=21)
 
 
 def test_no_router_config(copy):

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ance_cli.errors import MachineGaveOut, UsageProblem
+from ance_cli.errors import ResourceExhausted, UsageProblem
 from ance_cli.formats.dataset import read_qrels, read_queries
 from ance_cli.formats.hashing import cache_dir
 from ance_cli.retrieval import bm25
@@ -158,7 +158,7 @@ def test_lucenes_index_is_built_once_for_each_corpus(corpus_of, monkeypatch):
 @pytest.mark.java
 @pytest.mark.parametrize(
     ("reason", "problem"),
-    [("java.io.IOException: No space left on device", MachineGaveOut), ("Error", RuntimeError)],
+    [("java.io.IOException: No space left on device", ResourceExhausted), ("Error", RuntimeError)],
 )
 def test_an_index_that_failed_is_built_anew(corpus_of, monkeypatch, reason, problem):
     def fail(folder, passages, threads):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ance_cli.setup.doctor_probes import importing, run_trials
+from ance_cli.setup.doctor_probes import importing, run_probes
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_each_has_its_own_outcome_in_the_order_asked(module):
         module("leaves", "raise SystemExit(3)"),
         importing("string"),
     ]
-    outcomes = run_trials(names, limit_seconds=60)
+    outcomes = run_probes(names, limit_seconds=60)
     assert list(outcomes) == names
     assert [outcome.error for outcome in outcomes.values()] == [
         None,
@@ -41,20 +41,20 @@ def test_each_has_its_own_outcome_in_the_order_asked(module):
 def test_one_that_hangs_is_ended_and_the_rest_go_on(module):
     names = [importing("json"), module("hangs", "import time\ntime.sleep(600)"),
              importing("string")]  # fmt: skip
-    outcomes = run_trials(names, limit_seconds=3)
+    outcomes = run_probes(names, limit_seconds=3)
     assert outcomes[names[1]].error == "the process that tried it did not end within 3 s"
     assert outcomes[names[0]].error is None and outcomes[names[2]].error is None
 
 
 def test_an_engine_that_is_not_installed_says_what_mends_it(module):
     module("Stemmer", "raise ImportError('gone')")
-    outcome = run_trials(["bm25s"], limit_seconds=60)["bm25s"]
+    outcome = run_probes(["bm25s"], limit_seconds=60)["bm25s"]
     assert outcome.error == "--engine bm25s is not installed"
     assert outcome.hint == "pip install 'ance-cli[bm25s]'"
 
 
 def test_the_ceiling_of_a_matrix_product_is_measured():
-    found = run_trials(["devices", "ceilings"], limit_seconds=120)
+    found = run_probes(["devices", "ceilings"], limit_seconds=120)
     cpu, *_ = found["devices"].facts
     dtypes = {each["dtype"] for each in found["ceilings"].facts if each["device"] == "cpu"}
     assert cpu["device"] == "cpu" and dtypes == {"fp32", cpu["dtype"]}

@@ -74,8 +74,8 @@ def test_turns_against_the_twin(eighths):
 def visits(sizes, shares, epochs, seed=3):
     """What each dataset brings over the epochs, in order."""
     owner = owners_of(sizes)
-    orders = np.concatenate([mixed_order(owner, shares, seed, epoch) for epoch in range(epochs)])
-    return owner, [orders[owner[orders] == dataset] for dataset in range(len(sizes))]
+    job = np.concatenate([mixed_order(owner, shares, seed, epoch) for epoch in range(epochs)])
+    return owner, [job[owner[job] == dataset] for dataset in range(len(sizes))]
 
 
 @pytest.mark.parametrize(("sizes", "shares"), SIZES_AND_SHARES)

@@ -8,9 +8,9 @@ import pytest
 
 from ance_cli import errors
 from ance_cli.config import SegmentConfig, TrainConfig
-from ance_cli.errors import BadInput, MachineGaveOut, Stopped
+from ance_cli.errors import BadInput, ResourceExhausted, Stopped
 from ance_cli.progress import Silent
-from ance_cli.training.generation_watcher import Follower, Lesson
+from ance_cli.training.generation_watcher import GenerationWatcher, NegativesSnapshot
 from tests.training.test_trainer import make
 
 
@@ -27,48 +27,50 @@ class Published:
             raise BadInput(f"generation {number} is damaged")
         return f"lesson {number}"
 
-    def follower(self, failed=None, switches=None, replay_until=0):
+    def watcher(self, failed=None, switches=None, replay_until=0):
         failed = failed or (lambda number, error: self.refused.append(number))
-        return Follower(lambda: self.newest, self.load, failed, switches or {}, replay_until)
+        return GenerationWatcher(
+            lambda: self.newest, self.load, failed, switches or {}, replay_until
+        )
 
 
-def ready(follower, step=0):
+def ready(watcher, step=0):
     """What is ready once the background has read what was published."""
-    follower.ready(step)
-    if follower._thread is not None:
-        follower._thread.join()
-    return follower.ready(step)
+    watcher.ready(step)
+    if watcher._thread is not None:
+        watcher._thread.join()
+    return watcher.ready(step)
 
 
 def test_a_generation_that_cannot_be_read_is_passed_over():
     published = Published(broken=[1])
-    follower = published.follower()
+    watcher = published.watcher()
     published.newest = 1
-    assert ready(follower) == 0 and published.refused == [1]
+    assert ready(watcher) == 0 and published.refused == [1]
     published.newest = 2
-    assert ready(follower) == 2 and follower.take(2) == "lesson 2"
+    assert ready(watcher) == 2 and watcher.take(2) == "lesson 2"
 
 
 def test_a_disk_too_full_to_note_it_leaves_no_traceback(monkeypatch):
     def failed(number, error):
-        raise MachineGaveOut("events.jsonl: no room left on the disk")
+        raise ResourceExhausted("events.jsonl: no room left on the disk")
 
     strays = []
     monkeypatch.setattr(threading, "excepthook", strays.append)
     published = Published(broken=[1])
     published.newest = 1
-    assert ready(published.follower(failed)) == 0
+    assert ready(published.watcher(failed)) == 0
     assert not strays
 
 
 def test_what_is_read_while_another_is_taken_is_not_lost():
     published = Published()
-    follower = published.follower()
+    watcher = published.watcher()
 
     def read_the_next():
         published.newest = 2
-        follower.ready(0)
-        follower._thread.join()
+        watcher.ready(0)
+        watcher._thread.join()
 
     meanwhile = []
 
@@ -84,37 +86,37 @@ def test_what_is_read_while_another_is_taken_is_not_lost():
             return not self > other
 
     published.newest = Compared(1)
-    assert ready(follower) == 1
+    assert ready(watcher) == 1
     meanwhile.append(read_the_next)
-    follower.take(1)
-    assert follower.ready(0) == 2
+    watcher.take(1)
+    assert watcher.ready(0) == 2
 
 
 def test_ranks_take_only_what_every_one_of_them_has_read(checkpoint, tmp_path):
     """The other rank has read generation 2. This one could not, and has read 3: the smaller of
     their newest cannot be read here, and training goes on with the first until both have 3."""
     published = Published(broken=[2])
-    follower = published.follower()
+    watcher = published.watcher()
     for published.newest in (2, 3):
-        ready(follower)
+        ready(watcher)
     trainer = make(checkpoint, tmp_path, TrainConfig(batch_size=4, total_steps=4), 4)
-    lesson = Lesson(trainer.lesson.stream, trainer.lesson.passages, 3, 0)
-    follower._loaded[3] = lesson
+    snapshot = NegativesSnapshot(trainer.snapshot.stream, trainer.snapshot.passages, 3, 0)
+    watcher._loaded[3] = snapshot
     theirs = [2, True]  # the newest that the other rank has read, and whether it has that one
     trainer.world = SimpleNamespace(is_main=True, least=lambda ours: min(ours, theirs.pop(0)))
-    trainer._follow(follower, [], Silent())
-    assert trainer.lesson.generation == 1
+    trainer._follow(watcher, [], Silent())
+    assert trainer.snapshot.generation == 1
     theirs += [3, True]
-    trainer._follow(follower, [], Silent())
-    assert trainer.lesson is lesson and not theirs
+    trainer._follow(watcher, [], Silent())
+    assert trainer.snapshot is snapshot and not theirs
 
 
 def test_what_is_repeated_is_read_then_and_there():
     published = Published()
-    follower = published.follower(switches={3: 2}, replay_until=5)
-    assert [follower.ready(step) for step in (2, 3, 4)] == [0, 2, 0]
-    assert follower.has(2, 3) and not follower.has(2, 5)
-    assert follower.take(2) == "lesson 2"
+    watcher = published.watcher(switches={3: 2}, replay_until=5)
+    assert [watcher.ready(step) for step in (2, 3, 4)] == [0, 2, 0]
+    assert watcher.has(2, 3) and not watcher.has(2, 5)
+    assert watcher.take(2) == "lesson 2"
 
 
 def test_a_stop_while_waiting_takes_no_step_on_negatives_that_are_too_old(checkpoint, tmp_path):
@@ -129,7 +131,7 @@ def test_a_stop_while_waiting_takes_no_step_on_negatives_that_are_too_old(checkp
 
     trainer = make(checkpoint, tmp_path, config, 4, losses=losses)
     trainer.segment = SegmentConfig(steps=4, log_every=1, checkpoint_every=2, max_staleness=2)
-    trainer.follower = Follower(published, lambda number: None, lambda *_: None, {}, 0)
+    trainer.watcher = GenerationWatcher(published, lambda number: None, lambda *_: None, {}, 0)
     trainer.save_state = lambda t: kept.append(t.step)
     reporter = Silent()
     reporter.warn = warnings.append

@@ -40,7 +40,7 @@ def start(tmp_path, dataset):
 def test_two_towers_with_a_fresh_head_for_cosine(start, backbone):
     first, said = start(backbone, "two", "cosine", dim=16, query_length=12)
     assert not first.shared and first.is_cosine and first.dim == 16
-    assert (first.pins.similarity, first.pins.scale) == ("cosine", 20.0)
+    assert (first.settings.similarity, first.settings.scale) == ("cosine", 20.0)
     assert "[CLS] -> Linear -> LayerNorm -> Normalize, 16 dimensions" in said
     texts = ["river granite", "bread"]
     np.testing.assert_allclose(
@@ -50,7 +50,7 @@ def test_two_towers_with_a_fresh_head_for_cosine(start, backbone):
 
 def test_a_scale_that_was_given_stays(start, backbone):
     first, _ = start(backbone, similarity="cosine", scale=50.0)
-    assert first.shared and first.pins.scale == 50.0
+    assert first.shared and first.settings.scale == 50.0
 
 
 def test_the_start_is_kept_where_nothing_is_asked(start, two_towers):
@@ -76,9 +76,9 @@ def test_a_frozen_passage_tower_is_published_as_it_was(start, checkpoint, tmp_pa
     dual = freeze_passages(load_dual(first))
     dual.query.head[0].weight.data.mul_(2)
     run = RunFolder(tmp_path / "run")
-    pins = replace(first.pins, training_step=3)
-    publish_checkpoint(run, dual, Tokenizer(first), pins, frozen_passage_from=first)
+    settings = replace(first.settings, training_step=3)
+    publish_checkpoint(run, dual, Tokenizer(first), settings, frozen_passage_from=first)
     latest = Checkpoint(run.latest)
-    assert latest.pins.training_step == 3 and not latest.shared
+    assert latest.settings.training_step == 3 and not latest.shared
     assert latest.tower_hash("passage") == first.tower_hash("passage")
     assert latest.tower_hash("query") != first.tower_hash("query")

@@ -10,7 +10,7 @@ from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.run_folder import RunFolder, read_ledger
 from ance_cli.progress import Silent
 from ance_cli.training.distributed import World
-from ance_cli.training.run_generations import follow_run
+from ance_cli.training.run_generations import watch_generations
 from ance_cli.training.segments import FOLLOW, SegmentInput, new_segment, segment_input
 
 WORLD = World(torch.device("cpu"))
@@ -35,15 +35,15 @@ def run(tmp_path):
 
 def taken(run, step, logged, until):
     """The generation of each batch from `step` on, where reading takes no time."""
-    follower, number = follow_run(run, step, logged, lambda source: source.generation, WORLD,
+    watcher, number = watch_generations(run, step, logged, lambda source: source.generation, WORLD,
                                   Silent())  # fmt: skip
     found = {}
     for at in range(step, until):
-        follower.ready(at)
-        if follower._thread is not None:
-            follower._thread.join()
-        ready = follower.ready(at)
-        number = follower.take(ready) if ready > number else number
+        watcher.ready(at)
+        if watcher._thread is not None:
+            watcher._thread.join()
+        ready = watcher.ready(at)
+        number = watcher.take(ready) if ready > number else number
         found[at] = number
     return found
 

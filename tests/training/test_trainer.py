@@ -15,9 +15,9 @@ from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Silent
 from ance_cli.training.data import PairStream
 from ance_cli.training.distributed import World
-from ance_cli.training.generation_watcher import Lesson
+from ance_cli.training.generation_watcher import NegativesSnapshot
 from ance_cli.training.optim import make_optimizer
-from ance_cli.training.state import Standing, load_state, save_state
+from ance_cli.training.state import TrainerState, load_state, save_state
 from ance_cli.training.trainer import Trainer
 
 PAIRS = [(f"q{n}", f"d{n}") for n in range(8)]
@@ -28,7 +28,7 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
          log_every=1):  # fmt: skip
     """A trainer on eight pairs; `losses` receives each step's logged loss."""
     length = 6 if segmentation == "first" else 4  # three words are two segments
-    start = Checkpoint(checkpoint).with_pins(segmentation=segmentation, passage_length=length)
+    start = Checkpoint(checkpoint).with_settings(segmentation=segmentation, passage_length=length)
     tokenizer = Tokenizer(start)
     encoder = load_dual(start)
     negatives = [PairNegatives(q, d, [f"d{8 + n}", f"d{(n + 3) % 8 + 8}"])
@@ -36,12 +36,12 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
     order = {name: n for n, name in enumerate(TEXTS)}
     stream = PairStream(PAIRS, negatives, order, config.seed, 0, config.negatives_per_positive)
     optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
-    standing = load_state(state, encoder, optimizer) if state else Standing()
+    trainer_state = load_state(state, encoder, optimizer) if state else TrainerState()
     queries = [f"river word{query_id[1:]}" for query_id in stream.query_ids]
     return Trainer(
         encoder=encoder,
         optimizer=optimizer,
-        lesson=Lesson(
+        snapshot=NegativesSnapshot(
             stream, tokenizer([TEXTS[name] for name in stream.doc_ids], "passage"), 1, 0
         ),
         queries=tokenizer(queries, "query"),
@@ -51,12 +51,12 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
         scale=0.1,
         dtype="fp32",
         world=World(torch.device("cpu")),
-        step=standing.step,
-        at=standing.stream,
-        losses=standing.losses,
+        step=trainer_state.step,
+        at=trainer_state.stream,
+        losses=trainer_state.losses,
         last_step=last_step,
         save_state=lambda t: save_state(
-            tmp_path / f"s{t.step}", t.encoder, t.optimizer, t.standing
+            tmp_path / f"s{t.step}", t.encoder, t.optimizer, t.trainer_state
         ),
         save_checkpoint=lambda t: None,
         log=lambda record: losses.append((record["step"], record["loss"], record["lr"]))
@@ -112,7 +112,7 @@ def test_documents_of_several_segments_train(checkpoint, tmp_path):
     losses = []
     config = TrainConfig(lr=5e-3, batch_size=8, total_steps=40)
     trainer = make(checkpoint, tmp_path, config, 40, losses=losses, segmentation="special")
-    assert trainer.lesson.passages.row_counts.max() > 1
+    assert trainer.snapshot.passages.row_counts.max() > 1
     trainer.run(Silent(), 0)
     assert losses[-1][1] < 0.7 * losses[0][1]
 

@@ -15,7 +15,7 @@ import pytest
 from ance_cli.formats import lease
 from benchmarks.study import runner
 from benchmarks.study.__main__ import main
-from benchmarks.study.cell import Cell, Places, in_order
+from benchmarks.study.cell import Cell, Positions, in_order
 from benchmarks.study.results import Results
 from benchmarks.study.runner import State
 from tests.world import jsonl
@@ -47,7 +47,7 @@ class World:
             (folder / f"{name}.trec").write_text("\n".join(lines) + "\n")
         labels = ["query-id\tcorpus-id\tscore", "q2\td1\t1", "q10\td3\t1"]
         (folder / "qrels.tsv").write_text("\n".join(labels) + "\n")
-        self.places = Places(data=folder, weights=folder, work=folder / "work", threads=1)
+        self.places = Positions(data=folder, weights=folder, work=folder / "work", threads=1)
         self.results = Results(folder / "results.jsonl")
         self.said = []
 
@@ -62,7 +62,7 @@ class World:
         return jsonl(self.results.path) if self.results.path.exists() else []
 
     def states(self, *cells):
-        return runner.standing(in_order(cells), self.results, self.places)
+        return runner.trainer_state(in_order(cells), self.results, self.places)
 
 
 @pytest.fixture
