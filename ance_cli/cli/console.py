@@ -173,6 +173,12 @@ def show_summary(summary: dict[str, Any], as_json: bool, quiet: bool) -> None:
         show_rows(rows)
 
 
+def show_next(commands: list[str]) -> None:
+    """Suggest the next commands on stderr."""
+    if commands:
+        stderr.print("next:", *commands, sep="\n  ", markup=False)
+
+
 def show_facts(facts: dict[str, Any], console: Console | None = None) -> None:
     """Names and values, one a line; on stdout where they are what was asked for."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.config import MIN_REL, LoopConfig, RefreshConfig, SegmentConfig
+from ance_cli.config.toml_file import FILE, SHARED
 from ance_cli.errors import Mismatch
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import (
@@ -18,7 +19,6 @@ from ance_cli.formats.dataset import (
     splits_of,
 )
 from ance_cli.formats.jsonl import Skipped
-from ance_cli.formats.settings import FILE, SHARED
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.hub import origin
