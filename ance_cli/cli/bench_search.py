@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import typer
 
+from ance_cli.call import Call
 from ance_cli.cli.flags import FLAGS, RUNTIME, Flag
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.runner import ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
@@ -42,17 +42,17 @@ def register(app: typer.Typer) -> None:
         from ance_cli.retrieval.bench_search import bench_search as stage
         from ance_cli.retrieval.search import queries_of_split
 
-        def timed(reporter: Any, skipped: Any) -> Summary:
+        def timed(call: Call) -> Summary:
             dataset = dataset_of(flags)
             found = stage(
                 flags.sources,
                 checkpoint_of(flags),
-                queries_of_split(dataset, skipped),
+                queries_of_split(dataset, call.skipped),
                 dataset.corpus,
                 flags.depth,
                 flags.trials,
                 flags.config(EncodeConfig),
-                reporter,
+                call=call,
             )
             if flags.json:
                 return found

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
         run_stage(
             flags,
-            lambda reporter, skipped: stage(
+            lambda call: stage(
                 dataset_of(flags),
                 flags.output,
                 flags.config(Bm25Config),
@@ -43,10 +43,6 @@ def register(app: typer.Typer) -> None:
                 run=flags.run,
                 earlier=flags.overlap_with,
                 with_text=flags.with_text,
-                threads=flags.threads,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
+                call=call,
             ),
         )

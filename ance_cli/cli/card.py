@@ -40,7 +40,5 @@ def register(app: typer.Typer) -> None:
 
         run_stage(
             flags,
-            lambda reporter, skipped: write_card(
-                flags.place, flags.output, flags.model_name, flags.force
-            ),
+            lambda call: write_card(flags.place, flags.output, flags.model_name, call=call),
         )

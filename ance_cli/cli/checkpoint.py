@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from ance_cli.call import Call
 from ance_cli.cli.flags import FLAGS, METHOD, RUNTIME, Flag
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, run_stage
@@ -56,7 +57,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance checkpoint push runs/ance/best me/ance-medquad --private`
         """
-        run_stage(flags, lambda reporter, _: _ACTIONS[flags.action](flags, reporter))
+        run_stage(flags, lambda call: _ACTIONS[flags.action](flags, call))
 
 
 def _inspect(flags: Flags, _: Any) -> Summary:
@@ -78,7 +79,7 @@ def _inspect(flags: Flags, _: Any) -> Summary:
     return {}
 
 
-def _convert(flags: Flags, reporter: Any) -> Summary:
+def _convert(flags: Flags, call: Call) -> Summary:
     if flags.output is None:
         raise UsageProblem("convert makes a checkpoint folder", hint="name it with -o DIR")
     from ance_cli.hub.convert import convert
@@ -90,13 +91,11 @@ def _convert(flags: Flags, reporter: Any) -> Summary:
         pooling=flags.pooling,
         similarity=flags.similarity,
         settings={name: flags[name] for name in ENCODING_SETTINGS.split()},
-        force=flags.force,
-        dry_run=flags.dry_run,
-        reporter=reporter,
+        call=call,
     )
 
 
-def _push(flags: Flags, reporter: Any) -> Summary:
+def _push(flags: Flags, call: Call) -> Summary:
     if len(flags.sources) != 2 or flags.output is not None:
         raise UsageProblem(
             "push takes a checkpoint and its name on the hub",
@@ -105,7 +104,7 @@ def _push(flags: Flags, reporter: Any) -> Summary:
     from ance_cli.hub.push import push
 
     place, name = flags.sources
-    return push(place, name.as_posix(), flags.private, flags.dry_run, reporter)
+    return push(place, name.as_posix(), flags.private, call=call)
 
 
 _ACTIONS = {"inspect": _inspect, "convert": _convert, "push": _push}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import typer
 
+from ance_cli.call import Call
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.runner import run_stage
 from ance_cli.formats.summary import Summary
@@ -32,10 +32,8 @@ def register(app: typer.Typer) -> None:
         """
         from ance_cli.setup.demo import demo as stage
 
-        def run(reporter: Any, _: Any) -> Summary:
-            found = stage(
-                flags.output, flags.ckpt, gpus=flags.gpus, quiet=flags.quiet, reporter=reporter
-            )
+        def run(call: Call) -> Summary:
+            found = stage(flags.output, flags.ckpt, gpus=flags.gpus, call=call)
             if flags.json:
                 return found
             _show(found)

@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from ance_cli.call import Call
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import DiagnoseConfig, EncodeConfig
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
         """
         from ance_cli.diagnostics.diagnose import diagnose as stage
 
-        def run(reporter: Any, skipped: Any) -> Summary:
+        def run(call: Call) -> Summary:
             found = stage(
                 checkpoint_of(flags),
                 dataset_of(flags),
@@ -51,11 +52,7 @@ def register(app: typer.Typer) -> None:
                 index=flags.index,
                 run=flags.history,
                 figures=flags.figures,
-                threads=flags.threads,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
+                call=call,
             )
             if flags.json or flags.quiet or "samplers" not in found:
                 return found

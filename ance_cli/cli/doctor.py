@@ -7,12 +7,11 @@ from typing import Any
 
 import typer
 
+from ance_cli.call import Call
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.runner import run_stage
 from ance_cli.errors import ResourceExhausted
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.summary import Summary
-from ance_cli.progress import Reporter
 
 
 def register(app: typer.Typer) -> None:
@@ -31,8 +30,8 @@ def register(app: typer.Typer) -> None:
 
         found: Summary = {}
 
-        def look(reporter: Reporter, _: Skipped | None) -> Summary:
-            found.update(examine(flags.bench, reporter))
+        def look(call: Call) -> Summary:
+            found.update(examine(flags.bench, call=call))
             if flags.json:
                 return found
             if not flags.quiet:

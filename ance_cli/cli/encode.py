@@ -35,16 +35,13 @@ def register(app: typer.Typer) -> None:
 
         run_stage(
             flags,
-            lambda reporter, skipped: stage(
+            lambda call: stage(
                 checkpoint_of(flags),
                 dataset_of(flags),
                 flags.output,
                 flags.config(EncodeConfig),
                 tokens=flags.tokens,
                 shard=parse_shard(flags.shard),
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
+                call=call,
             ),
         )

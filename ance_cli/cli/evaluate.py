@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from ance_cli.call import Call
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.runner import dataset_of, run_stage
 from ance_cli.config import MEASURES
@@ -39,34 +40,33 @@ def register(app: typer.Typer) -> None:
         """
         from ance_cli.evaluation.evaluate import evaluate_runs
 
-        def stage(reporter: Any, skipped: Any) -> Summary:
+        def stage(call: Call) -> Summary:
             dataset = dataset_of(flags) if flags.data or flags.corpus else None
             found = evaluate_runs(
                 flags.runs,
                 dataset.qrels if dataset else flags.qrels,
                 flags.measures or MEASURES,
                 flags.per_query,
-                skipped,
                 dataset,
                 flags.cases,
-                reporter,
+                call=call,
             )
             if not flags.json:
-                _show(found, reporter)
+                _show(found, call)
                 return {}
             return found
 
         run_stage(flags, stage)
 
 
-def _show(found: Summary, reporter: Any) -> None:
+def _show(found: Summary, call: Call) -> None:
     """The tables go to stdout: they are what was asked for."""
     from ance_cli.cli.console import show_rows, stdout
 
     first, *others = found["runs"]
     for row in found["runs"]:
         if missing := row["judged_queries_without_results"]:
-            reporter.warn(
+            call.reporter.warn(
                 f"{row['run']}: {missing} of {found['queries']} judged queries have no results; "
                 "they count as 0"
             )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import typer
 
+from ance_cli.call import Call
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.runner import COMMON, dataset_of, run_stage
 from ance_cli.config import ExportConfig
@@ -49,25 +49,21 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance export tevatron ann.jsonl --data data/medquad --split train -o out.jsonl`
         """
-        run_stage(flags, lambda reporter, skipped: _export(flags, reporter, skipped))
+        run_stage(flags, lambda call: _export(flags, call))
 
 
-def _export(flags: Flags, reporter: Any, skipped: Any) -> Summary:
-    again = {"force": flags.force, "dry_run": flags.dry_run, "reporter": reporter}
+def _export(flags: Flags, call: Call) -> Summary:
     if flags.form == ONNX:
         from ance_cli.interop.export_onnx import export_onnx
         from ance_cli.models.checkpoint import Checkpoint
 
-        return export_onnx(Checkpoint(flags.source), flags.output, **again)
+        return export_onnx(Checkpoint(flags.source), flags.output, call=call)
     from ance_cli.interop.export import export_negatives, export_run
 
     config = flags.config(ExportConfig)
     if flags.form in NEGATIVES_FORMS:
         return export_negatives(
-            flags.form, flags.source, dataset_of(flags), flags.output, config, skipped=skipped,
-            **again,
+            flags.form, flags.source, dataset_of(flags), flags.output, config, call=call,
         )  # fmt: skip
     dataset = dataset_of(flags) if flags.data or flags.corpus else None
-    return export_run(
-        flags.form, flags.source, flags.output, dataset, config, skipped=skipped, **again
-    )
+    return export_run(flags.form, flags.source, flags.output, dataset, config, call=call)

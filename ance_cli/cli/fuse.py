@@ -48,12 +48,10 @@ def register(app: typer.Typer) -> None:
 
         run_stage(
             flags,
-            lambda reporter, skipped: stage(
+            lambda call: stage(
                 flags.runs,
                 flags.output,
                 flags.config(FuseConfig),
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
+                call=call,
             ),
         )

@@ -35,12 +35,10 @@ def register(app: typer.Typer) -> None:
 
         run_stage(
             flags,
-            lambda reporter, _: stage(
+            lambda call: stage(
                 flags.embeddings,
                 flags.output,
                 flags.config(IndexConfig),
-                force=flags.force,
-                dry_run=flags.dry_run,
-                reporter=reporter,
+                call=call,
             ),
         )

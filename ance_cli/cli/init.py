@@ -9,12 +9,11 @@ from pathlib import Path
 
 import typer
 
+from ance_cli.call import Call
 from ance_cli.cli.options import COMMANDS, Flags, command
 from ance_cli.cli.runner import run_stage
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.settings import SHARED, to_toml
 from ance_cli.formats.summary import Summary
-from ance_cli.progress import Reporter
 from ance_cli.setup.init import Table
 
 _WIDTH = 100
@@ -48,15 +47,12 @@ def register(app: typer.Typer) -> None:
 
         next_steps: list[str] = []
 
-        def look(reporter: Reporter, skipped: Skipped | None) -> Summary:
+        def look(call: Call) -> Summary:
             made = stage(
                 flags.folder,
                 settings_text,
                 ckpt=flags.ckpt,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
+                call=call,
             )
             if not flags.json:
                 next_steps.extend(made.pop("next"))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import typer
 
+from ance_cli.call import Call
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.refresh import REFRESHING
 from ance_cli.cli.runner import COMMON, data_of, run_stage
 from ance_cli.cli.train_segment import RECIPE, RUNNING
 from ance_cli.config import FollowConfig, LoopConfig
 from ance_cli.config.presets import BASELINES
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.summary import Summary
-from ance_cli.progress import Reporter
 
 
 def register(app: typer.Typer) -> None:
@@ -46,9 +45,9 @@ def register(app: typer.Typer) -> None:
         def given(names: str) -> dict[str, object]:
             return {name: chosen[name] for name in names.split() if name in chosen}
 
-        def cycle(reporter: Reporter, skipped: Skipped | None) -> Summary:
+        def cycle(call: Call) -> Summary:
             training = given(f"split corpus queries qrels ckpt {RECIPE}")
-            if data := data_of(flags, skipped, reporter):
+            if data := data_of(flags, call):
                 training["data"] = data
             return stage(
                 flags.output,
@@ -60,10 +59,7 @@ def register(app: typer.Typer) -> None:
                 train_gpus=flags.train_gpus,
                 infer_gpus=flags.infer_gpus,
                 ray=flags.ray,
-                threads=flags.threads,
-                quiet=flags.quiet,
-                dry_run=flags.dry_run,
-                reporter=reporter,
+                call=call,
             )
 
         run_stage(flags, cycle)

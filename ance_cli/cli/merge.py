@@ -33,12 +33,9 @@ def register(app: typer.Typer) -> None:
 
         run_stage(
             flags,
-            lambda reporter, skipped: stage(
+            lambda call: stage(
                 [parse_source(text) for text in flags.datasets],
                 flags.output,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
+                call=call,
             ),
         )

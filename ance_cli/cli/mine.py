@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
         run_stage(
             flags,
-            lambda reporter, skipped: stage(
+            lambda call: stage(
                 checkpoint_of(flags),
                 dataset_of(flags),
                 vector_source(flags.embeddings, flags.index),
@@ -55,10 +55,6 @@ def register(app: typer.Typer) -> None:
                 previous=flags.previous,
                 earlier=flags.overlap_with,
                 with_text=flags.with_text,
-                threads=flags.threads,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
+                call=call,
             ),
         )

@@ -48,16 +48,13 @@ def register(app: typer.Typer) -> None:
 
         run_stage(
             flags,
-            lambda reporter, skipped: stage(
+            lambda call: stage(
                 flags.run,
                 dataset_of(flags),
                 flags.reader,
                 flags.output,
                 flags.config(ReadConfig),
                 flags.config(EncodeConfig),
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
+                call=call,
             ),
         )

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import typer
 
+from ance_cli.call import Call
 from ance_cli.cli.mine import DRAWING, MARGINS
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.runner import COMMON, run_stage
 from ance_cli.config import FollowConfig
 from ance_cli.errors import UsageProblem
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.summary import Summary
-from ance_cli.progress import Reporter
 
 REFRESHING = (
     f"dev_split {DRAWING} {MARGINS} audit_bm25 dev_depth measures index_factory probes encode_dtype"
@@ -47,22 +46,19 @@ def register(app: typer.Typer) -> None:
         if flags.follow and (flags.force or flags.dry_run):
             raise UsageProblem("--follow goes without --force and --dry-run")
 
-        def make(reporter: Reporter, _: Skipped | None) -> Summary:
+        def make(call: Call) -> Summary:
             if flags.follow:
                 return refresh_while_training(
-                    flags.run_folder, given, flags.config(FollowConfig), flags.gpus, flags.threads,
-                    flags.ray, reporter,
+                    flags.run_folder, given, flags.config(FollowConfig), flags.gpus, flags.ray,
+                    call=call,
                 )  # fmt: skip
             return stage(
                 flags.run_folder,
                 given,
                 gpus=flags.gpus,
-                threads=flags.threads,
                 keep=flags.keep,
                 ray=flags.ray,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                reporter=reporter,
+                call=call,
             )
 
         run_stage(flags, make)

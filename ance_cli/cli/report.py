@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import typer
 
+from ance_cli.call import Call
 from ance_cli.cli.flags import FLAGS, Flag
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.runner import run_stage
@@ -45,10 +45,10 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance report runs/ance --against runs/bm25 -o report.html`
         """
-        run_stage(flags, lambda reporter, _: _report(flags, reporter))
+        run_stage(flags, lambda call: _report(flags, call))
 
 
-def _report(flags: Flags, reporter: Any) -> Summary:
+def _report(flags: Flags, call: Call) -> Summary:
     from ance_cli.report.report import report as stage
 
     made = stage(
@@ -56,8 +56,7 @@ def _report(flags: Flags, reporter: Any) -> Summary:
         flags.output,
         flags.against or (),
         flags.report_cases,
-        flags.force,
-        reporter,
+        call=call,
     )
     if not flags.json:
         del made["missing"]  # was told in warnings

@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
             raise UsageProblem("--embeddings go with --ckpt: a cross-encoder reads texts")
         run_stage(
             flags,
-            lambda reporter, skipped: stage(
+            lambda call: stage(
                 flags.run,
                 dataset_of(flags),
                 flags.output,
@@ -61,9 +61,6 @@ def register(app: typer.Typer) -> None:
                 flags.cross_encoder,
                 flags.config(RerankConfig),
                 flags.config(EncodeConfig),
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
+                call=call,
             ),
         )

@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from ance_cli.call import Call, SkippedLines
 from ance_cli.cli.options import Flags
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import Dataset, locate
-from ance_cli.formats.jsonl import STDIO, Skipped
+from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.devices import set_threads
-from ance_cli.progress import Reporter
 
 COMMON = "config cache_dir dry_run quiet json"
 ENCODING_SETTINGS = "query_length passage_length separator segmentation max_segments"
 
 
-def data_of(flags: Flags, skipped: Skipped | None, reporter: Reporter) -> Path | None:
+def data_of(flags: Flags, call: Call) -> Path | None:
     """The folder that --data names; several are merged beside the output first."""
     if not flags.datas:
         return None
@@ -34,7 +35,11 @@ def data_of(flags: Flags, skipped: Skipped | None, reporter: Reporter) -> Path |
             "--dry-run makes nothing, and several --data are merged before anything else",
             hint=f"ance merge {' '.join(flags.datas)} -o {merged}, then --data {merged}",
         )
-    merge([parse_source(text) for text in flags.datas], merged, skipped=skipped, reporter=reporter)
+    merge(
+        [parse_source(text) for text in flags.datas],
+        merged,
+        call=replace(call, force=False, dry_run=False),
+    )
     return merged
 
 
@@ -56,7 +61,7 @@ def checkpoint_of(flags: Flags) -> Checkpoint:
     )
 
 
-def run_stage(flags: Flags, stage: Callable[[Reporter, Skipped | None], Summary]) -> None:
+def run_stage(flags: Flags, stage: Callable[[Call], Summary]) -> None:
     """Prepare the process, run the stage, show its summary."""
     output = flags.get("output")
     if output == STDIO and flags.json:
@@ -70,8 +75,14 @@ def run_stage(flags: Flags, stage: Callable[[Reporter, Skipped | None], Summary]
         os.environ["ANCE_CACHE_DIR"] = str(flags.cache_dir.resolve())
     from ance_cli.cli.console import ConsoleReporter, show_skipped, show_summary
 
-    reporter = ConsoleReporter(flags.quiet)
-    skipped = Skipped() if flags.get("skip_bad") else None
-    summary = stage(reporter, skipped)
-    show_skipped(skipped)
+    call = Call(
+        reporter=ConsoleReporter(flags.quiet),
+        skipped=SkippedLines() if flags.get("skip_bad") else None,
+        force=flags.get("force", False),
+        dry_run=flags.get("dry_run", False),
+        threads=flags.get("threads", 0),
+        quiet=flags.quiet,
+    )
+    summary = stage(call)
+    show_skipped(call.skipped)
     show_summary(summary, flags.json, flags.quiet or output == STDIO)

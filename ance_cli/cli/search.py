@@ -8,13 +8,14 @@ from typing import Any
 
 import typer
 
+from ance_cli.call import Call, SkippedLines
 from ance_cli.cli.flags import FLAGS, Flag, SearchEngine
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
 from ance_cli.config import EncodeConfig, SearchConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import Dataset
-from ance_cli.formats.jsonl import STDIO, Skipped
+from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.summary import Summary
 
 FLAGS["search_engine"] = Flag(
@@ -43,10 +44,10 @@ def register(app: typer.Typer) -> None:
         Example: `echo "what causes gout" | ance search --ckpt runs/ance/latest --embeddings emb/
         --data data/medquad --queries - --depth 5`
         """
-        run_stage(flags, lambda reporter, skipped: _search(flags, reporter, skipped))
+        run_stage(flags, lambda call: _search(flags, call))
 
 
-def _search(flags: Flags, reporter: Any, skipped: Any) -> Summary:
+def _search(flags: Flags, call: Call) -> Summary:
     from ance_cli.retrieval.dense import vector_source
     from ance_cli.retrieval.search import hits, queries_from_stdin, queries_of_split
     from ance_cli.retrieval.search import search as stage
@@ -62,9 +63,9 @@ def _search(flags: Flags, reporter: Any, skipped: Any) -> Summary:
     if typed_in:
         queries = queries_from_stdin()
     elif dataset is not None:
-        queries = queries_of_split(dataset, skipped)
+        queries = queries_of_split(dataset, call.skipped)
     elif flags.queries:
-        queries = queries_of_split(Dataset(Path(), flags.queries, flags.qrels), skipped)
+        queries = queries_of_split(Dataset(Path(), flags.queries, flags.qrels), call.skipped)
     else:
         raise UsageProblem(
             "there are no queries", hint="name them with --data and --split, --queries FILE, or -"
@@ -87,9 +88,8 @@ def _search(flags: Flags, reporter: Any, skipped: Any) -> Summary:
             from ance_cli.formats.hashing import hash_file
 
             source.check(checkpoint, hash_file(corpus) if corpus else None)
-        ranked = hits(queries, corpus, checkpoint, source, config, encode_config, flags.threads,
-                     skipped, reporter)  # fmt: skip
-        _show_hits(queries, ranked, corpus, skipped)
+        ranked = hits(queries, corpus, checkpoint, source, config, encode_config, call=call)
+        _show_hits(queries, ranked, corpus, call.skipped)
         return {}
     found = stage(
         queries,
@@ -99,18 +99,14 @@ def _search(flags: Flags, reporter: Any, skipped: Any) -> Summary:
         source,
         config,
         encode_config,
-        threads=flags.threads,
-        force=flags.force,
-        dry_run=flags.dry_run,
-        skipped=skipped,
-        reporter=reporter,
         queries_from=dataset.files if dataset else [flags.queries],
+        call=call,
     )
     return {} if flags.output is None else found
 
 
 def _show_hits(
-    queries: dict[str, str], found: Any, corpus: Path | None, skipped: Skipped | None
+    queries: dict[str, str], found: Any, corpus: Path | None, skipped: SkippedLines | None
 ) -> None:
     """Readable hits on stdout: rank, score, id, title and the beginning of the text."""
     from rich.console import Console

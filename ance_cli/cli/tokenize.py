@@ -33,13 +33,10 @@ def register(app: typer.Typer) -> None:
 
         run_stage(
             flags,
-            lambda reporter, skipped: stage(
+            lambda call: stage(
                 checkpoint_of(flags),
                 dataset_of(flags),
                 flags.output,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
+                call=call,
             ),
         )

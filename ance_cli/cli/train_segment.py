@@ -6,13 +6,12 @@ from pathlib import Path
 
 import typer
 
+from ance_cli.call import Call
 from ance_cli.cli.options import Flags, command
 from ance_cli.cli.runner import COMMON, data_of, dataset_of, run_stage
 from ance_cli.config import SegmentConfig
 from ance_cli.errors import UsageProblem
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.summary import Summary
-from ance_cli.progress import Reporter
 
 RECIPE = (
     "preset total_steps batch_size accumulation negatives_per_positive in_batch loss margin "
@@ -55,8 +54,8 @@ def register(app: typer.Typer) -> None:
         if "split" in flags.typed and not located:
             raise UsageProblem("--split goes with --data: a run keeps the split it began with")
 
-        def train(reporter: Reporter, skipped: Skipped | None) -> Summary:
-            data = data_of(flags, skipped, reporter)
+        def train(call: Call) -> Summary:
+            data = data_of(flags, call)
             return stage(
                 flags.output,
                 flags.negatives,
@@ -68,13 +67,8 @@ def register(app: typer.Typer) -> None:
                 gpus=flags.gpus,
                 cpu_workers=flags.cpu_workers,
                 nodes=Nodes(flags.nnodes, flags.node_rank, flags.rdzv_endpoint),
-                threads=flags.threads,
                 embeddings=flags.embeddings,
-                quiet=flags.quiet,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
+                call=call,
             )
 
         run_stage(flags, train)

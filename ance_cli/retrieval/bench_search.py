@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import Call
 from ance_cli.config import EncodeConfig
 from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.formats import lease
@@ -13,7 +14,6 @@ from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.manifest import read_manifest
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import DenseRetriever, VectorSource
 
 
@@ -25,7 +25,7 @@ def bench_search(
     depth: int = 100,
     trials: int = 200,
     encode_config: EncodeConfig = EncodeConfig(),
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Time the first `trials` queries on each of `sources`, embeddings and index folders.
 
@@ -52,7 +52,7 @@ def bench_search(
             stack.enter_context(lease.reading(source.path))
             retriever = DenseRetriever(checkpoint, source, encode_config, None)
             device = f"{retriever.device.type}, {retriever.dtype}"
-            with reporter.task(str(source.path), len(texts), "query") as bar:
+            with call.reporter.task(str(source.path), len(texts), "query") as bar:
                 latency = measure(retriever, texts, depth, bar)
             measured.append(latency)
             rows.append(

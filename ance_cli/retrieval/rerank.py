@@ -12,18 +12,18 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ance_cli.call import Call
 from ance_cli.config import EncodeConfig, RerankConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset, Passage, read_corpus, read_queries
 from ance_cli.formats.hashing import hash_file, hash_lines
 from ance_cli.formats.journal import Journal
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
 from ance_cli.formats.trec import in_trec_order, read_run, write_hits
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Bar, Reporter, Silent
+from ance_cli.progress import Bar, Reporter
 from ance_cli.retrieval.dense import VectorSource
 
 _BLOCK = 4096
@@ -42,10 +42,7 @@ def rerank(
     cross_encoder: Path | None = None,
     config: RerankConfig = RerankConfig(),
     encode_config: EncodeConfig = EncodeConfig(),
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Write a run of the `depth` best documents of each of `run`'s queries in a new order.
 
@@ -55,9 +52,9 @@ def rerank(
     """
     ranked = {
         query_id: [doc_id for doc_id, _ in in_trec_order(hits)[: config.depth]]
-        for query_id, hits in read_run(run, skipped).items()
+        for query_id, hits in read_run(run, call.skipped).items()
     }
-    texts = read_queries(dataset.need("queries"), skipped)
+    texts = read_queries(dataset.need("queries"), call.skipped)
     if unknown := next((query_id for query_id in ranked if query_id not in texts), None):
         raise BadInput(
             f"{run}: query {unknown!r} is not among the queries",
@@ -86,16 +83,16 @@ def rerank(
     }  # fmt: skip
     reads = [run, *dataset.files, source.path if source else None]
     plan = Plan("run", output, shaped_by, inputs, reads=reads)
-    if manifest := plan.published(force):
+    if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
     def write(journal: Journal) -> Summary:
         started = time.monotonic()
         if source is not None and checkpoint is not None:
             scores, dtype = _by_vectors(
-                run, ranked, queries, checkpoint, source, encode_config, reporter
+                run, ranked, queries, checkpoint, source, encode_config, call.reporter
             )
             plan.shaped_by["dtype"] = dtype
         else:
@@ -106,9 +103,9 @@ def rerank(
                 )
             else:
                 assert checkpoint is not None
-                scorer = _DualScorer(checkpoint, queries, encode_config, reporter)
+                scorer = _DualScorer(checkpoint, queries, encode_config, call.reporter)
             plan.shaped_by["dtype"] = scorer.dtype  # now: the journal compares it
-            scores = _by_texts(run, ranked, scorer, dataset.corpus, skipped, reporter)
+            scores = _by_texts(run, ranked, scorer, dataset.corpus, call)
         stats: dict[str, Any] = {"queries": len(ranked), "pairs": len(scores)}
         values = iter(scores.tolist())
         with plan.text_file(stats) as handle:
@@ -119,7 +116,7 @@ def rerank(
         return made(plan, stats)
 
     reading = lease.reading(source.path) if source is not None else nullcontext()
-    with reading, lease.of_output(output), plan.journal(force, reporter.say) as journal:
+    with reading, lease.of_output(output), plan.journal(call.force, call.reporter.say) as journal:
         return write(journal)
 
 
@@ -243,8 +240,7 @@ def _by_texts(
     ranked: Mapping[str, Sequence[str]],
     scorer: _Scorer,
     corpus: Path,
-    skipped: Skipped | None,
-    reporter: Reporter,
+    call: Call,
 ) -> Floats:
     """(pairs,) scores in the order of `ranked`; the corpus is read once, block by block."""
     pairs_of: dict[str, list[int]] = {}
@@ -252,8 +248,8 @@ def _by_texts(
         pairs_of.setdefault(doc_id, []).append(pair)
     query_of = _query_of(ranked)
     scores = np.full(len(query_of), np.nan, np.float32)
-    with reporter.task("scoring", len(scores), "pair") as bar:
-        for passages in _blocks(read_corpus(corpus, skipped), pairs_of):
+    with call.reporter.task("scoring", len(scores), "pair") as bar:
+        for passages in _blocks(read_corpus(corpus, call.skipped), pairs_of):
             listed = [pairs_of.pop(passage.doc_id) for passage in passages]
             pairs = np.array(list(chain(*listed)), np.int64)
             passage_of = np.repeat(np.arange(len(passages)), [len(own) for own in listed])
