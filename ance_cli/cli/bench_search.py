@@ -7,7 +7,7 @@ import typer
 from ance_cli.call import Call
 from ance_cli.cli.command import command
 from ance_cli.cli.runner import checkpoint_of, dataset_of
-from ance_cli.config import DeviceConfig
+from ance_cli.config import ComputeConfig
 from ance_cli.config.calling import CallSettings
 from ance_cli.config.data import Ckpt, DataFiles, EncodingOverrides
 from ance_cli.config.retrieval import Depth, SearchedFolders, Trials
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         depth: Depth = 100,
         trials: Trials = 200,
         overrides: EncodingOverrides,
-        device: DeviceConfig,
+        compute: ComputeConfig,
     ) -> Summary | None:
         """Time queries online: encoded and searched one by one, and in one batch.
 
@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
             dataset.corpus,
             depth,
             trials,
-            device,
+            compute,
             call=call,
         )
         if asked.json:

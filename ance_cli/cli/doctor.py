@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
         from ance_cli.cli.console import show_summary
         from ance_cli.setup.doctor import examine
 
-        found = examine(bench, call.reporter)
+        found = examine(bench, call=call)
         if asked.json:
             show_summary(found, as_json=True, quiet=False)
         elif not asked.quiet:

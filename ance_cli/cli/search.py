@@ -84,7 +84,7 @@ def register(app: typer.Typer) -> None:
             source,
             config,
             compute,
-            queries_from=dataset.files if dataset else [data.queries],
+            queries_from=dataset.files if dataset else [data.queries] if data.queries else [],
             call=call,
         )
         return None if output is None else found

@@ -13,7 +13,6 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from functools import cache
 from typing import (
     Annotated,
     Any,
@@ -102,13 +101,17 @@ def key_of(name: str) -> str:
     return name.replace("_", "-")
 
 
-@cache
+_declared: dict[type, tuple[Declared, ...]] = {}
+
+
 def declared(config: type) -> tuple[Declared, ...]:
     """The settings of a config dataclass, in the order of its fields."""
-    hints = get_type_hints(config, include_extras=True)
-    return tuple(
-        setting_of(field.name, hints[field.name], field.default) for field in fields(config)
-    )
+    if config not in _declared:
+        hints = get_type_hints(config, include_extras=True)
+        _declared[config] = tuple(
+            setting_of(field.name, hints[field.name], field.default) for field in fields(config)
+        )
+    return _declared[config]
 
 
 def setting_of(name: str, hint: Any, default: Any) -> Declared:

@@ -38,9 +38,7 @@ def test_every_default_in_it_is_the_programs(inside, dataset):
     for table, settings in offered.items():
         if table == "all":
             continue
-        flags = {
-            each.flags[0][2:]: each.default for each in COMMANDS[table].settings if each.flags
-        }
+        flags = {each.flags[0][2:]: each.default for each in COMMANDS[table].settings if each.flags}
         for key, value in settings.items():
             if f"#{key} = " in text and not (key == "preset" and flags[key] is None):
                 assert value == flags[key], (table, key)

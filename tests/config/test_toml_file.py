@@ -4,8 +4,8 @@ import tomllib
 
 import pytest
 
-from ance_cli.errors import UsageProblem
 from ance_cli.config.toml_file import Setting, read_settings, to_toml
+from ance_cli.errors import UsageProblem
 
 
 @pytest.fixture
