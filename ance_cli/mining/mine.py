@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ance_cli.call import Call
 from ance_cli.config import ClusterConfig, MineConfig
+from ance_cli.config.sets import Dtype
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import lease
 from ance_cli.formats.candidates import Candidates, read_candidates
@@ -208,7 +209,7 @@ def mine(
             else None
         )
         pool = _pool(wanted, model, config.depth, ann, bm25, previous)
-        judging = replace(compute, dtype=model.dtype)
+        judging = replace(compute, dtype=cast(Dtype, model.dtype))
         candidate_filters = open_candidate_filters(
             config, judging, dataset, data.queries, journal, call
         )
@@ -253,7 +254,7 @@ class _Model:
         self.dtype: str = compute.dtype
         """As asked for, then as it is."""
         self._open: Callable[[], DenseRetriever] = lambda: DenseRetriever(
-            checkpoint, source, replace(compute, dtype=self.dtype), config.probes
+            checkpoint, source, replace(compute, dtype=cast(Dtype, self.dtype)), config.probes
         )
 
     @cached_property
