@@ -253,7 +253,7 @@ CASES = {
     "manifest without inputs": (edited("emb/manifest.json", lambda m: m.pop("inputs")), INDEX, 4,
                                 "was edited since"),
     "manifest without content": (edited("emb/manifest.json", lambda m: m.pop("content")), SEARCH,
-                                 3, "emb/manifest.json: content: expected a JSON object, found null"),
+                                 3, "emb/manifest.json: content: expected a JSON object, found"),
     "manifest without blocks": (edited("emb/manifest.json",
                                        lambda m: m["content"].update(block_xxh3=[])), MINE, 3,
                                 "0 blocks of 16384 do not hold 64 documents"),
