@@ -1,1 +1,1 @@
-"""What lies on disk between two stages; `docs/formats.md` is the same in prose."""
+"""The files between two commands; `docs/reference/files.md` describes them."""

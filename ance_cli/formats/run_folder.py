@@ -1,6 +1,6 @@
 """The names inside a run folder, and which checkpoint, state and generation is the newest.
 
-The layout is in `docs/formats.md`. Steps are read from what lies inside a folder, never from its
+The layout is in `docs/reference/files.md`. Steps are read from what lies inside a folder, never from its
 name; the one thing that a trainer polls is the pointer `negatives.json`.
 """
 

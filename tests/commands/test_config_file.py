@@ -121,7 +121,7 @@ def test_a_mistake_is_told_with_its_place(inside, settings, text, what, hint):
 
 
 def test_the_example_of_the_docs_is_taken(inside, settings):
-    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "files.md").read_text()
     settings(page.split("```toml\n")[1].split("```")[0])
     found = inside("encode", "--ckpt", "runs/ance/latest", code=3).stderr
     assert "settings from ance.toml: data, output, gpus\n" in found

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -441,9 +442,10 @@ def test_the_two_sides_by_hand_make_the_run_of_a_loop(world):
 
 
 def from_the_docs(opening, program, last_step):
-    """The code block of docs/operations.md that begins with or holds `opening`, with this
-    machine's paths and few steps."""
-    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    """The code block of the guide to cron and Slurm that begins with or holds `opening`, with
+    this machine's paths and few steps."""
+    guides = Path(__file__).parents[2] / "docs" / "guides"
+    text = (guides / "cron-and-slurm.md").read_text()
     (block,) = [block for block in re.findall(r"```\w*\n(.*?)```", text, re.S) if opening in block]
     for written, here in (
         ("/srv/retrieval", str(program.cwd)),
@@ -468,8 +470,9 @@ def test_the_crontab_line_twice_in_a_row(world):
 
 
 @pytest.mark.long
-def test_slurms_scripts_requeue_what_was_stopped_and_end_with_the_run(world):
-    """Both scripts as the documentation has them; `scontrol` is a stand-in that notes its call."""
+def test_slurms_script_requeues_what_was_stopped_and_ends_with_the_run(world):
+    """The script and what is submitted with it, as in the guide; `scontrol` is a stand-in that
+    notes its call."""
     last_step = 2 * EVERY
     world(*PREPARE, "--total-steps", last_step, "-o", "run", *world.ckpt)
     world("refresh", "run", *MINING)
@@ -481,16 +484,22 @@ def test_slurms_scripts_requeue_what_was_stopped_and_end_with_the_run(world):
         PATH=f"{queue.parent}:{os.environ['PATH']}", SLURM_JOB_ID="7"
     )
 
-    def submit(name):
-        script = from_the_docs(f"--job-name={name}", world, last_step)
-        return subprocess.Popen(["bash", "-c", script], env=environment, start_new_session=True)
+    script = world.cwd / "ance.sbatch"
+    script.write_text(from_the_docs("#SBATCH --requeue", world, last_step))
+    submitted = from_the_docs("sbatch --job-name=", world, last_step)
 
-    inferencer = submit("ance-inferencer")
+    def submit(name):
+        (line,) = re.findall(rf"^sbatch --job-name={name} ance.sbatch (.*)$", submitted, re.M)
+        return subprocess.Popen(
+            ["bash", str(script), *shlex.split(line)], env=environment, start_new_session=True
+        )
+
+    inferencer = submit("refresher")
     time.sleep(1.5)
     inferencer.send_signal(signal.SIGTERM)
     assert inferencer.wait(60) == 143
     assert (world.cwd / "requeued").read_text() == "requeue 7\n"
-    both = [submit("ance-inferencer"), submit("ance-trainer")]
+    both = [submit("refresher"), submit("trainer")]
     assert [job.wait(240) for job in both] == [0, 0]
     assert (world.cwd / "requeued").read_text() == "requeue 7\n"
     check_intact(world.run)
