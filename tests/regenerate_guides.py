@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.guides import GUIDES, RUN_ELSEWHERE, output_matches, rewritten, run_all
+from tests.guides import GUIDES, RUN_ELSEWHERE, output_matches, rewritten, run_all, steps_of
 
 
 def regenerate(path: Path, scratch: Path) -> int:

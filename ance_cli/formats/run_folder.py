@@ -1,7 +1,7 @@
 """The names inside a run folder, and which checkpoint, state and generation is the newest.
 
-The layout is in `docs/reference/files.md`. Steps are read from what lies inside a folder, never from its
-name; the one thing that a trainer polls is the pointer `negatives.json`.
+The layout is in `docs/reference/files.md`. Steps are read from the files in a folder, never from
+its name; a trainer polls the pointer `negatives.json` only.
 """
 
 from __future__ import annotations
