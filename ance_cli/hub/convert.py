@@ -7,6 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import Call
+from ance_cli.config.sets import Side, SimilarityName
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder
@@ -15,10 +17,9 @@ from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import spare_inputs
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
-from ance_cli.models.checkpoint import ORIGIN, Checkpoint, Side, Similarity
+from ance_cli.models.checkpoint import ORIGIN, Checkpoint
 from ance_cli.models.hub import fetched
 from ance_cli.models.tower import Tower, read_object
-from ance_cli.progress import Reporter, Silent
 
 _SIDES: tuple[Side, Side] = ("query", "passage")
 _WEIGHTS_AND_CONFIGS = (".safetensors", ".bin", ".cp", ".pt", ".json", ".txt", ".model")
@@ -112,11 +113,9 @@ def convert(
     output: Path,
     backbone: Path | None = None,
     pooling: str | None = None,
-    similarity: Similarity | None = None,
+    similarity: SimilarityName | None = None,
     settings: Mapping[str, Any] | None = None,
-    force: bool = False,
-    dry_run: bool = False,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Make a checkpoint folder of one of another layout (see `models.foreign`); a source may be
     the name of a model on the hub.
@@ -137,9 +136,9 @@ def convert(
         "pins": changes,
     }
     summary = {"output": str(output), "kind": "checkpoint", "up_to_date": False}
-    if not force and _is_made(output, asked):
+    if not call.force and _is_made(output, asked):
         return {**summary, "up_to_date": True}
-    if dry_run:
+    if call.dry_run:
         return {**summary, "dry_run": True, **asked}
     from ance_cli.models.dual import save_dual
     from ance_cli.models.foreign import load_foreign

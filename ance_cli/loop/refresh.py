@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from ance_cli.call import Call
 from ance_cli.config import (
     EncodeConfig,
     FollowConfig,
@@ -40,7 +41,6 @@ from ance_cli.mining.candidate_filters import teacher_inputs
 from ance_cli.mining.mine import mine, shares_of
 from ance_cli.mining.sources import ANN, PREVIOUS
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.retrieval.index import index
 from ance_cli.retrieval.search import queries_of_split, search
@@ -52,12 +52,9 @@ def refresh(
     output: Path,
     given: Mapping[str, Any] | None = None,
     gpus: str = "all",
-    force: bool = False,
-    dry_run: bool = False,
-    threads: int = 0,
     keep: int = FollowConfig.keep,
     ray: str | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Make and publish a generation from the run's newest checkpoint.
 
@@ -70,11 +67,11 @@ def refresh(
     """
     run = RunFolder(output)
     dataset = run.dataset()
-    config = _settings(run, dataset, dict(given or {}), force, reporter, write=not dry_run)
+    config = _settings(run, dataset, dict(given or {}), call)
     step, folder, published = _standing(run)
-    if not force and (done := _generation_of(run, published, step)):
+    if not call.force and (done := _generation_of(run, published, step)):
         return summary_of(read_manifest(done, "generation"), done, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return {"output": str(run.path), "kind": "generation", "dry_run": True,
                 "checkpoint_step": step, **asdict(config)}  # fmt: skip
 
@@ -106,8 +103,7 @@ def refresh(
             run.event("inferencer", "refresh started", generation=number, checkpoint_step=step)
             try:
                 made = _make(
-                    run, plan, checkpoint, dataset, config, gpus, ray, threads, force, published,
-                    reporter,
+                    run, plan, checkpoint, dataset, config, gpus, ray, published, call,
                 )  # fmt: skip
             except ResourceExhausted:
                 half_made = GenerationFolder(plan.partial)
@@ -142,16 +138,14 @@ def _settings(
     run: RunFolder,
     dataset: Dataset,
     given: dict[str, Any],
-    force: bool,
-    reporter: Reporter,
-    write: bool,
+    call: Call,
 ) -> RefreshConfig:
     """The run's refresh settings, checked and fixed by the first call.
 
     What makes a positive, and the seed, are the run's own.
     """
     path = run.path / REFRESH
-    if run.has_refresh_settings and not force:
+    if run.has_refresh_settings and not call.force:
         found = run.refresh_settings()
         config = _config_of(path, found)
         compare_settings(
@@ -179,11 +173,13 @@ def _settings(
         except BadInput:
             if "dev_split" in given:
                 raise
-            reporter.warn("the dataset has no dev split: nothing will be measured at a refresh")
+            call.reporter.warn(
+                "the dataset has no dev split: nothing will be measured at a refresh"
+            )
             config = replace(config, dev_split=NO_DEV)
         else:
             queries_of_split(dev)
-    if write:
+    if not call.dry_run:
         run.write_settings(REFRESH, asdict(config))
     return config
 
@@ -237,29 +233,28 @@ def _make(
     config: RefreshConfig,
     gpus: str,
     ray: str | None,
-    threads: int,
-    force: bool,
     published: Pointer | None,
-    reporter: Reporter,
+    call: Call,
 ) -> dict[str, Any]:
     """Fill the generation's folder stage by stage and publish it whole."""
-    made = GenerationFolder(plan.open_partial(force, abandon_other=True))
-    encode_config = EncodeConfig(dtype=config.encode_dtype, gpus=gpus, ray=ray)
+    made = GenerationFolder(plan.open_partial(call.force, abandon_other=True))
+    call = replace(call, force=False)  # its parts are made once
+    compute = EncodeConfig(dtype=config.encode_dtype, gpus=gpus, ray=ray)
     for part in damaged_parts(made):
-        reporter.warn(f"{part}: was damaged since an earlier call made it: it is made again")
+        call.reporter.warn(f"{part}: was damaged since an earlier call made it: it is made again")
         run.event("inferencer", "damaged part dropped", part=str(part.relative_to(run.path)))
         atomic.remove(part)
     clock = Clock()
 
     with clock("encode"):
-        encode(checkpoint, dataset, made.embeddings, encode_config, reporter=reporter)
+        encode(checkpoint, dataset, made.embeddings, compute, call=call)
     source = VectorSource(made.embeddings, "embeddings")
     if config.index_factory:
         with clock("index"):
-            index(made.embeddings, made.index, IndexConfig(config.index_factory),
-                  reporter=reporter)  # fmt: skip
+            index(made.embeddings, made.index, IndexConfig(factory=config.index_factory),
+                  call=call)  # fmt: skip
         source = VectorSource(made.index, "index")
-        encode_config = replace(encode_config, ray=None)  # an index is not searched in parts
+        compute = replace(compute, ray=None)  # an index is not searched in parts
     before = run.published_folder(published) if published else None
     previous = before.candidates if before and PREVIOUS in shares_of(config, True) else None
     with clock("mine"):
@@ -269,23 +264,22 @@ def _make(
             source,
             made.negatives,
             config.mining,
-            encode_config,
+            compute,
             candidates_folder=made.candidates,
             previous=previous if previous and previous.exists() else None,
-            earlier=negatives_to_compare(before, reporter),
+            earlier=negatives_to_compare(before, call.reporter),
             bm25_folder=run.inputs / "bm25",
-            threads=threads,
-            reporter=reporter,
+            call=call,
         )
     with clock("probe"):
         ranked = probe_generation(
-            checkpoint, dataset, made, Embeddings(made.embeddings), config.seed, encode_config
+            checkpoint, dataset, made, Embeddings(made.embeddings), config.seed, compute
         )
         probed = read_probe(before) if before else None
     measures = {}
     if config.dev_split != NO_DEV:
         with clock("measure"):
-            measures = _measure(checkpoint, dataset, source, made, config, encode_config, reporter)
+            measures = _measure(checkpoint, dataset, source, made, config, compute, call)
     atomic.sweep(made.path, "partial", "removed", "lease")
     step = plan.shaped_by["checkpoint_step"]
     now = max(run.last_logged_step(), step)
@@ -319,8 +313,8 @@ def _measure(
     source: VectorSource,
     made: GenerationFolder,
     config: RefreshConfig,
-    encode_config: EncodeConfig,
-    reporter: Reporter,
+    compute: EncodeConfig,
+    call: Call,
 ) -> dict[str, float]:
     """Dev measures from the generation's own vectors, kept in `dev.json` beside the run."""
     qrels = labels_beside(dataset.need("qrels"), config.dev_split)
@@ -332,13 +326,13 @@ def _measure(
         checkpoint,
         source,
         SearchConfig(depth=config.dev_depth, probes=config.probes),
-        encode_config,
-        reporter=reporter,
+        compute,
+        call=call,
     )
     found = evaluate_runs([made.dev_run], qrels, config.measures)["runs"][0]["measures"]
     atomic.write_bytes(made.dev, orjson.dumps(found, option=orjson.OPT_INDENT_2))
     means = {name: round(value["mean"], 4) for name, value in found.items()}
-    reporter.say(
+    call.reporter.say(
         f"{config.dev_split}: " + "  ".join(f"{name} {mean:.4f}" for name, mean in means.items())
     )
     return means

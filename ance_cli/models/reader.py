@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ance_cli.config import EncodeConfig, ReadConfig
+from ance_cli.config import ComputeConfig, ReadConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats.checkpoint_folder import ModuleFolder
 from ance_cli.formats.hashing import hash_file, hash_json
@@ -62,7 +62,7 @@ def reader_fingerprint(folder: Path) -> str:
 
 
 def open_reader(
-    folder: Path, config: ReadConfig = ReadConfig(), encode_config: EncodeConfig = EncodeConfig()
+    folder: Path, config: ReadConfig = ReadConfig(), compute: ComputeConfig = ComputeConfig()
 ) -> Reader:
     """The reader in a folder, on the first of the chosen devices.
 
@@ -74,7 +74,7 @@ def open_reader(
     checkpoint = Checkpoint(folder)
     kind = _kind(checkpoint)
     if kind == "dpr":
-        return DprReader(checkpoint, config, encode_config)
+        return DprReader(checkpoint, config, compute)
     if kind == "extractive":
-        return ExtractiveReader(checkpoint, config, encode_config)
-    return GenerativeReader(checkpoint, kind, config, encode_config)
+        return ExtractiveReader(checkpoint, config, compute)
+    return GenerativeReader(checkpoint, kind, config, compute)
