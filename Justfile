@@ -36,6 +36,16 @@ docs:
 docs-check:
     python -m ance_cli.cli.reference | diff - docs/cli.md
 
+# the pages as a static site in site/, which needs no server and no network
+site:
+    pip install -e '.[site]'
+    NO_MKDOCS_2_WARNING=1 mkdocs build --strict -f docs/.site/mkdocs.yml
+
+# the site at http://127.0.0.1:8000, built again whenever a page changes
+site-serve:
+    pip install -e '.[site]'
+    NO_MKDOCS_2_WARNING=1 mkdocs serve -f docs/.site/mkdocs.yml -w README.md -w data
+
 # benchmarks print tables and assert nothing
 bench:
     python benchmarks/encode.py
