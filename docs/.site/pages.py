@@ -26,8 +26,8 @@ MOVED = {
 }
 """Path in the repository -> page of the site, for pages that are not at their own path."""
 
-SHELVES = ["", "guides", "reference", "explanations", "evidence"]
-"""Folders in the order of the navigation; "" is the top level. Others follow by name."""
+SHELVES = ["guides", "reference", "explanations", "evidence"]
+"""Folders in the order of the navigation. Others follow by name, then pages that are in none."""
 
 LINK = re.compile(
     r"""(?P<before>\]\(|^\[[^\]]+\]:\s+|(?:src|srcset|href)=")(?P<target>[^)\s"#]+)""",
@@ -139,6 +139,10 @@ def source_page(path: str) -> str:
     return f"source/{path}.md"
 
 
+def is_source(file: File) -> bool:
+    return file.src_uri.startswith("source/")
+
+
 def linked_sources(pages: list[File]) -> Iterator[str]:
     """The files and folders outside docs/ that some page links to, pages of the site excepted."""
     for page in pages:
@@ -167,16 +171,21 @@ def listing(path: str) -> str:
 def navigation(pages: list[File]) -> list[Any]:
     """Shelves, and within each the pages in the order of docs/index.md; the rest by name."""
     source = "docs/index.md"
-    linked = ["index.md", "contents.md"]
-    for match in LINK.finditer((REPOSITORY / source).read_text(encoding="utf-8")):
-        if (path := resolve(source, match["target"])) is not None:
-            linked.append(site_uri(path))
+    targets = LINK.findall((REPOSITORY / source).read_text(encoding="utf-8"))
+    paths = (resolve(source, target) for _, target in targets)
+    linked = [site_uri(path) for path in paths if path is not None]
 
     def place(uri: str) -> tuple[int, str, int, str]:
-        shelf = uri.split("/")[0] if "/" in uri else ""
+        shelf = uri.split("/")[0]
         row = SHELVES.index(shelf) if shelf in SHELVES else len(SHELVES)
         return row, shelf, linked.index(uri) if uri in linked else len(linked), uri
 
-    shown = [file.src_uri for file in pages if file.is_documentation_page()]
-    shown = [uri for uri in shown if not uri.startswith("source/")]
-    return [{"Home": "index.md"}, *nest_paths(sorted(shown, key=place))[1:]]
+    first = [MOVED["README.md"], MOVED["docs/index.md"]]
+    shown = [
+        file.src_uri
+        for file in pages
+        if file.is_documentation_page() and file.src_uri not in first and not is_source(file)
+    ]
+    shelved = nest_paths(sorted((uri for uri in shown if "/" in uri), key=place))
+    project = sorted((uri for uri in shown if "/" not in uri), key=place)
+    return [{"Home": first[0]}, first[1], *shelved, {"Project": project}]
