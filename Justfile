@@ -46,6 +46,14 @@ site-serve:
     pip install -e '.[site]'
     NO_MKDOCS_2_WARNING=1 mkdocs serve -f docs/.site/mkdocs.yml -w README.md -w data
 
+# the README's terminal, docs/figures/demo.svg: what the command prints here and now
+picture *command='ance demo --quick':
+    python benchmarks/picture.py docs/figures/demo.svg -- {{command}}
+
+# what must hold before a release: wheel and sdist, and the wheel at work in an empty environment
+release-check:
+    .ci/release-check
+
 # benchmarks print tables and assert nothing
 bench:
     python benchmarks/encode.py
