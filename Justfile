@@ -30,11 +30,11 @@ types:
 
 # write the generated command-line reference
 docs:
-    python -m ance_cli.cli.reference > docs/cli.md
+    python -m ance_cli.cli.reference > docs/reference/commands.md
 
 # the generated reference is the program's
 docs-check:
-    python -m ance_cli.cli.reference | diff - docs/cli.md
+    python -m ance_cli.cli.reference | diff - docs/reference/commands.md
 
 # the pages as a static site in site/, which needs no server and no network
 site:

@@ -11,9 +11,9 @@ import pytest
 import ance_cli
 
 PACKAGE = Path(ance_cli.__file__).parent
-ROOMS = ["errors", "progress", "config", "formats", "models", "retrieval", "encoding", "evaluation",
-         "mining", "training", "loop", "diagnostics", "report", "interop", "setup", "hub",
-         "cli"]  # fmt: skip
+ROOMS = ["errors", "progress", "call", "config", "formats", "models", "retrieval", "encoding",
+         "evaluation", "mining", "training", "loop", "diagnostics", "report", "interop", "setup",
+         "hub", "cli"]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -54,6 +54,7 @@ def test_typer_and_rich_live_in_cli_only(path):
     "code",
     [
         "import ance_cli",
+        "import ance_cli.call",
         "import ance_cli.cli.main",
         "import sys; sys.argv = ['ance', '--help']; import ance_cli.cli.main",
         "import ance_cli.encoding.encode, ance_cli.loop.loop, ance_cli.training.train_segment",

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import typer
 
-from ance_cli.cli.flags import FLAGS, RUNTIME, Flag
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
-from ance_cli.config import EncodeConfig
+from ance_cli.call import Call
+from ance_cli.cli.command import command
+from ance_cli.cli.runner import checkpoint_of, dataset_of
+from ance_cli.config import ComputeConfig
+from ance_cli.config.calling import CallSettings
+from ance_cli.config.data import Ckpt, DataFiles, EncodingOverrides
+from ance_cli.config.retrieval import Depth, SearchedFolders, Trials
 from ance_cli.formats.summary import Summary
-
-FLAGS["trials"] = Flag(int, "Queries that are timed, at most.", RUNTIME)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "bench-search",
-        f"ckpt data split corpus queries qrels skip_bad depth {ENCODING_SETTINGS} "
-        "trials gpus dtype threads quiet json",
-        configs="search encode",
-        required="ckpt",
-        arguments={"sources": (list[Path], ..., "Embeddings folders, searched exactly, and index "
-                               "folders.")},
-        panel="Stages",
-    )  # fmt: skip
-    def bench_search(flags: Flags) -> None:
-        """Time queries online: encoded and searched one by one, and all at once.
+    @command(app, "bench-search", "Stages", takes=("threads", "quiet", "json", "skip_bad"))
+    def bench_search(
+        call: Call,
+        asked: CallSettings,
+        *,
+        sources: SearchedFolders,
+        ckpt: Ckpt,
+        data: DataFiles,
+        depth: Depth = 100,
+        trials: Trials = 200,
+        overrides: EncodingOverrides,
+        compute: ComputeConfig,
+    ) -> Summary | None:
+        """Time queries online: encoded and searched one by one, and in one batch.
 
-        In milliseconds, beside the share of the exact ranking that each index finds (where
-        embeddings are among the folders).
+        Shows milliseconds, and the share of the exact ranking that each index finds (if one of the
+        folders contains embeddings).
 
         Example: `ance bench-search emb/ hnsw/ ivf/ --ckpt runs/ance/latest --data data/medquad
         --split dev`
@@ -42,24 +41,21 @@ def register(app: typer.Typer) -> None:
         from ance_cli.retrieval.bench_search import bench_search as stage
         from ance_cli.retrieval.search import queries_of_split
 
-        def timed(reporter: Any, skipped: Any) -> Summary:
-            dataset = dataset_of(flags)
-            found = stage(
-                flags.sources,
-                checkpoint_of(flags),
-                queries_of_split(dataset, skipped),
-                dataset.corpus,
-                flags.depth,
-                flags.trials,
-                flags.config(EncodeConfig),
-                reporter,
-            )
-            if flags.json:
-                return found
-            _show(found)
-            return {}
-
-        run_stage(flags, timed)
+        dataset = dataset_of(data)
+        found = stage(
+            sources,
+            checkpoint_of(ckpt, overrides),
+            queries_of_split(dataset, call.skipped),
+            dataset.corpus,
+            depth,
+            trials,
+            compute,
+            call=call,
+        )
+        if asked.json:
+            return found
+        _show(found)
+        return None
 
 
 def _show(found: Summary) -> None:

@@ -4,49 +4,46 @@ from __future__ import annotations
 
 import typer
 
-from ance_cli.cli.mine import DRAWING
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, dataset_of, run_stage
-from ance_cli.config import Bm25Config, EncodeConfig
+from ance_cli.call import Call
+from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.runner import dataset_of
+from ance_cli.config import Bm25Config, DeviceConfig
+from ance_cli.config.data import Output, TrainFiles
+from ance_cli.config.mining import Bm25Run, OverlapWith, WithText
+from ance_cli.formats.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "bm25-negatives",
-        "data split corpus queries qrels min_rel skip_bad run output overlap_with with_text "
-        f"{DRAWING} seed gpus dtype threads force {COMMON}",
-        configs="bm25 encode",
-        required="output",
-        defaults={"split": "train"},
-        panel="Stages",
-    )
-    def bm25_negatives(flags: Flags) -> None:
+    @command(app, "bm25-negatives", "Stages", takes=(*COMMON, "force", "threads", "skip_bad"))
+    def bm25_negatives(
+        call: Call,
+        *,
+        data: TrainFiles,
+        run: Bm25Run | None = None,
+        output: Output,
+        overlap_with: OverlapWith | None = None,
+        with_text: WithText = False,
+        config: Bm25Config,
+        device: DeviceConfig,
+    ) -> Summary:
         """Draw negatives from BM25's ranking (or a given run), for the warm-up.
 
-        One JSON line for each pair of query and positive. Every known positive of the query, and
-        every copy of one, is removed first.
+        Writes one JSON line per pair of query and positive. All known positives of the query, and
+        all copies of their texts, are removed first.
 
         Example: `ance bm25-negatives --data data/medquad --split train --depth 200 -o bm25.jsonl`
         """
         from ance_cli.mining.bm25_negatives import bm25_negatives as stage
 
-        run_stage(
-            flags,
-            lambda reporter, skipped: stage(
-                dataset_of(flags),
-                flags.output,
-                flags.config(Bm25Config),
-                flags.config(EncodeConfig),
-                run=flags.run,
-                earlier=flags.overlap_with,
-                with_text=flags.with_text,
-                threads=flags.threads,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
-            ),
+        return stage(
+            dataset_of(data),
+            output,
+            config,
+            device,
+            run=run,
+            earlier=overlap_with,
+            with_text=with_text,
+            call=call,
         )

@@ -1,7 +1,7 @@
 """`--config`: settings from a file, under those of the command line.
 
-They become the command's defaults (its context's `default_map`) in the words that one would type,
-so the command line itself checks them, requires them and overrides them.
+They become the command's defaults (its context's `default_map`), spelled as on the command line, so
+that the command line itself parses, checks and overrides them.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ from typing import Any
 
 import typer
 
+from ance_cli.config.toml_file import FILE, NONE, SHARED, Setting, read_settings
 from ance_cli.errors import UsageProblem
-from ance_cli.formats.settings import FILE, SHARED, Setting, read_settings
-
-NONE = "none"
-"""`--config none` reads no file."""
 
 _FOUND = f"{__name__}.found"
 _NAMES_A_PLACE = ("DIR", "FILE", "PATH")
 
 
 def take_config(ctx: typer.Context, value: Path | None) -> Path | None:
-    """Callback of `--config`, called before any other flag is looked at."""
+    """Callback of `--config`, called before any other flag is parsed."""
     path = value or Path(FILE)
     if ctx.resilient_parsing or str(path) == NONE or (value is None and not path.exists()):
         return value
@@ -45,7 +42,7 @@ def take_config(ctx: typer.Context, value: Path | None) -> Path | None:
 
 
 def found_by_itself(ctx: typer.Context) -> str | None:
-    """What to say of an `ance.toml` that nobody named: the settings that came from it."""
+    """A message about an `ance.toml` that no flag named: the settings taken from it."""
     path = ctx.meta.get(_FOUND)
     taken = [
         key
@@ -106,7 +103,7 @@ def _nearest(name: str, known: Iterable[str], otherwise: str) -> str:
 def _as_typed(
     ctx: typer.Context, option: Any, key: str, setting: Setting, folder: Path
 ) -> bool | str | list[str]:
-    """A setting in the words of the command line, once that was seen to take them."""
+    """A setting as one would type it on the command line, checked by the command line's parser."""
 
     def refuse(problem: str) -> UsageProblem:
         return UsageProblem(f"{setting.where}: {key} = {setting.value!r}: {problem}")

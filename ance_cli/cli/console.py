@@ -24,8 +24,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import AnceError
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.progress import Bar
 
 PLAIN_SECONDS = 30.0
@@ -140,7 +140,7 @@ def show_error(error: AnceError) -> None:
         stderr.print(f"[bold]hint:[/bold] {_escape(error.hint)}")
 
 
-def show_skipped(skipped: Skipped | None) -> None:
+def show_skipped(skipped: SkippedLines | None) -> None:
     """How many broken lines were passed over, and the first of them."""
     if skipped and skipped.count:
         stderr.print(f"[yellow]skipped {skipped.count} broken lines[/yellow]; the first:")
@@ -171,6 +171,12 @@ def show_summary(summary: dict[str, Any], as_json: bool, quiet: bool) -> None:
         show_audit(audit)
     if rows := summary.get("generations"):
         show_rows(rows)
+
+
+def show_next(commands: list[str]) -> None:
+    """Suggest the next commands on stderr."""
+    if commands:
+        stderr.print("next:", *commands, sep="\n  ", markup=False)
 
 
 def show_facts(facts: dict[str, Any], console: Console | None = None) -> None:

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import typer
 
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import run_stage
+from ance_cli.call import Call
+from ance_cli.cli.command import command
+from ance_cli.config.calling import CallSettings
+from ance_cli.config.data import Ckpt
+from ance_cli.config.encoding import Gpus
+from ance_cli.config.setup import DEMO_FOLDER, DemoFolder
 from ance_cli.formats.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "demo",
-        "ckpt output gpus threads cache_dir quiet json",
-        defaults={"output": Path("ance-demo")},
-        panel="Start here",
-    )
-    def demo(flags: Flags) -> None:
-        """The whole cycle on text that every Python carries, in minutes on a laptop.
+    @command(app, "demo", "Start here", takes=("threads", "cache_dir", "quiet", "json"))
+    def demo(
+        call: Call,
+        asked: CallSettings,
+        *,
+        ckpt: Ckpt | None = None,
+        output: DemoFolder = DEMO_FOLDER,
+        gpus: Gpus = "all",
+    ) -> Summary | None:
+        """Run the whole cycle in minutes, on text that comes with Python.
 
-        Docstrings are the corpus and their first lines the queries. BM25 negatives, a warm-up, two
-        refreshes with training on what they mined, and a table of test measures at the end.
+        Docstrings are the corpus, and their first lines are the queries. The demo mines BM25
+        negatives, trains a warm-up, refreshes and trains twice, and prints a table of test
+        measures.
 
         Example: `ance demo`
         """
         from ance_cli.setup.demo import demo as stage
 
-        def run(reporter: Any, _: Any) -> Summary:
-            found = stage(
-                flags.output, flags.ckpt, gpus=flags.gpus, quiet=flags.quiet, reporter=reporter
-            )
-            if flags.json:
-                return found
-            _show(found)
-            return {}
-
-        run_stage(flags, run)
+        found = stage(output, ckpt, gpus=gpus, call=call)
+        if asked.json:
+            return found
+        _show(found)
+        return None
 
 
 def _show(found: Summary) -> None:

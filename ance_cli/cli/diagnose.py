@@ -6,64 +6,65 @@ from typing import Any
 
 import typer
 
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
-from ance_cli.config import DiagnoseConfig, EncodeConfig
+from ance_cli.call import Call
+from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.runner import checkpoint_of, dataset_of
+from ance_cli.config import ComputeConfig, DiagnoseConfig
+from ance_cli.config.calling import CallSettings
+from ance_cli.config.data import Ckpt, DevFiles, Embeddings, EncodingOverrides, Index, Output
+from ance_cli.config.evaluation import Figures, History
 from ance_cli.formats.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "diagnose",
-        "ckpt data split corpus queries qrels min_rel skip_bad embeddings index history output "
-        "figures sample draws depth batch_size suspects engine k1 b loss margin scale seed probes "
-        f"{ENCODING_SETTINGS} gpus dtype batch_tokens threads force {COMMON}",
-        configs="diagnose encode",
-        required="ckpt embeddings output",
-        defaults={"split": "dev"},
-        panel="Loop",
-    )
-    def diagnose(flags: Flags) -> None:
+    @command(app, "diagnose", "Loop", takes=(*COMMON, "force", "threads", "skip_bad"))
+    def diagnose(
+        call: Call,
+        asked: CallSettings,
+        *,
+        ckpt: Ckpt,
+        data: DevFiles,
+        embeddings: Embeddings,
+        index: Index | None = None,
+        history: History | None = None,
+        output: Output,
+        figures: Figures | None = None,
+        config: DiagnoseConfig,
+        overrides: EncodingOverrides,
+        compute: ComputeConfig,
+    ) -> Summary:
         """Show the paper's theory on your own queries: gradients, bias, variance, false negatives.
 
         For each sampler (rand, nce, bm25, ance, ance with a tenth of rand, and the oracle): the
-        gradient norms of its negatives, bias and variance of its estimator, how many are met when
-        testing. Then the chance that a batch holds an informative negative, the tail of the scores,
-        and unlabelled documents that outscore a positive. --figures draws the paper's figures and
-        needs `pip install 'ance-cli[figures]'`.
+        gradient norms of its negatives, the bias and variance of its estimator, and how many of its
+        negatives the model ranks high at test time. Then the chance that a batch contains an
+        informative negative, the tail of the scores, and unlabelled documents that outscore a
+        positive. --figures draws the paper's figures and needs `pip install 'ance-cli[figures]'`.
 
         Example: `ance diagnose --ckpt runs/ance/best --data data/medquad --split dev
         --embeddings emb/ --run runs/ance -o diagnosis.json --figures figures/`
         """
         from ance_cli.diagnostics.diagnose import diagnose as stage
 
-        def run(reporter: Any, skipped: Any) -> Summary:
-            found = stage(
-                checkpoint_of(flags),
-                dataset_of(flags),
-                flags.embeddings,
-                flags.output,
-                flags.config(DiagnoseConfig),
-                flags.config(EncodeConfig),
-                index=flags.index,
-                run=flags.history,
-                figures=flags.figures,
-                threads=flags.threads,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
-            )
-            if flags.json or flags.quiet or "samplers" not in found:
-                return found
-            _show(found)
-            told = ("output", "kind", "up_to_date", "figures", "seconds")
-            return {name: found[name] for name in told if name in found}
-
-        run_stage(flags, run)
+        found = stage(
+            checkpoint_of(ckpt, overrides),
+            dataset_of(data),
+            embeddings,
+            output,
+            config,
+            compute,
+            index=index,
+            run=history,
+            figures=figures,
+            call=call,
+        )
+        if asked.json or asked.quiet or "samplers" not in found:
+            return found
+        _show(found)
+        names = ("output", "kind", "up_to_date", "figures", "seconds")
+        return {name: found[name] for name in names if name in found}
 
 
 def _show(found: Summary) -> None:

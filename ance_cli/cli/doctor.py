@@ -7,39 +7,34 @@ from typing import Any
 
 import typer
 
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import run_stage
+from ance_cli.call import Call
+from ance_cli.cli.command import command
+from ance_cli.config.calling import CallSettings
+from ance_cli.config.setup import Bench
 from ance_cli.errors import ResourceExhausted
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.summary import Summary
-from ance_cli.progress import Reporter
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "doctor", "bench threads cache_dir quiet json", panel="Start here")
-    def doctor(flags: Flags) -> None:
-        """Look at the installation and the machine, and say what mends what is missing.
+    @command(app, "doctor", "Start here", takes=("threads", "cache_dir", "quiet", "json"))
+    def doctor(call: Call, asked: CallSettings, *, bench: Bench = False) -> None:
+        """Check the installation and the machine, and show how to fix what is missing.
 
-        Imports each package, starts Java, searches with BM25 and lists the devices, in a process of
-        its own. Ends with 0 where a loop can run here, else with 5.
+        Imports each package, starts Java, searches with BM25 and lists the devices, in a separate
+        process. Exits with 0 if a loop can run on this machine, otherwise with 5.
 
         Example: `ance doctor --bench`
         """
+        from ance_cli.cli.console import show_summary
         from ance_cli.setup.doctor import examine
 
-        found: Summary = {}
-
-        def look(reporter: Reporter, _: Skipped | None) -> Summary:
-            found.update(examine(flags.bench, reporter))
-            if flags.json:
-                return found
-            if not flags.quiet:
-                _show(found)
-            return {}
-
-        run_stage(flags, look)
+        found = examine(bench, call=call)
+        if asked.json:
+            show_summary(found, as_json=True, quiet=False)
+        elif not asked.quiet:
+            _show(found)
         if needed := [problem for problem in found["problems"] if problem["needed"]]:
             raise ResourceExhausted(
                 f"no loop can run here: {'; '.join(problem['what'] for problem in needed)}",
@@ -48,7 +43,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _show(found: Summary) -> None:
-    """A table on a terminal, plain lines elsewhere; it is what was asked for, so on stdout."""
+    """Print a table on a terminal, plain lines elsewhere."""
     from rich.table import Table
     from rich.text import Text
 
@@ -101,7 +96,7 @@ def _rows(found: Summary) -> Iterator[tuple[str, str]]:
         yield "ceiling", f"{each['device']} {each['dtype']} {each['gflops']:,.0f} GFLOP/s"
     for problem in found["problems"]:
         yield "missing" if problem["needed"] else "note", problem["what"]
-        yield "  mend", problem["mend"]
+        yield "  fix", problem["mend"]
     yield "ready", "yes" if found["ready"] else "no"
 
 

@@ -4,47 +4,47 @@ from __future__ import annotations
 
 import typer
 
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
+from ance_cli.call import Call
+from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.runner import checkpoint_of, dataset_of
 from ance_cli.config import EncodeConfig
+from ance_cli.config.data import Ckpt, DataFiles, EncodingOverrides, OutputFolder
+from ance_cli.config.encoding import Shard, Tokens
+from ance_cli.formats.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "encode",
-        f"ckpt data split corpus queries qrels skip_bad tokens output side {ENCODING_SETTINGS} "
-        f"output_dtype gpus cpu_workers shard ray dtype batch_tokens threads force {COMMON}",
-        configs="encode",
-        required="ckpt output",
-        panel="Stages",
-    )
-    def encode(flags: Flags) -> None:
+    @command(app, "encode", "Stages", takes=(*COMMON, "force", "threads", "skip_bad"))
+    def encode(
+        call: Call,
+        *,
+        ckpt: Ckpt,
+        data: DataFiles,
+        tokens: Tokens | None = None,
+        output: OutputFolder,
+        config: EncodeConfig,
+        shard: Shard | None = None,
+        overrides: EncodingOverrides,
+    ) -> Summary:
         """Encode a corpus (or queries) to memory-mapped vectors.
 
-        The work is cut into blocks: an interrupted call is continued by the same command, and only
-        the blocks that are missing are encoded. Each GPU has a process of its own. With --ray the
-        processes are those of a cluster, and the result is the same.
+        The work is cut into blocks. If a call is interrupted, the same command continues it and
+        encodes only the missing blocks. Each GPU has its own process. With --ray the processes run
+        in a Ray cluster, and the vectors are the same.
 
         Example: `ance encode --ckpt runs/warmup/latest --data data/medquad -o emb/`
         """
         from ance_cli.encoding.encode import encode as stage
         from ance_cli.encoding.encode import parse_shard
 
-        run_stage(
-            flags,
-            lambda reporter, skipped: stage(
-                checkpoint_of(flags),
-                dataset_of(flags),
-                flags.output,
-                flags.config(EncodeConfig),
-                tokens=flags.tokens,
-                shard=parse_shard(flags.shard),
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
-            ),
+        return stage(
+            checkpoint_of(ckpt, overrides),
+            dataset_of(data),
+            output,
+            config,
+            tokens=tokens,
+            shard=parse_shard(shard),
+            call=call,
         )

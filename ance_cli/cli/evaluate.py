@@ -2,73 +2,75 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import typer
 
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import dataset_of, run_stage
+from ance_cli.call import Call
+from ance_cli.cli.command import command
+from ance_cli.cli.runner import dataset_of
 from ance_cli.config import MEASURES
+from ance_cli.config.calling import CallSettings
+from ance_cli.config.data import DataFiles, RunFiles
+from ance_cli.config.evaluation import EvalCases, PerQuery
+from ance_cli.config.retrieval import Measures
 from ance_cli.formats.summary import Summary
+from ance_cli.progress import Reporter
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "eval",
-        "data split corpus queries qrels skip_bad measures per_query cases config quiet json",
-        configs="refresh",
-        arguments={"runs": (list[Path], ..., "TREC runs; the first is what others are tested "
-                            "against.")},
-        panel="Stages",
-    )  # fmt: skip
-    def evaluate(flags: Flags) -> None:
+    @command(app, "eval", "Stages", takes=("config", "quiet", "json", "skip_bad"))
+    def evaluate(
+        call: Call,
+        asked: CallSettings,
+        *,
+        runs: RunFiles,
+        data: DataFiles,
+        measures: Measures = MEASURES,
+        per_query: PerQuery | None = None,
+        cases: EvalCases = 0,
+    ) -> Summary | None:
         """Measure runs against labels, and test the later ones against the first.
 
-        Averages are over the judged queries, as trec_eval -c does; intervals are 95 % bootstrap,
-        p-values of a paired randomisation and t test, corrected after Holm where there are several
-        runs. Beside ir_measures' own: Holes@10 (1 - Judged@10), Overlap@100 (with the first run's
-        top 100), and with --data Answers@20 and RegexAnswers@20 (the share of queries with an
-        answer in the top 20).
+        Averages are over the judged queries, as in trec_eval -c. Intervals are 95 % bootstrap
+        intervals; p-values come from a paired randomisation test and a t test, with Holm's
+        correction if there are several runs. Besides the measures of ir_measures: Holes@10
+        (1 - Judged@10), Overlap@100 (with the first run's top 100), and with --data Answers@20 and
+        RegexAnswers@20 (the share of queries with an answer in the top 20).
 
         Example: `ance eval bm25.trec dev.trec --qrels data/medquad/qrels/dev.tsv
         --measures "RR@10 nDCG@10"`
         """
         from ance_cli.evaluation.evaluate import evaluate_runs
 
-        def stage(reporter: Any, skipped: Any) -> Summary:
-            dataset = dataset_of(flags) if flags.data or flags.corpus else None
-            found = evaluate_runs(
-                flags.runs,
-                dataset.qrels if dataset else flags.qrels,
-                flags.measures or MEASURES,
-                flags.per_query,
-                skipped,
-                dataset,
-                flags.cases,
-                reporter,
-            )
-            if not flags.json:
-                _show(found, reporter)
-                return {}
+        dataset = dataset_of(data) if data.data or data.corpus else None
+        found = evaluate_runs(
+            runs,
+            dataset.qrels if dataset else data.qrels,
+            measures,
+            per_query,
+            dataset,
+            cases,
+            call=call,
+        )
+        if asked.json:
             return found
+        _show(found, call.reporter)
+        return None
 
-        run_stage(flags, stage)
 
-
-def _show(found: Summary, reporter: Any) -> None:
-    """The tables go to stdout: they are what was asked for."""
+def _show(found: Summary, reporter: Reporter) -> None:
+    """Print the tables on stdout."""
     from ance_cli.cli.console import show_rows, stdout
 
     first, *others = found["runs"]
     for row in found["runs"]:
         if missing := row["judged_queries_without_results"]:
             reporter.warn(
-                f"{row['run']}: {missing} of {found['queries']} judged queries have no results; "
-                "they count as 0"
+                f"{row['run']}: {missing} of {found['queries']} judged queries have no results and "
+                "count as 0"
             )
     shown = []
     for measure in (others or [first])[0]["measures"]:

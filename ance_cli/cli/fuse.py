@@ -2,58 +2,29 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
-
 import typer
 
-from ance_cli.cli.flags import FLAGS, METHOD, Flag
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import run_stage
+from ance_cli.call import Call
+from ance_cli.cli.command import command
 from ance_cli.config import FuseConfig
-
-FusionMethod = StrEnum("FusionMethod", ["rrf", "sum"])
-Norm = StrEnum("Norm", ["minmax", "z", "none"])
-
-FLAGS |= {
-    "method": Flag(FusionMethod, "rrf = reciprocal ranks, sum = scores.", METHOD),
-    "rrf_k": Flag(int, "k of --method rrf: 1 / (k + rank).", METHOD),
-    "norm": Flag(Norm, "With --method sum: how each list's scores are normalised first.", METHOD),
-    "weights": Flag(str, "Weight of each run, in their order (default: 1 each).", METHOD,
-                    metavar="A,B"),
-}  # fmt: skip
+from ance_cli.config.data import Output, RunFiles
+from ance_cli.formats.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
     @command(
-        app,
-        "fuse",
-        "skip_bad output method rrf_k norm weights depth tag config force dry_run quiet json",
-        configs="fuse",
-        required="output",
-        arguments={"runs": (list[Path], ..., "TREC runs; - is stdin.")},
-        panel="Stages",
+        app, "fuse", "Stages", takes=("config", "dry_run", "quiet", "json", "force", "skip_bad")
     )
-    def fuse(flags: Flags) -> None:
-        """Make one run out of several, for instance BM25's and a dense one.
+    def fuse(call: Call, *, runs: RunFiles, output: Output, config: FuseConfig) -> Summary:
+        """Combine several runs into one, for instance BM25's run and a dense one.
 
-        By reciprocal ranks, or by a weighted sum of scores, normalised list by list; there a
-        document that a list does not have counts as the list's lowest.
+        By reciprocal ranks, or by a weighted sum of scores that are normalised list by list. In
+        the sum, a document that is missing from a list gets the lowest score of that list.
 
         Example: `ance fuse bm25.trec ance.trec --method sum --weights 1,2 -o both.trec`
         """
         from ance_cli.retrieval.fuse import fuse as stage
 
-        run_stage(
-            flags,
-            lambda reporter, skipped: stage(
-                flags.runs,
-                flags.output,
-                flags.config(FuseConfig),
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-            ),
-        )
+        return stage(runs, output, config, call=call)

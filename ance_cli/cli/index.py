@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import typer
 
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, run_stage
+from ance_cli.call import Call
+from ance_cli.cli.command import COMMON, command
 from ance_cli.config import IndexConfig
+from ance_cli.config.data import OutputFolder
+from ance_cli.config.retrieval import IndexedFolder
+from ance_cli.formats.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "index",
-        f"output factory train_rows probes recall_check seed threads force {COMMON}",
-        configs="index",
-        required="output",
-        arguments={"embeddings": (Path, ..., "Embeddings folder that `ance encode` made.")},
-        panel="Stages",
-    )
-    def index(flags: Flags) -> None:
+    @command(app, "index", "Stages", takes=(*COMMON, "force", "threads"))
+    def index(
+        call: Call, *, embeddings: IndexedFolder, output: OutputFolder, config: IndexConfig
+    ) -> Summary:
         """Build a FAISS index over embeddings, in the folder layout that pyserini opens.
 
-        Searching embeddings exactly needs no index: build one for serving, or to trade recall for
-        speed on a large corpus.
+        Exact search needs no index. Build one for serving, or to trade recall for speed on a large
+        corpus.
 
         Example: `ance index emb/ -o index/ --factory HNSW32 --recall-check 1000`
         """
         from ance_cli.retrieval.index import index as stage
 
-        run_stage(
-            flags,
-            lambda reporter, _: stage(
-                flags.embeddings,
-                flags.output,
-                flags.config(IndexConfig),
-                force=flags.force,
-                dry_run=flags.dry_run,
-                reporter=reporter,
-            ),
-        )
+        return stage(embeddings, output, config, call=call)

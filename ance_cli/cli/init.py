@@ -4,73 +4,58 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from enum import StrEnum
-from pathlib import Path
 
 import typer
 
-from ance_cli.cli.options import COMMANDS, Flags, command
-from ance_cli.cli.runner import run_stage
-from ance_cli.formats.jsonl import Skipped
-from ance_cli.formats.settings import SHARED, to_toml
+from ance_cli.call import Call
+from ance_cli.cli.command import COMMANDS, command
+from ance_cli.config.calling import CallSettings
+from ance_cli.config.data import Ckpt, DatasetPath
+from ance_cli.config.setting import flag_of, key_of
+from ance_cli.config.toml_file import SHARED, to_toml
 from ance_cli.formats.summary import Summary
-from ance_cli.progress import Reporter
 from ance_cli.setup.init import Table
 
 _WIDTH = 100
 
 _HEAD = """\
-Settings of the ance commands in this folder. The command line goes before them. Keys are the
-flags' long names, paths are those from this folder. A line like #key = value shows a default: take
-its # away to set it. `ance COMMAND --help` lists every flag.
+Settings of the ance commands in this folder. The command line overrides them. Keys are the flags'
+long names; paths are relative to this folder. A line like #key = value shows a default: remove the
+# to set it. `ance COMMAND --help` lists every flag.
 """
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "init",
-        "ckpt skip_bad force dry_run quiet json",
-        arguments={"folder": (Path, ..., "Dataset folder in the BEIR layout.")},
-        panel="Start here",
-    )
-    def init(flags: Flags) -> None:
-        """Look at a dataset folder and write ance.toml, so that its commands need few flags.
+    @command(app, "init", "Start here", takes=("dry_run", "quiet", "json", "force", "skip_bad"))
+    def init(
+        call: Call, asked: CallSettings, *, folder: DatasetPath, ckpt: Ckpt | None = None
+    ) -> Summary | None:
+        """Check a dataset folder and write ance.toml, so that its commands need few flags.
 
-        Reads all of the data, tells what is there, and fails where it is broken. With --ckpt the
-        cycle starts from that encoder.
+        Reads all of the data, reports what it found, and fails if the data is broken. With --ckpt
+        the cycle starts from that encoder.
 
         Example: `ance init data/medquad --ckpt bert-base-uncased/`
         """
         from ance_cli.setup.init import init as stage
 
-        next_steps: list[str] = []
-
-        def look(reporter: Reporter, skipped: Skipped | None) -> Summary:
-            made = stage(
-                flags.folder,
-                settings_text,
-                ckpt=flags.ckpt,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
-            )
-            if not flags.json:
-                next_steps.extend(made.pop("next"))
+        made = stage(folder, settings_text, ckpt=ckpt, call=call)
+        if asked.json:
             return made
+        from ance_cli.cli.console import show_next, show_skipped, show_summary
 
-        run_stage(flags, look)
-        if not flags.quiet and next_steps:
-            from ance_cli.cli.console import stderr
-
-            stderr.print("next:", *next_steps, sep="\n  ", markup=False)
+        next_steps = made.pop("next")
+        show_skipped(call.skipped)
+        show_summary(made, as_json=False, quiet=asked.quiet)
+        if not asked.quiet:
+            show_next(next_steps)
+        return None
 
 
 def settings_text(tables: Sequence[Table]) -> str:
-    """The file: each table with what it sets, and the flags it offers with help and default."""
+    """The text of the file: each table with its settings, and commented flags with their help."""
     lines = [*_comment(_HEAD), ""]
     for table in tables:
         lines += [*_comment(table.about), f"[{table.name}]"]
@@ -86,19 +71,14 @@ def _comment(text: str) -> list[str]:
 
 
 def _offer(table: str, key: str) -> list[str]:
-    """The help of a flag and its default; a flag without one shows the first of its choices."""
+    """The help of a flag and its default; a flag without a default shows its first choice."""
     commands = COMMANDS.values() if table == SHARED else [COMMANDS[table]]
-    name = f"--{key.replace('_', '-')}"
-    flag, default = next(
-        (flag, default)
-        for command in commands
-        for names, flag, default in command.flags
-        if f"`{name}`" in names
+    each = next(
+        each for command in commands for each in command.settings if flag_of(key) in each.flags
     )
-    text = flag.help
-    if issubclass(flag.type, StrEnum):
-        choices = [choice.value for choice in flag.type]
-        text += f" One of {', '.join(choices)}"
+    text, default = each.setting.help, each.default
+    if each.choices:
+        text += f" One of {', '.join(each.choices)}"
         text += "." if default else "; none by default."
-        default = default or choices[0]
-    return [*_comment(text), f"#{name.removeprefix('--')} = {to_toml(default)}"]
+        default = default or each.choices[0]
+    return [*_comment(text), f"#{key_of(key)} = {to_toml(default)}"]

@@ -2,68 +2,76 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.refresh import REFRESHING
-from ance_cli.cli.runner import COMMON, data_of, run_stage
-from ance_cli.cli.train_segment import RECIPE, RUNNING
-from ance_cli.config import FollowConfig, LoopConfig
+from ance_cli.call import Call
+from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.runner import merged_data
+from ance_cli.config import FollowConfig, LoopConfig, RefreshTiming
+from ance_cli.config.data import OutputFolder, RunStart
+from ance_cli.config.encoding import Gpus, Ray
+from ance_cli.config.loop import Baseline, InferGpus, RefreshRules, TrainGpus
 from ance_cli.config.presets import BASELINES
-from ance_cli.formats.jsonl import Skipped
+from ance_cli.config.setting import Given
+from ance_cli.config.training import MaxStaleness, Preset, RecipeConfig, WorkerConfig
 from ance_cli.formats.summary import Summary
-from ance_cli.progress import Reporter
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "loop",
-        f"datas split corpus queries qrels ckpt output refresh_every segments baseline {RECIPE} "
-        f"{REFRESHING} mode refresh drift_threshold max_staleness patience keep {RUNNING} gpus "
-        f"train_gpus infer_gpus gpu_split ray threads max_restarts {COMMON}",
-        configs="loop refresh train segment follow",
-        required="output",
-        defaults={"split": "train"},
-        panel="Loop",
-    )
-    def loop(flags: Flags) -> None:
-        """Train and refresh, side by side or in turn: the whole of ANCE in one command.
+    @command(app, "loop", "Loop", takes=(*COMMON, "threads", "skip_bad"))
+    def loop(
+        call: Call,
+        *,
+        start: Given[RunStart],
+        output: OutputFolder,
+        config: LoopConfig,
+        baseline: Baseline | None = None,
+        preset: Preset | None = None,
+        recipe: Given[RecipeConfig],
+        refreshing: Given[RefreshRules],
+        timing: RefreshTiming,
+        max_staleness: MaxStaleness = 0,
+        running: Given[WorkerConfig],
+        gpus: Gpus = "all",
+        train_gpus: TrainGpus | None = None,
+        infer_gpus: InferGpus | None = None,
+        ray: Ray | None = None,
+    ) -> Summary:
+        """Train and refresh, at the same time or alternating: all of ANCE in one command.
 
-        Runs `ance refresh` and `ance train-segment` as a person would, and can be killed at any
-        instant: the same command continues. With GPUs for both sides the trainer never waits.
+        Runs `ance refresh` and `ance train-segment` as you would yourself. It can be killed at any
+        time: the same command continues. With GPUs for both, the trainer never waits.
 
         Example: `ance loop --data data/medquad --ckpt runs/warmup/latest --refresh-every 300
         --segments 3 -o runs/ance`
         """
-        from ance_cli.loop.loop import Given
+        from ance_cli.loop.loop import Given as GivenToLoop
         from ance_cli.loop.loop import loop as stage
 
-        chosen = {**BASELINES.get(flags.baseline, {}), **flags.typed}
+        arm = BASELINES[baseline] if baseline else {}
 
-        def given(names: str) -> dict[str, object]:
-            return {name: chosen[name] for name in names.split() if name in chosen}
+        def with_arm(given: Given[Any]) -> dict[str, Any]:
+            """What the caller set, over what --baseline sets."""
+            known = given.all.keys()
+            return {**{name: arm[name] for name in arm if name in known}, **given.values}
 
-        def cycle(reporter: Reporter, skipped: Skipped | None) -> Summary:
-            training = given(f"split corpus queries qrels ckpt {RECIPE}")
-            if data := data_of(flags, skipped, reporter):
-                training["data"] = data
-            return stage(
-                flags.output,
-                flags.config(LoopConfig),
-                flags.config(FollowConfig),
-                Given(training, given(RUNNING), given(REFRESHING)),
-                max_staleness=flags.max_staleness,
-                gpus=flags.gpus,
-                train_gpus=flags.train_gpus,
-                infer_gpus=flags.infer_gpus,
-                ray=flags.ray,
-                threads=flags.threads,
-                quiet=flags.quiet,
-                dry_run=flags.dry_run,
-                reporter=reporter,
-            )
-
-        run_stage(flags, cycle)
+        training = {**start.values, "preset": preset, **with_arm(recipe)}
+        training.pop("datas", None)
+        if data := merged_data(start.config(), output, call):
+            training["data"] = data
+        return stage(
+            output,
+            config,
+            FollowConfig(**vars(timing)),
+            GivenToLoop(training, running.values, with_arm(refreshing)),
+            max_staleness=max_staleness,
+            gpus=gpus,
+            train_gpus=train_gpus,
+            infer_gpus=infer_gpus,
+            ray=ray,
+            call=call,
+        )

@@ -4,37 +4,41 @@ from __future__ import annotations
 
 import typer
 
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
-from ance_cli.config import EncodeConfig, MineConfig
-
-DRAWING = (
-    "depth negatives mix sampler sampler_temperature simans_a simans_b range_min range_max "
-    "min_score max_score answers teacher teacher_max teacher_pairs pair_length engine k1 b"
-)
-MARGINS = "absolute_margin relative_margin"
+from ance_cli.call import Call
+from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.runner import checkpoint_of, dataset_of
+from ance_cli.config import ClusterConfig, MineConfig
+from ance_cli.config.data import Ckpt, Embeddings, EncodingOverrides, Index, Output, TrainFiles
+from ance_cli.config.mining import CandidatesFolder, OverlapWith, Previous, WithText
+from ance_cli.formats.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "mine",
-        "ckpt data split corpus queries qrels min_rel skip_bad embeddings index output candidates "
-        f"previous overlap_with with_text {DRAWING} {MARGINS} audit_bm25 seed probes "
-        f"{ENCODING_SETTINGS} gpus ray dtype batch_tokens threads force {COMMON}",
-        configs="mine encode",
-        required="ckpt output",
-        defaults={"split": "train"},
-        panel="Stages",
-    )
-    def mine(flags: Flags) -> None:
+    @command(app, "mine", "Stages", takes=(*COMMON, "force", "threads", "skip_bad"))
+    def mine(
+        call: Call,
+        *,
+        ckpt: Ckpt,
+        data: TrainFiles,
+        embeddings: Embeddings | None = None,
+        index: Index | None = None,
+        output: Output,
+        candidates: CandidatesFolder | None = None,
+        previous: Previous | None = None,
+        overlap_with: OverlapWith | None = None,
+        with_text: WithText = False,
+        config: MineConfig,
+        overrides: EncodingOverrides,
+        compute: ClusterConfig,
+    ) -> Summary:
         """Mine negatives with the model: the top of the whole corpus without the positives.
 
-        Searches embeddings exactly, or an index. Beside the negatives it writes the candidates they
-        were drawn from and an audit. --mix brings in BM25, the corpus at random, the candidates of
-        an earlier model and the neighbours of the positive; a document is drawn once for a pair.
+        Searches embeddings exactly, or an index. Next to the negatives it writes an audit and the
+        candidates that the negatives were drawn from. --mix adds BM25, random documents of the
+        corpus, the candidates of an earlier model and the neighbours of the positive. A document
+        is drawn at most once per pair.
 
         Example: `ance mine --ckpt runs/warmup/latest --data data/medquad --split train
         --embeddings emb/ -o ann.jsonl`
@@ -42,23 +46,16 @@ def register(app: typer.Typer) -> None:
         from ance_cli.mining.mine import mine as stage
         from ance_cli.retrieval.dense import vector_source
 
-        run_stage(
-            flags,
-            lambda reporter, skipped: stage(
-                checkpoint_of(flags),
-                dataset_of(flags),
-                vector_source(flags.embeddings, flags.index),
-                flags.output,
-                flags.config(MineConfig),
-                flags.config(EncodeConfig),
-                candidates_folder=flags.candidates,
-                previous=flags.previous,
-                earlier=flags.overlap_with,
-                with_text=flags.with_text,
-                threads=flags.threads,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
-            ),
+        return stage(
+            checkpoint_of(ckpt, overrides),
+            dataset_of(data),
+            vector_source(embeddings, index),
+            output,
+            config,
+            compute,
+            candidates_folder=candidates,
+            previous=previous,
+            earlier=overlap_with,
+            with_text=with_text,
+            call=call,
         )

@@ -2,62 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import typer
 
-from ance_cli.cli.flags import DATA, FLAGS, METHOD, Flag
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, dataset_of, run_stage
-from ance_cli.config import EncodeConfig, ReadConfig
-
-FLAGS |= {
-    "reader": Flag(Path, "Reader's folder: DPR's reader, another extractive model, or a generative "
-                   "one.", DATA, metavar="DIR"),
-    "answer_tokens": Flag(int, "Longest answer in tokens; 0 = the reader's own: 10 (DPR), 30 "
-                          "(other spans), 32 (generated).", METHOD),
-}  # fmt: skip
+from ance_cli.call import Call
+from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.runner import dataset_of
+from ance_cli.config import ComputeConfig, ReadConfig
+from ance_cli.config.data import DataFiles, Output, RunFile
+from ance_cli.config.evaluation import Reader
+from ance_cli.formats.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "read",
-        "data split corpus queries qrels skip_bad reader output depth answer_tokens gpus dtype "
-        f"batch_tokens threads force {COMMON}",
-        configs="encode",
-        required="reader output",
-        arguments={"run": (Path, ..., "TREC run; - is stdin.")},
-        defaults={"depth": ReadConfig.depth, "answer_tokens": ReadConfig.answer_tokens},
-        panel="Stages",
-    )
-    def read(flags: Flags) -> None:
+    @command(app, "read", "Stages", takes=(*COMMON, "force", "threads", "skip_bad"))
+    def read(
+        call: Call,
+        *,
+        run: RunFile,
+        data: DataFiles,
+        reader: Reader,
+        output: Output,
+        config: ReadConfig,
+        compute: ComputeConfig,
+    ) -> Summary:
         """Answer a run's queries from its top passages (OpenQA, end to end).
 
-        An extractive reader gives the best span of the passages, a generative one writes after a
-        prompt that holds them. A line of the output has query_id, question, answer, doc_id and
-        score; where the dataset has answers also exact_match and f1, as SQuAD v1.1 computes them,
-        whose means end the command.
+        An extractive reader returns the best span of the passages; a generative reader writes an
+        answer from a prompt that contains them. Each output line has query_id, question, answer,
+        doc_id and score, and exact_match and f1 (as SQuAD v1.1 computes them) if the dataset has
+        answers. The summary shows their means.
 
         Example: `ance read test.trec --data data/nq --split test --reader dpr-reader/ --depth 50
         -o answers.jsonl`
         """
         from ance_cli.evaluation.read import read as stage
 
-        run_stage(
-            flags,
-            lambda reporter, skipped: stage(
-                flags.run,
-                dataset_of(flags),
-                flags.reader,
-                flags.output,
-                flags.config(ReadConfig),
-                flags.config(EncodeConfig),
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
-            ),
-        )
+        return stage(run, dataset_of(data), reader, output, config, compute, call=call)

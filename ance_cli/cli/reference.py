@@ -1,65 +1,86 @@
-"""Writes the command-line reference: `python -m ance_cli.cli.reference > docs/cli.md`."""
+"""Writes the command reference: `python -m ance_cli.cli.reference > docs/reference/commands.md`."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from enum import StrEnum
-from typing import Any
+from collections import Counter
+from typing import get_args
 
 import ance_cli.cli.main  # noqa: F401 (registers the commands)
-from ance_cli.cli.flags import Flag
-from ance_cli.cli.options import COMMANDS
+from ance_cli.cli.command import COMMANDS, CallFlag, Command
+from ance_cli.config.setting import Declared, has_default
 
-_EXIT_CODES = """## Exit codes
+_SHARED = 3
+"""A flag that at least this many commands take with the same help is described once."""
 
-| code | meaning |
-|---|---|
-| 0 | done, or already up to date |
-| 1 | a bug in ance (with a traceback) |
-| 2 | the command line or the configuration asks for something that cannot be |
-| 3 | the input is broken |
-| 4 | artifacts do not belong together, or the output exists with other settings |
-| 5 | the machine gave out (disk, memory, installation); what was finished is kept |
-| 6 | somebody else is writing the output |
-| 7 | training diverged |
-| 130, 143 | Ctrl-C, SIGTERM |
+_HEAD = """# Commands
+
+Generated from the program by `just docs`. Each command lists its own flags; flags that several
+commands share are described once, at the end.
 """
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def _flag_row(names: str, flag: Flag, default: Any) -> str:
-    notes = []
-    if isinstance(flag.type, type) and issubclass(flag.type, StrEnum):
-        notes.append("one of " + ", ".join(f"`{choice.value}`" for choice in flag.type))
-    if default is ...:
-        notes.append("required")
-    elif default is not None and default is not False:
-        notes.append(f"default `{default}`")
-    return f"| {names} | {_cell(flag.help)} | {_cell('; '.join(notes))} |"
-
-
 def reference() -> str:
-    """The whole page, from the commands themselves."""
-    page = [
-        "# Command-line reference",
-        "",
-        "Made from the program itself (`just docs`); a test holds the two together.",
-        "",
-    ]
-    for name, command in COMMANDS.items():
-        page += [f"## ance {name}", "", command.help, ""]
-        panels: dict[str, list[str]] = defaultdict(list)
-        for argument, text, required in command.arguments:
-            note = "required" if required else "optional"
-            panels["Arguments"].append(f"| `{argument.upper()}` | {_cell(text)} | {note} |")
-        for names, flag, default in command.flags:
-            panels[flag.panel].append(_flag_row(names, flag, default))
-        for panel, rows in panels.items():
-            page += [f"| {panel} | | |", "|---|---|---|", *rows, ""]
-    return "\n".join([*page, _EXIT_CODES])
+    """The whole page."""
+    flags = [each for one in COMMANDS.values() for each in one.settings if each.flags]
+    uses = Counter(map(_identity, flags))
+    shared = {identity for identity, count in uses.items() if count >= _SHARED}
+    page = [_HEAD]
+    for command in COMMANDS.values():
+        page += _section(command, shared)
+    page += ["## Shared flags", ""]
+    described: dict[tuple[str, str], Declared] = {}
+    for command in COMMANDS.values():
+        for each in command.settings:
+            if _identity(each) in shared:
+                described.setdefault(_identity(each), each)
+    of_the_call = [each for each in described.values() if each.name in get_args(CallFlag)]
+    others = [each for each in described.values() if each.name not in get_args(CallFlag)]
+    page += ["### Global flags", "", *_table(of_the_call, with_default=True)]
+    for panel in dict.fromkeys(each.setting.panel for each in others):
+        rows = [each for each in others if each.setting.panel == panel]
+        page += [f"### {panel}", "", *_table(rows, with_default=False)]
+    return "\n".join(page).rstrip() + "\n"
+
+
+def _identity(each: Declared) -> tuple[str, str]:
+    return each.name, each.setting.help
+
+
+def _section(command: Command, shared: set[tuple[str, str]]) -> list[str]:
+    own = [each for each in command.settings if _identity(each) not in shared]
+    also = [each for each in command.settings if _identity(each) in shared]
+    lines = [f"## ance {command.name}", "", command.help, ""]
+    if own:
+        lines += _table(own, with_default=True)
+    named = [_with_default(each) for each in also if each.name not in get_args(CallFlag)]
+    if named:
+        lines += [f"Shared flags: {', '.join(named)}.", ""]
+    called = [f"`{each.flags[0]}`" for each in also if each.name in get_args(CallFlag)]
+    if called:
+        lines += [f"Global flags: {', '.join(called)}.", ""]
+    return lines
+
+
+def _with_default(each: Declared) -> str:
+    name = f"`{each.flags[0]}`"
+    if not has_default(each):
+        return f"{name} (required)"
+    return f"{name} (`{each.default}`)" if each.default not in (None, False) else name
+
+
+def _table(settings: list[Declared], with_default: bool) -> list[str]:
+    rows = []
+    for each in settings:
+        spelled = ", ".join(f"`{flag}`" for flag in each.flags) or f"`{each.name.upper()}`"
+        notes = [each.setting.help]
+        if each.choices:
+            notes.append(f"One of {', '.join(f'`{choice}`' for choice in each.choices)}.")
+        if with_default and not has_default(each):
+            notes.append("Required.")
+        elif with_default and each.default not in (None, False):
+            notes.append(f"Default `{each.default}`.")
+        rows.append(f"| {spelled} | {' '.join(notes).replace('|', chr(92) + '|')} |")
+    return ["| flag | meaning |", "|---|---|", *rows, ""]
 
 
 if __name__ == "__main__":

@@ -2,67 +2,47 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import typer
 
-from ance_cli.cli.mine import DRAWING, MARGINS
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, run_stage
-from ance_cli.config import FollowConfig
+from ance_cli.call import Call
+from ance_cli.cli.command import COMMON, command
+from ance_cli.config.data import RunPath
+from ance_cli.config.encoding import Gpus, Ray
+from ance_cli.config.loop import FollowConfig, FollowRun, RefreshRules
+from ance_cli.config.setting import Given
 from ance_cli.errors import UsageProblem
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.summary import Summary
-from ance_cli.progress import Reporter
-
-REFRESHING = (
-    f"dev_split {DRAWING} {MARGINS} audit_bm25 dev_depth measures index_factory probes encode_dtype"
-)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "refresh",
-        f"{REFRESHING} follow until refresh drift_threshold keep gpus ray threads force {COMMON}",
-        configs="refresh follow",
-        arguments={"run_folder": (Path, ..., "Run folder.")},
-        panel="Loop",
-    )
-    def refresh(flags: Flags) -> None:
-        """Make and publish new negatives from a run's newest checkpoint, unless they are there.
+    @command(app, "refresh", "Loop", takes=(*COMMON, "force", "threads"))
+    def refresh(
+        call: Call,
+        *,
+        run_folder: RunPath,
+        rules: Given[RefreshRules],
+        follow: FollowRun = False,
+        timing: FollowConfig,
+        gpus: Gpus = "all",
+        ray: Ray | None = None,
+    ) -> Summary:
+        """Mine and publish new negatives from a run's newest checkpoint, unless they exist.
 
-        The first refresh fixes the method for the run; later ones need only the folder. This is
-        what a crontab line runs. With --follow it goes on, checkpoint after checkpoint, while
-        somebody else trains.
+        The first refresh fixes the mining settings of the run; later refreshes need only the
+        folder, for instance in a crontab. With --follow the command keeps running and refreshes
+        from each checkpoint that a trainer writes.
 
         Example: `ance refresh runs/ance`
         """
         from ance_cli.loop.refresh import refresh as stage
         from ance_cli.loop.refresh_daemon import refresh_while_training
 
-        given = {name: flags.typed[name] for name in REFRESHING.split() if name in flags.typed}
-        if flags.follow and (flags.force or flags.dry_run):
-            raise UsageProblem("--follow goes without --force and --dry-run")
-
-        def make(reporter: Reporter, _: Skipped | None) -> Summary:
-            if flags.follow:
-                return refresh_while_training(
-                    flags.run_folder, given, flags.config(FollowConfig), flags.gpus, flags.threads,
-                    flags.ray, reporter,
-                )  # fmt: skip
-            return stage(
-                flags.run_folder,
-                given,
-                gpus=flags.gpus,
-                threads=flags.threads,
-                keep=flags.keep,
-                ray=flags.ray,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                reporter=reporter,
+        if follow and (call.force or call.dry_run):
+            raise UsageProblem("--follow cannot be combined with --force or --dry-run")
+        if follow:
+            return refresh_while_training(
+                run_folder, rules.values, timing, gpus, ray=ray, call=call
             )
-
-        run_stage(flags, make)
+        return stage(run_folder, rules.values, gpus=gpus, keep=timing.keep, ray=ray, call=call)

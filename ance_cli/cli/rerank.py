@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import typer
 
-from ance_cli.cli.flags import DATA, FLAGS, Flag
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
-from ance_cli.config import EncodeConfig, RerankConfig
-from ance_cli.config.common import PAIR_LENGTH
+from ance_cli.call import Call
+from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.runner import checkpoint_of, dataset_of
+from ance_cli.config import PAIR_LENGTH, ComputeConfig, RerankConfig
+from ance_cli.config.data import Ckpt, Embeddings, EncodingOverrides, Output, PassageFiles, RunFile
+from ance_cli.config.retrieval import CrossEncoder
 from ance_cli.errors import UsageProblem
-
-FLAGS["cross_encoder"] = Flag(
-    Path, "Cross-encoder folder that reads each query with each passage.", DATA, metavar="DIR"
-)
+from ance_cli.formats.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "rerank",
-        "data corpus queries skip_bad ckpt embeddings cross_encoder pair_length output depth "
-        f"tag {ENCODING_SETTINGS} gpus dtype batch_tokens threads force {COMMON}",
-        configs="rerank encode",
-        required="output",
-        arguments={"run": (Path, ..., "TREC run; - is stdin.")},
-        panel="Stages",
-    )
-    def rerank(flags: Flags) -> None:
-        """Score the top of a run anew, with a dual encoder or with a cross-encoder.
+    @command(app, "rerank", "Stages", takes=(*COMMON, "force", "threads", "skip_bad"))
+    def rerank(
+        call: Call,
+        *,
+        run: RunFile,
+        data: PassageFiles,
+        ckpt: Ckpt | None = None,
+        embeddings: Embeddings | None = None,
+        cross_encoder: CrossEncoder | None = None,
+        output: Output,
+        config: RerankConfig,
+        overrides: EncodingOverrides,
+        compute: ComputeConfig,
+    ) -> Summary:
+        """Rerank the top of a run with a dual encoder or a cross-encoder.
 
-        The best --depth documents of each query are put into a new order, what is below them is
-        left out. With --ckpt a score is the inner product, of the vectors in --embeddings or else
-        of the run's passages, encoded for this.
+        The best --depth documents of each query get new scores and a new order; documents below
+        them are dropped. With --ckpt the score is the inner product of vectors, read from
+        --embeddings or encoded from the run's passages.
 
         Example: `ance rerank bm25.trec --data data/medquad --ckpt runs/ance/latest
         -o reranked.trec`
@@ -44,26 +43,20 @@ def register(app: typer.Typer) -> None:
         from ance_cli.retrieval.dense import vector_source
         from ance_cli.retrieval.rerank import rerank as stage
 
-        if (flags.ckpt is None) == (flags.cross_encoder is None):
-            raise UsageProblem("name what scores by exactly one of --ckpt DIR, --cross-encoder DIR")
-        if flags.pair_length != PAIR_LENGTH and flags.ckpt is not None:
-            raise UsageProblem("--pair-length goes with --cross-encoder")
-        if flags.embeddings is not None and flags.ckpt is None:
-            raise UsageProblem("--embeddings go with --ckpt: a cross-encoder reads texts")
-        run_stage(
-            flags,
-            lambda reporter, skipped: stage(
-                flags.run,
-                dataset_of(flags),
-                flags.output,
-                checkpoint_of(flags) if flags.ckpt else None,
-                vector_source(flags.embeddings, None) if flags.embeddings else None,
-                flags.cross_encoder,
-                flags.config(RerankConfig),
-                flags.config(EncodeConfig),
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
-            ),
+        if (ckpt is None) == (cross_encoder is None):
+            raise UsageProblem("name exactly one scorer: --ckpt DIR or --cross-encoder DIR")
+        if config.pair_length != PAIR_LENGTH and ckpt is not None:
+            raise UsageProblem("--pair-length needs --cross-encoder")
+        if embeddings is not None and ckpt is None:
+            raise UsageProblem("--embeddings needs --ckpt: a cross-encoder reads texts")
+        return stage(
+            run,
+            dataset_of(data),
+            output,
+            checkpoint_of(ckpt, overrides) if ckpt else None,
+            vector_source(embeddings, None) if embeddings else None,
+            cross_encoder,
+            config,
+            compute,
+            call=call,
         )

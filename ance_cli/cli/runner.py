@@ -1,4 +1,4 @@
-"""What every command does around its stage: threads, caches, broken lines, the summary."""
+"""What every command does around its work: threads, caches, skipped lines, the summary."""
 
 from __future__ import annotations
 
@@ -7,71 +7,76 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ance_cli.cli.options import Flags
+from ance_cli.call import Call, SkippedLines
+from ance_cli.config.calling import CallSettings
+from ance_cli.config.data import CorpusFiles, PassageOverrides, RunStart
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import Dataset, locate
-from ance_cli.formats.jsonl import STDIO, Skipped
+from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.devices import set_threads
-from ance_cli.progress import Reporter
-
-COMMON = "config cache_dir dry_run quiet json"
-ENCODING_SETTINGS = "query_length passage_length separator segmentation max_segments"
 
 
-def data_of(flags: Flags, skipped: Skipped | None, reporter: Reporter) -> Path | None:
-    """The folder that --data names; several are merged beside the output first."""
-    if not flags.datas:
+def run_command(
+    settings: CallSettings, output: Path | None, work: Callable[[Call], Summary | None]
+) -> None:
+    """Prepare the process, do the work, show its summary unless the work returns None."""
+    if output == STDIO and settings.json:
+        raise UsageProblem(
+            "--json and -o - both need stdout", hint="write the output to a file, or drop --json"
+        )
+    set_threads(settings.threads)
+    if settings.quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if settings.cache_dir:
+        os.environ["ANCE_CACHE_DIR"] = str(settings.cache_dir.resolve())
+    from ance_cli.cli.console import ConsoleReporter, show_skipped, show_summary
+
+    call = Call(
+        reporter=ConsoleReporter(settings.quiet),
+        skipped=SkippedLines() if settings.skip_bad else None,
+        force=settings.force,
+        dry_run=settings.dry_run,
+        threads=settings.threads,
+        quiet=settings.quiet,
+    )
+    summary = work(call)
+    show_skipped(call.skipped)
+    if summary is not None:
+        show_summary(summary, settings.json, settings.quiet or output == STDIO)
+
+
+def dataset_of(files: CorpusFiles | RunStart, data: Path | None = None) -> Dataset:
+    """The dataset that --data, --split, --corpus, --queries and --qrels name; `data` replaces the
+    folder."""
+    return locate(
+        data or getattr(files, "data", None),
+        getattr(files, "split", None),
+        files.corpus,
+        getattr(files, "queries", None),
+        getattr(files, "qrels", None),
+    )
+
+
+def merged_data(files: RunStart, output: Path, call: Call) -> Path | None:
+    """The folder that --data names; several are merged next to the output first."""
+    if not files.datas:
         return None
-    if len(flags.datas) == 1:
-        return Path(flags.datas[0])
+    if len(files.datas) == 1:
+        return Path(files.datas[0])
     from ance_cli.interop.merge import merge, parse_source
 
-    merged: Path = flags.output.with_name(f"{flags.output.name}.data")
-    if flags.dry_run and not merged.exists():
+    merged = output.with_name(f"{output.name}.data")
+    if call.dry_run and not merged.exists():
         raise UsageProblem(
-            "--dry-run makes nothing, and several --data are merged before anything else",
-            hint=f"ance merge {' '.join(flags.datas)} -o {merged}, then --data {merged}",
+            "--dry-run writes nothing, and several --data are merged before anything else",
+            hint=f"ance merge {' '.join(files.datas)} -o {merged}, then --data {merged}",
         )
-    merge([parse_source(text) for text in flags.datas], merged, skipped=skipped, reporter=reporter)
+    merge([parse_source(text) for text in files.datas], merged, call=call)
     return merged
 
 
-def dataset_of(flags: Flags, data: Path | None = None) -> Dataset:
-    """The dataset that --data, --split, --corpus, --queries and --qrels name."""
-    return locate(
-        data or flags.get("data"),
-        flags.get("split"),
-        flags.get("corpus"),
-        flags.get("queries"),
-        flags.get("qrels"),
-    )
-
-
-def checkpoint_of(flags: Flags) -> Checkpoint:
-    """The checkpoint that --ckpt names, with the pins that were overridden."""
-    return Checkpoint(flags.ckpt).with_settings(
-        **{name: flags.get(name) for name in ENCODING_SETTINGS.split() if name in flags}
-    )
-
-
-def run_stage(flags: Flags, stage: Callable[[Reporter, Skipped | None], Summary]) -> None:
-    """Prepare the process, run the stage, show its summary."""
-    output = flags.get("output")
-    if output == STDIO and flags.json:
-        raise UsageProblem(
-            "--json and -o - both want stdout", hint="write the output to a file, or drop --json"
-        )
-    set_threads(flags.get("threads", 0))
-    if flags.get("quiet") or not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # its bars, in downloads too
-    if flags.get("cache_dir"):
-        os.environ["ANCE_CACHE_DIR"] = str(flags.cache_dir.resolve())
-    from ance_cli.cli.console import ConsoleReporter, show_skipped, show_summary
-
-    reporter = ConsoleReporter(flags.quiet)
-    skipped = Skipped() if flags.get("skip_bad") else None
-    summary = stage(reporter, skipped)
-    show_skipped(skipped)
-    show_summary(summary, flags.json, flags.quiet or output == STDIO)
+def checkpoint_of(ckpt: Path, overrides: PassageOverrides) -> Checkpoint:
+    """The checkpoint, with the encoding settings that the caller overrides."""
+    return Checkpoint(ckpt).with_settings(**vars(overrides))

@@ -3,116 +3,121 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from ance_cli.cli.flags import FLAGS, Flag, SearchEngine
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, ENCODING_SETTINGS, checkpoint_of, dataset_of, run_stage
-from ance_cli.config import EncodeConfig, SearchConfig
+from ance_cli.call import Call, SkippedLines
+from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.runner import checkpoint_of, dataset_of
+from ance_cli.config import ComputeConfig, SearchConfig
+from ance_cli.config.calling import CallSettings
+from ance_cli.config.data import Ckpt, DataFiles, Embeddings, EncodingOverrides, Index, Output
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import Dataset
-from ance_cli.formats.jsonl import STDIO, Skipped
+from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.summary import Summary
-
-FLAGS["search_engine"] = Flag(
-    SearchEngine, "dense is the checkpoint; lucene and bm25s are BM25.", "Method", ("--engine",)
-)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "search",
-        "ckpt data split corpus queries qrels skip_bad embeddings index output search_engine depth "
-        f"k1 b probes tag {ENCODING_SETTINGS} gpus dtype batch_tokens threads force {COMMON}",
-        configs="search encode",
-        panel="Stages",
-    )
-    def search(flags: Flags) -> None:
+    @command(app, "search", "Stages", takes=(*COMMON, "force", "threads", "skip_bad"))
+    def search(
+        call: Call,
+        asked: CallSettings,
+        *,
+        ckpt: Ckpt | None = None,
+        data: DataFiles,
+        embeddings: Embeddings | None = None,
+        index: Index | None = None,
+        output: Output | None = None,
+        config: SearchConfig,
+        overrides: EncodingOverrides,
+        compute: ComputeConfig,
+    ) -> Summary | None:
         """Rank documents for queries, to a TREC run or to readable hits.
 
-        Queries come from the split, from --queries FILE, or with `--queries -` from stdin, one a
-        line. Without -o the hits are shown with their texts on a terminal, and are a TREC run in a
-        pipe.
+        Queries come from the split, from --queries FILE, or with `--queries -` from stdin, one per
+        line. Without -o, a terminal shows the hits with their texts, and a pipe gets a TREC run.
 
         Example: `echo "what causes gout" | ance search --ckpt runs/ance/latest --embeddings emb/
         --data data/medquad --queries - --depth 5`
         """
-        run_stage(flags, lambda reporter, skipped: _search(flags, reporter, skipped))
+        from ance_cli.retrieval.dense import vector_source
+        from ance_cli.retrieval.search import hits
+        from ance_cli.retrieval.search import search as stage
 
+        dataset = _dataset(data)
+        queries = _queries(data, dataset, call.skipped)
+        checkpoint = source = None
+        if config.engine == "dense":
+            if ckpt is None:
+                raise UsageProblem(
+                    "dense search needs --ckpt", hint="or use --engine lucene for BM25"
+                )
+            checkpoint = checkpoint_of(ckpt, overrides)
+            source = vector_source(embeddings, index)
+        elif dataset is None:
+            raise UsageProblem(f"--engine {config.engine} needs --data or --corpus")
+        corpus = dataset.corpus if dataset else None
 
-def _search(flags: Flags, reporter: Any, skipped: Any) -> Summary:
-    from ance_cli.retrieval.dense import vector_source
-    from ance_cli.retrieval.search import hits, queries_from_stdin, queries_of_split
-    from ance_cli.retrieval.search import search as stage
+        if output is None and asked.json:
+            raise UsageProblem(
+                "--json and the run both need stdout", hint="write the run with -o FILE"
+            )
+        if output is None and sys.stdout.isatty() and not call.dry_run:
+            if source is not None and checkpoint is not None:
+                from ance_cli.formats.hashing import hash_file
 
-    config = SearchConfig(
-        flags.search_engine or "dense", flags.depth, flags.k1, flags.b, flags.probes, flags.tag
-    )
-    typed_in = flags.queries == STDIO
-    dataset: Dataset | None = None
-    if flags.data or flags.corpus:
-        located = Flags({**flags, "queries": None} if typed_in else dict(flags), set())
-        dataset = dataset_of(located)
-    if typed_in:
-        queries = queries_from_stdin()
-    elif dataset is not None:
-        queries = queries_of_split(dataset, skipped)
-    elif flags.queries:
-        queries = queries_of_split(Dataset(Path(), flags.queries, flags.qrels), skipped)
-    else:
-        raise UsageProblem(
-            "there are no queries", hint="name them with --data and --split, --queries FILE, or -"
+                source.check(checkpoint, hash_file(corpus) if corpus else None)
+            ranked = hits(queries, corpus, checkpoint, source, config, compute, call=call)
+            _show_hits(queries, ranked, corpus, call.skipped)
+            return None
+        found = stage(
+            queries,
+            output or STDIO,
+            corpus,
+            checkpoint,
+            source,
+            config,
+            compute,
+            queries_from=dataset.files if dataset else [data.queries] if data.queries else [],
+            call=call,
         )
-    checkpoint = source = None
-    if config.engine == "dense":
-        if flags.ckpt is None:
-            raise UsageProblem("dense search needs --ckpt", hint="or use --engine lucene for BM25")
-        checkpoint = checkpoint_of(flags)
-        source = vector_source(flags.embeddings, flags.index)
-    elif dataset is None:
-        raise UsageProblem(f"--engine {config.engine} needs --data or --corpus")
-    corpus = dataset.corpus if dataset else None
-    encode_config = flags.config(EncodeConfig)
+        return None if output is None else found
 
-    if flags.output is None and flags.json:
-        raise UsageProblem("--json and the run both want stdout", hint="write the run with -o FILE")
-    if flags.output is None and sys.stdout.isatty() and not flags.dry_run:
-        if source is not None and checkpoint is not None:
-            from ance_cli.formats.hashing import hash_file
 
-            source.check(checkpoint, hash_file(corpus) if corpus else None)
-        ranked = hits(queries, corpus, checkpoint, source, config, encode_config, flags.threads,
-                     skipped, reporter)  # fmt: skip
-        _show_hits(queries, ranked, corpus, skipped)
-        return {}
-    found = stage(
-        queries,
-        flags.output or STDIO,
-        corpus,
-        checkpoint,
-        source,
-        config,
-        encode_config,
-        threads=flags.threads,
-        force=flags.force,
-        dry_run=flags.dry_run,
-        skipped=skipped,
-        reporter=reporter,
-        queries_from=dataset.files if dataset else [flags.queries],
+def _dataset(data: DataFiles) -> Dataset | None:
+    """The dataset that is searched, without queries that are typed in; None if none is named."""
+    if not (data.data or data.corpus):
+        return None
+    return dataset_of(replace(data, queries=None) if data.queries == STDIO else data)
+
+
+def _queries(
+    data: DataFiles, dataset: Dataset | None, skipped: SkippedLines | None
+) -> dict[str, str]:
+    """query_id -> text, from stdin, the dataset or --queries."""
+    from ance_cli.retrieval.search import queries_from_stdin, queries_of_split
+
+    if data.queries == STDIO:
+        return queries_from_stdin()
+    if dataset is not None:
+        return queries_of_split(dataset, skipped)
+    if data.queries:
+        return queries_of_split(Dataset(Path(), data.queries, data.qrels), skipped)
+    raise UsageProblem(
+        "there are no queries", hint="name them with --data and --split, --queries FILE, or -"
     )
-    return {} if flags.output is None else found
 
 
 def _show_hits(
-    queries: dict[str, str], found: Any, corpus: Path | None, skipped: Skipped | None
+    queries: dict[str, str], found: Any, corpus: Path | None, skipped: SkippedLines | None
 ) -> None:
-    """Readable hits on stdout: rank, score, id, title and the beginning of the text."""
+    """Show readable hits on stdout: rank, score, id, title and the start of the text."""
     from rich.console import Console
     from rich.text import Text
 

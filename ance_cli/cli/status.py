@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ance_cli.cli.options import Flags, command
-from ance_cli.errors import Stopped, UsageProblem
+from ance_cli.call import Call
+from ance_cli.cli.command import command
+from ance_cli.config.calling import CallSettings
+from ance_cli.config.data import RunPath
+from ance_cli.config.evaluation import Interval, Watch
+from ance_cli.errors import Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -24,72 +28,73 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "status",
-        "watch interval json",
-        arguments={"run_folder": (Path, ..., "Run folder.")},
-        panel="Loop",
-    )
-    def status(flags: Flags) -> None:
-        """Tell how a run stands: training, negatives, who is alive, refreshes, errors, disk.
+    @command(app, "status", "Loop", takes=("json",))
+    def status(
+        call: Call,
+        asked: CallSettings,
+        *,
+        run_folder: RunPath,
+        watch: Watch = False,
+        interval: Interval = 1.0,
+    ) -> None:
+        """Show the state of a run: training, negatives, processes, refreshes, errors, disk.
 
-        It only reads, while the run goes on or after, and also a copy of a run. With --watch it
-        looks again every --interval seconds; where the output is no terminal that is one block, or
-        with --json one line, each time.
+        It only reads, and works while the run is active, afterwards, and on a copy of a run. With
+        --watch the view is refreshed every --interval seconds; if stdout is not a terminal, each
+        refresh prints one block, or with --json one line.
 
         Example: `ance status runs/ance --watch`
         """
-        if flags.interval <= 0:
-            raise UsageProblem(f"--interval {flags.interval:g} must be greater than 0")
         try:
-            _watch(flags) if flags.watch else _show_once(flags)
+            _watch(run_folder, interval, asked.json) if watch else _show_once(
+                run_folder, asked.json
+            )
         except Stopped as stop:  # Ctrl-C is how one leaves a viewer
-            if stop.signum != signal.SIGINT or not flags.watch:
+            if stop.signum != signal.SIGINT or not watch:
                 raise
 
 
-def _show_once(flags: Flags) -> None:
+def _show_once(run_folder: Path, as_json: bool) -> None:
     from ance_cli.cli.console import stdout
     from ance_cli.loop.status import status
 
-    found = status(flags.run_folder)
-    if flags.json:
+    found = status(run_folder)
+    if as_json:
         _print_json(found, indented=sys.stdout.isatty())
     else:
         console = stdout()
         console.print(view(found, console.width))
 
 
-def _watch(flags: Flags) -> None:
+def _watch(run_folder: Path, interval: float, as_json: bool) -> None:
     from rich.live import Live
 
     from ance_cli.cli.console import stdout
 
     console = stdout()
-    if flags.json or not console.is_terminal:
-        for found in _looks(flags):
-            if flags.json:
+    if as_json or not console.is_terminal:
+        for found in _views(run_folder, interval):
+            if as_json:
                 _print_json(found, indented=False)
             else:
                 console.print(f"--- {found.time}")
                 console.print(view(found, console.width))
         return
     with Live(console=console, auto_refresh=False) as live:
-        for found in _looks(flags):
+        for found in _views(run_folder, interval):
             live.update(_fitting(found, console), refresh=True)
 
 
-def _looks(flags: Flags) -> Iterator[RunStatus]:
-    """How the run stands, now and every interval, until it has finished."""
+def _views(run_folder: Path, interval: float) -> Iterator[RunStatus]:
+    """The state of the run, now and after every interval, until the run has finished."""
     from ance_cli.loop.status import status
 
     while True:
-        found = status(flags.run_folder)
+        found = status(run_folder)
         yield found
         if found.state == "finished":
             return
-        time.sleep(flags.interval)
+        time.sleep(interval)
 
 
 def _print_json(found: RunStatus, indented: bool) -> None:

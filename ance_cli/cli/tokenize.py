@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import typer
 
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, checkpoint_of, dataset_of, run_stage
-
-_PINS = "passage_length separator segmentation max_segments"
+from ance_cli.call import Call
+from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.runner import checkpoint_of, dataset_of
+from ance_cli.config.data import Ckpt, CorpusFiles, OutputFolder, PassageOverrides
+from ance_cli.formats.summary import Summary
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "tokenize",
-        f"ckpt data corpus skip_bad output {_PINS} threads force {COMMON}",
-        required="ckpt",
-        panel="Stages",
-    )
-    def tokenize(flags: Flags) -> None:
-        """Tokenise a corpus once, for every checkpoint with the same tokenizer.
+    @command(app, "tokenize", "Stages", takes=(*COMMON, "force", "threads", "skip_bad"))
+    def tokenize(
+        call: Call,
+        *,
+        ckpt: Ckpt,
+        data: CorpusFiles,
+        output: OutputFolder | None = None,
+        overrides: PassageOverrides,
+    ) -> Summary:
+        """Tokenize a corpus once, for every checkpoint with the same tokenizer.
 
-        Encoding and training do this by themselves where it was not done yet. The token cache goes
-        into the cache folder, where they look for it, or into -o, which `ance encode --tokens`
-        names.
+        Encoding and training do this themselves if it has not been done. The token cache is
+        written to the cache folder, where they look for it, or to -o, for `ance encode --tokens`.
 
         Example: `ance tokenize --ckpt runs/warmup/latest --data data/medquad`
         """
         from ance_cli.encoding.tokenize import tokenize as stage
 
-        run_stage(
-            flags,
-            lambda reporter, skipped: stage(
-                checkpoint_of(flags),
-                dataset_of(flags),
-                flags.output,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
-            ),
-        )
+        return stage(checkpoint_of(ckpt, overrides), dataset_of(data), output, call=call)

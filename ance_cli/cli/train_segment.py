@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import typer
 
-from ance_cli.cli.options import Flags, command
-from ance_cli.cli.runner import COMMON, data_of, dataset_of, run_stage
-from ance_cli.config import SegmentConfig
+from ance_cli.call import Call
+from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.runner import dataset_of, merged_data
+from ance_cli.config import SegmentConfig, TrainConfig
+from ance_cli.config.data import OutputFolder, RunStart
+from ance_cli.config.setting import Given
+from ance_cli.config.training import FrozenEmbeddings, NegativesFile, NodeConfig, Preset
 from ance_cli.errors import UsageProblem
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.summary import Summary
-from ance_cli.progress import Reporter
-
-RECIPE = (
-    "preset total_steps batch_size accumulation negatives_per_positive in_batch loss margin "
-    "distill distill_weight optimizer lr schedule warmup_steps weight_decay max_grad_norm dropout "
-    "dtype scale towers similarity dim query_length passage_length separator segmentation "
-    "max_segments seed min_rel"
-)
-RUNNING = "log_every grad_cache gradient_checkpointing track cpu_workers"
-"""How a call runs, beside what it computes."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app,
-        "train-segment",
-        f"datas split corpus queries qrels skip_bad ckpt embeddings output steps {RECIPE} "
-        f"freeze_passages live_depth follow max_staleness checkpoint_every state_minutes {RUNNING} "
-        f"gpus nnodes node_rank rdzv_endpoint threads force {COMMON}",
-        configs="train segment",
-        required="output",
-        arguments={"negatives": (Path | None, None, "Negatives file, or - for stdin.")},
-        defaults={"split": "train"},
-        panel="Stages",
-    )
-    def train_segment(flags: Flags) -> None:
+    @command(app, "train-segment", "Stages", takes=(*COMMON, "force", "threads", "skip_bad"))
+    def train_segment(
+        call: Call,
+        *,
+        negatives: NegativesFile | None = None,
+        start: Given[RunStart],
+        output: OutputFolder,
+        embeddings: FrozenEmbeddings | None = None,
+        preset: Preset | None = None,
+        recipe: Given[TrainConfig],
+        segment: SegmentConfig,
+        nodes: NodeConfig,
+    ) -> Summary:
         """Train a run for some steps on one file of negatives.
 
-        The first call makes the run folder; later calls append segments to it and need only
-        negatives, steps and the folder. An interrupted segment is continued by the same command.
+        The first call creates the run folder. Later calls append segments to it and need only
+        negatives, steps and the folder. If a segment is interrupted, the same command continues it.
 
         Example: `ance train-segment bm25.jsonl --data data/medquad --split train
         --ckpt bert-base-uncased/ --steps 900 -o runs/warmup`
@@ -51,30 +42,22 @@ def register(app: typer.Typer) -> None:
         from ance_cli.training.launch import Nodes
         from ance_cli.training.train_segment import train_segment as stage
 
-        located = {"datas", "corpus", "queries", "qrels"} & set(flags.typed)
-        if "split" in flags.typed and not located:
-            raise UsageProblem("--split goes with --data: a run keeps the split it began with")
-
-        def train(reporter: Reporter, skipped: Skipped | None) -> Summary:
-            data = data_of(flags, skipped, reporter)
-            return stage(
-                flags.output,
-                flags.negatives,
-                flags.config(SegmentConfig),
-                dataset=dataset_of(flags, data) if located else None,
-                checkpoint=flags.ckpt,
-                preset=flags.preset,
-                given=flags.typed,
-                gpus=flags.gpus,
-                cpu_workers=flags.cpu_workers,
-                nodes=Nodes(flags.nnodes, flags.node_rank, flags.rdzv_endpoint),
-                threads=flags.threads,
-                embeddings=flags.embeddings,
-                quiet=flags.quiet,
-                force=flags.force,
-                dry_run=flags.dry_run,
-                skipped=skipped,
-                reporter=reporter,
-            )
-
-        run_stage(flags, train)
+        is_located = bool({"datas", "corpus", "queries", "qrels"} & start.values.keys())
+        if "split" in start.values and not is_located:
+            raise UsageProblem("--split needs --data: a run keeps the split it started with")
+        began = start.config()
+        data = merged_data(began, output, call)
+        return stage(
+            output,
+            negatives,
+            segment,
+            dataset=dataset_of(began, data) if is_located else None,
+            checkpoint=began.ckpt,
+            preset=preset,
+            given=recipe.values,
+            gpus=nodes.gpus,
+            cpu_workers=nodes.cpu_workers,
+            nodes=Nodes(nodes.nnodes, nodes.node_rank, nodes.rdzv_endpoint),
+            embeddings=embeddings,
+            call=call,
+        )

@@ -1,36 +1,38 @@
-"""Every default, once. Imports nothing heavy, so that `--help` can show them.
+"""Every setting, once: name, type, default, range, help and panel (see `setting`).
 
-One frozen dataclass a stage. The field names are the flags' names; the docs of a flag stand in
-`cli/flags.py`.
+The field names are the flags' names. Nothing heavy is imported, so that `--help` is fast.
 """
 
-from ance_cli.config.common import MEASURES, MIN_REL, REPORT_CASES, SEED
-from ance_cli.config.negatives import Bm25Config, DrawConfig, MineConfig
-from ance_cli.config.running import (
-    DemoConfig,
-    DiagnoseConfig,
-    FollowConfig,
-    LoopConfig,
-    RefreshConfig,
-)
-from ance_cli.config.training import SegmentConfig, TrainConfig
-from ance_cli.config.vectors import (
-    EncodeConfig,
-    ExportConfig,
+from ance_cli.config.data import MIN_REL
+from ance_cli.config.encoding import ClusterConfig, ComputeConfig, DeviceConfig, EncodeConfig
+from ance_cli.config.evaluation import REPORT_CASES, DiagnoseConfig, ReadConfig
+from ance_cli.config.interop import ExportConfig
+from ance_cli.config.loop import FollowConfig, LoopConfig, RefreshConfig, RefreshTiming
+from ance_cli.config.mining import Bm25Config, DrawConfig, MineConfig
+from ance_cli.config.retrieval import (
+    MEASURES,
+    PAIR_LENGTH,
+    SEED,
     FuseConfig,
     IndexConfig,
-    ReadConfig,
     RerankConfig,
     SearchConfig,
 )
+from ance_cli.config.setting import shaped_by
+from ance_cli.config.setup import DemoConfig
+from ance_cli.config.training import SegmentConfig, TrainConfig
 
 __all__ = [
     "MEASURES",
     "MIN_REL",
+    "PAIR_LENGTH",
     "REPORT_CASES",
     "SEED",
     "Bm25Config",
+    "ClusterConfig",
+    "ComputeConfig",
     "DemoConfig",
+    "DeviceConfig",
     "DiagnoseConfig",
     "DrawConfig",
     "EncodeConfig",
@@ -42,8 +44,10 @@ __all__ = [
     "MineConfig",
     "ReadConfig",
     "RefreshConfig",
+    "RefreshTiming",
     "RerankConfig",
     "SearchConfig",
     "SegmentConfig",
     "TrainConfig",
+    "shaped_by",
 ]

@@ -1,80 +1,124 @@
 """A training run: its identity, and what may change from call to call."""
+# fmt: off
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
-from ance_cli.config.common import MIN_REL, SEED, check, check_finite, flag_of
+from ance_cli.config.data import MIN_REL, EncodingOverrides, MinRel
+from ance_cli.config.encoding import ComputeDtype, CpuWorkers, Gpus
+from ance_cli.config.retrieval import SEED, Seed
+from ance_cli.config.sets import (
+    Distill,
+    InBatch,
+    LossName,
+    OptimizerName,
+    PresetName,
+    Schedule,
+    SimilarityName,
+    Towers,
+    Tracker,
+)
+from ance_cli.config.setting import DATA, RUNTIME, TRAINING, Config, Setting, check
+
+Loss = Annotated[LossName, Setting(
+    "nll compares the positive with all negatives at once; pairwise, bce and hinge with one at a "
+    "time.", TRAINING)]
+Margin = Annotated[float, Setting("Margin of --loss hinge.", TRAINING, at_least=0)]
+BatchSize = Annotated[int, Setting("Queries per device and micro-batch.", TRAINING, at_least=1)]
+Scale = Annotated[float, Setting(
+    "Factor on the scores inside the loss: 1 / temperature (20 for cosine; default: the "
+    "checkpoint's).", TRAINING, above=0)]
+MaxStaleness = Annotated[int, Setting(
+    "Oldest negatives to train on, in steps since their checkpoint; the trainer waits for a new "
+    "generation beyond that. 0 = never wait.", TRAINING, at_least=0)]
+CheckpointEvery = Annotated[int, Setting(
+    "Steps between checkpoints; 0 = one at the end.", TRAINING, at_least=0)]
+Preset = Annotated[PresetName, Setting("Named recipe; other flags override its values.", TRAINING)]
+NegativesFile = Annotated[Path, Setting("Negatives file; - for stdin.", DATA, positional=True)]
+FrozenEmbeddings = Annotated[Path, Setting(
+    "Embeddings of the frozen passages, for --freeze-passages.", DATA, metavar="DIR")]
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """The identity of a training run: what a later segment must repeat (or leave out).
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig(EncodingOverrides):
+    """The recipe of a training run.
 
     `batch_size` is queries per device and micro-batch; an optimizer step sees
-    `batch_size * devices * accumulation` pairs, also where a later call has fewer or more devices.
-    `total_steps` is the horizon of the learning-rate schedule, 0 = what the first call runs.
+    `batch_size * devices * accumulation` pairs, also if a later call has fewer or more devices.
+    The fields of `EncodingOverrides` and `scale`, `dim` replace the start checkpoint's settings.
     """
 
-    optimizer: str = "adamw"
-    lr: float = 2e-5
-    schedule: str = "linear"
-    warmup_steps: int = 0
-    total_steps: int = 0
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    batch_size: int = 32
-    accumulation: int = 1
-    devices: int = 1
-    """Devices of the first call; no flag sets it."""
-    negatives_per_positive: int = 1
-    in_batch: str = "none"
-    loss: str = "nll"
-    margin: float = 1.0
-    distill: str | None = None
-    distill_weight: float = 0.5
-    freeze_passages: bool = False
-    live_depth: int = 200
-    dropout: float | None = None
-    """Dropout everywhere in the backbone; None = what the checkpoint's config says."""
-    dtype: str = "auto"
-    seed: int = SEED
-    min_rel: int = MIN_REL
-    towers: str | None = None
-    """`two` splits a shared encoder; None = as the checkpoint is."""
-    similarity: str | None = None
-    # the start checkpoint's pins, overridden where not None
-    query_length: int | None = None
-    passage_length: int | None = None
-    separator: str | None = None
-    segmentation: str | None = None
-    max_segments: int | None = None
-    scale: float | None = None
-    dim: int | None = None
+    optimizer: Annotated[OptimizerName, Setting(
+        "Optimizer: AdamW, or LAMB as in the paper.", TRAINING)] = "adamw"
+    lr: Annotated[float, Setting("Peak learning rate.", TRAINING, above=0)] = 2e-5
+    schedule: Annotated[Schedule, Setting(
+        "Learning rate after the warm-up: linear or cosine decay to 0 at --total-steps, or "
+        "constant.", TRAINING)] = "linear"
+    warmup_steps: Annotated[int, Setting(
+        "Steps of linear learning-rate warm-up.", TRAINING, at_least=0)] = 0
+    total_steps: Annotated[int, Setting(
+        "Steps until the learning rate has decayed to 0; 0 = the steps of the first call.",
+        TRAINING, at_least=0)] = 0
+    weight_decay: Annotated[float, Setting(
+        "Weight decay; biases and norms have none.", TRAINING, at_least=0)] = 0.01
+    max_grad_norm: Annotated[float, Setting(
+        "Norm at which gradients are clipped.", TRAINING, above=0)] = 1.0
+    batch_size: BatchSize = 32
+    accumulation: Annotated[int, Setting(
+        "Micro-batches per optimizer step.", TRAINING, at_least=1)] = 1
+    negatives_per_positive: Annotated[int, Setting(
+        "Mined negatives per pair and step; 0 = none.", TRAINING, at_least=0)] = 1
+    in_batch: Annotated[InBatch, Setting(
+        "Documents of the whole batch, across devices, that are added to a query's negatives: all "
+        "of them, the hardest one (NCE) or a random one. Known positives of the query are left "
+        "out.", TRAINING)] = "none"
+    loss: Loss = "nll"
+    margin: Margin = 1.0
+    distill: Annotated[Distill, Setting(
+        "Also learn from the cross-encoder's scores in the negatives file (mine --teacher), by "
+        "MarginMSE or KL divergence.", TRAINING)] | None = None
+    distill_weight: Annotated[float, Setting(
+        "Weight of the distillation loss; the rest is --loss.", TRAINING, at_least=0,
+        at_most=1)] = 0.5
+    dropout: Annotated[float, Setting(
+        "Dropout in training; use 0 for short runs (default: the checkpoint's).", TRAINING,
+        at_least=0, below=1)] | None = None
+    dtype: ComputeDtype = "auto"
+    seed: Seed = SEED
+    min_rel: MinRel = MIN_REL
+    towers: Annotated[Towers, Setting(
+        "One encoder for queries and passages (shared), or one each (two; default: as in the "
+        "checkpoint).", TRAINING)] | None = None
+    similarity: Annotated[SimilarityName, Setting(
+        "Similarity of a new head (default: dot).", TRAINING)] | None = None
+    scale: Scale | None = None
+    dim: Annotated[int, Setting(
+        "Dimensions of a new head (default: the hidden size).", TRAINING, at_least=1)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RecipeConfig):
+    """The identity of a training run: what a later segment must repeat (or leave out)."""
+
+    devices: Annotated[int, Setting("Devices of the first call.", TRAINING, is_flag=False)] = 1
+    freeze_passages: Annotated[bool, Setting(
+        "Train the query encoder alone (ADORE), on negatives that each step retrieves from the "
+        "--embeddings of the frozen passage encoder.", TRAINING)] = False
+    live_depth: Annotated[int, Setting(
+        "Documents that --freeze-passages retrieves per query and step.", TRAINING,
+        at_least=1)] = 200
 
     def __post_init__(self) -> None:
-        check_finite(self)
-        for name, least in (
-            ("batch_size", 1), ("accumulation", 1), ("live_depth", 1), ("dim", 1),
-            ("max_segments", 1), ("query_length", 3), ("passage_length", 3),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            check(value is None or value >= least, f"{flag_of(name)} must be at least {least}")
-        for name in ("lr", "max_grad_norm", "scale"):
-            value = getattr(self, name)
-            check(value is None or value > 0, f"{flag_of(name)} must be greater than 0")
-        for name in (
-            "warmup_steps", "total_steps", "weight_decay", "negatives_per_positive", "margin",
-        ):  # fmt: skip
-            check(getattr(self, name) >= 0, f"{flag_of(name)} must not be negative")
+        super().__post_init__()
         check(
             self.negatives_per_positive > 0 or self.in_batch != "none",
             "--negatives-per-positive 0 leaves nothing to train against: add --in-batch",
         )
-        check(self.dropout is None or 0 <= self.dropout < 1, "--dropout lies in 0..1")
         check(self.dtype != "fp16", "--dtype fp16: training runs in bf16 or fp32")
-        check(0 <= self.distill_weight <= 1, "--distill-weight lies in 0..1")
         check(
             self.distill is None or self.needs_negatives,
             "--distill learns from the teacher's scores of mined negatives, and "
@@ -82,13 +126,13 @@ class TrainConfig:
         )
         check(
             self.distill is None or self.distill_weight < 1 or self.in_batch == "none",
-            "--distill-weight 1 leaves nothing of the loss that --in-batch is for",
+            "--distill-weight 1 leaves no weight for the loss that --in-batch adds to",
         )
         if self.freeze_passages:
             check(
                 self.in_batch == "none" and self.distill is None and self.towers != "shared",
-                "--freeze-passages retrieves its own negatives for a query tower of its own: it "
-                "goes without --in-batch, --distill and --towers shared",
+                "--freeze-passages retrieves its own negatives for a separate query encoder: it "
+                "cannot be combined with --in-batch, --distill or --towers shared",
             )
 
     @property
@@ -97,8 +141,8 @@ class TrainConfig:
         return self.negatives_per_positive > 0 and not self.freeze_passages
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of optimizer step `step` (from 0): linear warm-up, then decay to zero at
-        `total_steps` in a line or half a cosine, or constant."""
+        """Learning rate of optimizer step `step` (from 0): linear warm-up, then linear or cosine
+        decay to 0 at `total_steps`, or constant."""
         factor = 1.0
         if step < self.warmup_steps:
             factor = (step + 1) / self.warmup_steps
@@ -110,33 +154,57 @@ class TrainConfig:
         return self.lr * factor
 
 
-@dataclass(frozen=True)
-class SegmentConfig:
-    """How one call trains, beside the run's identity."""
+@dataclass(frozen=True, kw_only=True)
+class RunningConfig(Config):
+    """How a call trains; the result does not depend on it beyond rounding."""
 
-    steps: int = 1000
-    checkpoint_every: int = 0
-    """Steps between checkpoints; 0 = only at the end of the call."""
-    state_minutes: float = 10.0
-    log_every: int = 10
-    grad_cache: int = 0
-    """Rows encoded at a time by gradient caching; 0 = the whole batch at once."""
-    gradient_checkpointing: bool = False
-    track: str | None = None
-    follow: bool = False
-    """Train on the run's published generations as they come."""
-    max_staleness: int = 0
-    """Steps between the negatives' checkpoint and the step trained, at most; 0 = any."""
+    log_every: Annotated[int, Setting(
+        "Steps between lines of metrics.jsonl.", TRAINING, at_least=1)] = 10
+    grad_cache: Annotated[int, Setting(
+        "Queries, and passage rows, to encode at a time with gradient caching, for batches larger "
+        "than memory; 0 = off.", TRAINING, at_least=0)] = 0
+    gradient_checkpointing: Annotated[bool, Setting(
+        "Recompute activations in the backward pass: less memory, more time.", TRAINING)] = False
+    track: Annotated[Tracker, Setting(
+        "Also send the training log to TensorBoard or Weights & Biases.", RUNTIME)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentConfig(RunningConfig):
+    """How one call trains, besides the run's identity."""
+
+    steps: Annotated[int, Setting(
+        "Optimizer steps to add; 0 = only prepare the run.", TRAINING, at_least=0)] = 1000
+    checkpoint_every: CheckpointEvery = 0
+    state_minutes: Annotated[float, Setting("Minutes between resume states.", TRAINING)] = 10.0
+    follow: Annotated[bool, Setting(
+        "Train on the run's generations as ance refresh publishes them.", TRAINING)] = False
+    max_staleness: MaxStaleness = 0
 
     def __post_init__(self) -> None:
-        check_finite(self)
-        check(self.steps >= 0, "--steps must not be negative")
-        check(self.checkpoint_every >= 0, "--checkpoint-every must not be negative")
-        check(self.log_every >= 1, "--log-every must be at least 1")
-        check(self.grad_cache >= 0, "--grad-cache must not be negative")
-        check(self.max_staleness >= 0, "--max-staleness must not be negative")
+        super().__post_init__()
         check(
             not self.max_staleness or 0 < self.checkpoint_every <= self.max_staleness,
-            "--max-staleness needs --checkpoint-every, and at least as many steps: fresher "
-            "negatives come from a newer checkpoint",
+            "--max-staleness needs a --checkpoint-every that is at most as large: newer negatives "
+            "come from a newer checkpoint",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig(RunningConfig):
+    """How each call of a loop trains."""
+
+    cpu_workers: CpuWorkers = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeConfig(Config):
+    """The devices and machines that train together."""
+
+    gpus: Gpus = "all"
+    cpu_workers: CpuWorkers = 1
+    nnodes: Annotated[int, Setting("Machines that train together.", RUNTIME)] = 1
+    node_rank: Annotated[int, Setting("Number of this machine, from 0.", RUNTIME)] = 0
+    rdzv_endpoint: Annotated[str, Setting(
+        "HOST:PORT of machine 0, to which the others connect.", RUNTIME,
+        metavar="HOST:PORT")] | None = None

@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from ance_cli.config import DiagnoseConfig, EncodeConfig
+from ance_cli.call import Call, SkippedLines
+from ance_cli.config import ComputeConfig, DiagnoseConfig
 from ance_cli.diagnostics.history import history_hash, read_history
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
 from ance_cli.mining.drawing import MiningData, read_mining_data
@@ -32,7 +32,6 @@ from ance_cli.mining.pool import RankedLists
 from ance_cli.mining.sampling import keyed_generator
 from ance_cli.mining.sources import search_bm25
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import DenseRetriever, VectorSource
 from ance_cli.retrieval.search import passages_of
 
@@ -64,15 +63,11 @@ def diagnose(
     vectors: Path,
     output: Path,
     config: DiagnoseConfig = DiagnoseConfig(),
-    encode_config: EncodeConfig = EncodeConfig(),
+    compute: ComputeConfig = ComputeConfig(),
     index: Path | None = None,
     run: Path | None = None,
     figures: Path | None = None,
-    threads: int = 0,
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Write the report, a JSON object, and draw it into the folder `figures`.
 
@@ -94,7 +89,7 @@ def diagnose(
     plan = Plan(
         "diagnosis",
         output,
-        {**asdict(config), "dtype": encode_config.dtype},
+        {**asdict(config), "dtype": compute.dtype},
         {
             "corpus": corpus_hash,
             "queries": hash_file(dataset.need("queries")),
@@ -106,8 +101,8 @@ def diagnose(
         },
         {"checkpoint": str(checkpoint.path), "split": dataset.split},
     )
-    manifest = plan.published(force)
-    if manifest is None and dry_run:
+    manifest = plan.published(call.force)
+    if manifest is None and call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
     def work() -> Summary:
@@ -116,14 +111,13 @@ def diagnose(
             summary = summary_of(manifest, output, up_to_date=True)
         else:
             report, summary = _make(
-                plan, checkpoint, dataset, sources, config, encode_config, run, threads, skipped,
-                reporter,
+                plan, checkpoint, dataset, sources, config, compute, run, call,
             )  # fmt: skip
-        if figures is not None and not dry_run:
+        if figures is not None and not call.dry_run:
             from ance_cli.diagnostics.report_figures import draw_report
 
             summary["figures"] = draw_report(
-                report, checkpoint, sources[0], encode_config, figures, reporter
+                report, checkpoint, sources[0], compute, figures, call.reporter
             )
         return summary
 
@@ -137,31 +131,28 @@ def _make(
     dataset: Dataset,
     sources: Sequence[VectorSource],
     config: DiagnoseConfig,
-    encode_config: EncodeConfig,
+    compute: ComputeConfig,
     run: Path | None,
-    threads: int,
-    skipped: Skipped | None,
-    reporter: Reporter,
+    call: Call,
 ) -> tuple[dict[str, Any], Summary]:
     """Look, differentiate, write."""
     from ance_cli.diagnostics import report as tables
     from ance_cli.diagnostics.pair_analysis import ranks_to_show
 
     started = time.monotonic()
-    data = read_mining_data(dataset, config.ranking, skipped, reporter)
+    data = read_mining_data(dataset, config.ranking, call)
     chosen = _choose(data, config)
-    retriever = DenseRetriever(checkpoint, sources[-1], encode_config, config.probes)
+    retriever = DenseRetriever(checkpoint, sources[-1], compute, config.probes)
     plan.shaped_by["dtype"] = retriever.dtype
     embeddings = retriever.embeddings or Embeddings(sources[0].path)
     scale = checkpoint.settings.scale if config.scale is None else config.scale
     loss = (config.loss, config.margin, scale)
     ranks = ranks_to_show(embeddings.num_docs, config.depth)
     analyses, exact = _survey(
-        data, chosen, retriever, embeddings, config, loss, ranks, dataset, threads, skipped,
-        reporter,
+        data, chosen, retriever, embeddings, config, loss, ranks, dataset, call,
     )  # fmt: skip
     gradients, num_parameters = _differentiate(
-        checkpoint, dataset, chosen, analyses, loss, retriever, skipped, reporter
+        checkpoint, dataset, chosen, analyses, loss, retriever, call
     )
     suspects = tables.suspects_of(analyses, config.suspects)
     doc_ids = embeddings.ids
@@ -174,7 +165,7 @@ def _make(
         "bound": tables.bound(analyses, gradients),
         "batch": tables.batch_record(analyses, config.batch_size, config.depth),
         "reciprocal_rank": tables.reciprocal_rank_record(analyses),
-        "suspects": _with_texts(suspects, chosen, doc_ids, dataset, skipped),
+        "suspects": _with_texts(suspects, chosen, doc_ids, dataset, call.skipped),
         "long_tail": tables.tail_record(analyses, ranks),
         "panels": [
             {
@@ -252,9 +243,7 @@ def _survey(
     loss: tuple[str, float, float],
     ranks: Positions,
     dataset: Dataset,
-    threads: int,
-    skipped: Skipped | None,
-    reporter: Reporter,
+    call: Call,
 ) -> tuple[list[Any], list[Any]]:
     """Each pair over the whole corpus: its analysis, and the exact moments of its samplers."""
     from ance_cli.diagnostics.corpus_scores import BYTES_A_DOCUMENT, compute, weighted_sums
@@ -263,12 +252,12 @@ def _survey(
 
     banned = [_banned(data, query_id) for query_id in chosen.query_ids]
     depth = min(config.depth + max(map(len, banned)), embeddings.num_docs)
-    xq = retriever.encode_queries(chosen.texts, reporter)
+    xq = retriever.encode_queries(chosen.texts, call.reporter)
     texts = dict(zip(chosen.query_ids, chosen.texts, strict=True))
     lists = {BM25: RankedLists.of(search_bm25(
-        dataset, texts, config.ranking, depth, threads, skipped, reporter))}  # fmt: skip
+        dataset, texts, config.ranking, depth, call))}  # fmt: skip
     if retriever.embeddings is None:
-        _, found = retriever.search(xq, depth, reporter)
+        _, found = retriever.search(xq, depth, call.reporter)
         rows = {query_id: row for row, query_id in enumerate(chosen.query_ids)}
         lists[ANCE] = RankedLists(found, None, rows)
     in_batch = np.array(
@@ -276,7 +265,7 @@ def _survey(
     )
     analyses, exact = [], []
     size = max(1, _CORPUS_BYTES // (BYTES_A_DOCUMENT * embeddings.num_docs))
-    with reporter.task("looking", len(xq), "pair") as bar:
+    with call.reporter.task("looking", len(xq), "pair") as bar:
         for group in _groups(len(xq), size):
             land = compute(xq[group], chosen.positives[group], embeddings)
             sums = []
@@ -319,8 +308,7 @@ def _differentiate(
     analyses: Sequence[Any],
     loss: tuple[str, float, float],
     retriever: DenseRetriever,
-    skipped: Skipped | None,
-    reporter: Reporter,
+    call: Call,
 ) -> tuple[list[Any], int]:
     """The true gradients of what was drawn, and the number of parameters."""
     from ance_cli.diagnostics.examples import ExampleGradients
@@ -328,12 +316,12 @@ def _differentiate(
 
     doc_ids = retriever.doc_ids
     wanted = {doc_ids[doc] for found in analyses for doc in (found.positive, *found.drawn_norms)}
-    passages = passages_of(dataset.corpus, wanted, skipped)
+    passages = passages_of(dataset.corpus, wanted, call.skipped)
     separator = checkpoint.settings.separator
     examples = ExampleGradients(checkpoint, retriever.device, *loss)
     found = []
     total = sum(len(analysis.drawn_norms) for analysis in analyses)
-    with reporter.task("differentiating", total, "negative") as bar:
+    with call.reporter.task("differentiating", total, "negative") as bar:
         for text, analysis in zip(chosen.texts, analyses, strict=True):
             negatives = {
                 doc: passages[doc_ids[doc]].joined(separator) for doc in analysis.drawn_norms
@@ -357,7 +345,7 @@ def _with_texts(
     chosen: Chosen,
     doc_ids: Sequence[str],
     dataset: Dataset,
-    skipped: Skipped | None,
+    skipped: SkippedLines | None,
 ) -> list[dict[str, Any]]:
     """The suspects as people read them."""
     wanted = {doc_ids[doc] for _, doc, _ in suspects}

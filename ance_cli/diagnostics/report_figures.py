@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ance_cli.config import EncodeConfig
+from ance_cli.config import ComputeConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.mining.sampling import keyed_generator
@@ -40,7 +40,7 @@ def draw_report(
     report: dict[str, Any],
     checkpoint: Checkpoint,
     source: VectorSource,
-    encode_config: EncodeConfig,
+    compute: ComputeConfig,
     folder: Path,
     reporter: Reporter,
 ) -> list[str]:
@@ -52,7 +52,7 @@ def draw_report(
         "long-tail": _long_tail(report),
         "gradient-norms": _gradient_norms(report),
         "bias-and-variance": _bias_and_variance(report),
-        **_neighbourhoods(report, checkpoint, source, encode_config, reporter),
+        **_neighbourhoods(report, checkpoint, source, compute, reporter),
     }
     if len(report.get("history", {}).get("training", {}).get("step", ())) > 1:
         drawn["training"] = _training(report)
@@ -130,14 +130,14 @@ def _neighbourhoods(
     report: dict[str, Any],
     checkpoint: Checkpoint,
     source: VectorSource,
-    encode_config: EncodeConfig,
+    compute: ComputeConfig,
     reporter: Reporter,
 ) -> dict[str, Figure]:
     """`negatives` (Fig. 1), `wins` and `losses` (Fig. 6 and 7) where there are any."""
     from ance_cli.diagnostics import figures
 
     panels = report["panels"]
-    retriever = DenseRetriever(checkpoint, source, encode_config, None)
+    retriever = DenseRetriever(checkpoint, source, compute, None)
     embeddings = retriever.embeddings
     assert embeddings is not None
     xq = retriever.encode_queries([panel["query"] for panel in panels], reporter)

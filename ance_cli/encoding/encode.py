@@ -8,10 +8,11 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ance_cli.call import Call, SkippedLines
 from ance_cli.config import EncodeConfig
 from ance_cli.encoding.tokenize import corpus_tokens, tokens_plan, write_tokens
 from ance_cli.errors import AnceError, UsageProblem
@@ -19,13 +20,13 @@ from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset, read_qrels, read_queries
 from ance_cli.formats.embeddings import BLOCK_DOCS, UNFINISHED_ONLY, EmbeddingsWriter
 from ance_cli.formats.hashing import hash_lines
-from ance_cli.formats.jsonl import Skipped, refuse_stdio
+from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
 from ance_cli.formats.tokens import KIND, TokenCache
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.tokens import tokenizer_hash
-from ance_cli.progress import Bar, Reporter, Silent
+from ance_cli.progress import Bar, Reporter
 
 if TYPE_CHECKING:
     from ance_cli.encoding.blocks import EncodeJob, Work
@@ -52,10 +53,7 @@ def encode(
     config: EncodeConfig = EncodeConfig(),
     tokens: Path | None = None,
     shard: Shard | None = None,
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Encode the dataset's corpus (`side="passage"`) or its queries (`side="query"`).
 
@@ -68,21 +66,21 @@ def encode(
     finite, and `ResourceExhausted` where every worker process died.
     """
     refuse_stdio(output, "an embeddings folder")
-    if shard and force:
+    if shard and call.force:
         raise UsageProblem(
             "--force with --shard: each shard would drop what the others have done",
             hint=f"remove {output} and {atomic.partial_name(output)} first, or name another -o",
         )
     checkpoint.need_head()
-    plan = _plan(checkpoint, dataset, output, config, skipped)
-    if manifest := plan.published(force):
+    plan = _plan(checkpoint, dataset, output, config, call.skipped)
+    if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
     from ance_cli.encoding.ray_workers import joined
 
-    with joined(config.ray, config.gpus, config.cpu_workers, reporter) as cluster:
-        job = _Job(checkpoint, dataset, plan, config, tokens, force, skipped, reporter, cluster)
+    with joined(config.ray, config.gpus, config.cpu_workers, call.reporter) as cluster:
+        job = _Job(checkpoint, dataset, plan, config, tokens, cluster, call)
         return _encode_shard(job, shard) if shard else _encode_all(job)
 
 
@@ -101,7 +99,7 @@ def _encode_all(job: _Job) -> Summary:
 
 def _encode_shard(job: _Job, shard: Shard) -> Summary:
     """One shard's blocks. What all share is prepared, and published, by one process at a time."""
-    output, say = job.plan.output, job.reporter.say
+    output, say = job.plan.output, job.call.reporter.say
     main, own = lease.lease_name(output), _shard_lease(output, shard)
     what = f"shard {shard[0]} of {shard[1]} of {output}"
     with ExitStack() as holding:
@@ -148,7 +146,7 @@ def _plan(
     dataset: Dataset,
     output: Path,
     config: EncodeConfig,
-    skipped: Skipped | None,
+    skipped: SkippedLines | None,
 ) -> Plan:
     side = config.side
     inputs = {"tower": checkpoint.tower_hash(side)}
@@ -171,7 +169,7 @@ def _plan(
     return Plan("embeddings", output, shaped_by, inputs, ran_with, reads)
 
 
-def _queries(dataset: Dataset, skipped: Skipped | None) -> dict[str, str]:
+def _queries(dataset: Dataset, skipped: SkippedLines | None) -> dict[str, str]:
     """The queries of the split, all where none is named."""
     queries = read_queries(dataset.need("queries"), skipped)
     if dataset.qrels is None:
@@ -193,20 +191,16 @@ class _Job:
         plan: Plan,
         config: EncodeConfig,
         tokens_folder: Path | None,
-        force: bool,
-        skipped: Skipped | None,
-        reporter: Reporter,
         cluster: Cluster | None,
+        call: Call,
     ) -> None:
         self.checkpoint = checkpoint
         self.dataset = dataset
         self.plan = plan
         self.config = config
         self.tokens_folder = tokens_folder
-        self.force = force
-        self.skipped = skipped
-        self.reporter = reporter
         self.cluster = cluster
+        self.call = call
 
     def open(self) -> None:
         """Find the tokens and the unfinished embeddings, or begin them."""
@@ -222,7 +216,7 @@ class _Job:
         self.plan.shaped_by["dtype"] = dtype
         self.plan.ran_with["devices"] = [str(device) for device in self.devices]
         self.tokens = self._find_tokens()
-        folder = self.plan.open_partial(self.force)
+        folder = self.plan.open_partial(self.call.force)
         self.writer = EmbeddingsWriter.begin(
             folder, self.tokens.doc_offsets, self.checkpoint.dim, self.config.output_dtype,
             self.tokens.block_docs,
@@ -231,9 +225,7 @@ class _Job:
     def _find_tokens(self) -> TokenCache:
         """The corpus's from the cache; queries are few, and theirs lie beside the output."""
         if self.config.side == "passage":
-            return corpus_tokens(
-                self.checkpoint, self.dataset, self.tokens_folder, self.skipped, self.reporter
-            )
+            return corpus_tokens(self.checkpoint, self.dataset, self.tokens_folder, self.call)
         plan = Plan(
             KIND,
             self._query_tokens,
@@ -243,8 +235,9 @@ class _Job:
              "tokenizer": tokenizer_hash(self.checkpoint.tower("query"))},
         )  # fmt: skip
         atomic.remove(plan.output)
-        queries = _queries(self.dataset, self.skipped)
-        write_tokens(plan, self.checkpoint, queries.items(), "query", len(queries), self.reporter)
+        queries = _queries(self.dataset, self.call.skipped)
+        whole = replace(self.call, skipped=None)
+        write_tokens(plan, self.checkpoint, queries.items(), "query", len(queries), whole)
         return TokenCache(plan.output)
 
     @property
@@ -261,10 +254,10 @@ class _Job:
             return work, 0.0
         done = self.writer.num_blocks - len(self.writer.missing())
         if done:
-            self.reporter.say(f"{done} of {self.writer.num_blocks} blocks are done already")
+            self.call.reporter.say(f"{done} of {self.writer.num_blocks} blocks are done already")
         sizes = self.tokens.block_tokens
-        with self.reporter.task("encoding", int(sizes[blocks].sum()), "token") as bar:
-            listener = _Listener(work, bar, self.reporter)
+        with self.call.reporter.task("encoding", int(sizes[blocks].sum()), "token") as bar:
+            listener = _Listener(work, bar, self.call.reporter)
             jobs = self._jobs()
             if self.cluster:
                 work.capacity = self.cluster.encode(jobs, blocks, listener)

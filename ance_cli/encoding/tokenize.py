@@ -9,22 +9,24 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ance_cli.call import Call, SkippedLines
 from ance_cli.errors import AnceError, BadInput, Mismatch
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset, read_corpus
 from ance_cli.formats.embeddings import BLOCK_DOCS
 from ance_cli.formats.hashing import cache_dir, hash_file
-from ance_cli.formats.jsonl import Skipped, read_lines, refuse_stdio
+from ance_cli.formats.jsonl import read_lines, refuse_stdio
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
 from ance_cli.formats.tokens import KIND, TokenCache, TokenWriter, join_rows
 from ance_cli.models.checkpoint import Checkpoint, Side
 from ance_cli.models.tokens import tokenizer_hash
-from ance_cli.progress import Bar, Reporter, Silent
+from ance_cli.progress import Bar
 
 if TYPE_CHECKING:
     from ance_cli.models.tokens import Tokenizer, TokenRows
@@ -40,23 +42,20 @@ def tokenize(
     checkpoint: Checkpoint,
     dataset: Dataset,
     output: Path | None = None,
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Make the token cache of the dataset's corpus, in the cache folder unless `output` names one.
 
     Raises `BadInput` for a broken corpus.
     """
-    plan = tokens_plan(checkpoint, dataset, output, skipped)
-    if manifest := plan.published(force):
-        _note(manifest, skipped)
+    plan = tokens_plan(checkpoint, dataset, output, call.skipped)
+    if manifest := plan.published(call.force):
+        _note(manifest, call.skipped)
         return summary_of(manifest, plan.output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, plan.output, plan.shaped_by)
-    made = _make_in_turn(plan, checkpoint, dataset, force, skipped, reporter)
-    _note(made, skipped)
+    made = _make_in_turn(plan, checkpoint, dataset, call)
+    _note(made, call.skipped)
     return summary_of(made, plan.output, up_to_date=False)
 
 
@@ -64,8 +63,7 @@ def corpus_tokens(
     checkpoint: Checkpoint,
     dataset: Dataset,
     folder: Path | None = None,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> TokenCache:
     """The token cache of the dataset's corpus, made first where there is none.
 
@@ -73,10 +71,10 @@ def corpus_tokens(
     the second waits for the first. Raises `Mismatch` where it was changed since it was made, or
     `folder` holds that of other texts or settings.
     """
-    plan = tokens_plan(checkpoint, dataset, folder, skipped)
+    plan = tokens_plan(checkpoint, dataset, folder, call.skipped)
     try:
         manifest = plan.published() or _make_in_turn(
-            plan, checkpoint, dataset, False, skipped, reporter
+            plan, checkpoint, dataset, replace(call, force=False)
         )
     except Mismatch as problem:
         raise Mismatch(
@@ -84,18 +82,18 @@ def corpus_tokens(
             hint="make the token cache anew with: ance tokenize --force, and the same --ckpt, "
             "--data and lengths",
         ) from None
-    _note(manifest, skipped)
+    _note(manifest, call.skipped)
     return TokenCache(plan.output)
 
 
-def _note(manifest: dict[str, Any], skipped: Skipped | None) -> None:
+def _note(manifest: dict[str, Any], skipped: SkippedLines | None) -> None:
     """Tell whoever takes the cache what he would have been told had he read the corpus."""
     if skipped is not None:
         skipped.reasons.update(dict.fromkeys(manifest["content"]["skipped"]))
 
 
 def tokens_plan(
-    checkpoint: Checkpoint, dataset: Dataset, output: Path | None, skipped: Skipped | None
+    checkpoint: Checkpoint, dataset: Dataset, output: Path | None, skipped: SkippedLines | None
 ) -> Plan:
     """What the token cache of the corpus is, and where it lies.
 
@@ -123,22 +121,22 @@ def _make_in_turn(
     plan: Plan,
     checkpoint: Checkpoint,
     dataset: Dataset,
-    force: bool,
-    skipped: Skipped | None,
-    reporter: Reporter,
+    call: Call,
 ) -> dict[str, Any]:
     name = lease.lease_name(plan.output)
-    with lease.hold_in_turn(name, f"the token cache of {dataset.corpus}", reporter.say):
-        if not force and (manifest := plan.published()):
+    with lease.hold_in_turn(name, f"the token cache of {dataset.corpus}", call.reporter.say):
+        if not call.force and (manifest := plan.published()):
             return manifest  # by the one that was waited for
-        broken = Skipped() if skipped is not None else None
+        broken = SkippedLines() if call.skipped is not None else None
         separator = checkpoint.settings.separator
         texts = (
             (passage.doc_id, passage.joined(separator))
             for passage in read_corpus(dataset.corpus, broken)
         )
         total = sum(1 for _ in read_lines(dataset.corpus))
-        found = write_tokens(plan, checkpoint, texts, "passage", total, reporter, broken)
+        found = write_tokens(
+            plan, checkpoint, texts, "passage", total, replace(call, skipped=broken)
+        )
         if hash_file(dataset.corpus) != plan.inputs["corpus"]:
             atomic.remove(plan.output)
             raise BadInput(
@@ -154,13 +152,12 @@ def write_tokens(
     texts: Texts,
     side: Side,
     total: int,
-    reporter: Reporter,
-    skipped: Skipped | None = None,
+    call: Call,
 ) -> dict[str, Any]:
     """Tokenise the texts in one pass and publish them under the plan's name; the manifest.
 
-    `total` of them are expected, for the progress bar; `skipped` collects what is passed over while
-    they are read. What a killed call left is made again.
+    `total` of them are expected, for the progress bar; `call.skipped` collects what is passed over
+    while they are read. What a killed call left is made again.
     """
     from ance_cli.models.tokens import Tokenizer
 
@@ -170,7 +167,7 @@ def write_tokens(
     block_docs = plan.shaped_by["block_docs"]
     with (
         atomic.disk_errors(folder),
-        reporter.task("tokenising", total, side) as bar,
+        call.reporter.task("tokenising", total, side) as bar,
     ):
         try:
             writer = TokenWriter(folder, tokenizer.vocabulary_of(side), block_docs)
@@ -186,7 +183,7 @@ def write_tokens(
         "seconds": round(seconds, 2),
         "docs_per_s": round(content["docs"] / seconds, 1),
     }
-    content["skipped"] = list(skipped.reasons) if skipped else []
+    content["skipped"] = list(call.skipped.reasons) if call.skipped else []
     return plan.publish_folder(content, stats)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ance_cli.call import Call, SkippedLines
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import (
     Dataset,
@@ -16,10 +17,9 @@ from ance_cli.formats.dataset import (
     read_qrels,
     read_queries,
 )
-from ance_cli.formats.jsonl import STDIO, Skipped, open_output
+from ance_cli.formats.jsonl import STDIO, open_output
 from ance_cli.formats.summary import Summary
 from ance_cli.formats.trec import Run, read_run
-from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.search import passages_of
 
 if TYPE_CHECKING:
@@ -31,10 +31,9 @@ def evaluate_runs(
     qrels: Path | None,
     measures: str,
     per_query: Path | None = None,
-    skipped: Skipped | None = None,
     dataset: Dataset | None = None,
     cases: int = 0,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Means over the judged queries with 95 % intervals, and paired tests against the first run.
 
@@ -55,10 +54,10 @@ def evaluate_runs(
     }
     asked = parse_measures(measures, [labels for labels, given in there.items() if given])
     _check(runs, qrels, asked, per_query, dataset, cases)
-    judged = read_qrels(qrels, skipped=skipped) if qrels is not None else {}
-    ranked = {str(path): read_run(path, skipped) for path in runs}
+    judged = read_qrels(qrels, skipped=call.skipped) if qrels is not None else {}
+    ranked = {str(path): read_run(path, call.skipped) for path in runs}
     first_run = next(iter(ranked.values()))
-    answers = _answer_labels(asked, ranked.values(), dataset, judged, skipped, reporter)
+    answers = _answer_labels(asked, ranked.values(), dataset, judged, call)
     if not judged:
         judged = {query_id: {} for labels in answers.values() for query_id in labels}
         judged = judged or {query_id: {} for query_id in first_run}
@@ -83,7 +82,7 @@ def evaluate_runs(
     if cases:
         assert dataset is not None
         by = asked[0].name
-        _add_cases(found["runs"], ranked, evaluations, by, judged, cases, dataset, skipped)
+        _add_cases(found["runs"], ranked, evaluations, by, judged, cases, dataset, call.skipped)
     if per_query is not None:
         _write_per_query(per_query, evaluations)
     return found
@@ -143,8 +142,7 @@ def _answer_labels(
     runs: Iterable[Run],
     dataset: Dataset | None,
     judged: Qrels,
-    skipped: Skipped | None,
-    reporter: Reporter,
+    call: Call,
 ) -> dict[Labels, Qrels]:
     """For each kind of answer that is asked for: judged query -> the passages that hold one."""
     from ance_cli.evaluation.answer_coverage import passages_with_answers
@@ -163,9 +161,11 @@ def _answer_labels(
     }
     if not depths or dataset is None:
         return {}
-    answers = read_answers(dataset.need("queries"), skipped)
+    answers = read_answers(dataset.need("queries"), call.skipped)
     if without := len(judged.keys() - answers.keys()):
-        reporter.warn(f"{without} of {len(judged)} judged queries have no answer; they count as 0")
+        call.reporter.warn(
+            f"{without} of {len(judged)} judged queries have no answer; they count as 0"
+        )
     query_ids = [query_id for query_id in judged or answers if query_id in answers]
     found = {}
     tests: dict[str, Callable[[str], bool]]
@@ -179,11 +179,11 @@ def _answer_labels(
             tests = {name: matcher.matches_normalised for name, matcher in matchers.items()}
             broken = [(name, text) for name, found in matchers.items() for text in found.broken]
             if broken:
-                reporter.warn(
+                call.reporter.warn(
                     "answers that are not regular expressions match nothing; there are "
                     f"{len(broken)}, the first {broken[0][1]!r} of query {broken[0][0]!r}"
                 )
-        passages = read_corpus(dataset.corpus, skipped)
+        passages = read_corpus(dataset.corpus, call.skipped)
         held = passages_with_answers(runs, depth, tests, prepare, passages)
         found[kind] = {query_id: held.get(query_id, {}) for query_id in query_ids}
     return found
@@ -225,7 +225,7 @@ def _add_cases(
     judged: Qrels,
     count: int,
     dataset: Dataset,
-    skipped: Skipped | None,
+    skipped: SkippedLines | None,
 ) -> None:
     """Each later run's greatest wins and losses against the first, with the texts."""
     from ance_cli.evaluation.cases import documents_of, wins_and_losses

@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ance_cli.config import EncodeConfig, ReadConfig
+from ance_cli.call import Call, SkippedLines
+from ance_cli.config import ComputeConfig, ReadConfig
 from ance_cli.errors import BadInput
 from ance_cli.evaluation.answer_match import AnswerMatcher
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset, Passage, read_answers, read_queries
 from ance_cli.formats.hashing import hash_file, hash_json, hash_lines
 from ance_cli.formats.journal import Journal
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import AUTO, Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
 from ance_cli.formats.trec import in_trec_order, read_run
 from ance_cli.models.reader import open_reader, reader_fingerprint
-from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.search import passages_of, queries_of_split
 
 if TYPE_CHECKING:
@@ -35,11 +34,8 @@ def read(
     reader: Path,
     output: Path,
     config: ReadConfig = ReadConfig(),
-    encode_config: EncodeConfig = EncodeConfig(),
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    compute: ComputeConfig = ComputeConfig(),
+    call: Call = Call(),
 ) -> Summary:
     """Write an answer to each query as JSON lines, read from the `depth` best passages of `run`.
 
@@ -50,11 +46,11 @@ def read(
     """
     ranked = {
         query_id: [doc_id for doc_id, _ in in_trec_order(hits)[: config.depth]]
-        for query_id, hits in read_run(run, skipped).items()
+        for query_id, hits in read_run(run, call.skipped).items()
     }
-    queries = _queries(run, ranked, dataset, skipped)
+    queries = _queries(run, ranked, dataset, call.skipped)
     ranked = {query_id: ranked.get(query_id, []) for query_id in queries}
-    gold = _gold(dataset, queries, skipped, reporter)
+    gold = _gold(dataset, queries, call)
     inputs = {
         "run": hash_lines(" ".join([query_id, *doc_ids]) for query_id, doc_ids in ranked.items()),
         "queries": hash_lines(f"{query_id}\t{text}" for query_id, text in queries.items()),
@@ -63,24 +59,24 @@ def read(
         "reader": reader_fingerprint(reader),
     }
     shaped_by: dict[str, Any] = {
-        "depth": config.depth, "answer_tokens": config.answer_tokens, "dtype": encode_config.dtype
+        "depth": config.depth, "answer_tokens": config.answer_tokens, "dtype": compute.dtype
     }  # fmt: skip
     plan = Plan("answers", output, shaped_by, inputs, reads=[run, *dataset.files, reader])
-    if manifest := plan.published(force):
+    if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
     def write(journal: Journal) -> Summary:
         started = time.monotonic()
         wanted = {doc_id for doc_ids in ranked.values() for doc_id in doc_ids}
-        passages = passages_of(dataset.corpus, wanted, skipped)
+        passages = passages_of(dataset.corpus, wanted, call.skipped)
         if missing := wanted - passages.keys():
             raise BadInput(
                 f"{run}: document {min(missing)!r} is not in the corpus",
                 hint="the run should come from the corpus that --data names",
             )
-        opened = open_reader(reader, config, encode_config)
+        opened = open_reader(reader, config, compute)
         if plan.shaped_by["dtype"] == AUTO:
             plan.shaped_by["dtype"] = opened.dtype
 
@@ -90,7 +86,7 @@ def read(
             return orjson.dumps(record)
 
         lines = []
-        with reporter.task("reading", len(queries), "query") as bar:
+        with call.reporter.task("reading", len(queries), "query") as bar:
             for query_id in queries:
                 lines.append(journal.result(query_id.encode(), partial(line_of, query_id)))
                 bar.advance()
@@ -105,12 +101,12 @@ def read(
             stats["seconds"] = round(time.monotonic() - started + journal.seconds_before, 2)
         return made(plan, stats)
 
-    with lease.of_output(output), plan.journal(force, reporter.say) as journal:
+    with lease.of_output(output), plan.journal(call.force, call.reporter.say) as journal:
         return write(journal)
 
 
 def _queries(
-    run: Path, ranked: Mapping[str, Sequence[str]], dataset: Dataset, skipped: Skipped | None
+    run: Path, ranked: Mapping[str, Sequence[str]], dataset: Dataset, skipped: SkippedLines | None
 ) -> dict[str, str]:
     """query_id -> text of the queries that are to be answered."""
     if dataset.qrels is not None:
@@ -130,16 +126,16 @@ def _queries(
     return {query_id: texts[query_id] for query_id in ranked}
 
 
-def _gold(
-    dataset: Dataset, queries: Mapping[str, str], skipped: Skipped | None, reporter: Reporter
-) -> dict[str, list[str]]:
+def _gold(dataset: Dataset, queries: Mapping[str, str], call: Call) -> dict[str, list[str]]:
     """query_id -> the answers that the dataset has; says so where it has none or not all."""
-    answers = read_answers(dataset.need("queries"), skipped, needed=False)
+    answers = read_answers(dataset.need("queries"), call.skipped, needed=False)
     found = {query_id: answers[query_id] for query_id in queries if query_id in answers}
     if not found:
-        reporter.say("the dataset has no answers to these queries: nothing is measured")
+        call.reporter.say("the dataset has no answers to these queries: nothing is measured")
     elif without := len(queries) - len(found):
-        reporter.warn(f"{without} of {len(queries)} queries have no answer; they are not measured")
+        call.reporter.warn(
+            f"{without} of {len(queries)} queries have no answer; they are not measured"
+        )
     return found
 
 

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.hashing import hash_file, hash_json
-from ance_cli.formats.jsonl import Skipped, read_lines, read_records, refuse
+from ance_cli.formats.jsonl import read_lines, read_records, refuse
 from ance_cli.formats.labels import read_labels
 
 _DOC_ID_FIELDS = ("_id", "doc_id", "docid", "id", "passage_id", "pid", "corpus-id")
@@ -192,7 +193,7 @@ def parse_query(record: dict[str, object], where: str) -> Query:
     return Query(query_id, text, record.get("metadata"))
 
 
-def read_corpus(path: Path, skipped: Skipped | None = None) -> Iterator[Passage]:
+def read_corpus(path: Path, skipped: SkippedLines | None = None) -> Iterator[Passage]:
     """The passages in file order. Empty ones are passed on; an empty corpus is an error."""
     seen: dict[str, int] = {}
     for number, record in read_records(path, skipped):
@@ -220,7 +221,9 @@ def _is_tab_separated(path: Path) -> bool:
     return path.name.split(".")[-1] == "tsv" or ".tsv." in path.name
 
 
-def _query_records(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, dict[str, object]]]:
+def _query_records(
+    path: Path, skipped: SkippedLines | None
+) -> Iterator[tuple[int, dict[str, object]]]:
     if not _is_tab_separated(path):
         yield from read_records(path, skipped)
         return
@@ -237,7 +240,7 @@ def _query_records(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, d
         yield number, {"_id": columns[0], "text": columns[1]}
 
 
-def read_query_records(path: Path, skipped: Skipped | None = None) -> Iterator[Query]:
+def read_query_records(path: Path, skipped: SkippedLines | None = None) -> Iterator[Query]:
     """The queries in file order: JSON lines, or `id <tab> text` in a .tsv file."""
     lines: dict[str, int] = {}
     for number, record in _query_records(path, skipped):
@@ -261,7 +264,7 @@ def read_query_records(path: Path, skipped: Skipped | None = None) -> Iterator[Q
         )
 
 
-def read_queries(path: Path, skipped: Skipped | None = None) -> dict[str, str]:
+def read_queries(path: Path, skipped: SkippedLines | None = None) -> dict[str, str]:
     """query_id -> text, in file order."""
     return {query.query_id: query.text for query in read_query_records(path, skipped)}
 
@@ -291,7 +294,7 @@ def _answers_of(record: dict[str, object], where: str) -> list[str]:
 
 
 def read_answers(
-    path: Path, skipped: Skipped | None = None, needed: bool = True
+    path: Path, skipped: SkippedLines | None = None, needed: bool = True
 ) -> dict[str, list[str]]:
     """query_id -> the answers of the queries that have any, in file order.
 
@@ -329,7 +332,7 @@ def read_qrels(
     path: Path,
     known_queries: Container[str] | None = None,
     known_docs: Container[str] | None = None,
-    skipped: Skipped | None = None,
+    skipped: SkippedLines | None = None,
 ) -> Qrels:
     """Relevance labels; ids that the queries or the corpus do not know are errors."""
     qrels: Qrels = {}

@@ -1,8 +1,8 @@
 """Reading and writing JSON lines and other text files that come from outside.
 
 One place decides how an input opens (`-` is stdin, `.gz` and `.zst` by name) and how a broken line
-is reported: `file:line: what was found`. With a `Skipped` collector broken lines are counted and
-listed instead of ending the command.
+is reported: `file:line: what was found`. With a `SkippedLines` collector broken lines are counted
+and listed instead of ending the command.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 import zstandard
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic
 
@@ -32,21 +32,7 @@ DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 _MEND = "mend the line, or count and pass over such lines with --skip-bad, where a command has it"
 
 
-@dataclass
-class Skipped:
-    """Broken lines that `--skip-bad` passed over, each once however often a file is read."""
-
-    reasons: dict[str, None] = field(default_factory=dict)
-
-    @property
-    def count(self) -> int:
-        return len(self.reasons)
-
-    def note(self, problem: BadInput) -> None:
-        self.reasons[problem.what] = None
-
-
-def refuse(problem: BadInput, skipped: Skipped | None) -> None:
+def refuse(problem: BadInput, skipped: SkippedLines | None) -> None:
     """Raise the problem of a line, or note it where broken lines are skipped."""
     if skipped is None:
         problem.hint = problem.hint or _MEND
@@ -129,7 +115,7 @@ def damaged(where: str, error: Exception) -> BadInput:
 
 
 def read_records(
-    path: Path, skipped: Skipped | None = None
+    path: Path, skipped: SkippedLines | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The JSON objects of a JSON-lines file, with their line numbers."""
     for number, line in read_lines(path):

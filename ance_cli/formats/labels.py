@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
-from ance_cli.formats.jsonl import Skipped, read_lines, refuse
+from ance_cli.formats.jsonl import read_lines, refuse
 
 LABELS_HEADER = b"query-id\tcorpus-id\tscore\n"
 """The first line of the labels that ance writes."""
@@ -21,7 +22,7 @@ class Label(NamedTuple):
     relevance: int
 
 
-def read_labels(path: Path, skipped: Skipped | None = None) -> Iterator[tuple[int, Label]]:
+def read_labels(path: Path, skipped: SkippedLines | None = None) -> Iterator[tuple[int, Label]]:
     """The labels line by line, with their line numbers; nothing is held."""
     for number, line in read_lines(path):
         where = f"{path}:{number}"

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import orjson
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
-from ance_cli.formats.jsonl import Skipped, read_records, refuse
+from ance_cli.formats.jsonl import read_records, refuse
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def read_negatives(
     known_queries: Container[str],
     known_docs: Container[str],
     positives: dict[str, list[str]] | None = None,
-    skipped: Skipped | None = None,
+    skipped: SkippedLines | None = None,
 ) -> Iterator[PairNegatives]:
     """The lines of a negatives file, checked against the dataset.
 

@@ -13,8 +13,9 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
-from ance_cli.formats.jsonl import Skipped, read_lines, refuse
+from ance_cli.formats.jsonl import read_lines, refuse
 
 Run = dict[str, dict[str, float]]
 """query_id -> doc_id -> score."""
@@ -48,7 +49,7 @@ class Hit(NamedTuple):
     """As it stands in the file; nothing is made of it."""
 
 
-def read_hits(path: Path, skipped: Skipped | None = None) -> Iterator[tuple[int, Hit]]:
+def read_hits(path: Path, skipped: SkippedLines | None = None) -> Iterator[tuple[int, Hit]]:
     """The lines of a run file with their numbers; nothing is held."""
     for number, line in read_lines(path):
         where = f"{path}:{number}"
@@ -76,7 +77,7 @@ def read_hits(path: Path, skipped: Skipped | None = None) -> Iterator[tuple[int,
 
 
 def read_run(
-    path: Path, skipped: Skipped | None = None, known_docs: Container[str] | None = None
+    path: Path, skipped: SkippedLines | None = None, known_docs: Container[str] | None = None
 ) -> Run:
     """A run file; columns that are missing, scores that are no numbers, repeats and documents that
     the corpus does not know are errors."""

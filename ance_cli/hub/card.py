@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import Call
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.jsonl import STDIO, open_output
@@ -40,9 +41,9 @@ class Ancestor:
     hub_id: str | None = None
 
 
-def write_card(place: Path, output: Path, name: str | None = None, force: bool = False) -> Summary:
-    """Write `model_card` to a file (`-` is stdout); one that exists only where `force` says so."""
-    if output != STDIO and output.exists() and not force:
+def write_card(place: Path, output: Path, name: str | None = None, call: Call = Call()) -> Summary:
+    """Write `model_card` to a file (`-` is stdout); replaces a file only if `call.force` is set."""
+    if output != STDIO and output.exists() and not call.force:
         raise UsageProblem(
             f"{output}: exists", hint="choose another name with -o, or replace it with --force"
         )

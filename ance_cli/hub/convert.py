@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import Call
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.hashing import hash_file
@@ -17,7 +18,6 @@ from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import ORIGIN, Checkpoint, Side, Similarity
 from ance_cli.models.hub import fetched
 from ance_cli.models.tower import SETTINGS_FILE, Tower, read_object
-from ance_cli.progress import Reporter, Silent
 
 _SIDES: tuple[Side, Side] = ("query", "passage")
 _WEIGHTS_AND_CONFIGS = (".safetensors", ".bin", ".cp", ".pt", ".json", ".txt", ".model")
@@ -115,9 +115,7 @@ def convert(
     pooling: str | None = None,
     similarity: Similarity | None = None,
     settings: Mapping[str, Any] | None = None,
-    force: bool = False,
-    dry_run: bool = False,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Make a checkpoint folder of one of another layout (see `models.foreign`); a source may be
     the name of a model on the hub.
@@ -138,9 +136,9 @@ def convert(
         "pins": changes,
     }
     summary = {"output": str(output), "kind": "checkpoint", "up_to_date": False}
-    if not force and _is_made(output, asked):
+    if not call.force and _is_made(output, asked):
         return {**summary, "up_to_date": True}
-    if dry_run:
+    if call.dry_run:
         return {**summary, "dry_run": True, **asked}
     from ance_cli.models.dual import save_dual
     from ance_cli.models.foreign import load_foreign

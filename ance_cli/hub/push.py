@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ance_cli.call import Call
 from ance_cli.errors import ResourceExhausted, UsageProblem
 from ance_cli.formats.summary import Summary
 from ance_cli.hub.card import CARD, checkpoint_at, model_card
 from ance_cli.models.hub import SUFFIXES
-from ance_cli.progress import Reporter, Silent
 
 
 def push(
     place: Path,
     repo_id: str,
     private: bool = False,
-    dry_run: bool = False,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Make the model `repo_id` on the hub where there is none, and commit the checkpoint to it.
 
     `place` is a checkpoint or a run folder, whose newest checkpoint is meant. What goes there is
     what a checkpoint is made of, weights as safetensors alone, and its `README.md`, or a generated
-    card where it has none. `dry_run` lists the files and asks the hub nothing. Raises
+    card where it has none. `call.dry_run` lists the files and asks the hub nothing. Raises
     `UsageProblem` where the id is none, `ResourceExhausted` where the hub does not take the commit;
     it then has all of it or nothing.
     """
@@ -56,9 +55,9 @@ def push(
             )
         },
     }
-    if dry_run:
+    if call.dry_run:
         return {**found, "dry_run": True}
-    reporter.say(f"sending {len(content)} files to {repo_id}")
+    call.reporter.say(f"sending {len(content)} files to {repo_id}")
     api = huggingface_hub.HfApi()
     try:
         api.create_repo(repo_id, private=private or None, exist_ok=True)

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage, Query, checked_id
-from ance_cli.formats.jsonl import DAMAGE, Skipped, damaged, open_input, read_lines, refuse
+from ance_cli.formats.jsonl import DAMAGE, damaged, open_input, read_lines, refuse
 from ance_cli.formats.labels import Label
 from ance_cli.interop.records import Head, Negative, Part, Record, Role, content_id, file_part
 from ance_cli.interop.tables import text_of
@@ -38,7 +39,7 @@ def recognise(path: Path, head: Head) -> Part | None:
     return None
 
 
-def rows(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def rows(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`[{question, answers, positive_ctxs, negative_ctxs, hard_negative_ctxs}, ...]`.
 
     A question's id is the hash of its text. A context's is its `passage_id` (NQ) or `psg_id`
@@ -107,7 +108,7 @@ def _contexts(row: dict[str, Any], field: str, where: str) -> list[Passage]:
     return passages
 
 
-def passages(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def passages(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`id <tab> text <tab> title`, quoted as CSV is, with a header."""
     for number, columns in _csv_rows(path, _PASSAGE_COLUMNS, skipped):
         if number == 1 and columns == _PASSAGE_COLUMNS:
@@ -120,7 +121,7 @@ def passages(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]
         yield number, Passage(doc_id, columns[2], columns[1])
 
 
-def questions(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def questions(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`question <tab> ['answer', ...]`, quoted as CSV is; the id is the hash of the question."""
     for number, (text, answers) in _csv_rows(path, ["question", "answers"], skipped):
         where = f"{path}:{number}"
@@ -148,7 +149,7 @@ def answers_in(text: str, where: str) -> list[str]:
 
 
 def _csv_rows(
-    path: Path, names: list[str], skipped: Skipped | None
+    path: Path, names: list[str], skipped: SkippedLines | None
 ) -> Iterator[tuple[int, list[str]]]:
     """The rows of a tab-separated file with quotes, each with the number of its first line."""
     first = last = 0

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import orjson
 
+from ance_cli.call import Call, SkippedLines
 from ance_cli.config import ExportConfig
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats import atomic, lease
@@ -28,7 +29,7 @@ from ance_cli.formats.dataset import (
     read_queries,
 )
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.jsonl import STDIO, Skipped, refuse_stdio
+from ance_cli.formats.jsonl import STDIO, refuse_stdio
 from ance_cli.formats.manifest import Plan, read_manifest
 from ance_cli.formats.negatives_file import PairNegatives, read_negatives
 from ance_cli.formats.summary import Summary, made, planned, summary_of
@@ -49,7 +50,6 @@ from ance_cli.interop import (
 )
 from ance_cli.interop.records import Example
 from ance_cli.mining.candidate_filters import PassageTexts
-from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.search import passages_of
 
 _ARROW = ".arrow"
@@ -61,10 +61,7 @@ def export_negatives(
     dataset: Dataset,
     output: Path,
     config: ExportConfig = ExportConfig(),
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Write the pairs of a negatives file in one of `interop.NEGATIVES_FORMS`.
 
@@ -91,12 +88,12 @@ def export_negatives(
         reads=[negatives, *dataset.files],
         ran_with={"negatives": str(negatives)},
     )  # fmt: skip
-    if manifest := plan.published(force):
+    if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
     with lease.of_output(output):
-        source = _Source(negatives, dataset, config, skipped)
+        source = _Source(negatives, dataset, config, call.skipped)
         if form in _FOLDERS:
             _write_folder(plan, source, _FOLDERS[form])
         else:
@@ -104,7 +101,7 @@ def export_negatives(
                 _FILES[form](handle, source, arrow)
                 source.need_pairs()
     if left_out := source.stats["pairs_left_out"]:
-        reporter.warn(f"{left_out} pairs were left out: they have too few negatives for a row")
+        call.reporter.warn(f"{left_out} pairs were left out: they have too few negatives for a row")
     return made(plan, source.stats)
 
 
@@ -142,7 +139,7 @@ class _Source:
     """A negatives file beside its dataset; `stats` counts what has gone out."""
 
     def __init__(
-        self, path: Path, dataset: Dataset, config: ExportConfig, skipped: Skipped | None
+        self, path: Path, dataset: Dataset, config: ExportConfig, skipped: SkippedLines | None
     ) -> None:
         self.path, self.dataset, self.config, self.skipped = path, dataset, config, skipped
         self.stats: dict[str, Any] = {"pairs": 0, "negatives": 0, "pairs_left_out": 0}
@@ -296,10 +293,7 @@ def export_run(
     output: Path,
     dataset: Dataset | None = None,
     config: ExportConfig = ExportConfig(),
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Write the `config.depth` best documents of each query in one of `interop.RUN_FORMS`.
 
@@ -316,28 +310,33 @@ def export_run(
         "export", output, {"form": form, "depth": config.depth}, inputs, {"run": str(run)},
         reads=[run, *(dataset.files if dataset else [])],
     )  # fmt: skip
-    if manifest := plan.published(force):
+    if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
     with lease.of_output(output):
-        found = read_run(run, skipped)
+        found = read_run(run, call.skipped)
         stats: dict[str, Any] = {"queries": len(found)}
         with plan.text_file(stats) as handle:
             if form == DPR_READER:
                 assert dataset is not None
-                stats |= _write_reader_rows(handle, found, run, dataset, config.depth, skipped)
+                stats |= _write_reader_rows(handle, found, run, dataset, config.depth, call.skipped)
             else:
                 for query_id, hits in found.items():
                     ranked = [doc_id for doc_id, _ in in_trec_order(hits)[: config.depth]]
                     handle.write(msmarco.run_lines(query_id, ranked))
     if without := stats.get("queries_without_answers"):
-        reporter.warn(f"{without} of {len(found)} queries have no answer: has_answer is false")
+        call.reporter.warn(f"{without} of {len(found)} queries have no answer: has_answer is false")
     return made(plan, stats)
 
 
 def _write_reader_rows(
-    handle: IO[bytes], run: Run, name: Path, dataset: Dataset, depth: int, skipped: Skipped | None
+    handle: IO[bytes],
+    run: Run,
+    name: Path,
+    dataset: Dataset,
+    depth: int,
+    skipped: SkippedLines | None,
 ) -> dict[str, Any]:
     """One JSON list, a row on each line."""
     from ance_cli.evaluation.answer_coverage import passages_with_answers

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import Call
 from ance_cli.errors import ResourceExhausted
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
 from ance_cli.models.checkpoint import Checkpoint, Side, write_settings
-from ance_cli.progress import Reporter, Silent
 
 TOLERANCE = 1e-4
 """The largest difference, in any component, between the vectors of the two."""
@@ -20,9 +20,7 @@ TOLERANCE = 1e-4
 def export_onnx(
     checkpoint: Checkpoint,
     output: Path,
-    force: bool = False,
-    dry_run: bool = False,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Write a folder with a graph for each tower, its tokenizer, and the pins.
 
@@ -43,9 +41,9 @@ def export_onnx(
         {"checkpoint": str(checkpoint.path)},
         reads=[checkpoint.path],
     )
-    if manifest := plan.published(force):
+    if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
     from ance_cli.models.onnx import need_onnx, write_onnx
 
@@ -56,7 +54,7 @@ def export_onnx(
         try:
             with (
                 atomic.disk_errors(output),
-                reporter.task("exporting", len(sides), "tower") as bar,
+                call.reporter.task("exporting", len(sides), "tower") as bar,
             ):
                 for side in sides:
                     place = folder if checkpoint.shared else folder / side

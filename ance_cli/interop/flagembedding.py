@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage, Query
-from ance_cli.formats.jsonl import Skipped, read_records, refuse
+from ance_cli.formats.jsonl import read_records, refuse
 from ance_cli.formats.labels import Label
 from ance_cli.interop.records import (
     Example,
@@ -32,7 +33,7 @@ def recognise(path: Path, head: Head) -> Part | None:
     return None
 
 
-def rows(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def rows(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`{query, pos: [...], neg: [...], pos_scores: [...], neg_scores: [...]}`; scores optional.
 
     A text's hash is its id, so that a passage of several rows is one document. The scores are the

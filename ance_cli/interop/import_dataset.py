@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import Call, SkippedLines
 from ance_cli.errors import BadInput
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.hashing import hash_json
-from ance_cli.formats.jsonl import Skipped, refuse, refuse_stdio
+from ance_cli.formats.jsonl import refuse, refuse_stdio
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
 from ance_cli.interop.recognition import Request, parts_of
 from ance_cli.interop.records import Part
 from ance_cli.interop.writing import DatasetWriter
-from ance_cli.progress import Bar, Reporter, Silent
+from ance_cli.progress import Bar, Reporter
 
 _SHOWN_EVERY = 1 << 16
 
@@ -28,19 +29,16 @@ _SHOWN_EVERY = 1 << 16
 def import_dataset(
     request: Request,
     output: Path,
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Make a dataset folder of all that `request` names; raises `BadInput` with file and line."""
     refuse_stdio(output, "a dataset folder")
     parts, left_out = parts_of(request)
     for part in parts:
         split = f", split {part.split}" if part.split else ""
-        reporter.say(f"{part.name}: {part.what}{split}")
+        call.reporter.say(f"{part.name}: {part.what}{split}")
     for path in left_out:
-        reporter.say(f"{path}: left out")
+        call.reporter.say(f"{path}: left out")
     forms: dict[str, list[str]] = {}
     inputs: dict[str, list[str]] = {}
     for part in parts:
@@ -54,32 +52,30 @@ def import_dataset(
         ran_with={"sources": [part.name for part in parts]},
         reads=[part.name for part in parts],
     )  # fmt: skip
-    if manifest := plan.published(force):
+    if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
     with lease.hold(lease.lease_name(output), str(output)):
         folder = plan.open_partial(force=True)
         try:
             with atomic.disk_errors(output):
-                stats = _write(folder, parts, skipped, reporter)
+                stats = _write(folder, parts, call)
         except BaseException:  # nothing of it can be continued
             atomic.remove(folder)
             raise
-        _warn_of_missing(stats, reporter)
+        _warn_of_missing(stats, call.reporter)
         manifest = plan.publish_folder({}, stats)
     return summary_of(manifest, output, up_to_date=False)
 
 
-def _write(
-    folder: Path, parts: Sequence[Part], skipped: Skipped | None, reporter: Reporter
-) -> dict[str, Any]:
+def _write(folder: Path, parts: Sequence[Part], call: Call) -> dict[str, Any]:
     with (
         DatasetWriter(folder, parts) as writer,
-        reporter.task("importing", len(parts), "source") as bar,
+        call.reporter.task("importing", len(parts), "source") as bar,
     ):
         for part in parts:
-            _write_part(part, writer, skipped, bar)
+            _write_part(part, writer, call.skipped, bar)
             bar.advance()
         writer.finish()
     if not (writer.stats["passages"] or writer.stats["queries"] or writer.stats["labels"]):
@@ -87,7 +83,7 @@ def _write(
     return writer.stats
 
 
-def _write_part(part: Part, writer: DatasetWriter, skipped: Skipped | None, bar: Bar) -> None:
+def _write_part(part: Part, writer: DatasetWriter, skipped: SkippedLines | None, bar: Bar) -> None:
     for count, (number, record) in enumerate(part.read(skipped), start=1):
         try:
             writer.take(record, part, number)

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Passage, Query, checked_id
 from ance_cli.formats.hashing import hash_json
-from ance_cli.formats.jsonl import Skipped, refuse
+from ance_cli.formats.jsonl import refuse
 from ance_cli.formats.labels import Label
 from ance_cli.interop import IR_DATASETS
 from ance_cli.interop.msmarco import SEPARATOR
@@ -65,7 +66,7 @@ def parts_of(dataset_id: str, with_url: bool = False) -> list[Part]:
     return parts
 
 
-def _guarded(name: str, read: Any, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def _guarded(name: str, read: Any, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     with _fetching(name):
         yield from read(skipped)
 
@@ -84,7 +85,7 @@ def _fetching(name: str) -> Iterator[None]:
 
 
 def _documents(
-    dataset: Any, name: str, skipped: Skipped | None, with_url: bool
+    dataset: Any, name: str, skipped: SkippedLines | None, with_url: bool
 ) -> Iterator[tuple[int, Record]]:
     for number, document in enumerate(dataset.docs_iter(), start=1):
         where = f"{name}: row {number}"
@@ -111,7 +112,7 @@ def _passage(document: Any, where: str, with_url: bool) -> Passage:
     return Passage(doc_id, title, text)
 
 
-def _queries(dataset: Any, name: str, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def _queries(dataset: Any, name: str, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     for number, query in enumerate(dataset.queries_iter(), start=1):
         where = f"{name}: row {number}"
         answers = getattr(query, "answers", None)
@@ -127,6 +128,6 @@ def _queries(dataset: Any, name: str, skipped: Skipped | None) -> Iterator[tuple
         yield number, found
 
 
-def _labels(dataset: Any, name: str, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def _labels(dataset: Any, name: str, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     for number, label in enumerate(dataset.qrels_iter(), start=1):
         yield number, Label(label.query_id, label.doc_id, int(label.relevance))

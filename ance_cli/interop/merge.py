@@ -17,17 +17,17 @@ from typing import Any
 
 import orjson
 
+from ance_cli.call import Call, SkippedLines
 from ance_cli.config import MIN_REL
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import locate, read_corpus, read_qrels, read_query_records, splits_of
 from ance_cli.formats.hashing import hash_file, hash_json
-from ance_cli.formats.jsonl import Skipped, refuse_stdio
+from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.labels import LABELS_HEADER
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.merged import merged_id, write_shares
 from ance_cli.formats.summary import Summary, planned, summary_of
-from ance_cli.progress import Reporter, Silent
 
 TRAIN = "train"
 """The split whose pairs give the shares where none are named."""
@@ -82,10 +82,7 @@ class _Files:
 def merge(
     sources: Sequence[Source],
     output: Path,
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Merge dataset folders into one; shares default to each one's part of the train pairs."""
     refuse_stdio(output, "a dataset folder")
@@ -99,9 +96,9 @@ def merge(
     inputs = {name: files.fingerprint for name, files in parts.items()}
     ran_with = {source.name: str(source.folder.resolve()) for source in sources}
     plan = Plan("dataset", output, shaped_by, inputs, ran_with)
-    if manifest := plan.published(force):
+    if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
     with lease.hold(lease.lease_name(output), str(output)):
         folder = plan.open_partial(force=True)
@@ -109,10 +106,10 @@ def merge(
         try:
             with (
                 atomic.disk_errors(output),
-                reporter.task("merging", len(parts), "dataset") as bar,
+                call.reporter.task("merging", len(parts), "dataset") as bar,
             ):
                 for name, files in parts.items():
-                    counts[name] = _append(folder, name, files, skipped)
+                    counts[name] = _append(folder, name, files, call.skipped)
                     bar.advance()
             shares = _shares(counts, given)
             write_shares(folder, shares)
@@ -121,7 +118,9 @@ def merge(
             raise
         for name, share in shares.items():
             if share and not counts[name]["train_pairs"]:
-                reporter.warn(f"{name} has a share of {share:g}, and no pair in its {TRAIN} labels")
+                call.reporter.warn(
+                    f"{name} has a share of {share:g}, and no pair in its {TRAIN} labels"
+                )
         stats = {name: {"share": shares[name], **counts[name]} for name in parts}
         manifest = plan.publish_folder({}, {"datasets": stats})
     return summary_of(manifest, output, up_to_date=False)
@@ -173,7 +172,7 @@ def _files_in(folder: Path) -> _Files:
     return _Files(dataset.corpus, dataset.queries, labels)
 
 
-def _append(folder: Path, name: str, files: _Files, skipped: Skipped | None) -> dict[str, int]:
+def _append(folder: Path, name: str, files: _Files, skipped: SkippedLines | None) -> dict[str, int]:
     """Append one dataset to the folder, line by line; returns what was counted.
 
     Only its ids are held in memory, to check the labels against them.

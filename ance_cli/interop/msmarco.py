@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage, Query, checked_id
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.labels import Label, read_labels
 from ance_cli.formats.trec import read_hits
 from ance_cli.interop import tables
@@ -63,7 +63,7 @@ def _recognise_shared(path: Path, head: Head) -> Part | None:
 
 
 def web_documents(
-    path: Path, skipped: Skipped | None, with_url: bool = False
+    path: Path, skipped: SkippedLines | None, with_url: bool = False
 ) -> Iterator[tuple[int, Record]]:
     """`docid <tab> url <tab> title <tab> body`.
 
@@ -81,7 +81,7 @@ def web_documents(
     return tables.rows_of(path, ("docid", "url", "title", "body"), record, skipped)
 
 
-def triples_by_id(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def triples_by_id(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`query_id <tab> positive_id <tab> negative_id`."""
 
     def record(row: list[str], where: str) -> Negative:
@@ -94,7 +94,7 @@ def triples_by_id(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Re
         yield number, negative
 
 
-def triples_by_text(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def triples_by_text(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`query <tab> positive <tab> negative`, all three as texts; a text's hash is its id."""
 
     def record(row: list[str], where: str) -> list[str]:

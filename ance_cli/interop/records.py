@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import xxhash
 
+from ance_cli.call import SkippedLines
 from ance_cli.formats.dataset import Passage, Query
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.jsonl import Skipped, open_input
+from ance_cli.formats.jsonl import open_input
 from ance_cli.formats.labels import Label
 from ance_cli.formats.trec import Hit
 
@@ -75,7 +76,7 @@ class Part:
     role: Role
     what: str
     """What it was recognised as and why, for people."""
-    read: Callable[[Skipped | None], Iterator[tuple[int, Record]]]
+    read: Callable[[SkippedLines | None], Iterator[tuple[int, Record]]]
     fingerprint: Callable[[], str]
     split: str | None = None
     """The split that its name says, if it says one."""
@@ -92,7 +93,7 @@ def file_part(
     path: Path,
     role: Role,
     what: str,
-    read: Callable[[Path, Skipped | None], Iterator[tuple[int, Record]]],
+    read: Callable[[Path, SkippedLines | None], Iterator[tuple[int, Record]]],
     split: str | None = None,
     *,
     text_only: bool = False,

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage, Query, checked_id, parse_passage, parse_query
-from ance_cli.formats.jsonl import Skipped, read_lines, read_records, refuse
+from ance_cli.formats.jsonl import read_lines, read_records, refuse
 from ance_cli.formats.trec import Hit
 from ance_cli.interop.records import Record
 
@@ -29,7 +30,7 @@ def rows_of(
     path: Path,
     names: Sequence[str],
     record: Callable[[list[str], str], T],
-    skipped: Skipped | None,
+    skipped: SkippedLines | None,
 ) -> Iterator[tuple[int, T]]:
     """What `record` makes of each row, with the line's number: no quotes, no header.
 
@@ -53,18 +54,18 @@ def rows_of(
         yield number, found
 
 
-def json_documents(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def json_documents(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """The documents of a corpus in JSON lines."""
     return _json_rows(path, parse_passage, skipped)
 
 
-def json_queries(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def json_queries(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """The queries of JSON lines."""
     return _json_rows(path, parse_query, skipped)
 
 
 def _json_rows(
-    path: Path, parse: Callable[[dict[str, object], str], Record], skipped: Skipped | None
+    path: Path, parse: Callable[[dict[str, object], str], Record], skipped: SkippedLines | None
 ) -> Iterator[tuple[int, Record]]:
     for number, fields in read_records(path, skipped):
         try:
@@ -75,7 +76,7 @@ def _json_rows(
         yield number, found
 
 
-def documents(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def documents(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`id <tab> text`."""
     return rows_of(
         path, ("id", "text"), lambda row, where: Passage(checked_id(row[0], where), "", row[1]),
@@ -83,7 +84,7 @@ def documents(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record
     )  # fmt: skip
 
 
-def titled_documents(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def titled_documents(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`id <tab> title <tab> text`."""
     return rows_of(
         path, ("id", "title", "text"),
@@ -91,7 +92,7 @@ def titled_documents(path: Path, skipped: Skipped | None) -> Iterator[tuple[int,
     )  # fmt: skip
 
 
-def queries(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def queries(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`id <tab> text`, the text not empty."""
 
     def record(row: list[str], where: str) -> Query:
@@ -103,7 +104,7 @@ def queries(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]
     return rows_of(path, ("id", "text"), record, skipped)
 
 
-def ranked(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def ranked(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`query_id <tab> doc_id <tab> rank`, MS MARCO's runs. The score is the rank, negated."""
 
     def record(row: list[str], where: str) -> Hit:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage, Query, checked_id, parse_passage
-from ance_cli.formats.jsonl import Skipped, read_records, refuse
+from ance_cli.formats.jsonl import read_records, refuse
 from ance_cli.formats.labels import Label
 from ance_cli.interop import tables
 from ance_cli.interop.records import Example, Head, Negative, Part, Record, Role, file_part
@@ -29,7 +30,7 @@ def recognise(path: Path, head: Head) -> Part | None:
     return None
 
 
-def rows_with_texts(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def rows_with_texts(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`{query_id, query, positive_passages: [{docid, title, text}], negative_passages: [...]}`."""
     for number, row in read_records(path, skipped):
         where = f"{path}:{number}"
@@ -49,7 +50,7 @@ def rows_with_texts(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, 
         )  # fmt: skip
 
 
-def rows_of_ids(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def rows_of_ids(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`{query_id, query_text, positive_document_ids: [...], negative_document_ids: [...]}`."""
     for number, row in read_records(path, skipped):
         where = f"{path}:{number}"

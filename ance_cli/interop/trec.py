@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Query, checked_id
-from ance_cli.formats.jsonl import Skipped, read_lines, refuse
+from ance_cli.formats.jsonl import read_lines, refuse
 from ance_cli.formats.labels import read_labels
 from ance_cli.formats.trec import read_hits
 from ance_cli.interop import tables
@@ -62,7 +63,7 @@ def as_labels(path: Path, head: Head) -> Part | None:
     return file_part(path, Role.LABELS, "labels", read_labels)
 
 
-def topics(path: Path, skipped: Skipped | None) -> Iterator[tuple[int, Record]]:
+def topics(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """The classic form: `<num>` is the id, `<title>` the query; description and narrative are left
     out. A value may go on in the lines below its tag."""
     fields: dict[str, list[str]] = {}

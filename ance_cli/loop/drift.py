@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import orjson
 
-from ance_cli.config import EncodeConfig
+from ance_cli.config import ComputeConfig
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset, read_corpus
 from ance_cli.formats.embeddings import Embeddings
@@ -37,13 +37,13 @@ def probe_generation(
     folder: Path,
     embeddings: Embeddings,
     seed: int,
-    encode_config: EncodeConfig,
+    compute: ComputeConfig,
 ) -> list[list[int]]:
     """Each probe query's best passages by a generation's own vectors, kept in its `probe.json`."""
     queries = list(queries_of_split(dataset).values())
     asked = sample(len(queries), NUM_QUERIES, seed, "queries").tolist()
     places = sample(embeddings.num_docs, NUM_PASSAGES, seed, "passages")
-    xq, _ = TextEncoder(checkpoint, "query", encode_config)([queries[place] for place in asked])
+    xq, _ = TextEncoder(checkpoint, "query", compute)([queries[place] for place in asked])
     starts, ends = embeddings.doc_offsets[places], embeddings.doc_offsets[places + 1]
     rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
     vectors = np.asarray(embeddings.vectors[rows], np.float32)
@@ -66,7 +66,7 @@ def measured_overlap(
     checkpoint: Checkpoint,
     dataset: Dataset,
     before: Probe,
-    encode_config: EncodeConfig,
+    compute: ComputeConfig,
     reporter: Reporter = Silent(),
 ) -> float:
     """Overlap of the probe's lists under a checkpoint with those of a generation: the probe's
@@ -80,7 +80,7 @@ def measured_overlap(
         if place in places
     ]
     with reporter.task("probing", 1, "checkpoint") as bar:
-        xq, _ = TextEncoder(checkpoint, "query", encode_config)(asked)
-        vectors, counts = TextEncoder(checkpoint, "passage", encode_config)(texts)
+        xq, _ = TextEncoder(checkpoint, "query", compute)(asked)
+        vectors, counts = TextEncoder(checkpoint, "passage", compute)(texts)
         bar.advance()
     return overlap(before.top, top(xq, vectors, counts))

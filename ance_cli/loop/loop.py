@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import Call
 from ance_cli.config import FollowConfig, LoopConfig, RefreshConfig
 from ance_cli.config.presets import train_config
 from ance_cli.encoding.ray_workers import check_gpus
@@ -21,7 +22,7 @@ from ance_cli.loop.devices import Devices, place_devices
 from ance_cli.loop.disk import check_disk
 from ance_cli.loop.processes import ManagedProcess, run_processes
 from ance_cli.loop.supervisor import cycle, run_stage
-from ance_cli.progress import Reporter, Silent
+from ance_cli.progress import Reporter
 from ance_cli.training.segments import FOLLOW, state_step
 
 
@@ -60,17 +61,14 @@ def loop(
     train_gpus: str | None = None,
     infer_gpus: str | None = None,
     ray: str | None = None,
-    threads: int = 0,
-    quiet: bool = False,
-    dry_run: bool = False,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Train `config.segments` times `config.refresh_every` steps, with a refresh before the first
     and one from the checkpoint after each.
 
     With devices for both sides the trainer never waits for a refresh; with one device they take
-    turns. `ray` names a Ray cluster in which the refreshes encode and search. `threads` bounds
-    those of each child; 0 = every core. The same call continues an interrupted loop.
+    turns. `ray` names a Ray cluster in which the refreshes encode and search. `call.threads`
+    bounds those of each child; 0 = every core. The same call continues an interrupted loop.
     """
     run = RunFolder(output)
     last_step = config.segments * config.refresh_every
@@ -83,25 +81,25 @@ def loop(
         check_gpus("--infer-gpus", infer_gpus or "all")
     devices = place_devices(config.mode, config.split, gpus, train_gpus, infer_gpus, bool(ray))
     _check(given, config, max_staleness, last_step)
-    commands = _Commands(output, config, follow, given, max_staleness, devices, ray, threads, quiet)
-    if dry_run:
-        disk = commands.check_disk(run, reporter)
+    commands = _Commands(output, config, follow, given, max_staleness, devices, ray, call)
+    if call.dry_run:
+        disk = commands.check_disk(run)
         return {"output": str(output), "kind": "run", "dry_run": True, "mode": devices.mode,
                 "last_step": last_step, "commands": commands.first_cycle(run),
                 "disk_bytes": disk}  # fmt: skip
 
     with run.held("supervisor"):
         before = _finished(run, last_step)
-        run_stage(lambda: commands.prepare(last_step), config.max_restarts, run, reporter)
+        run_stage(lambda: commands.prepare(last_step), config.max_restarts, run, call.reporter)
         settings = {**asdict(config), **asdict(follow), "mode": devices.mode,
                     "max_staleness": max_staleness, "last_step": last_step}  # fmt: skip
         run.write_once(LOOP, settings)
         reason = None
         if not before:
-            commands.check_disk(run, reporter)
+            commands.check_disk(run)
             run.event("supervisor", "loop started", last_step=last_step, mode=devices.mode)
             together = _side_by_side if devices.mode == "async" else _in_turn
-            reason = together(run, config, commands, last_step, reporter)
+            reason = together(run, config, commands, last_step, call.reporter)
             run.event("supervisor", "loop finished", step=_step(run), reason=reason)
         prune(run, follow.keep)  # a kill may have cut short what the last refresh pruned
     return {
@@ -126,8 +124,7 @@ class _Commands:
     max_staleness: int
     devices: Devices
     ray: str | None
-    threads: int
-    quiet: bool
+    call: Call
 
     def prepare(self, last_step: int) -> list[str]:
         """Make the run, or check that it is the one that is meant."""
@@ -143,7 +140,7 @@ class _Commands:
 
     @property
     def _tone(self) -> list[str]:
-        return ["--quiet"] if self.quiet else []
+        return ["--quiet"] if self.call.quiet else []
 
     @property
     def _refreshing(self) -> dict[str, Any]:
@@ -153,7 +150,7 @@ class _Commands:
 
     def _threads(self, cpus: frozenset[int]) -> int | None:
         """Threads of a child that is pinned to some CPUs (empty = to none); None = every core."""
-        return min(filter(None, (self.threads, len(cpus))), default=None)
+        return min(filter(None, (self.call.threads, len(cpus))), default=None)
 
     def refresh(self) -> list[str]:
         """One refresh."""
@@ -178,11 +175,11 @@ class _Commands:
                   "max_staleness": self.max_staleness or None}  # fmt: skip
         return [*self.train(None, steps, force), *as_flags(follow)]
 
-    def check_disk(self, run: RunFolder, reporter: Reporter) -> dict[str, int]:
+    def check_disk(self, run: RunFolder) -> dict[str, int]:
         """What the run will take on disk; warns where there is not enough."""
         given = self.given
         return check_disk(run, self.config, self.follow, given.training, given.segment,
-                          given.refreshing, reporter)  # fmt: skip
+                          given.refreshing, self.call.reporter)  # fmt: skip
 
     def first_cycle(self, run: RunFolder) -> list[str]:
         """The commands of the first cycle, as one would type them."""

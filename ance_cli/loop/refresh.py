@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from ance_cli.call import Call
 from ance_cli.config import (
     EncodeConfig,
     FollowConfig,
@@ -44,7 +45,6 @@ from ance_cli.mining.candidate_filters import teacher_inputs
 from ance_cli.mining.mine import mine, shares_of
 from ance_cli.mining.sources import ANN, PREVIOUS
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.retrieval.index import index
 from ance_cli.retrieval.search import queries_of_split, search
@@ -59,12 +59,9 @@ def refresh(
     output: Path,
     given: Mapping[str, Any] | None = None,
     gpus: str = "all",
-    force: bool = False,
-    dry_run: bool = False,
-    threads: int = 0,
     keep: int = FollowConfig.keep,
     ray: str | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Make and publish a generation from the run's newest checkpoint.
 
@@ -77,11 +74,11 @@ def refresh(
     """
     run = RunFolder(output)
     dataset = run.dataset()
-    config = _settings(run, dataset, dict(given or {}), force, reporter, write=not dry_run)
+    config = _settings(run, dataset, dict(given or {}), call)
     step, folder, published = _standing(run)
-    if not force and (done := _generation_of(run, published, step)):
+    if not call.force and (done := _generation_of(run, published, step)):
         return summary_of(read_manifest(done, "generation"), done, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return {"output": str(run.path), "kind": "generation", "dry_run": True,
                 "checkpoint_step": step, **asdict(config)}  # fmt: skip
 
@@ -113,8 +110,7 @@ def refresh(
             run.event("inferencer", "refresh started", generation=number, checkpoint_step=step)
             try:
                 made = _make(
-                    run, plan, checkpoint, dataset, config, gpus, ray, threads, force, published,
-                    reporter,
+                    run, plan, checkpoint, dataset, config, gpus, ray, published, call,
                 )  # fmt: skip
             except ResourceExhausted:
                 for part in (INDEX, CANDIDATES):  # made in one piece: the trainer needs the room
@@ -147,16 +143,14 @@ def _settings(
     run: RunFolder,
     dataset: Dataset,
     given: dict[str, Any],
-    force: bool,
-    reporter: Reporter,
-    write: bool,
+    call: Call,
 ) -> RefreshConfig:
     """The run's refresh settings, checked and fixed by the first call.
 
     What makes a positive, and the seed, are the run's own.
     """
     path = run.path / REFRESH
-    if path.exists() and not force:
+    if path.exists() and not call.force:
         found = run.read(REFRESH)
         config = _config_of(path, found)
         compare_settings(
@@ -184,11 +178,13 @@ def _settings(
         except BadInput:
             if "dev_split" in given:
                 raise
-            reporter.warn("the dataset has no dev split: nothing will be measured at a refresh")
+            call.reporter.warn(
+                "the dataset has no dev split: nothing will be measured at a refresh"
+            )
             config = replace(config, dev_split=NO_DEV)
         else:
             queries_of_split(dev)
-    if write:
+    if not call.dry_run:
         run.write_once(REFRESH, asdict(config))
     return config
 
@@ -242,29 +238,28 @@ def _make(
     config: RefreshConfig,
     gpus: str,
     ray: str | None,
-    threads: int,
-    force: bool,
     published: dict[str, Any] | None,
-    reporter: Reporter,
+    call: Call,
 ) -> dict[str, Any]:
     """Fill the generation's folder stage by stage and publish it whole."""
-    folder = plan.open_partial(force, abandon_other=True)
-    encode_config = EncodeConfig(dtype=config.encode_dtype, gpus=gpus, ray=ray)
+    folder = plan.open_partial(call.force, abandon_other=True)
+    call = replace(call, force=False)  # its parts are made once
+    compute = EncodeConfig(dtype=config.encode_dtype, gpus=gpus, ray=ray)
     for part in damaged_parts(folder):
-        reporter.warn(f"{part}: was damaged since an earlier call made it: it is made again")
+        call.reporter.warn(f"{part}: was damaged since an earlier call made it: it is made again")
         run.event("inferencer", "damaged part dropped", part=str(part.relative_to(run.path)))
         atomic.remove(part)
     clock = Clock()
 
     with clock("encode"):
-        encode(checkpoint, dataset, folder / EMBEDDINGS, encode_config, reporter=reporter)
+        encode(checkpoint, dataset, folder / EMBEDDINGS, compute, call=call)
     source = VectorSource(folder / EMBEDDINGS, "embeddings")
     if config.index_factory:
         with clock("index"):
-            index(folder / EMBEDDINGS, folder / INDEX, IndexConfig(config.index_factory),
-                  reporter=reporter)  # fmt: skip
+            index(folder / EMBEDDINGS, folder / INDEX, IndexConfig(factory=config.index_factory),
+                  call=call)  # fmt: skip
         source = VectorSource(folder / INDEX, "index")
-        encode_config = replace(encode_config, ray=None)  # an index is not searched in parts
+        compute = replace(compute, ray=None)  # an index is not searched in parts
     before = run.path / published["path"] if published else None
     previous = before / CANDIDATES if before and PREVIOUS in shares_of(config, True) else None
     with clock("mine"):
@@ -274,25 +269,22 @@ def _make(
             source,
             folder / NEGATIVES,
             config.mining,
-            encode_config,
+            compute,
             candidates_folder=folder / CANDIDATES,
             previous=previous if previous and previous.exists() else None,
-            earlier=negatives_to_compare(before, reporter),
+            earlier=negatives_to_compare(before, call.reporter),
             bm25_folder=run.inputs / "bm25",
-            threads=threads,
-            reporter=reporter,
+            call=call,
         )
     with clock("probe"):
         ranked = probe_generation(
-            checkpoint, dataset, folder, Embeddings(folder / EMBEDDINGS), config.seed, encode_config
+            checkpoint, dataset, folder, Embeddings(folder / EMBEDDINGS), config.seed, compute
         )
         probed = read_probe(before) if before else None
     measures = {}
     if config.dev_split != NO_DEV:
         with clock("measure"):
-            measures = _measure(
-                checkpoint, dataset, source, folder, config, encode_config, reporter
-            )
+            measures = _measure(checkpoint, dataset, source, folder, config, compute, call)
     atomic.sweep(folder, "partial", "removed", "lease")
     step = plan.shaped_by["checkpoint_step"]
     now = max(run.last_logged_step(), step)
@@ -328,8 +320,8 @@ def _measure(
     source: VectorSource,
     folder: Path,
     config: RefreshConfig,
-    encode_config: EncodeConfig,
-    reporter: Reporter,
+    compute: EncodeConfig,
+    call: Call,
 ) -> dict[str, float]:
     """Dev measures from the generation's own vectors, kept in `dev.json` beside the run."""
     qrels = labels_beside(dataset.need("qrels"), config.dev_split)
@@ -342,13 +334,13 @@ def _measure(
         checkpoint,
         source,
         SearchConfig(depth=config.dev_depth, probes=config.probes),
-        encode_config,
-        reporter=reporter,
+        compute,
+        call=call,
     )
     found = evaluate_runs([run_file], qrels, config.measures)["runs"][0]["measures"]
     atomic.write_bytes(folder / DEV, orjson.dumps(found, option=orjson.OPT_INDENT_2))
     means = {name: round(value["mean"], 4) for name, value in found.items()}
-    reporter.say(
+    call.reporter.say(
         f"{config.dev_split}: " + "  ".join(f"{name} {mean:.4f}" for name, mean in means.items())
     )
     return means

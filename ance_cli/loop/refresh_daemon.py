@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import Call
 from ance_cli.config import EncodeConfig, FollowConfig
 from ance_cli.formats.run_folder import REFRESH, RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.loop.drift import measured_overlap, read_probe
 from ance_cli.loop.refresh import refresh
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Reporter, Silent
+from ance_cli.progress import Reporter
 
 _POLL_SECONDS = 0.5
 
@@ -23,9 +24,8 @@ def refresh_while_training(
     given: Mapping[str, Any] | None = None,
     follow: FollowConfig = FollowConfig(),
     gpus: str = "all",
-    threads: int = 0,
     ray: str | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Refresh from the run's newest checkpoint whenever there is a new one, or with
     `follow.refresh` "auto" whenever the probe's overlap has fallen under the threshold.
@@ -35,7 +35,7 @@ def refresh_while_training(
     """
     run = RunFolder(output)
     if not run.exists:
-        reporter.say(f"waiting for the run {output}")
+        call.reporter.say(f"waiting for the run {output}")
         while not run.exists:
             time.sleep(_POLL_SECONDS)
     judged = -1  # the step whose checkpoint was found to be near enough to the negatives
@@ -50,14 +50,12 @@ def refresh_while_training(
         if step <= done or (step <= judged and not is_last):
             time.sleep(_POLL_SECONDS)
         elif published and follow.refresh == "auto" and not is_last and step > judged:
-            if _near(run, published, step, follow.drift_threshold, gpus, reporter):
+            if _near(run, published, step, follow.drift_threshold, gpus, call.reporter):
                 judged = step
             else:
-                made = refresh(output, given, gpus, threads=threads, keep=follow.keep, ray=ray,
-                               reporter=reporter)  # fmt: skip
+                made = refresh(output, given, gpus, keep=follow.keep, ray=ray, call=call)
         else:
-            made = refresh(output, given, gpus, threads=threads, keep=follow.keep, ray=ray,
-                           reporter=reporter)  # fmt: skip
+            made = refresh(output, given, gpus, keep=follow.keep, ray=ray, call=call)
 
 
 def _near(
@@ -73,9 +71,9 @@ def _near(
     if before is None:
         return False
     settings = run.read(REFRESH)
-    encode_config = EncodeConfig(dtype=settings["encode_dtype"], gpus=gpus)
+    compute = EncodeConfig(dtype=settings["encode_dtype"], gpus=gpus)
     checkpoint = Checkpoint(run.checkpoint_at(step))
-    found = measured_overlap(checkpoint, run.dataset(), before, encode_config, reporter)
+    found = measured_overlap(checkpoint, run.dataset(), before, compute, reporter)
     near = found >= threshold
     measured = {"generation": published["generation"], "overlap": round(found, 4)}
     run.event("inferencer", "drift measured", checkpoint_step=step, **measured, refresh=not near)

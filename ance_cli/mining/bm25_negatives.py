@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ance_cli.config import Bm25Config, EncodeConfig
+from ance_cli.call import Call, SkippedLines
+from ance_cli.config import Bm25Config, DeviceConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats import lease
 from ance_cli.formats.candidates import Candidates
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.journal import Journal
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Clock, Summary, planned, summary_of
 from ance_cli.formats.trec import in_trec_order, read_run
@@ -31,26 +31,21 @@ from ance_cli.mining.drawing import (
 from ance_cli.mining.pool import Pool, RankedLists
 from ance_cli.mining.sampling import RANDOM, parse_mix
 from ance_cli.mining.sources import BM25, search_bm25
-from ance_cli.progress import Reporter, Silent
 
 
 def bm25_negatives(
     dataset: Dataset,
     output: Path,
     config: Bm25Config = Bm25Config(),
-    encode_config: EncodeConfig = EncodeConfig(),
+    compute: DeviceConfig = DeviceConfig(),
     run: Path | None = None,
     earlier: Path | None = None,
     with_text: bool = False,
-    threads: int = 0,
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Negatives of every pair of the split, drawn from BM25's top `depth`, or from a given run.
 
-    `encode_config` says where a teacher runs.
+    `compute` says where a teacher runs.
     """
     source = "run" if run else BM25
     shares = parse_mix(config.mix if not run or config.mix != BM25 else "run", (source, RANDOM))
@@ -59,7 +54,7 @@ def bm25_negatives(
     shaped_by = {
         **asdict(config),
         "with_text": with_text,
-        **({"dtype": encode_config.dtype} if config.teacher else {}),
+        **({"dtype": compute.dtype} if config.teacher else {}),
     }
     del shaped_by["teacher"]  # among the inputs, by content
     inputs = {
@@ -70,27 +65,25 @@ def bm25_negatives(
     }
     reads = [*dataset.files, run, earlier, config.teacher]
     plan = Plan("negatives", output, shaped_by, inputs, {"corpus": str(dataset.corpus)}, reads)
-    if manifest := plan.published(force):
+    if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
     def work(journal: Journal) -> Summary:
         clock = Clock()
         with clock("read"):
-            data = read_mining_data(dataset, config, skipped, reporter)
+            data = read_mining_data(dataset, config, call)
         lists = {}
         if config.negatives and source in shares:
             with clock("search"):
                 if run:
-                    found = _from_run(run, data, config.depth, skipped)
+                    found = _from_run(run, data, config.depth, call.skipped)
                 else:
-                    found = search_bm25(
-                        dataset, data.queries, config, config.depth, threads, skipped, reporter
-                    )
+                    found = search_bm25(dataset, data.queries, config, config.depth, call)
             lists[source] = RankedLists.of(found)
         candidate_filters = open_candidate_filters(
-            config, encode_config, dataset, data.queries, journal, skipped, reporter
+            config, compute, dataset, data.queries, journal, call
         )
         if candidate_filters.dtype:
             plan.shaped_by["dtype"] = candidate_filters.dtype
@@ -100,14 +93,14 @@ def bm25_negatives(
             scope=data.scope,
         )  # fmt: skip
         audit = audit_of(config, shares, earlier)
-        texts = all_texts(dataset, skipped) if with_text else None
-        return write_negatives(plan, pool, recipe, audit, texts, clock, reporter)
+        texts = all_texts(dataset, call.skipped) if with_text else None
+        return write_negatives(plan, pool, recipe, audit, texts, clock, call.reporter)
 
-    with lease.of_output(output), plan.journal(force, reporter.say) as journal:
+    with lease.of_output(output), plan.journal(call.force, call.reporter.say) as journal:
         return work(journal)
 
 
-def _from_run(path: Path, data: MiningData, depth: int, skipped: Skipped | None) -> Candidates:
+def _from_run(path: Path, data: MiningData, depth: int, skipped: SkippedLines | None) -> Candidates:
     position = data.duplicates.position
     run = read_run(path, skipped, known_docs=position)
     if not run.keys() & data.queries.keys():

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.config import DrawConfig, EncodeConfig
+from ance_cli.call import Call
+from ance_cli.config import DeviceConfig, DrawConfig
 from ance_cli.formats.dataset import Dataset, Passage, read_answers, read_corpus
 from ance_cli.formats.journal import Journal
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.mining.pool import HasAnswer, Teacher
 from ance_cli.progress import Reporter
 
@@ -69,27 +69,26 @@ def teacher_inputs(config: DrawConfig) -> dict[str, str]:
 
 def open_candidate_filters(
     config: DrawConfig,
-    encode_config: EncodeConfig,
+    compute: DeviceConfig,
     dataset: Dataset,
     queries: Mapping[str, str],
     journal: Journal,
-    skipped: Skipped | None,
-    reporter: Reporter,
+    call: Call,
 ) -> CandidateFilters:
     """The judges that the config names, with the texts that they read; `journal` keeps the
     teacher's scores."""
     if not config.negatives or not (config.answers or config.teacher):
         return CandidateFilters()
     has_answer = teacher = dtype = None
-    answers = read_answers(dataset.need("queries"), skipped) if config.answers else {}
-    texts = PassageTexts(read_corpus(dataset.corpus, skipped))
+    answers = read_answers(dataset.need("queries"), call.skipped) if config.answers else {}
+    texts = PassageTexts(read_corpus(dataset.corpus, call.skipped))
     if config.answers:
-        has_answer = _answer_test(answers, queries, texts, reporter)
+        has_answer = _answer_test(answers, queries, texts, call.reporter)
     if config.teacher is not None:
         from ance_cli.models.cross_encoder import CrossEncoder
 
         encoder = CrossEncoder(
-            Path(config.teacher), encode_config.gpus, encode_config.dtype, config.pair_length
+            Path(config.teacher), compute.gpus, compute.dtype, config.pair_length
         )
         dtype = encoder.dtype
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import orjson
 
+from ance_cli.call import Call, SkippedLines
 from ance_cli.config import DrawConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset, positives_of, read_corpus, read_qrels, read_queries
-from ance_cli.formats.jsonl import STDIO, Skipped, read_records
+from ance_cli.formats.jsonl import STDIO, read_records
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.merged import read_shares
 from ance_cli.formats.negatives_file import Texts, parse_pair
@@ -56,19 +57,17 @@ class MiningData:
     """Of a merged dataset."""
 
 
-def read_mining_data(
-    dataset: Dataset, config: DrawConfig, skipped: Skipped | None, reporter: Reporter
-) -> MiningData:
+def read_mining_data(dataset: Dataset, config: DrawConfig, call: Call) -> MiningData:
     """Queries, labels and corpus, checked against each other.
 
     Warns where the depth is a large part of the corpus: then candidates are hardly hard.
     """
-    queries = read_queries(dataset.need("queries"), skipped)
-    duplicates = DuplicateIndex(read_corpus(dataset.corpus, skipped))
-    qrels = read_qrels(dataset.need("qrels"), queries, duplicates.position, skipped)
+    queries = read_queries(dataset.need("queries"), call.skipped)
+    duplicates = DuplicateIndex(read_corpus(dataset.corpus, call.skipped))
+    qrels = read_qrels(dataset.need("qrels"), queries, duplicates.position, call.skipped)
     positives = positives_of(qrels, config.min_rel)
     if config.negatives and config.depth * 10 > len(duplicates.doc_ids):
-        reporter.warn(
+        call.reporter.warn(
             f"--depth {config.depth} is over a tenth of the {len(duplicates.doc_ids)} documents: "
             "most of these negatives are not hard ones"
         )
@@ -168,7 +167,7 @@ def write_negatives(
     return made(plan, stats)
 
 
-def all_texts(dataset: Dataset, skipped: Skipped | None) -> Texts:
+def all_texts(dataset: Dataset, skipped: SkippedLines | None) -> Texts:
     """Texts of every query and document, for `--with-text`; they are held in memory."""
     passages = read_corpus(dataset.corpus, skipped)
     return Texts(

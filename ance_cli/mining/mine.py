@@ -13,19 +13,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.config import EncodeConfig, MineConfig
+from ance_cli.call import Call
+from ance_cli.config import ClusterConfig, MineConfig
+from ance_cli.config.sets import Dtype
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import lease
 from ance_cli.formats.candidates import Candidates, read_candidates
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.journal import Journal
-from ance_cli.formats.jsonl import STDIO, Skipped
+from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Clock, Summary, planned, summary_of
 from ance_cli.mining.audit import BM25_TOP
@@ -54,7 +56,7 @@ from ance_cli.mining.sources import (
     neighbours,
 )
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Reporter, Silent
+from ance_cli.progress import Reporter
 from ance_cli.retrieval.dense import DenseRetriever, VectorSource
 
 if TYPE_CHECKING:
@@ -97,17 +99,13 @@ def mine(
     source: VectorSource,
     output: Path,
     config: MineConfig = MineConfig(),
-    encode_config: EncodeConfig = EncodeConfig(),
+    compute: ClusterConfig = ClusterConfig(),
     candidates_folder: Path | None = None,
     previous: Path | None = None,
     earlier: Path | None = None,
     bm25_folder: Path | None = None,
     with_text: bool = False,
-    threads: int = 0,
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Mine negatives for every (query, positive) pair of the split.
 
@@ -115,11 +113,11 @@ def mine(
     (`.candidates/`, or `candidates_folder`), from which other samplers can draw without a search.
     `previous` holds the candidates of an earlier model; without it the share of that source goes to
     the others. `bm25_folder` keeps BM25's ranking, in place of the cache folder. With
-    `encode_config.ray` the embeddings are searched in a Ray cluster. Refuses vectors of
+    `compute.ray` the embeddings are searched in a Ray cluster. Refuses vectors of
     another passage tower or of another corpus (`Mismatch`).
     """
     asked = shares_of(config, exact=source.kind == "embeddings")
-    if encode_config.ray and source.kind != "embeddings":
+    if compute.ray and source.kind != "embeddings":
         raise UsageProblem(
             "--ray searches embeddings, in parts; an index is one piece",
             hint="name --embeddings DIR, or leave --ray out",
@@ -150,7 +148,7 @@ def mine(
         folder or output,
         {
             "depth": config.depth,
-            "dtype": encode_config.dtype,
+            "dtype": compute.dtype,
             "probes": config.probes,
             "min_rel": config.min_rel,
         },
@@ -184,31 +182,36 @@ def mine(
         searched.ran_with,
         reads,
     )
-    if manifest := plan.published(force):
+    if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
     def work(cluster: Cluster | None, journal: Journal) -> Summary:
         if absent and config.negatives:
-            reporter.say("there are no earlier candidates: the share of previous goes to the rest")
+            call.reporter.say(
+                "there are no earlier candidates: the share of previous goes to the rest"
+            )
         clock = Clock()
         with clock("read"):
-            data = read_mining_data(dataset, config, skipped, reporter)
-        model = _Model(checkpoint, source, config, encode_config, data, cluster, clock, reporter)
+            data = read_mining_data(dataset, config, call)
+        model = _Model(checkpoint, source, config, compute, data, cluster, clock, call.reporter)
         wanted = set(shares) if config.negatives else set()
         bm25 = None
         if config.negatives and (BM25 in wanted or config.audit_bm25):
             with clock("bm25"):
                 bm25 = kept_bm25(
-                    dataset, data.queries, config, bm25_folder, threads, skipped, reporter,
-                    len(data.duplicates.doc_ids),
+                    dataset, data.queries, config, bm25_folder, len(data.duplicates.doc_ids), call,
                 )  # fmt: skip
-        ann = _candidates(searched, folder, model, config.depth, force) if ANN in wanted else None
+        ann = (
+            _candidates(searched, folder, model, config.depth, call.force)
+            if ANN in wanted
+            else None
+        )
         pool = _pool(wanted, model, config.depth, ann, bm25, previous)
-        judging = replace(encode_config, dtype=model.dtype)
+        judging = replace(compute, dtype=cast(Dtype, model.dtype))
         candidate_filters = open_candidate_filters(
-            config, judging, dataset, data.queries, journal, skipped, reporter
+            config, judging, dataset, data.queries, journal, call
         )
         plan.shaped_by["dtype"] = candidate_filters.dtype or model.dtype
         pool = replace(
@@ -217,16 +220,16 @@ def mine(
         top = _top_of(bm25, data.duplicates.doc_ids) if bm25 else None
         audit = audit_of(config, shares, earlier, absent, top)
         recipe = recipe_of(config, shares, checkpoint.settings.training_step)
-        texts = all_texts(dataset, skipped) if with_text else None
-        return write_negatives(plan, pool, recipe, audit, texts, clock, reporter)
+        texts = all_texts(dataset, call.skipped) if with_text else None
+        return write_negatives(plan, pool, recipe, audit, texts, clock, call.reporter)
 
     from ance_cli.encoding.ray_workers import joined
 
-    in_ray = joined(encode_config.ray, encode_config.gpus, None, reporter)
+    in_ray = joined(compute.ray, compute.gpus, None, call.reporter)
     with (
         lease.reading(source.path),
         lease.of_output(output),
-        plan.journal(force, reporter.say) as journal,
+        plan.journal(call.force, call.reporter.say) as journal,
         in_ray as cluster,
     ):
         return work(cluster, journal)
@@ -240,7 +243,7 @@ class _Model:
         checkpoint: Checkpoint,
         source: VectorSource,
         config: MineConfig,
-        encode_config: EncodeConfig,
+        compute: ClusterConfig,
         data: MiningData,
         cluster: Cluster | None,
         clock: Clock,
@@ -248,10 +251,10 @@ class _Model:
     ) -> None:
         self.data, self.cluster, self.clock, self.reporter = data, cluster, clock, reporter
         self.is_exact = source.kind == "embeddings"
-        self.dtype = encode_config.dtype
+        self.dtype: str = compute.dtype
         """As asked for, then as it is."""
         self._open: Callable[[], DenseRetriever] = lambda: DenseRetriever(
-            checkpoint, source, replace(encode_config, dtype=self.dtype), config.probes
+            checkpoint, source, replace(compute, dtype=cast(Dtype, self.dtype)), config.probes
         )
 
     @cached_property

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ance_cli.call import Call
 from ance_cli.config import DrawConfig
 from ance_cli.errors import Mismatch
 from ance_cli.formats import lease
@@ -15,7 +16,6 @@ from ance_cli.formats.candidates import Candidates, read_candidates
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.hashing import cache_dir, hash_file
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import Plan, read_manifest
 from ance_cli.mining.audit import BM25_TOP
 from ance_cli.mining.pool import RankedLists
@@ -32,18 +32,14 @@ def search_bm25(
     queries: Mapping[str, str],
     config: DrawConfig,
     depth: int,
-    threads: int,
-    skipped: Skipped | None,
-    reporter: Reporter,
+    call: Call,
 ) -> Candidates:
     """BM25's ranking of the corpus for each query."""
     from ance_cli.retrieval.bm25 import open_bm25
 
-    reporter.say(f"BM25 ({config.engine}) over {dataset.corpus}")
-    bm25 = open_bm25(
-        config.engine, dataset.corpus, config.k1, config.b, threads, skipped, reporter.say
-    )
-    with reporter.task("BM25", len(queries), "query") as bar:
+    call.reporter.say(f"BM25 ({config.engine}) over {dataset.corpus}")
+    bm25 = open_bm25(config.engine, dataset.corpus, config.k1, config.b, call)
+    with call.reporter.task("BM25", len(queries), "query") as bar:
         docs, scores = bm25.search(list(queries.values()), depth, bar.advance)
     return Candidates(list(queries), docs, scores, {})
 
@@ -53,10 +49,8 @@ def kept_bm25(
     queries: Mapping[str, str],
     config: DrawConfig,
     kept_in: Path | None,
-    threads: int,
-    skipped: Skipped | None,
-    reporter: Reporter,
     num_docs: int,
+    call: Call,
 ) -> Candidates:
     """BM25's ranking of a corpus of `num_docs`, made once and kept as candidates, in `kept_in` or
     the cache folder. Of two processes that need the same one the second waits for the first.
@@ -77,9 +71,9 @@ def kept_bm25(
     )
     plan.output = (kept_in or cache_dir() / "bm25-rankings") / plan.fingerprint
     if plan.published() is None:
-        with lease.hold_in_turn(lease.lease_name(plan.output), str(plan.output), reporter.say):
+        with lease.hold_in_turn(lease.lease_name(plan.output), str(plan.output), call.reporter.say):
             if plan.published() is None:
-                found = search_bm25(dataset, queries, config, depth, threads, skipped, reporter)
+                found = search_bm25(dataset, queries, config, depth, call)
                 plan.publish_folder(found.write(plan.open_partial(force=True)), {})
     return read_candidates(plan.output, num_docs)
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.config import EncodeConfig
-from ance_cli.config.common import PAIR_LENGTH
+from ance_cli.config import PAIR_LENGTH, ComputeConfig
 from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.journal import Journal
@@ -106,7 +105,7 @@ class CrossEncoder:
         self.max_length = _cut(checkpoint, max_length)
         self.device = choose_devices(gpus)[0]
         self.dtype = choose_dtype(dtype, self.device)
-        self._batch_tokens = EncodeConfig(batch_tokens=batch_tokens).tokens_for(self.device.type)
+        self._batch_tokens = ComputeConfig(batch_tokens=batch_tokens).tokens_for(self.device.type)
         self._tokenizer = _load_tokenizer(checkpoint)
         model = _load_classifier(checkpoint).eval().requires_grad_(False)
         self._model = rounded_backbone(model, torch_dtype(self.dtype)).to(self.device)

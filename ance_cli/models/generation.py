@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ance_cli.config import EncodeConfig, ReadConfig
+from ance_cli.config import ComputeConfig, ReadConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage
 from ance_cli.models.checkpoint import Checkpoint
@@ -31,13 +31,13 @@ class GenerativeReader:
         checkpoint: Checkpoint,
         kind: Kind,
         config: ReadConfig,
-        encode_config: EncodeConfig,
+        compute: ComputeConfig,
     ) -> None:
         from ance_cli.models.devices import choose_devices, choose_dtype, torch_dtype
         from ance_cli.models.tokens import load_tokenizer
 
-        self._device = choose_devices(encode_config.gpus)[0]
-        self.dtype = choose_dtype(encode_config.dtype, self._device)
+        self._device = choose_devices(compute.gpus)[0]
+        self.dtype = choose_dtype(compute.dtype, self._device)
         self._tokenizer = load_tokenizer(checkpoint.tower("passage"))
         self._model = load_model(checkpoint, kind, torch_dtype(self.dtype)).to(self._device)
         self._new_tokens = config.answer_tokens or GENERATED_ANSWER

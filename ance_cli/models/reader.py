@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from ance_cli.config import EncodeConfig, ReadConfig
+from ance_cli.config import ComputeConfig, ReadConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage
 from ance_cli.formats.hashing import hash_file, hash_json
@@ -93,7 +93,7 @@ def reader_fingerprint(folder: Path) -> str:
 
 
 def open_reader(
-    folder: Path, config: ReadConfig = ReadConfig(), encode_config: EncodeConfig = EncodeConfig()
+    folder: Path, config: ReadConfig = ReadConfig(), compute: ComputeConfig = ComputeConfig()
 ) -> Reader:
     """The reader in a folder, on the first of the chosen devices.
 
@@ -105,10 +105,10 @@ def open_reader(
     checkpoint = Checkpoint(folder)
     kind = _kind(checkpoint)
     if kind == "dpr":
-        return DprReader(checkpoint, config, encode_config)
+        return DprReader(checkpoint, config, compute)
     if kind == "extractive":
-        return ExtractiveReader(checkpoint, config, encode_config)
-    return GenerativeReader(checkpoint, kind, config, encode_config)
+        return ExtractiveReader(checkpoint, config, compute)
+    return GenerativeReader(checkpoint, kind, config, compute)
 
 
 def load_model(checkpoint: Checkpoint, kind: Kind, dtype: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.config import EncodeConfig, ReadConfig
+from ance_cli.config import ComputeConfig, ReadConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage
 from ance_cli.models.checkpoint import Checkpoint
@@ -67,18 +67,16 @@ class _SpanReader(ABC):
     length: int
     answer_tokens: int
 
-    def __init__(
-        self, checkpoint: Checkpoint, config: ReadConfig, encode_config: EncodeConfig
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: ReadConfig, compute: ComputeConfig) -> None:
         import torch
 
         from ance_cli.models.devices import choose_devices, choose_dtype, torch_dtype
         from ance_cli.models.tokens import load_tokenizer
 
         self._shown = checkpoint.shown
-        self._device = choose_devices(encode_config.gpus)[0]
-        self.dtype = choose_dtype(encode_config.dtype, self._device)
-        self._batch_tokens = encode_config.tokens_for(self._device.type)
+        self._device = choose_devices(compute.gpus)[0]
+        self.dtype = choose_dtype(compute.dtype, self._device)
+        self._batch_tokens = compute.tokens_for(self._device.type)
         self._tokenizer = load_tokenizer(checkpoint.tower("passage"))
         self._length = min(self.length, checkpoint.max_positions)
         self._overlap = min(SPAN_OVERLAP, self._length // 4)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.config import EncodeConfig
+from ance_cli.config import ComputeConfig
 from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint, Side
 
@@ -16,7 +16,7 @@ class TextEncoder:
     """One side of a checkpoint with its tokenizer, on the devices and in the number format that the
     config asks for."""
 
-    def __init__(self, checkpoint: Checkpoint, side: Side, config: EncodeConfig) -> None:
+    def __init__(self, checkpoint: Checkpoint, side: Side, config: ComputeConfig) -> None:
         from ance_cli.models.devices import choose_devices, choose_dtype
         from ance_cli.models.encoder import load_encoder
         from ance_cli.models.inference import InferenceEngine

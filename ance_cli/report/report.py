@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ance_cli.call import Call
 from ance_cli.config import REPORT_CASES
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.evaluation.evaluate import evaluate_runs
@@ -24,7 +25,6 @@ from ance_cli.formats.tolerant_io import object_in, records_in
 from ance_cli.loop.refresh import DEV, DEV_RUN, labels_beside
 from ance_cli.loop.status import status
 from ance_cli.loop.status_schema import Refresh
-from ance_cli.progress import Reporter, Silent
 from ance_cli.report.charts import need_matplotlib
 from ance_cli.report.facts import (
     Baseline,
@@ -48,8 +48,7 @@ def report(
     output: Path,
     against: Sequence[Path] = (),
     cases: int = REPORT_CASES,
-    force: bool = False,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Write the page of a run, as the run is now; an earlier report is replaced.
 
@@ -60,8 +59,8 @@ def report(
     need_matplotlib()
     if cases < 0:
         raise UsageProblem("--cases must not be negative")
-    _check_output(output, force)
-    facts = report_facts(path, against, cases, reporter)
+    _check_output(output, call.force)
+    facts = report_facts(path, against, cases, call)
     page = page_of(facts).encode()
     if output == STDIO:
         with open_output(output) as handle:
@@ -69,7 +68,7 @@ def report(
     else:
         atomic.write_bytes(output, page)
     for what in facts.missing:
-        reporter.warn(what)
+        call.reporter.warn(what)
     return {
         "output": str(output),
         "kind": "report",
@@ -96,7 +95,7 @@ def report_facts(
     path: Path,
     against: Sequence[Path] = (),
     cases: int = REPORT_CASES,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> ReportFacts:
     """All that the page of a run tells."""
     labels = _labels([path, *against])
@@ -125,10 +124,10 @@ def report_facts(
         data = unless_damaged(lambda: _dev_data(path, run))
         if data and rankings and best.dev_run:
             named = [(_ranked_by(run.label, run), best.dev_run), *rankings]
-            against_best = unless_damaged(lambda: _compare(named, data, measures, 0, reporter))
+            against_best = unless_damaged(lambda: _compare(named, data, measures, 0, call))
         if data and pair and cases:
             two = [(f"generation {g.number}", g.dev_run) for g in pair if g.dev_run]
-            compared = unless_damaged(lambda: _compare(two, data, measures, cases, reporter))
+            compared = unless_damaged(lambda: _compare(two, data, measures, cases, call))
     return ReportFacts(run, baselines, against_best, compared, missing)
 
 
@@ -248,11 +247,9 @@ def _compare(
     data: Dataset,
     measures: str,
     cases: int,
-    reporter: Reporter,
+    call: Call,
 ) -> Comparison:
     """What `ance eval` says of rankings of the dev queries."""
     labels, paths = zip(*rankings, strict=True)
-    found = evaluate_runs(
-        list(paths), data.qrels, measures, dataset=data, cases=cases, reporter=reporter
-    )
+    found = evaluate_runs(list(paths), data.qrels, measures, dataset=data, cases=cases, call=call)
     return Comparison(list(labels), found["runs"])

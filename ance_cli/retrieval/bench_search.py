@@ -6,14 +6,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ance_cli.config import EncodeConfig
+from ance_cli.call import Call
+from ance_cli.config import ComputeConfig
 from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.formats import lease
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.manifest import read_manifest
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import DenseRetriever, VectorSource
 
 
@@ -24,8 +24,8 @@ def bench_search(
     corpus: Path | None = None,
     depth: int = 100,
     trials: int = 200,
-    encode_config: EncodeConfig = EncodeConfig(),
-    reporter: Reporter = Silent(),
+    compute: ComputeConfig = ComputeConfig(),
+    call: Call = Call(),
 ) -> Summary:
     """Time the first `trials` queries on each of `sources`, embeddings and index folders.
 
@@ -50,9 +50,9 @@ def bench_search(
     with ExitStack() as stack:
         for source in opened:
             stack.enter_context(lease.reading(source.path))
-            retriever = DenseRetriever(checkpoint, source, encode_config, None)
+            retriever = DenseRetriever(checkpoint, source, compute, None)
             device = f"{retriever.device.type}, {retriever.dtype}"
-            with reporter.task(str(source.path), len(texts), "query") as bar:
+            with call.reporter.task(str(source.path), len(texts), "query") as bar:
                 latency = measure(retriever, texts, depth, bar)
             measured.append(latency)
             rows.append(

@@ -21,11 +21,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ance_cli.call import Call
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Passage, read_corpus
 from ance_cli.formats.hashing import cache_dir, hash_file
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import Plan
 
 ENGINES = ("lucene", "bm25s")
@@ -34,10 +34,6 @@ _BATCH = 1000
 
 Ranked = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 """(queries, depth) document positions in corpus order (-1 = none) and scores, best first."""
-
-
-def _nobody(_: str) -> None:
-    pass
 
 
 class Bm25(Protocol):
@@ -155,13 +151,11 @@ def open_lucene(
     corpus: Path,
     k1: float,
     b: float,
-    threads: int,
-    skipped: Skipped | None = None,
-    say: Callable[[str], None] = _nobody,
+    call: Call,
 ) -> LuceneBm25:
     """BM25 through Lucene; the index is built once for each corpus and kept in the cache folder.
 
-    Of two processes that need the same one the second waits for the first; `say` is told so.
+    Of two processes that need the same one the second waits for the first and says so.
     """
     digest = hash_file(corpus)
     plan = Plan(
@@ -169,20 +163,22 @@ def open_lucene(
     )
     if plan.published() is None:
         name = lease.lease_name(plan.output)
-        with lease.hold_in_turn(name, f"the BM25 index of {corpus}", say):
+        with lease.hold_in_turn(name, f"the BM25 index of {corpus}", call.reporter.say):
             if plan.published() is None:
                 folder = plan.open_partial(force=True)
                 with atomic.disk_errors(folder):
-                    _index_with_lucene(folder / "lucene", read_corpus(corpus, skipped), threads)
+                    _index_with_lucene(
+                        folder / "lucene", read_corpus(corpus, call.skipped), call.threads
+                    )
                 plan.publish_folder({}, {})
-    doc_ids = [passage.doc_id for passage in read_corpus(corpus, skipped)]
-    return LuceneBm25(plan.output / "lucene", doc_ids, k1, b, threads)
+    doc_ids = [passage.doc_id for passage in read_corpus(corpus, call.skipped)]
+    return LuceneBm25(plan.output / "lucene", doc_ids, k1, b, call.threads)
 
 
 class FastBm25:
     """bm25s: the same formula as Lucene's (Snowball stemming, its own stop words), no Java."""
 
-    def __init__(self, corpus: Path, k1: float, b: float, threads: int, skipped: Skipped | None):
+    def __init__(self, corpus: Path, k1: float, b: float, call: Call):
         try:
             import bm25s
             import Stemmer
@@ -192,8 +188,8 @@ class FastBm25:
             ) from error
         self._bm25s = bm25s
         self._stemmer = Stemmer.Stemmer("english")
-        self._threads = threads
-        texts = [passage.joined(" ") for passage in read_corpus(corpus, skipped)]
+        self._threads = call.threads
+        texts = [passage.joined(" ") for passage in read_corpus(corpus, call.skipped)]
         self._num_docs = len(texts)
         self._index = bm25s.BM25(method="lucene", k1=k1, b=b)
         self._index.index(self._tokenize(texts), show_progress=False)
@@ -229,11 +225,9 @@ def open_bm25(
     corpus: Path,
     k1: float,
     b: float,
-    threads: int,
-    skipped: Skipped | None = None,
-    say: Callable[[str], None] = _nobody,
+    call: Call,
 ) -> Bm25:
-    """The BM25 index of a corpus by one of `ENGINES`; `say` is told what is waited for."""
+    """The BM25 index of a corpus by one of `ENGINES`."""
     if engine == "lucene":
-        return open_lucene(corpus, k1, b, threads, skipped, say)
-    return FastBm25(corpus, k1, b, threads, skipped)
+        return open_lucene(corpus, k1, b, call)
+    return FastBm25(corpus, k1, b, call)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.config import EncodeConfig
+from ance_cli.config import ComputeConfig
 from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.manifest import read_manifest
@@ -70,7 +70,7 @@ class DenseRetriever:
         self,
         checkpoint: Checkpoint,
         source: VectorSource,
-        config: EncodeConfig = EncodeConfig(),
+        config: ComputeConfig = ComputeConfig(),
         probes: int | None = None,
     ) -> None:
         self._encoder = TextEncoder(checkpoint, "query", config)

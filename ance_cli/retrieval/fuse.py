@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import Call
 from ance_cli.config import FuseConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import lease
 from ance_cli.formats.hashing import hash_lines
-from ance_cli.formats.jsonl import STDIO, Skipped
+from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
 from ance_cli.formats.trec import Run, in_trec_order, read_run, write_hits
@@ -22,9 +23,7 @@ def fuse(
     runs: list[Path],
     output: Path,
     config: FuseConfig = FuseConfig(),
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
+    call: Call = Call(),
 ) -> Summary:
     """Write a run of the `depth` best documents of each query that any of the runs has."""
     from ance_cli.retrieval.fusion import reciprocal_ranks, weighted_sum
@@ -34,7 +33,7 @@ def fuse(
     if runs.count(STDIO) > 1:
         raise UsageProblem("stdin is one run, and it is named twice", hint="name a file instead")
     weights = config.weights_of(len(runs))
-    ranked = [read_run(path, skipped) for path in runs]
+    ranked = [read_run(path, call.skipped) for path in runs]
     shaped_by: dict[str, Any] = {
         "engine": f"fuse-{config.method}", "depth": config.depth, "tag": config.tag,
         "weights": weights,
@@ -42,9 +41,9 @@ def fuse(
     shaped_by |= {"rrf_k": config.rrf_k} if config.method == "rrf" else {"norm": config.norm}
     inputs = {f"run_{nth}": _hash_run(run) for nth, run in enumerate(ranked, start=1)}
     plan = Plan("run", output, shaped_by, inputs, reads=runs)
-    if manifest := plan.published(force):
+    if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
     if config.method == "rrf":
         fused = reciprocal_ranks(ranked, weights, config.rrf_k)

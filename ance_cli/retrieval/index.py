@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import Call
 from ance_cli.config import IndexConfig
 from ance_cli.errors import AnceError
 from ance_cli.formats import atomic, lease
@@ -14,16 +15,14 @@ from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import Plan, read_manifest
 from ance_cli.formats.summary import Summary, planned, summary_of
-from ance_cli.progress import Reporter, Silent
+from ance_cli.progress import Reporter
 
 
 def index(
     embeddings: Path,
     output: Path,
     config: IndexConfig = IndexConfig(),
-    force: bool = False,
-    dry_run: bool = False,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Build an index of any faiss factory string over published passage embeddings.
 
@@ -42,14 +41,16 @@ def index(
         shaped_by["probes"] = config.probes
     ran_with = {"embeddings": str(embeddings.resolve())}
     plan = Plan("index", output, shaped_by, inputs, ran_with, (embeddings,))
-    if manifest := plan.published(force):
-        if config.recall_check and "recall_queries" not in manifest["stats"] and not dry_run:
+    if manifest := plan.published(call.force):
+        if config.recall_check and "recall_queries" not in manifest["stats"] and not call.dry_run:
             from ance_cli.retrieval.faiss_index import FaissIndex
 
             opened = FaissIndex(output).index
-            manifest = plan.add_stats(_recall(opened, Embeddings(embeddings), config, reporter))
+            manifest = plan.add_stats(
+                _recall(opened, Embeddings(embeddings), config, call.reporter)
+            )
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
     import faiss
@@ -62,7 +63,7 @@ def index(
     with lease.hold(lease.lease_name(output), str(output)):
         folder = plan.open_partial(force=True)  # nothing to continue: an index is one piece
         try:
-            with reporter.task("indexing", vectors.num_rows, "row") as bar:
+            with call.reporter.task("indexing", vectors.num_rows, "row") as bar:
                 built = build_index(
                     vectors, config.factory, config.train_rows, config.seed, bar.advance,
                     config.probes,
@@ -81,7 +82,7 @@ def index(
             "seconds": round(time.monotonic() - started, 2),
         }
         if config.recall_check:
-            stats |= _recall(built, vectors, config, reporter)
+            stats |= _recall(built, vectors, config, call.reporter)
         content = {"rows": vectors.num_rows, "dim": vectors.dim, "xxh3": hash_file(folder / INDEX)}
         manifest = plan.publish_folder(content, stats)
     return summary_of(manifest, output, up_to_date=False)

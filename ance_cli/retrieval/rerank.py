@@ -12,18 +12,18 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.config import EncodeConfig, RerankConfig
+from ance_cli.call import Call
+from ance_cli.config import ComputeConfig, RerankConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset, Passage, read_corpus, read_queries
 from ance_cli.formats.hashing import hash_file, hash_lines
 from ance_cli.formats.journal import Journal
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
 from ance_cli.formats.trec import in_trec_order, read_run, write_hits
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Bar, Reporter, Silent
+from ance_cli.progress import Bar, Reporter
 from ance_cli.retrieval.dense import VectorSource
 
 _BLOCK = 4096
@@ -41,11 +41,8 @@ def rerank(
     source: VectorSource | None = None,
     cross_encoder: Path | None = None,
     config: RerankConfig = RerankConfig(),
-    encode_config: EncodeConfig = EncodeConfig(),
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    compute: ComputeConfig = ComputeConfig(),
+    call: Call = Call(),
 ) -> Summary:
     """Write a run of the `depth` best documents of each of `run`'s queries in a new order.
 
@@ -55,9 +52,9 @@ def rerank(
     """
     ranked = {
         query_id: [doc_id for doc_id, _ in in_trec_order(hits)[: config.depth]]
-        for query_id, hits in read_run(run, skipped).items()
+        for query_id, hits in read_run(run, call.skipped).items()
     }
-    texts = read_queries(dataset.need("queries"), skipped)
+    texts = read_queries(dataset.need("queries"), call.skipped)
     if unknown := next((query_id for query_id in ranked if query_id not in texts), None):
         raise BadInput(
             f"{run}: query {unknown!r} is not among the queries",
@@ -82,33 +79,31 @@ def rerank(
         else:
             inputs["passage_tower"] = checkpoint.tower_hash("passage")
     shaped_by: dict[str, Any] = {
-        "engine": "rerank", "depth": config.depth, "tag": config.tag, "dtype": encode_config.dtype
+        "engine": "rerank", "depth": config.depth, "tag": config.tag, "dtype": compute.dtype
     }  # fmt: skip
     reads = [run, *dataset.files, source.path if source else None]
     plan = Plan("run", output, shaped_by, inputs, reads=reads)
-    if manifest := plan.published(force):
+    if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
     def write(journal: Journal) -> Summary:
         started = time.monotonic()
         if source is not None and checkpoint is not None:
             scores, dtype = _by_vectors(
-                run, ranked, queries, checkpoint, source, encode_config, reporter
+                run, ranked, queries, checkpoint, source, compute, call.reporter
             )
             plan.shaped_by["dtype"] = dtype
         else:
             scorer: _Scorer
             if cross_encoder is not None:
-                scorer = _CrossScorer(
-                    cross_encoder, config.pair_length, queries, encode_config, journal
-                )
+                scorer = _CrossScorer(cross_encoder, config.pair_length, queries, compute, journal)
             else:
                 assert checkpoint is not None
-                scorer = _DualScorer(checkpoint, queries, encode_config, reporter)
+                scorer = _DualScorer(checkpoint, queries, compute, call.reporter)
             plan.shaped_by["dtype"] = scorer.dtype  # now: the journal compares it
-            scores = _by_texts(run, ranked, scorer, dataset.corpus, skipped, reporter)
+            scores = _by_texts(run, ranked, scorer, dataset.corpus, call)
         stats: dict[str, Any] = {"queries": len(ranked), "pairs": len(scores)}
         values = iter(scores.tolist())
         with plan.text_file(stats) as handle:
@@ -119,7 +114,7 @@ def rerank(
         return made(plan, stats)
 
     reading = lease.reading(source.path) if source is not None else nullcontext()
-    with reading, lease.of_output(output), plan.journal(force, reporter.say) as journal:
+    with reading, lease.of_output(output), plan.journal(call.force, call.reporter.say) as journal:
         return write(journal)
 
 
@@ -132,7 +127,7 @@ def _by_vectors(
     queries: Mapping[str, str],
     checkpoint: Checkpoint,
     source: VectorSource,
-    encode_config: EncodeConfig,
+    compute: ComputeConfig,
     reporter: Reporter,
 ) -> tuple[Floats, str]:
     """(pairs,) exact scores in the order of `ranked`, and the number format of the encoder."""
@@ -145,7 +140,7 @@ def _by_vectors(
     doc_of = np.array([position.get(doc_id, -1) for doc_id in chain(*ranked.values())], np.int64)
     if (doc_of < 0).any():
         raise _unknown(run, next(d for d in chain(*ranked.values()) if d not in position))
-    encoder = TextEncoder(checkpoint, "query", encode_config)
+    encoder = TextEncoder(checkpoint, "query", compute)
     with reporter.task("encoding queries", len(queries), "query") as bar:
         xq, _ = encoder(list(queries.values()), bar.advance)
     return pair_scores(xq, _query_of(ranked), doc_of, embeddings), encoder.dtype
@@ -187,7 +182,7 @@ class _DualScorer:
         self,
         checkpoint: Checkpoint,
         queries: Mapping[str, str],
-        config: EncodeConfig,
+        config: ComputeConfig,
         reporter: Reporter,
     ) -> None:
         from ance_cli.models.texts import TextEncoder
@@ -216,7 +211,7 @@ class _CrossScorer:
         folder: Path,
         length: int,
         queries: Mapping[str, str],
-        config: EncodeConfig,
+        config: ComputeConfig,
         journal: Journal,
     ) -> None:
         from ance_cli.models.cross_encoder import CrossEncoder
@@ -243,8 +238,7 @@ def _by_texts(
     ranked: Mapping[str, Sequence[str]],
     scorer: _Scorer,
     corpus: Path,
-    skipped: Skipped | None,
-    reporter: Reporter,
+    call: Call,
 ) -> Floats:
     """(pairs,) scores in the order of `ranked`; the corpus is read once, block by block."""
     pairs_of: dict[str, list[int]] = {}
@@ -252,8 +246,8 @@ def _by_texts(
         pairs_of.setdefault(doc_id, []).append(pair)
     query_of = _query_of(ranked)
     scores = np.full(len(query_of), np.nan, np.float32)
-    with reporter.task("scoring", len(scores), "pair") as bar:
-        for passages in _blocks(read_corpus(corpus, skipped), pairs_of):
+    with call.reporter.task("scoring", len(scores), "pair") as bar:
+        for passages in _blocks(read_corpus(corpus, call.skipped), pairs_of):
             listed = [pairs_of.pop(passage.doc_id) for passage in passages]
             pairs = np.array(list(chain(*listed)), np.int64)
             passage_of = np.repeat(np.arange(len(passages)), [len(own) for own in listed])

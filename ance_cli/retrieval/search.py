@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ance_cli.config import EncodeConfig, SearchConfig
+from ance_cli.call import Call, SkippedLines
+from ance_cli.config import ComputeConfig, SearchConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import (
@@ -24,12 +25,10 @@ from ance_cli.formats.dataset import (
     read_queries,
 )
 from ance_cli.formats.hashing import hash_file, hash_lines
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
 from ance_cli.formats.trec import write_hits
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import DenseRetriever, VectorSource
 
 Hits = list[tuple[str, float]]
@@ -42,13 +41,9 @@ def search(
     checkpoint: Checkpoint | None = None,
     source: VectorSource | None = None,
     config: SearchConfig = SearchConfig(),
-    encode_config: EncodeConfig = EncodeConfig(),
-    threads: int = 0,
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    compute: ComputeConfig = ComputeConfig(),
     queries_from: Sequence[Path] = (),
+    call: Call = Call(),
 ) -> Summary:
     """Write a TREC run of the top `depth` documents of each query (`-` is stdout).
 
@@ -61,7 +56,7 @@ def search(
     if checkpoint is not None and source is not None:
         source.check(checkpoint, hash_file(corpus) if corpus else None)
         inputs |= {"vectors": source.fingerprint, "query_tower": checkpoint.tower_hash("query")}
-        shaped_by |= {"dtype": encode_config.dtype, "probes": config.probes}
+        shaped_by |= {"dtype": compute.dtype, "probes": config.probes}
     elif corpus is not None:
         inputs["corpus"] = hash_file(corpus)
         shaped_by |= {"k1": config.k1, "b": config.b}
@@ -72,16 +67,15 @@ def search(
         source.path if source else None,
     ]
     plan = Plan("run", output, shaped_by, inputs, reads=reads)
-    if manifest := plan.published(force):
+    if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
-    if dry_run:
+    if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
 
     def write() -> Summary:
         started = time.monotonic()
         found = hits(
-            queries, corpus, checkpoint, source, config, encode_config, threads, skipped, reporter,
-            plan.shaped_by,
+            queries, corpus, checkpoint, source, config, compute, plan.shaped_by, call=call,
         )  # fmt: skip
         stats = {"queries": len(queries), "depth": config.depth}
         with plan.text_file(stats) as handle:
@@ -101,28 +95,26 @@ def hits(
     checkpoint: Checkpoint | None,
     source: VectorSource | None,
     config: SearchConfig,
-    encode_config: EncodeConfig,
-    threads: int,
-    skipped: Skipped | None,
-    reporter: Reporter,
+    compute: ComputeConfig,
     shaped_by: dict[str, object] | None = None,
+    call: Call = Call(),
 ) -> dict[str, Hits]:
     """query_id -> [(doc_id, score)], best first; `shaped_by["dtype"]` is resolved on the way."""
     texts = list(queries.values())
     if checkpoint is not None and source is not None:
-        retriever = DenseRetriever(checkpoint, source, encode_config, config.probes)
+        retriever = DenseRetriever(checkpoint, source, compute, config.probes)
         if shaped_by is not None:
             shaped_by["dtype"] = retriever.dtype
-        xq = retriever.encode_queries(texts, reporter)
-        scores, docs = retriever.search(xq, config.depth, reporter)
+        xq = retriever.encode_queries(texts, call.reporter)
+        scores, docs = retriever.search(xq, config.depth, call.reporter)
         doc_ids = retriever.doc_ids
     else:
         from ance_cli.retrieval.bm25 import open_bm25
 
         assert corpus is not None
-        bm25 = open_bm25(config.engine, corpus, config.k1, config.b, threads, skipped, reporter.say)
-        doc_ids = [passage.doc_id for passage in read_corpus(corpus, skipped)]
-        with reporter.task("BM25", len(texts), "query") as bar:
+        bm25 = open_bm25(config.engine, corpus, config.k1, config.b, call)
+        doc_ids = [passage.doc_id for passage in read_corpus(corpus, call.skipped)]
+        with call.reporter.task("BM25", len(texts), "query") as bar:
             docs, scores = bm25.search(texts, config.depth, bar.advance)
     return {
         query_id: [
@@ -134,7 +126,7 @@ def hits(
     }
 
 
-def queries_of_split(dataset: Dataset, skipped: Skipped | None = None) -> dict[str, str]:
+def queries_of_split(dataset: Dataset, skipped: SkippedLines | None = None) -> dict[str, str]:
     """The queries that the split's labels judge; all queries where no split is named."""
     queries = read_queries(dataset.need("queries"), skipped)
     if dataset.qrels is None:
@@ -174,7 +166,7 @@ def queries_from_stdin() -> dict[str, str]:
 
 
 def passages_of(
-    corpus: Path, doc_ids: set[str], skipped: Skipped | None = None
+    corpus: Path, doc_ids: set[str], skipped: SkippedLines | None = None
 ) -> dict[str, Passage]:
     """The passages with these ids, to show beside a hit."""
     passages = read_corpus(corpus, skipped)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import Call
 from ance_cli.config import (
     Bm25Config,
     DemoConfig,
@@ -28,7 +29,6 @@ from ance_cli.formats.summary import Summary
 from ance_cli.loop.loop import Given, loop
 from ance_cli.mining.bm25_negatives import bm25_negatives
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.retrieval.search import queries_of_split, search
 from ance_cli.setup.docstrings import docstring_dataset
@@ -44,31 +44,31 @@ def demo(
     checkpoint: Path | None = None,
     config: DemoConfig = DemoConfig(),
     gpus: str = "all",
-    quiet: bool = False,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """BM25 negatives, warm-up, `config.segments` refreshes and segments, measures on test.
 
     Returns the test rows of BM25, the start, the warm-up and each ANCE checkpoint, and whether the
-    last is better than the warm-up by a paired test. `quiet` keeps the loop's stages from talking.
+    last is better than the warm-up by a paired test. `call.quiet` keeps the loop's stages from
+    talking.
     """
     start = checkpoint or packaged_encoder()
     data = output / "data"
-    made = docstring_dataset(data, reporter)
-    reporter.say(
+    made = docstring_dataset(data, call.reporter)
+    call.reporter.say(
         f"dataset: {made['passages']} docstrings, {made['train']} train, {made['dev']} dev, "
         f"{made['test']} test queries"
     )
     train, test = locate(data, "train"), locate(data, "test")
     runs: dict[str, Path] = {}
 
-    reporter.say("1. BM25: negatives for the warm-up, and the baseline")
-    bm25_negatives(train, output / "bm25.jsonl", Bm25Config(depth=config.depth), reporter=reporter)
+    call.reporter.say("1. BM25: negatives for the warm-up, and the baseline")
+    bm25_negatives(train, output / "bm25.jsonl", Bm25Config(depth=config.depth), call=call)
     runs["BM25"] = output / "test.bm25.trec"
     search(queries_of_split(test), runs["BM25"], test.corpus,
-           config=SearchConfig("lucene", depth=_DEPTH), reporter=reporter)  # fmt: skip
+           config=SearchConfig(engine="lucene", depth=_DEPTH), call=call)  # fmt: skip
 
-    reporter.say("2. the start: a general encoder, untrained on this")
+    call.reporter.say("2. the start: a general encoder, untrained on this")
     recipe = {
         "batch_size": config.batch_size,
         "query_length": config.query_length,
@@ -81,15 +81,15 @@ def demo(
         query_length=config.query_length, passage_length=config.passage_length
     )
     if pinned.has_head:
-        runs["start"] = _test("start", pinned, output / "start.emb", test, gpus, output, reporter)
+        runs["start"] = _test("start", pinned, output / "start.emb", test, gpus, output, call)
 
-    reporter.say(f"3. warm-up: {config.steps} steps on BM25 negatives")
+    call.reporter.say(f"3. warm-up: {config.steps} steps on BM25 negatives")
     train_segment(
         warmup.path, output / "bm25.jsonl", SegmentConfig(steps=config.steps), train, start,
-        given=recipe, gpus=gpus, reporter=reporter,
+        given=recipe, gpus=gpus, call=call,
     )  # fmt: skip
 
-    reporter.say(f"4. ANCE: {config.segments} times refresh and {config.steps} steps")
+    call.reporter.say(f"4. ANCE: {config.segments} times refresh and {config.steps} steps")
     run = RunFolder(output / "ance")
     loop(
         run.path,
@@ -101,18 +101,15 @@ def demo(
             {"depth": config.depth},
         ),
         gpus=gpus,
-        quiet=quiet,
-        reporter=reporter,
+        call=call,
     )
 
-    reporter.say("5. measures on test")
+    call.reporter.say("5. measures on test")
     for number in range(1, config.segments + 2):
         reached = Checkpoint(run.checkpoint_at((number - 1) * config.steps))
         vectors = run.generation_at(number) / EMBEDDINGS
         name = "warm-up" if number == 1 else f"ANCE, generation {number - 1}"
-        runs[name] = _test(
-            f"generation-{number - 1}", reached, vectors, test, gpus, output, reporter
-        )
+        runs[name] = _test(f"generation-{number - 1}", reached, vectors, test, gpus, output, call)
     return _report(output, run, runs, test.need("qrels"))
 
 
@@ -135,17 +132,17 @@ def _test(
     test: Dataset,
     gpus: str,
     output: Path,
-    reporter: Reporter,
+    call: Call,
 ) -> Path:
     """The test run of a checkpoint, from vectors that are there or are made now."""
     config = EncodeConfig(gpus=gpus)
     if not vectors.exists():
-        encode(checkpoint, test, vectors, config, reporter=reporter)
+        encode(checkpoint, test, vectors, config, call=call)
     run = output / f"test.{name}.trec"
     source = VectorSource(vectors, "embeddings")
     search(
         queries_of_split(test), run, test.corpus, checkpoint, source, SearchConfig(depth=_DEPTH),
-        config, reporter=reporter,
+        config, call=call,
     )  # fmt: skip
     return run
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli import __version__
+from ance_cli.call import Call
 from ance_cli.formats import atomic
 from ance_cli.formats.hashing import cache_dir
 from ance_cli.formats.summary import Summary
 from ance_cli.loop.devices import num_gpus
 from ance_cli.models.devices import cpu_has
-from ance_cli.progress import Reporter, Silent
 from ance_cli.setup.doctor_probes import Outcome, importing, run_probes
 
 _LIMIT_SECONDS = 300.0
@@ -57,14 +57,14 @@ class Problem:
     needed: bool
 
 
-def examine(bench: bool = False, reporter: Reporter = Silent()) -> Summary:
+def examine(bench: bool = False, call: Call = Call()) -> Summary:
     """What there is, what is missing (`problems`), and whether a loop can run here (`ready`).
 
     `bench` measures the ceilings of matrix products as well, a few seconds for each device.
     """
     imports = [importing(module) for module in _NEEDED]
     others = ["faiss", "devices", "java", *_ENGINES, *(["ceilings"] if bench else [])]
-    reporter.say("trying the packages, Java and the devices")
+    call.reporter.say("trying the packages, Java and the devices")
     outcomes = run_probes([*imports, *others], _LIMIT_SECONDS)
     gpus = [found for found in outcomes["devices"].facts or [] if found["device"] != "cpu"]
     problems = [*_packages_missing(outcomes), *_engines_missing(outcomes), *_gpus_missing(outcomes)]

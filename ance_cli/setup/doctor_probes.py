@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import Call
 from ance_cli.errors import AnceError
 
 _IMPORT = "import "
@@ -152,7 +153,8 @@ def _bm25(engine: str) -> Callable[[], None]:
             texts = ("a river in the north", "the violin of granite", "an old engine")
             records = [{"_id": str(place), "text": text} for place, text in enumerate(texts)]
             corpus.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-            docs, _ = open_bm25(engine, corpus, k1=0.9, b=0.4, threads=1).search(["violin"], 1)
+            bm25 = open_bm25(engine, corpus, k1=0.9, b=0.4, call=Call(threads=1))
+            docs, _ = bm25.search(["violin"], 1)
             if docs.tolist() != [[1]]:
                 raise RuntimeError(f"a search that finds document 1 found {docs.tolist()}")
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import Call
 from ance_cli.config import MIN_REL, LoopConfig, RefreshConfig, SegmentConfig
+from ance_cli.config.toml_file import FILE, SHARED
 from ance_cli.errors import Mismatch
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import (
@@ -17,12 +19,9 @@ from ance_cli.formats.dataset import (
     read_queries,
     splits_of,
 )
-from ance_cli.formats.jsonl import Skipped
-from ance_cli.formats.settings import FILE, SHARED
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.hub import origin
-from ance_cli.progress import Reporter, Silent
 
 TRAIN_SPLIT = "train"
 
@@ -100,40 +99,37 @@ def init(
     folder: Path,
     text_of: Callable[[Sequence[Table]], str],
     ckpt: Path | None = None,
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Write `ance.toml` into a dataset folder and count what lies there.
 
-    `text_of` renders the tables. Raises `Mismatch` where there is such a file, without `force`, and
-    `BadInput` where the data is broken or `ckpt` is no checkpoint.
+    `text_of` renders the tables. Raises `Mismatch` where there is such a file, without
+    `call.force`, and `BadInput` where the data is broken or `ckpt` is no checkpoint.
     """
     output = folder / FILE
-    if output.exists() and not force:
+    if output.exists() and not call.force:
         raise Mismatch(f"{output} is there already", hint="edit it, or make it anew with --force")
     checkpoint = None if ckpt is None else Checkpoint(ckpt)
-    counted = survey(folder, skipped, reporter)
-    if not dry_run:
+    counted = survey(folder, call)
+    if not call.dry_run:
         atomic.write_bytes(output, text_of(tables(checkpoint)).encode())
     return {
         "output": str(output),
         "kind": "settings",
-        **({"dry_run": True} if dry_run else {}),
+        **({"dry_run": True} if call.dry_run else {}),
         **counted,
         "next": _next_steps(folder, checkpoint),
     }
 
 
-def survey(folder: Path, skipped: Skipped | None, reporter: Reporter) -> dict[str, Any]:
+def survey(folder: Path, call: Call) -> dict[str, Any]:
     """Read all of a dataset; how many documents, queries and, for each split, labels it has."""
     dataset = locate(folder)
-    doc_ids = {passage.doc_id for passage in read_corpus(dataset.corpus, skipped)}
-    queries = read_queries(dataset.need("queries"), skipped)
+    doc_ids = {passage.doc_id for passage in read_corpus(dataset.corpus, call.skipped)}
+    queries = read_queries(dataset.need("queries"), call.skipped)
     splits: dict[str, dict[str, int]] = {}
     for split in splits_of(folder):
-        qrels = read_qrels(locate(folder, split).need("qrels"), queries, doc_ids, skipped)
+        qrels = read_qrels(locate(folder, split).need("qrels"), queries, doc_ids, call.skipped)
         splits[split] = {
             "queries": len(qrels),
             "labels": sum(map(len, qrels.values())),
@@ -146,7 +142,7 @@ def survey(folder: Path, skipped: Skipped | None, reporter: Reporter) -> dict[st
         (RefreshConfig.dev_split, "refreshes measure nothing without --dev-split"),
     ):
         if split not in splits:
-            reporter.warn(f"{folder}/qrels has no {split}.tsv: {what}")
+            call.reporter.warn(f"{folder}/qrels has no {split}.tsv: {what}")
     return {"documents": len(doc_ids), "queries": len(queries), "splits": splits}
 
 

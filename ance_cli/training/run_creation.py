@@ -99,7 +99,7 @@ def start_run(
 
     similarity = config.similarity
     pinned = start_checkpoint(checkpoint, config)
-    dual, fresh = start_dual(pinned, config.dim, config.seed, config.towers, similarity)  # type: ignore[arg-type]
+    dual, fresh = start_dual(pinned, config.dim, config.seed, config.towers, similarity)
     if config.freeze_passages:
         if fresh:
             raise UsageProblem(

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from ance_cli.call import Call
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.config.presets import train_config
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.jsonl import STDIO, Skipped, open_input
+from ance_cli.formats.jsonl import STDIO, open_input
 from ance_cli.formats.retention import check_free
 from ance_cli.formats.run_folder import RunFolder, read_ledger
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.training.launch import Nodes, launch
 from ance_cli.training.run_creation import continue_run, identity_of, start_checkpoint, start_run
@@ -56,13 +56,8 @@ def train_segment(
     gpus: str = "all",
     cpu_workers: int = 1,
     nodes: Nodes = Nodes(),
-    threads: int = 0,
     embeddings: Path | None = None,
-    quiet: bool = False,
-    force: bool = False,
-    dry_run: bool = False,
-    skipped: Skipped | None = None,
-    reporter: Reporter = Silent(),
+    call: Call = Call(),
 ) -> Summary:
     """Train the run in `output` for `segment.steps` steps on `negatives`.
 
@@ -94,31 +89,31 @@ def train_segment(
                 raise UsageProblem("--steps 0 needs --total-steps: the horizon of the schedule")
             config = replace(config, total_steps=segment.steps)
         if config.warmup_steps >= config.total_steps:
-            reporter.warn(
+            call.reporter.warn(
                 f"the learning rate warms up for {config.warmup_steps} steps and the run has "
                 f"{config.total_steps}: it never reaches {config.lr:g} (--warmup-steps)"
             )
         identity = identity_of(dataset, Checkpoint(checkpoint), config)
     if segment.steps:
         _check_negatives(config, segment, negatives, embeddings)
-    if dry_run:
+    if call.dry_run:
         return {"output": str(output), "kind": "run", "dry_run": True, "steps": segment.steps,
                 **identity}  # fmt: skip
     if nodes.rank > 0:  # node 0 makes the run and keeps its ledger
         if run.exists and segment.steps:
             source = _source(run, config, segment, negatives, embeddings)
-            if find_segment(run, source, segment.steps, force)[1]:
+            if find_segment(run, source, segment.steps, call.force)[1]:
                 return _summary(run, up_to_date=True)
-        _launch(run, None, len(devices_of(gpus, cpu_workers)), nodes, threads)
+        _launch(run, None, len(devices_of(gpus, cpu_workers)), nodes, call.threads)
         return _summary(run, up_to_date=False)
 
     with run.held("trainer"):
         made = not run.exists
         if segment.steps:
             source = _source(run, config, segment, negatives, embeddings)
-            record, done = find_segment(run, source, segment.steps, force)
+            record, done = find_segment(run, source, segment.steps, call.force)
             if done and record is not None:
-                reporter.say(
+                call.reporter.say(
                     f"segment {record['segment']} of the run was these {record['steps']} steps on "
                     "the same negatives: --force trains them once more"
                 )
@@ -127,7 +122,7 @@ def train_segment(
                 check_room(run, segment.steps, config)
             devices = devices_of(gpus, cpu_workers)
             _check_ranks(config, len(devices) * nodes.count)
-            training_set = TrainingSet.read(dataset, config, skipped)
+            training_set = TrainingSet.read(dataset, config, call.skipped)
             if not segment.follow:
                 stream = training_set.stream(source.path, 0)
                 if config.distill and not stream.has_teacher:
@@ -145,8 +140,8 @@ def train_segment(
         if made:
             assert checkpoint is not None
             if not segment.steps:  # a run of data that is broken could not even be mended
-                TrainingSet.read(dataset, config, skipped)
-            start_run(run, dataset, Checkpoint(checkpoint), config, identity, reporter)
+                TrainingSet.read(dataset, config, call.skipped)
+            start_run(run, dataset, Checkpoint(checkpoint), config, identity, call.reporter)
         if not segment.steps:
             return _summary(run, up_to_date=not made)
         for folder in (run.states, run.checkpoints):
@@ -154,15 +149,15 @@ def train_segment(
         check_free(run)
         record = record or new_segment(run, source, segment.steps)
         job = TrainJob(
-            segment, record, _dtype(config, devices[0]), gpus, cpu_workers, skipped is not None,
-            quiet, str(embeddings) if embeddings else None,
+            segment, record, _dtype(config, devices[0]), gpus, cpu_workers,
+            call.skipped is not None, call.quiet, str(embeddings) if embeddings else None,
         )  # fmt: skip
         if len(devices) * nodes.count == 1:
             from ance_cli.training.distributed import World
 
-            train_rank(run, config, job, World(devices[0]), skipped, reporter, training_set)
+            train_rank(run, config, job, World(devices[0]), training_set, call)
         else:
-            _launch(run, job, len(devices), nodes, threads)
+            _launch(run, job, len(devices), nodes, call.threads)
         atomic.append_line(run.segments, orjson.dumps({"finished": record["segment"]}))
         run.train_job.unlink(missing_ok=True)
         run.event("trainer", "segment finished", step=record["start_step"] + record["steps"],

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from ance_cli.call import Call, SkippedLines
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import BadInput, Diverged, Stopped
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import (
     Dataset,
 )
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.run_folder import RunFolder, cut_ledger
 from ance_cli.mining.filtering import DatasetScope
 from ance_cli.models.checkpoint import Checkpoint
@@ -85,10 +85,13 @@ def join_segment(run: RunFolder, reporter_of: Callable[[bool, bool], Reporter]) 
 
     job = TrainJob.from_json(run.train_job.read_text(encoding="utf-8"))
     world = join_world(devices_of(job.gpus, job.cpu_workers))
-    reporter = reporter_of(world.is_main, job.quiet)
-    skipped = Skipped() if job.skip_bad else None
+    call = Call(
+        reporter=reporter_of(world.is_main, job.quiet),
+        skipped=SkippedLines() if job.skip_bad else None,
+        quiet=job.quiet,
+    )
     try:
-        train_rank(run, config_of(run.read()["identity"]), job, world, skipped, reporter)
+        train_rank(run, config_of(run.read()["identity"]), job, world, call=call)
     except Diverged as problem:
         if world.is_main:
             raise
@@ -102,17 +105,16 @@ def train_rank(
     config: TrainConfig,
     job: TrainJob,
     world: World,
-    skipped: Skipped | None,
-    reporter: Reporter,
     training_set: TrainingSet | None = None,
+    call: Call = Call(),
 ) -> None:
     """Train one rank's part of a segment to its end; `training_set`, if they were read already."""
-    training_set = training_set or TrainingSet.read(run.dataset(), config, skipped)
+    training_set = training_set or TrainingSet.read(run.dataset(), config, call.skipped)
     vectors = Path(job.embeddings) if job.embeddings else None
     with world.losing_peers(), lease.reading(vectors) if vectors else nullcontext():
-        trainer = _make_trainer(run, config, job, world, training_set, skipped, reporter)
+        trainer = _make_trainer(run, config, job, world, training_set, call)
         try:
-            trainer.run(reporter, int(job.record["start_step"]))
+            trainer.run(call.reporter, int(job.record["start_step"]))
         except Diverged as problem:
             if world.is_main:
                 run.event("trainer", "diverged", step=trainer.step, reason=problem.what)
@@ -128,8 +130,7 @@ def _make_trainer(
     job: TrainJob,
     world: World,
     training_set: TrainingSet,
-    skipped: Skipped | None,
-    reporter: Reporter,
+    call: Call,
 ) -> Trainer:
     """The trainer, standing at the newest state."""
     from ance_cli.models.attention import use_float32
@@ -164,7 +165,7 @@ def _make_trainer(
     state_step(run)  # refuses a checkpoint that is newer than the state
     if state := run.newest_state():
         trainer_state = load_state(state[1], encoder, optimizer)
-    _check_dtype(trainer_state, job, reporter)
+    _check_dtype(trainer_state, job, call.reporter)
     logged = run.last_logged_step()  # by the call that was interrupted
     world.all_reduce_sum()  # every rank has read it before it is cut back
     if world.is_main:
@@ -173,18 +174,18 @@ def _make_trainer(
     def load_snapshot(source: SegmentInput) -> NegativesSnapshot:
         stream = training_set.stream(source.path, source.checkpoint_step or 0)
         doc_ids = [] if config.freeze_passages else stream.doc_ids
-        passages = _passage_rows(start, dataset, doc_ids, skipped, reporter)
+        passages = _passage_rows(start, dataset, doc_ids, call)
         return NegativesSnapshot(stream, passages, source.generation, source.checkpoint_step)
 
     watcher = None
     if job.record["input"] == FOLLOW:
         watcher, snapshot = watch_generations(
-            run, trainer_state.step, logged, load_snapshot, world, reporter
+            run, trainer_state.step, logged, load_snapshot, world, call.reporter
         )
     else:
         snapshot = load_snapshot(SegmentInput.of(run, job.record))
     if snapshot.stream.num_skipped:
-        reporter.warn(
+        call.reporter.warn(
             f"{snapshot.stream.num_skipped} of {len(snapshot.stream.pairs)} pairs have too few "
             "negatives and are skipped"
         )
@@ -271,8 +272,7 @@ def _passage_rows(
     start: Checkpoint,
     dataset: Dataset,
     doc_ids: list[str],
-    skipped: Skipped | None,
-    reporter: Reporter,
+    call: Call,
 ) -> TokenRows:
     """Token rows of the documents that occur, in corpus order, from the corpus's token cache."""
     from ance_cli.encoding.tokenize import corpus_tokens
@@ -280,4 +280,4 @@ def _passage_rows(
 
     if not doc_ids:
         return join_rows([])
-    return corpus_tokens(start, dataset, None, skipped, reporter).rows_of(set(doc_ids))
+    return corpus_tokens(start, dataset, None, call).rows_of(set(doc_ids))

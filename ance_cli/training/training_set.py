@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ance_cli.call import SkippedLines
 from ance_cli.config import TrainConfig
 from ance_cli.formats.dataset import Dataset, positives_of, read_corpus, read_qrels, read_queries
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.merged import dataset_name_of, owners, read_shares
 from ance_cli.formats.negatives_file import PairNegatives, read_negatives
 from ance_cli.mining.filtering import DuplicateIndex
@@ -31,10 +31,12 @@ class TrainingSet:
     positives: dict[str, list[str]]
     duplicates: DuplicateIndex
     shares: dict[str, float] | None
-    skipped: Skipped | None
+    skipped: SkippedLines | None
 
     @classmethod
-    def read(cls, dataset: Dataset, config: TrainConfig, skipped: Skipped | None) -> TrainingSet:
+    def read(
+        cls, dataset: Dataset, config: TrainConfig, skipped: SkippedLines | None
+    ) -> TrainingSet:
         """The dataset's parts, checked against each other."""
         queries = read_queries(dataset.need("queries"), skipped)
         duplicates = DuplicateIndex(read_corpus(dataset.corpus, skipped))

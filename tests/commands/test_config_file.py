@@ -40,7 +40,7 @@ def test_the_command_line_goes_before_its_table_and_that_before_the_shared_one(
     ''')
     found = inside("encode", "--output-dtype", "float16")
     shown = found.stderr.splitlines()[0]
-    assert shown == "settings from ance.toml: ckpt, data, output, query-length, passage-length"
+    assert shown == "settings from ance.toml: ckpt, data, output, passage-length, query-length"
     manifest = json.loads((inside.cwd / "emb" / "manifest.json").read_text())
     assert manifest["shaped_by"]["output_dtype"] == "float16"
     assert manifest["shaped_by"]["passage_length"] == 11

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from ance_cli.cli.options import COMMANDS
+from ance_cli.cli.command import COMMANDS
 from tests.world import jsonl
 
 
@@ -38,7 +38,7 @@ def test_every_default_in_it_is_the_programs(inside, dataset):
     for table, settings in offered.items():
         if table == "all":
             continue
-        flags = {names.split("`")[1][2:]: default for names, _, default in COMMANDS[table].flags}
+        flags = {each.flags[0][2:]: each.default for each in COMMANDS[table].settings if each.flags}
         for key, value in settings.items():
             if f"#{key} = " in text and not (key == "preset" and flags[key] is None):
                 assert value == flags[key], (table, key)
@@ -47,8 +47,8 @@ def test_every_default_in_it_is_the_programs(inside, dataset):
     assert offered["mine"]["depth"] == 200 and offered["bm25-negatives"]["depth"] == 100
 
 
-def test_all_that_it_offers_is_taken(inside, dataset):
-    """Every line that waits behind a # may be set as it stands."""
+def test_every_offered_setting_is_accepted(inside, dataset):
+    """Every commented line can be used as it is."""
     inside("init", "data")
     text = text_of(inside)
     (inside.cwd / "ance.toml").write_text(re.sub(r"^#(?=[a-z0-9-]+ = )", "", text, flags=re.M))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ance_cli.call import Call, SkippedLines
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.dataset import locate, read_corpus, read_qrels, read_queries
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.merged import read_shares
 from ance_cli.interop.merge import merge, parse_source
 from tests.world import jsonl, make_dataset, tree
@@ -158,7 +158,7 @@ def test_the_same_bytes_twice(ance, two):
 def test_what_cannot_be_merged_is_a_usage_problem(there, texts, output, words):
     before = tree(there)
     with pytest.raises(UsageProblem) as caught:
-        merge(sources(*texts), Path(output), force=True)
+        merge(sources(*texts), Path(output), call=Call(force=True))
     assert words in caught.value.what and caught.value.hint
     assert tree(there) == before
 
@@ -196,8 +196,8 @@ def test_a_broken_line_is_named_and_nothing_is_left(there, name, change, words):
         with pytest.raises(BadInput, match=words):
             merge(sources(*names), Path("both"))
         assert tree(there) == before and not list(there.glob("*both*"))
-    skipped = Skipped()
-    found = merge(sources("a", "b"), Path("both"), skipped=skipped)
+    skipped = SkippedLines()
+    found = merge(sources("a", "b"), Path("both"), call=Call(skipped=skipped))
     assert skipped.count == 1
     assert found["datasets"]["a"]["passages"] == 64 - ("not valid" in words)
     assert found["datasets"]["a"]["queries"] == 32
@@ -229,7 +229,7 @@ def test_a_failed_write_keeps_the_old_dataset(there, monkeypatch):
 
     monkeypatch.setattr("ance_cli.interop.merge.write_shares", broken)
     with pytest.raises(OSError, match="power cut"):
-        merge(sources("b", "a"), Path("both"), force=True)
+        merge(sources("b", "a"), Path("both"), call=Call(force=True))
     assert tree(there) == before and not list(there.glob(".both*"))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from ance_cli.call import Call
 from ance_cli.config import EncodeConfig
 from ance_cli.encoding import tokenize, workers
 from ance_cli.encoding.encode import _shard_lease, encode, parse_shard
@@ -85,7 +86,7 @@ def test_the_summary_tells_tokens_padding_and_how_much_of_the_machine_was_used(
 
     monkeypatch.setattr(blocks, "_CEILING_AFTER_SECONDS", 0.0)
     said = Said()
-    found = encode(*opened, tmp_path / "emb", ONE, reporter=said)
+    found = encode(*opened, tmp_path / "emb", ONE, call=Call(reporter=said))
     cache = tokenize.corpus_tokens(*opened)
     assert found["tokens"] == said.amount == said.total == cache.num_tokens
     assert 0 <= found["padding"] < 1 and found["tokens_per_s"] > 0
@@ -198,7 +199,7 @@ def at_hand_out(monkeypatch):
 def test_a_worker_killed_in_the_middle_costs_no_block(opened, whole, tmp_path, at_hand_out):
     at_hand_out(signal.SIGKILL, 1)
     said = Said()
-    encode(*opened, tmp_path / "emb", TWO_WORKERS, reporter=said)
+    encode(*opened, tmp_path / "emb", TWO_WORKERS, call=Call(reporter=said))
     same(tmp_path / "emb", whole)
     assert "worker 1 (cpu) ended by SIGKILL; 1 others go on" in said.texts
     assert said.amount == said.total
@@ -212,7 +213,7 @@ def test_a_worker_that_hangs_is_ended_and_its_block_given_to_another(
     monkeypatch.setattr(workers, "_OVERDUE_AT_LEAST_SECONDS", 1.0)
     at_hand_out(signal.SIGSTOP, 1)
     said = Said()
-    encode(*opened, tmp_path / "emb", TWO_WORKERS, reporter=said)
+    encode(*opened, tmp_path / "emb", TWO_WORKERS, call=Call(reporter=said))
     same(tmp_path / "emb", whole)
     assert "worker 1 (cpu) is overdue and is ended" in said.texts
 
@@ -312,7 +313,7 @@ def test_a_call_without_shard_does_the_rest(opened, whole, tmp_path):
     output = tmp_path / "emb"
     encode(*opened, output, ONE, shard=(2, 2))
     said = Said()
-    encode(*opened, output, ONE, reporter=said)
+    encode(*opened, output, ONE, call=Call(reporter=said))
     assert "6 of 13 blocks are done already" in said.texts
     same(output, whole)
 
@@ -330,7 +331,7 @@ def test_one_shard_is_encoded_once_at_a_time(opened, tmp_path):
 
 def test_shards_and_force(opened, tmp_path):
     with pytest.raises(UsageProblem, match="each shard would drop what the others have done"):
-        encode(*opened, tmp_path / "emb", ONE, shard=(1, 2), force=True)
+        encode(*opened, tmp_path / "emb", ONE, shard=(1, 2), call=Call(force=True))
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2"])
@@ -347,12 +348,12 @@ def test_training_takes_its_rows_from_the_cache(opened):
     from ance_cli.training.train_worker import _passage_rows
 
     checkpoint, dataset = opened
-    found = _passage_rows(checkpoint, dataset, ["d3", "d20", "d63"], None, Silent())
+    found = _passage_rows(checkpoint, dataset, ["d3", "d20", "d63"], Call())
     cache = tokenize.corpus_tokens(checkpoint, dataset)
     everything = [cache.block(block) for block in range(cache.num_blocks)]
     for place, doc in enumerate((3, 20, 63)):
         np.testing.assert_array_equal(found.row(place), everything[doc // 5].row(doc % 5))
-    assert _passage_rows(checkpoint, dataset, [], None, Silent()).num_rows == 0
+    assert _passage_rows(checkpoint, dataset, [], Call()).num_rows == 0
 
 
 @pytest.mark.gpu

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from ance_cli.call import Call
 from ance_cli.config import EncodeConfig, MineConfig
 from ance_cli.encoding import ray_workers, tokenize, workers
 from ance_cli.encoding.encode import encode
@@ -90,7 +91,7 @@ def test_an_index_is_not_searched_in_parts(checkpoint, dataset, tmp_path):
     source = vector_source(None, tmp_path / "index")
     with pytest.raises(UsageProblem, match="--ray searches embeddings"):
         mine(Checkpoint(checkpoint), locate(dataset, "train"), source, tmp_path / "n.jsonl",
-             encode_config=ON_RAY)  # fmt: skip
+             compute=ON_RAY)  # fmt: skip
 
 
 def test_folders_that_a_node_does_not_have(tmp_path):
@@ -152,7 +153,7 @@ def test_a_worker_killed_in_the_middle_of_encoding_costs_no_block(
     monkeypatch.setattr(ray_workers._Actor, "send", send_and_kill)
     said = Said()
     two = EncodeConfig(gpus="none", dtype="fp32", cpu_workers=2, ray=cluster)
-    found = encode(*world, tmp_path / "ray", two, reporter=said)
+    found = encode(*world, tmp_path / "ray", two, call=Call(reporter=said))
     assert killed == [0] and found["docs"] == 64
     assert said.texts[0] == f"2 workers (cpu) on Ray at {cluster}"
     lost = f"worker 1 (cpu) on {socket.gethostname()} ended with its process or its node"

@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pytest
 
+from ance_cli.call import Call, SkippedLines
 from ance_cli.encoding import tokenize as stage
 from ance_cli.encoding.tokenize import corpus_tokens, tokenize
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import locate, read_corpus
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.tokens import TokenCache
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import load_dual, save_dual
@@ -136,7 +136,7 @@ def test_a_second_process_waits_for_the_first(opened, calls, monkeypatch):
     said, found = Said(), []
 
     def second():
-        found.append(corpus_tokens(checkpoint, dataset, reporter=said))
+        found.append(corpus_tokens(checkpoint, dataset, call=Call(reporter=said)))
 
     with lease.hold(lease.lease_name(plan.output), "the cache"):
         waiting = threading.Thread(target=second)
@@ -179,8 +179,8 @@ def test_broken_lines_do_not_poison_the_cache(opened):
     with open(dataset.corpus, "a") as handle:
         handle.write('not json\n{"_id": "d3", "text": "again"}\n')
     for _ in range(2):  # made, then found: the same is told
-        skipped = Skipped()
-        assert corpus_tokens(checkpoint, dataset, skipped=skipped).num_docs == 64
+        skipped = SkippedLines()
+        assert corpus_tokens(checkpoint, dataset, call=Call(skipped=skipped)).num_docs == 64
         assert skipped.count == 2 and "not valid JSON" in next(iter(skipped.reasons))
     with pytest.raises(BadInput, match=r"corpus\.jsonl:65: not valid JSON"):
         corpus_tokens(checkpoint, dataset)
@@ -210,13 +210,13 @@ def test_a_changed_cache_is_refused_with_the_way_out(opened):
         corpus_tokens(checkpoint, dataset)
     assert "was changed since ance made it" in caught.value.what
     assert "ance tokenize --force" in caught.value.hint
-    tokenize(checkpoint, dataset, force=True)
+    tokenize(checkpoint, dataset, call=Call(force=True))
     assert corpus_tokens(checkpoint, dataset).block(0).num_rows == 64
 
 
 def test_the_stage(opened, tmp_path):
     checkpoint, dataset = opened
-    planned = tokenize(checkpoint, dataset, tmp_path / "tokens", dry_run=True)
+    planned = tokenize(checkpoint, dataset, tmp_path / "tokens", call=Call(dry_run=True))
     assert planned["dry_run"] and not (tmp_path / "tokens").exists()
     made = tokenize(checkpoint, dataset, tmp_path / "tokens")
     assert (made["docs"], made["rows"], made["up_to_date"]) == (64, 64, False)

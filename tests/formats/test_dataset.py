@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zstandard
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.dataset import (
     Dataset,
@@ -21,7 +22,6 @@ from ance_cli.formats.dataset import (
     splits_of,
 )
 from ance_cli.formats.embeddings import read_ids, write_ids
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.merged import dataset_name_of, merged_id, owners, read_shares, write_shares
 from ance_cli.formats.trec import read_run, write_hits
 
@@ -208,12 +208,12 @@ def test_a_broken_passage_is_named(tmp_path, line, reason):
     with pytest.raises(BadInput) as caught:
         list(read_corpus(path))
     assert caught.value.what == f"{path}:2: {reason}"
-    skipped = Skipped()
+    skipped = SkippedLines()
     assert [passage.doc_id for passage in read_corpus(path, skipped)] == ["d1", "d3"]
     assert list(skipped.reasons) == [f"{path}:2: {reason}"]
 
 
-@pytest.mark.parametrize(("lines", "collector"), [([], None), (["{}", "[]"], Skipped())])
+@pytest.mark.parametrize(("lines", "collector"), [([], None), (["{}", "[]"], SkippedLines())])
 def test_a_corpus_without_a_passage_is_refused(tmp_path, lines, collector):
     path = written(tmp_path / "corpus.jsonl", *lines)
     with pytest.raises(BadInput) as caught:
@@ -271,7 +271,7 @@ def test_a_broken_query_is_named(tmp_path, line, reason):
     with pytest.raises(BadInput) as caught:
         read_queries(path)
     assert caught.value.what == f"{path}:2: {reason}"
-    skipped = Skipped()
+    skipped = SkippedLines()
     assert read_queries(path, skipped) == {"q1": "one"}
     assert list(skipped.reasons) == [f"{path}:2: {reason}"]
 
@@ -281,7 +281,7 @@ def test_a_query_line_with_one_column_is_named(tmp_path):
     with pytest.raises(BadInput) as caught:
         read_queries(path)
     assert caught.value.what == f"{path}:2: expected `id <tab> text`, found one column"
-    assert read_queries(path, Skipped()) == {"q1": "one"}
+    assert read_queries(path, SkippedLines()) == {"q1": "one"}
 
 
 def test_a_file_without_a_query_is_refused(tmp_path):
@@ -345,7 +345,7 @@ def test_a_broken_answer_is_named(tmp_path, line, reason):
     with pytest.raises(BadInput) as caught:
         read_answers(path)
     assert caught.value.what == f"{path}:2: {reason}"
-    skipped = Skipped()
+    skipped = SkippedLines()
     assert read_answers(path, skipped) == {"q1": ["one"]}
     assert list(skipped.reasons) == [f"{path}:2: {reason}"]
 
@@ -407,7 +407,7 @@ def test_a_broken_label_is_named(tmp_path, line, reason):
     with pytest.raises(BadInput) as caught:
         read_qrels(path, {"q1"}, {"d1", "d2"})
     assert caught.value.what == f"{path}:2: {reason}"
-    skipped = Skipped()
+    skipped = SkippedLines()
     assert read_qrels(path, {"q1"}, {"d1", "d2"}, skipped) == {"q1": {"d2": 1}}
     assert list(skipped.reasons) == [f"{path}:2: {reason}"]
 

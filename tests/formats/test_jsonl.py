@@ -10,10 +10,10 @@ import time
 import pytest
 import zstandard
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.jsonl import (
     STDIO,
-    Skipped,
     open_input,
     open_output,
     read_lines,
@@ -106,7 +106,7 @@ def test_a_line_that_is_no_object_is_named(tmp_path, line, kind):
 def test_skipped_lines_are_counted_and_listed(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"{\n" + GOOD + b"[]\n" + GOOD)
-    skipped = Skipped()
+    skipped = SkippedLines()
     assert [number for number, _ in read_records(path, skipped)] == [2, 4]
     assert skipped.count == 2
     first, second = skipped.reasons
@@ -117,7 +117,7 @@ def test_skipped_lines_are_counted_and_listed(tmp_path):
 def test_a_line_that_is_read_twice_is_skipped_once(tmp_path):
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_bytes(b"[]\n" * 3)
-    skipped = Skipped()
+    skipped = SkippedLines()
     for name in ("a.jsonl", "b.jsonl", "a.jsonl"):
         assert list(read_records(tmp_path / name, skipped)) == []
     assert skipped.count == 6

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.negatives_file import PairNegatives, Texts, read_negatives
 
 QUERIES = {"q1", "q2"}
@@ -124,7 +124,7 @@ def test_a_broken_line_is_named(path, broken, reason):
     with pytest.raises(BadInput) as caught:
         read(path)
     assert caught.value.what == f"{path}:2: {reason}"
-    skipped = Skipped()
+    skipped = SkippedLines()
     assert [(pair.query_id, pair.positive_id) for pair in read(path, skipped)] == [
         ("q2", "d4"),
         ("q1", "d2"),
@@ -149,4 +149,4 @@ def test_a_file_without_a_usable_line_is_refused(path):
     assert caught.value.what == f"{path}: there are no negatives in it"
     path.write_text("{}\n")
     with pytest.raises(BadInput, match="there are no negatives in it"):
-        read(path, Skipped())
+        read(path, SkippedLines())

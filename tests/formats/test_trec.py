@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.formats.trec import in_trec_order, read_run, write_hits
 
 
@@ -96,7 +96,7 @@ def test_a_broken_line_is_named(tmp_path, line, reason):
     with pytest.raises(BadInput) as caught:
         read_run(path)
     assert caught.value.what == f"{path}:2: {reason}"
-    skipped = Skipped()
+    skipped = SkippedLines()
     assert read_run(path, skipped) == {"q1": {"d1": 0.5}, "q2": {"d1": 0.5}}
     assert list(skipped.reasons) == [f"{path}:2: {reason}"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from ance_cli.call import Call
 from ance_cli.interop.import_dataset import import_dataset
 from ance_cli.interop.recognition import Request
 from tests.world import jsonl
@@ -49,7 +50,7 @@ def imported(tmp_path, monkeypatch):
     def run(*sources: object, skipped=None, output="out", force=False, **request) -> Imported:
         summary = import_dataset(
             Request([str(source) for source in sources], **request), Path(output),
-            force=force, skipped=skipped,
+            call=Call(force=force, skipped=skipped),
         )  # fmt: skip
         return Imported(Path(output), summary)
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import locate, read_corpus, read_qrels, read_queries
-from ance_cli.formats.jsonl import Skipped
 from tests.world import make_dataset
 
 
@@ -57,7 +57,7 @@ def test_a_broken_line_is_named_and_nothing_is_left(imported, mine, name, change
         imported("mine")
     assert words in caught.value.what
     assert not list(mine.parent.glob("*out*"))
-    skipped = Skipped()
+    skipped = SkippedLines()
     found = imported("mine", skipped=skipped)
     assert skipped.count == 1
     assert (found.summary["passages"], found.summary["queries"]) == (64, 32)

@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.interop.dpr import answers_in, rows
 from ance_cli.interop.records import content_id
 
@@ -89,7 +89,7 @@ def test_a_broken_row_is_named(imported, write, text, words):
     with pytest.raises(BadInput, match=rf"rows.train.json: {words}"):
         imported("dpr:rows.train.json")
     write("rows.train.json", f"{text[:-1]}, {json.dumps(row())}]")
-    skipped = Skipped()
+    skipped = SkippedLines()
     assert len(imported("dpr:rows.train.json", skipped=skipped).queries) == 1
     assert skipped.count == 1
 
@@ -99,7 +99,7 @@ def test_a_list_that_ends_too_soon(imported, write, cut):
     whole = json.dumps([row(), row("why do muscles cramp")]).encode()
     write("train.json", whole[:-40] + cut)
     with pytest.raises(BadInput, match=r"train.json: row 2: not valid JSON"):
-        imported("train.json", skipped=Skipped())
+        imported("train.json", skipped=SkippedLines())
 
 
 def test_a_compressed_list_that_is_cut_short(imported, write):
@@ -158,7 +158,7 @@ def test_broken_questions(imported, write, line, words):
     write("questions.csv", "cramp\t['a']", line, "muscle\t['a']")
     with pytest.raises(BadInput, match=words):
         imported("dpr:questions.csv")
-    skipped = Skipped()
+    skipped = SkippedLines()
     found = imported("dpr:questions.csv", skipped=skipped)
     assert list(found.queries.values()) == ["cramp", "muscle"] and skipped.count == 1
 

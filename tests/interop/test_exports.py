@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ance_cli.call import Call
 from ance_cli.config import ExportConfig
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.dataset import locate, read_corpus, read_queries
@@ -175,7 +176,7 @@ def test_a_failed_export_leaves_the_old_one(dataset, tmp_path):
     def run(*pairs):
         write_jsonl(tmp_path / "ann.jsonl", list(pairs))
         export_negatives("tevatron", tmp_path / "ann.jsonl", locate(dataset, "train"),
-                         tmp_path / "out.jsonl", force=True)  # fmt: skip
+                         tmp_path / "out.jsonl", call=Call(force=True))  # fmt: skip
 
     run(*PAIRS)
     before = tree(tmp_path)

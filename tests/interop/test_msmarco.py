@@ -2,8 +2,8 @@
 
 import pytest
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.formats.jsonl import Skipped
 from ance_cli.interop.records import content_id
 
 COLLECTION = ["0\tGout is caused by crystals.", "1\tIt is treated with drugs.", "2\tA cramp."]
@@ -63,7 +63,7 @@ def test_triples_that_do_not_fit(imported, passages, write, triple, words):
     write("ms/triples.train.tsv", "10\t0\t2", triple)
     with pytest.raises(BadInput, match=words):
         imported("ms")
-    skipped = Skipped()
+    skipped = SkippedLines()
     found = imported("ms", skipped=skipped)
     assert skipped.count == 1
     assert [pair["negative_ids"] for pair in found.negatives()] == [["2"]]

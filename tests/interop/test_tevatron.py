@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
-from ance_cli.formats.jsonl import Skipped
 
 
 def passage(number):
@@ -71,7 +71,7 @@ def test_a_broken_row_is_named(imported, write, change, words):
     write("train.jsonl", *lines({**V1, "query_id": "q0"}, {**V1, **change}))
     with pytest.raises(BadInput, match=f"train.jsonl:2.*{words}"):
         imported("tevatron:train.jsonl")
-    skipped = Skipped()
+    skipped = SkippedLines()
     assert "q0" in imported("tevatron:train.jsonl", skipped=skipped).queries
     assert skipped.count == 1
 

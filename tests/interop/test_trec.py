@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.formats.jsonl import Skipped
 
 DOCS = ["d1\tGout\tCaused by crystals.", "d2\tCramp\tA contraction."]
 TOPICS = """<top>
@@ -64,7 +64,7 @@ def test_broken_topics(imported, write, lines, words):
     write("topics.txt", *lines)
     with pytest.raises(BadInput, match=words):
         imported("trec:topics.txt")
-    skipped = Skipped()
+    skipped = SkippedLines()
     write("topics.txt", *lines, "<top>", "<num> 7", "<title> y", "</top>")
     assert imported("trec:topics.txt", skipped=skipped).queries == {"7": "y"}
     assert skipped.count == 1

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ance_cli.call import Call
 from ance_cli.config import LoopConfig, TrainConfig
 from ance_cli.errors import BadInput
 from ance_cli.loop import disk
@@ -24,7 +25,7 @@ class Listening(Silent):
 def need(tmp_path, dataset, checkpoint, reporter=Silent(), refreshing=None, **training):
     given = Given({"data": dataset, "ckpt": checkpoint, **training}, {}, refreshing or {})
     config = LoopConfig(refresh_every=10, segments=2)
-    found = loop(tmp_path / "run", config, given=given, dry_run=True, reporter=reporter)
+    found = loop(tmp_path / "run", config, given=given, call=Call(dry_run=True, reporter=reporter))
     return found["disk_bytes"]
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ance_cli.call import Call
 from ance_cli.config import LoopConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.manifest import Plan
@@ -54,7 +55,9 @@ def threads_of(tmp_path, dataset, checkpoint, mode, threads):
     """--threads in the commands of trainer and inferencer; None where they have none."""
     given = Given({"data": dataset, "ckpt": checkpoint}, {}, {})
     config = LoopConfig(refresh_every=10, segments=2, mode=mode)
-    found = loop(tmp_path / "run", config, given=given, threads=threads, gpus="none", dry_run=True)
+    found = loop(
+        tmp_path / "run", config, given=given, gpus="none", call=Call(threads=threads, dry_run=True)
+    )
     processes = {command.split()[1]: command for command in found["commands"][1:]}
     matches = [
         re.search(r"--threads (\d+)", processes[side]) for side in ("train-segment", "refresh")

@@ -38,8 +38,8 @@ def copied(tmp_path, folders):
 
 
 def opened(folder, dtype="fp32", answer_tokens=0, batch_tokens=0):
-    encode_config = EncodeConfig(gpus="none", dtype=dtype, batch_tokens=batch_tokens)
-    return open_reader(folder, ReadConfig(answer_tokens=answer_tokens), encode_config)
+    compute = EncodeConfig(gpus="none", dtype=dtype, batch_tokens=batch_tokens)
+    return open_reader(folder, ReadConfig(answer_tokens=answer_tokens), compute)
 
 
 def passages(count=6, longest=40, seed=0):

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from ance_cli.call import Call
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.report.facts import Stretch, stretches_of
 from ance_cli.report.report import report
@@ -186,10 +187,10 @@ def test_only_a_report_is_replaced(run, tmp_path):
     with pytest.raises(Mismatch, match="exists, and is no report"):
         report(run, other)
     assert "mine" in other.read_text()
-    report(run, other, force=True)
+    report(run, other, call=Call(force=True))
     Page(other.read_text())
     with pytest.raises(UsageProblem, match="is a folder"):
-        report(run, tmp_path, force=True)
+        report(run, tmp_path, call=Call(force=True))
 
 
 def test_a_write_that_fails_leaves_the_earlier_report(run, monkeypatch):

@@ -9,13 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from ance_cli.call import Call
 from ance_cli.errors import ResourceExhausted, UsageProblem
 from ance_cli.formats.dataset import read_qrels, read_queries
 from ance_cli.formats.hashing import cache_dir
+from ance_cli.progress import Silent
 from ance_cli.retrieval import bm25
 from ance_cli.retrieval.bm25 import LuceneBm25, open_bm25
 
 K1, B = 0.9, 0.4
+ONE_THREAD = Call(threads=1)
 ENGINES = [pytest.param("lucene", marks=pytest.mark.java), "bm25s"]
 
 TEXTS = [
@@ -64,7 +67,7 @@ def brute_force(query):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_documents_are_ranked_by_the_formula(corpus_of, engine):
     queries = ["river", "violin comet", "bread stone falcon", "orchid", "granite river comet"]
-    docs, scores = open_bm25(engine, corpus_of(TEXTS), K1, B, 1).search(queries, 4)
+    docs, scores = open_bm25(engine, corpus_of(TEXTS), K1, B, ONE_THREAD).search(queries, 4)
     assert docs.shape == scores.shape == (5, 4)
     assert (docs.dtype, scores.dtype) == (np.int32, np.float32)
     for query, text in enumerate(queries):
@@ -80,13 +83,13 @@ def test_documents_are_ranked_by_the_formula(corpus_of, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_words_are_stemmed_and_titles_are_read(corpus_of, engine):
     corpus = corpus_of(["granite", "a violin", "the orchids"], title="Rivers")
-    docs, _ = open_bm25(engine, corpus, K1, B, 1).search(["river", "VIOLINS", "orchid"], 1)
+    docs, _ = open_bm25(engine, corpus, K1, B, ONE_THREAD).search(["river", "VIOLINS", "orchid"], 1)
     assert docs.tolist() == [[0], [1], [2]]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_query_that_nothing_matches_finds_nothing(corpus_of, engine):
-    index = open_bm25(engine, corpus_of([*TEXTS, ""]), K1, B, 1)
+    index = open_bm25(engine, corpus_of([*TEXTS, ""]), K1, B, ONE_THREAD)
     docs, scores = index.search(["unicorn", "the", "", "orchid"], 3)
     assert docs.tolist() == [[-1] * 3, [-1] * 3, [-1] * 3, [4, -1, -1]]
     assert np.isneginf(scores[:3]).all()
@@ -94,7 +97,7 @@ def test_a_query_that_nothing_matches_finds_nothing(corpus_of, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_depth_beyond_the_corpus_is_filled_up(corpus_of, engine):
-    docs, scores = open_bm25(engine, corpus_of(TEXTS), K1, B, 1).search(["river"], 50)
+    docs, scores = open_bm25(engine, corpus_of(TEXTS), K1, B, ONE_THREAD).search(["river"], 50)
     assert docs[0].tolist() == [0, 2] + [-1] * 48
     assert np.isneginf(scores[0, 2:]).all()
 
@@ -102,15 +105,15 @@ def test_a_depth_beyond_the_corpus_is_filled_up(corpus_of, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_positions_count_empty_documents(corpus_of, engine):
     corpus = corpus_of(["", "river", "", "", "violin", ""])
-    docs, _ = open_bm25(engine, corpus, K1, B, 1).search(["violin", "river"], 1)
+    docs, _ = open_bm25(engine, corpus, K1, B, ONE_THREAD).search(["violin", "river"], 1)
     assert docs.tolist() == [[4], [1]]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_parameters_are_used(corpus_of, engine):
     corpus = corpus_of(["river river river stone stone stone", "river", "violin"])
-    short_first = open_bm25(engine, corpus, 0.1, 1.0, 1).search(["river"], 2)[0]
-    long_first = open_bm25(engine, corpus, 2.0, 0.0, 1).search(["river"], 2)[0]
+    short_first = open_bm25(engine, corpus, 0.1, 1.0, ONE_THREAD).search(["river"], 2)[0]
+    long_first = open_bm25(engine, corpus, 2.0, 0.0, ONE_THREAD).search(["river"], 2)[0]
     assert short_first.tolist() == [[1, 0]]
     assert long_first.tolist() == [[0, 1]]
 
@@ -119,7 +122,7 @@ def test_the_parameters_are_used(corpus_of, engine):
 def test_progress_hears_of_every_query_once(corpus_of, engine, monkeypatch):
     monkeypatch.setattr(bm25, "_BATCH", 2)
     heard = []
-    docs, _ = open_bm25(engine, corpus_of(TEXTS), K1, B, 1).search(
+    docs, _ = open_bm25(engine, corpus_of(TEXTS), K1, B, ONE_THREAD).search(
         ["violin", "stone", "orchid", "falcon", "bread"], 1, heard.append
     )
     assert docs[:, 0].tolist() == [2, 3, 4, 4, 4]
@@ -128,12 +131,12 @@ def test_progress_hears_of_every_query_once(corpus_of, engine, monkeypatch):
 
 @pytest.mark.java
 def test_no_queries_find_nothing(corpus_of):
-    docs, scores = open_bm25("lucene", corpus_of(TEXTS), K1, B, 1).search([], 3)
+    docs, scores = open_bm25("lucene", corpus_of(TEXTS), K1, B, ONE_THREAD).search([], 3)
     assert docs.shape == scores.shape == (0, 3)
 
 
 def test_no_queries_find_nothing_with_bm25s(corpus_of):
-    docs, scores = open_bm25("bm25s", corpus_of(TEXTS), K1, B, 1).search([], 3)
+    docs, scores = open_bm25("bm25s", corpus_of(TEXTS), K1, B, ONE_THREAD).search([], 3)
     assert docs.shape == scores.shape == (0, 3)
 
 
@@ -148,9 +151,9 @@ def test_lucenes_index_is_built_once_for_each_corpus(corpus_of, monkeypatch):
         bm25, "_index_with_lucene", lambda *given: (built.append(given[0]), build(*given))
     )
     for _ in range(2):
-        assert isinstance(open_bm25("lucene", corpus_of(TEXTS), K1, B, 1), LuceneBm25)
+        assert isinstance(open_bm25("lucene", corpus_of(TEXTS), K1, B, ONE_THREAD), LuceneBm25)
     assert len(built) == 1
-    index = open_bm25("lucene", corpus_of(["another", "corpus"]), K1, B, 1)
+    index = open_bm25("lucene", corpus_of(["another", "corpus"]), K1, B, ONE_THREAD)
     assert len(built) == 2
     assert index.search(["corpus"], 1)[0].tolist() == [[1]]
 
@@ -169,8 +172,8 @@ def test_an_index_that_failed_is_built_anew(corpus_of, monkeypatch, reason, prob
     with monkeypatch.context() as patched:
         patched.setattr(bm25, "_index_with_lucene", fail)
         with pytest.raises(problem):
-            open_bm25("lucene", corpus_of(TEXTS), K1, B, 1)
-    index = open_bm25("lucene", corpus_of(TEXTS), K1, B, 1)
+            open_bm25("lucene", corpus_of(TEXTS), K1, B, ONE_THREAD)
+    index = open_bm25("lucene", corpus_of(TEXTS), K1, B, ONE_THREAD)
     assert index.search(["orchid"], 1)[0].tolist() == [[4]]
     (folder,) = (cache_dir() / "bm25").iterdir()
     assert not folder.name.startswith(".")
@@ -184,15 +187,17 @@ def test_the_second_of_two_waits_for_the_firsts_index(corpus_of, monkeypatch):
         built.append(folder)
         assert waits.wait(30)
 
-    def say(words):
-        said.append(words)
-        waits.set()
+    class Listening(Silent):
+        def say(self, text):
+            said.append(text)
+            waits.set()
 
     monkeypatch.setattr(bm25, "_index_with_lucene", build)
     monkeypatch.setattr(bm25, "LuceneBm25", lambda folder, *_: folder)
     corpus = corpus_of(TEXTS)
     with ThreadPoolExecutor(2) as both:
-        found = [both.submit(open_bm25, "lucene", corpus, K1, B, 1, None, say) for _ in range(2)]
+        call = Call(Listening(), threads=1)
+        found = [both.submit(open_bm25, "lucene", corpus, K1, B, call) for _ in range(2)]
         assert found[0].result() == found[1].result()
     assert len(built) == 1
     (words,) = said
@@ -244,7 +249,7 @@ def test_a_new_java_of_the_system_is_used_and_an_old_one_is_not(tmp_path, monkey
 def test_bm25s_that_is_not_installed(corpus_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "bm25s", None)
     with pytest.raises(UsageProblem) as caught:
-        open_bm25("bm25s", corpus_of(TEXTS), K1, B, 1)
+        open_bm25("bm25s", corpus_of(TEXTS), K1, B, ONE_THREAD)
     assert caught.value.what == "--engine bm25s is not installed"
     assert caught.value.hint == "pip install 'ance-cli[bm25s]'"
 
@@ -259,7 +264,7 @@ def test_the_engines_agree_on_cranfield(test_data):
     queries = read_queries(folder / "queries.jsonl")
     texts = [queries[name] for name in read_qrels(folder / "qrels" / "test.tsv", queries)]
     lucene, fast = (
-        open_bm25(engine, folder / "corpus.jsonl", K1, B, 1).search(texts, 100)[0]
+        open_bm25(engine, folder / "corpus.jsonl", K1, B, ONE_THREAD).search(texts, 100)[0]
         for engine in ("lucene", "bm25s")
     )
     shared = [

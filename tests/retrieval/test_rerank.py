@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ance_cli.call import Call
 from ance_cli.config import EncodeConfig, RerankConfig
 from ance_cli.formats.dataset import locate
 from ance_cli.models.checkpoint import Checkpoint
@@ -43,7 +44,8 @@ def test_the_bar_moves_with_the_pairs_that_were_read(is_cross, dataset, checkpoi
     )
     heard = Heard()
     rerank(run, locate(dataset, "dev"), tmp_path / "out.trec", config=RerankConfig(depth=6),
-           encode_config=EncodeConfig(batch_tokens=128), reporter=heard, **model)  # fmt: skip
+           compute=EncodeConfig(batch_tokens=128), call=Call(reporter=heard),
+           **model)  # fmt: skip
     moves = heard.steps["scoring", 12]
     assert sum(moves) == 12
     assert len(moves) > 1 if is_cross else moves == [12]

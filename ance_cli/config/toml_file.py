@@ -1,8 +1,8 @@
-"""Settings in TOML: `ance.toml`, or what `--config` names.
+"""Settings in TOML: `ance.toml`, or the file that `--config` names.
 
-A table has the name of a command and holds its flags by their long names; `[all]` holds what
-several commands share. Shared keys have a table of their own and do not stand at the top, since
-`index` and `refresh` name a command and a flag each, and TOML has one place for a name.
+A table is named after a command and holds its flags by their long names; `[all]` holds flags for
+every command that takes them. Shared keys are not at the top level because `index` and `refresh`
+are both a command and a flag, and TOML allows a name only once.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ance_cli.config.setting import key_of
 from ance_cli.errors import UsageProblem
 
 FILE = "ance.toml"
 SHARED = "all"
+NONE = "none"
+"""`--config none` reads no file."""
 
 _TABLE = re.compile(r"""\s*\[\s*["']?([\w-]+)["']?\s*\]""")
 _KEY = re.compile(r"""\s*["']?([\w-]+)["']?\s*=""")
@@ -24,7 +27,7 @@ _KEY = re.compile(r"""\s*["']?([\w-]+)["']?\s*=""")
 
 @dataclass(frozen=True)
 class Setting:
-    """A value as TOML has it, and `file:line` of its key (`file` where the line is not known)."""
+    """A value from TOML, and `file:line` of its key (`file` if the line is not known)."""
 
     value: Any
     where: str
@@ -33,7 +36,7 @@ class Setting:
 def read_settings(path: Path) -> dict[str, dict[str, Setting]]:
     """Table -> key -> setting; keys with hyphens, as the flags are written.
 
-    Raises `UsageProblem` where there is no such file, or it is no TOML, or a key has no table.
+    Raises `UsageProblem` if the file does not exist or is not TOML, or if a key is in no table.
     """
     import tomllib
 
@@ -42,7 +45,7 @@ def read_settings(path: Path) -> dict[str, dict[str, Setting]]:
         tables = tomllib.loads(text)
     except OSError as error:
         raise UsageProblem(
-            f"{path}: {error.strerror}", hint="--config names a TOML file, or is none"
+            f"{path}: {error.strerror}", hint="name a TOML file with --config, or use --config none"
         ) from error
     except UnicodeDecodeError as error:
         raise UsageProblem(f"{path}: not valid UTF-8, which TOML is written in") from error
@@ -62,13 +65,13 @@ def read_settings(path: Path) -> dict[str, dict[str, Setting]]:
     for table, values in tables.items():
         if not isinstance(values, dict):
             raise UsageProblem(
-                f"{where('', table)}: {table!r} stands outside of a table",
-                hint=f"settings of one command stand under its name, as [encode], those of several "
-                f"under [{SHARED}]",
+                f"{where('', table)}: {table!r} is outside of a table",
+                hint="put settings of one command under its name, for instance [encode], and "
+                f"settings of several commands under [{SHARED}]",
             )
         found[table] = {}
         for key, value in values.items():
-            name = key.replace("_", "-")
+            name = key_of(key)
             if name in found[table]:
                 raise UsageProblem(f"{where(table, key)}: [{table}] has {name!r} twice")
             found[table][name] = Setting(value, where(table, key))
@@ -76,7 +79,7 @@ def read_settings(path: Path) -> dict[str, dict[str, Setting]]:
 
 
 def _lines(text: str) -> dict[tuple[str, str], int]:
-    """(table, key) -> its line, for keys that stand on a line of their own; tomllib tells none."""
+    """(table, key) -> line, for keys on a line of their own; tomllib reports no lines."""
     lines: dict[tuple[str, str], int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), start=1):
@@ -88,5 +91,5 @@ def _lines(text: str) -> dict[tuple[str, str], int]:
 
 
 def to_toml(value: str | bool | int | float) -> str:
-    """A value as it stands in the file; JSON's way of quoting is one of TOML's."""
+    """A value as TOML text; JSON's quoting is valid TOML."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -4,8 +4,8 @@ import tomllib
 
 import pytest
 
+from ance_cli.config.toml_file import Setting, read_settings, to_toml
 from ance_cli.errors import UsageProblem
-from ance_cli.formats.settings import Setting, read_settings, to_toml
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_key_without_a_line_of_its_own_has_the_file(file):
 
 
 def test_what_is_no_settings_file(file, tmp_path):
-    assert problem_of(file('data = "d"\n')) == "ance.toml:1: 'data' stands outside of a table"
+    assert problem_of(file('data = "d"\n')) == "ance.toml:1: 'data' is outside of a table"
     assert problem_of(file("[all]\nlr = = 3\n")).startswith("ance.toml:2: not valid TOML: ")
     twice = file("[loop]\nbatch-size = 1\nbatch_size = 2\n")
     assert problem_of(twice) == "ance.toml:3: [loop] has 'batch-size' twice"

@@ -1,0 +1,159 @@
+"""How a function becomes a command.
+
+    @command(app, "index", "Stages", takes=(*COMMON, "force", "threads"))
+    def index(call: Call, *, embeddings: IndexedFolder, config: IndexConfig) -> Summary:
+
+Every parameter after `call` is a setting or a config dataclass, whose fields are settings. They
+become flags and arguments with the names, types, ranges, help and defaults that `config/` declares.
+`Given[T]` receives the settings of the config `T` that the caller set. A function that shows its
+result itself takes the `CallSettings` as well (--json, --quiet) and returns None.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from ance_cli.call import Call
+from ance_cli.cli.config_file import found_by_itself, is_set, take_config
+from ance_cli.cli.runner import run_command
+from ance_cli.config.calling import CallSettings
+from ance_cli.config.setting import Config, Declared, Given, declared, has_default, setting_of
+from ance_cli.formats.summary import Summary
+
+CallFlag = Literal[
+    "config", "cache_dir", "dry_run", "quiet", "json", "force", "threads", "skip_bad"
+]
+COMMON: tuple[CallFlag, ...] = ("config", "cache_dir", "dry_run", "quiet", "json")
+
+Function = Callable[..., Summary | None]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A registered command, for the generated reference and for `ance init`."""
+
+    name: str
+    help: str
+    settings: list[Declared]
+    """A setting that several of its configs declare is listed once."""
+
+
+COMMANDS: dict[str, Command] = {}
+"""Every command, in the order of registration."""
+
+
+def command(
+    app: typer.Typer, name: str, panel: str, takes: tuple[CallFlag, ...]
+) -> Callable[[Function], Function]:
+    """Register a function as the command `name`; `takes` names its flags of the call."""
+
+    def register(function: Function) -> Function:
+        parts = [part for part in _parts(function) if part.name != "call"]
+        of_the_call = {each.name: each for each in declared(CallSettings)}
+        settings: dict[str, Declared] = {}
+        for each in itertools.chain.from_iterable(part.settings for part in parts):
+            settings.setdefault(each.name, each)
+        settings |= {flag: of_the_call[flag] for flag in takes}
+        COMMANDS[name] = Command(
+            name, inspect.cleandoc(function.__doc__ or ""), [*settings.values()]
+        )
+
+        def run(ctx: typer.Context, **values: Any) -> None:
+            if not values.get("quiet") and (found := found_by_itself(ctx)):
+                print(found, file=sys.stderr)
+            typed = {key for key in values if is_set(ctx, key)}
+            arguments = {part.name: part.filled(values, typed) for part in parts}
+            asked = CallSettings(**{key: values[key] for key in takes})
+            try:
+                run_command(asked, values.get("output"), lambda call: function(call, **arguments))
+            except BrokenPipeError:  # `| head` has read enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(0) from None
+
+        parameters = [
+            inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+            *map(_parameter, settings.values()),
+        ]
+        run.__doc__ = function.__doc__
+        run.__name__ = function.__name__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        app.command(name, rich_help_panel=panel)(run)
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One parameter of a command's function, and the settings that fill it."""
+
+    name: str
+    hint: Any
+    settings: tuple[Declared, ...]
+    filled: Callable[[dict[str, Any], set[str]], Any]
+    """Of the values of all flags, and the names of those that the caller set."""
+
+
+def _parts(function: Function) -> Iterator[_Part]:
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        yield _part(parameter.name, hints[parameter.name], parameter.default)
+
+
+def _part(name: str, hint: Any, default: Any) -> _Part:
+    """A config, a `Given` config, the settings of the call, or a setting of its own."""
+    is_given = get_origin(hint) is Given
+    kind = get_args(hint)[0] if is_given else hint
+    if not (isinstance(kind, type) and issubclass(kind, Config | Call)):
+        one = setting_of(name, hint, MISSING if default is inspect.Parameter.empty else default)
+        return _Part(name, hint, (one,), lambda values, _: values[name])
+    if kind in (Call, CallSettings):
+        return _Part(name, hint, (), lambda values, _: CallSettings(**_own(CallSettings, values)))
+    settings = tuple(each for each in declared(kind) if each.setting.is_flag)
+
+    def filled(values: dict[str, Any], typed: set[str]) -> Any:
+        own = _own(kind, values)
+        if not is_given:
+            return kind(**own)
+        return Given(kind, {key: own[key] for key in own if key in typed}, own)
+
+    return _Part(name, hint, settings, filled)
+
+
+def _own(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    return {each.name: values[each.name] for each in declared(kind) if each.name in values}
+
+
+def _parameter(each: Declared) -> inspect.Parameter:
+    """A setting as typer reads it."""
+    setting, default = each.setting, each.default
+    kind = each.type if default is not None else each.type | None
+    info: Any
+    if setting.positional:
+        info = typer.Argument(help=setting.help, show_default=False, metavar=each.name.upper())
+    else:
+        is_config = each.name == "config"
+        info = typer.Option(
+            *each.flags,
+            help=setting.help,
+            rich_help_panel=setting.panel,
+            metavar=setting.metavar,
+            show_default=has_default(each) and default is not None and default is not False,
+            callback=take_config if is_config else None,
+            is_eager=is_config,
+        )
+    return inspect.Parameter(
+        each.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[kind, info],
+        default=default if has_default(each) else inspect.Parameter.empty,
+    )

@@ -1,0 +1,70 @@
+"""Encoding texts: where it runs, in which numbers, and what is kept."""
+# fmt: off
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from ance_cli.config.sets import Dtype, OutputDtype, Side
+from ance_cli.config.setting import DATA, METHOD, RUNTIME, Config, Setting
+
+_CPU_BATCH_TOKENS, _GPU_BATCH_TOKENS = 2_048, 24_576
+
+Gpus = Annotated[str, Setting(
+    "GPUs to use: 0-3, 0,2, all, or none for the CPU.", RUNTIME, metavar="LIST", shapes=False)]
+ComputeDtype = Annotated[Dtype, Setting(
+    "Number format of the computation; auto takes bf16 if the device supports it natively.",
+    RUNTIME)]
+CpuWorkers = Annotated[int, Setting(
+    "Processes to use on a CPU.", RUNTIME, at_least=1, shapes=False)]
+Ray = Annotated[str, Setting(
+    "Ray cluster to work in: HOST:PORT or auto, whose nodes share the file system, or local for "
+    "one on this machine.", RUNTIME, metavar="ADDRESS", shapes=False)]
+Tokens = Annotated[Path, Setting(
+    "Token cache of the corpus, created if it does not exist (default: in the cache folder).", DATA,
+    metavar="DIR")]
+Shard = Annotated[str, Setting(
+    "Encode part I of N (from 1), for N such calls that run at the same time and share the "
+    "output's file system. The last call to finish publishes the output.", RUNTIME, metavar="I/N")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig(Config):
+    """Where a model runs, and in which numbers."""
+
+    gpus: Gpus = "all"
+    dtype: ComputeDtype = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig(DeviceConfig):
+    """Where a model runs, in which numbers, and how much at a time."""
+
+    batch_tokens: Annotated[int, Setting(
+        f"Padded tokens per batch; 0 = {_CPU_BATCH_TOKENS:,} on a CPU, {_GPU_BATCH_TOKENS:,} on a "
+        f"GPU.", RUNTIME, at_least=0, shapes=False)] = 0
+
+    def tokens_for(self, device_type: str) -> int:
+        """Padded tokens per batch on a device of type `cpu` or `cuda`."""
+        return self.batch_tokens or (
+            _CPU_BATCH_TOKENS if device_type == "cpu" else _GPU_BATCH_TOKENS
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig(ComputeConfig):
+    """`ComputeConfig` on this machine or in a Ray cluster."""
+
+    ray: Ray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig(ClusterConfig):
+    """Vectors of a corpus or of queries."""
+
+    side: Annotated[Side, Setting("Encode the corpus (passage) or queries.", METHOD)] = "passage"
+    output_dtype: Annotated[OutputDtype, Setting(
+        "Number format of the stored vectors.", METHOD)] = "float16"
+    cpu_workers: CpuWorkers = 1

@@ -1,0 +1,87 @@
+"""Datasets and checkpoints from elsewhere and to elsewhere."""
+# fmt: off
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from ance_cli.config.data import MIN_REL, EncodingOverrides, MinRel
+from ance_cli.config.retrieval import Depth
+from ance_cli.config.sets import Action, ExportForm, ImportFormat, PoolingName, SimilarityName
+from ance_cli.config.setting import DATA, METHOD, RUNTIME, TRAINING, Config, Setting
+
+Form = Annotated[ExportForm, Setting(
+    "What to write. From negatives: tevatron, tevatron-v2, flagembedding, sentence-transformers, "
+    "ann-training-data; from a run: dpr-reader, msmarco-run; from a checkpoint: onnx.", DATA,
+    positional=True)]
+Source = Annotated[Path, Setting(
+    "Negatives file, TREC run or checkpoint folder.", DATA, positional=True)]
+Place = Annotated[Path, Setting(
+    "Checkpoint, or run folder (its newest checkpoint).", DATA, positional=True)]
+ModelName = Annotated[str, Setting(
+    "Name of the model in the card, ORG/NAME on the hub (default: the folder's name).", METHOD,
+    flags=("--name",), metavar="NAME")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig(Config):
+    """What `ance import` reads."""
+
+    sources: Annotated[list[str], Setting(
+        "What to read: PATH, FORMAT:PATH or ir-datasets:ID; a file, or a folder of files that "
+        "belong together. Several sources make one dataset.", DATA, positional=True)] | None = None
+    format: Annotated[ImportFormat, Setting(
+        "Format of the sources that name none; auto recognises each.", DATA)] = "auto"
+    splits: Annotated[list[str], Setting(
+        "Import only this split (repeatable); NEW=FOUND renames it. A file whose name says no "
+        "split belongs to this one, or to train.", DATA, flags=("--split",),
+        metavar="NAME")] | None = None
+    corpora: Annotated[list[Path], Setting(
+        "File of documents, of any name (repeatable).", DATA, flags=("--corpus",),
+        metavar="FILE")] | None = None
+    queries: Annotated[list[Path], Setting(
+        "File of queries, of any name (repeatable).", DATA, metavar="FILE")] | None = None
+    qrels: Annotated[list[Path], Setting(
+        "File of labels, of any name (repeatable).", DATA, metavar="FILE")] | None = None
+    with_url: Annotated[bool, Setting(
+        "Build texts as url<sep>title<sep>body, as the released ANCE models expect.", DATA)] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Config):
+    """What is taken from negatives and runs into the rows of other tools."""
+
+    min_rel: MinRel = MIN_REL
+    negatives: Annotated[int, Setting(
+        "Negatives to export per pair, from the first on (default: all).", METHOD,
+        at_least=1)] | None = None
+    depth: Depth = 100
+    separator: Annotated[str, Setting("Text between title and body.", METHOD)] = " "
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig(EncodingOverrides):
+    """What `ance checkpoint` does, and with which checkpoint."""
+
+    action: Annotated[Action, Setting(
+        "inspect: show what a checkpoint is. convert: write a checkpoint of another layout in "
+        "ours (-o). push: upload a checkpoint to the Hugging Face hub.", DATA, positional=True)]
+    sources: Annotated[list[Path], Setting(
+        "Checkpoint folder, file or hub id. For DPR's two folders: the question encoder, then the "
+        "context encoder. For push: a checkpoint or a run folder (its newest checkpoint), then "
+        "ORG/NAME.", DATA, positional=True)]
+    output: Annotated[Path, Setting(
+        "Checkpoint folder to write.", DATA, flags=("--output", "-o"), metavar="DIR")] | None = None
+    backbone: Annotated[Path, Setting(
+        "Folder with config and tokenizer, for a source that is a single file (DPR: "
+        "bert-base-uncased).", DATA, metavar="DIR")] | None = None
+    pooling: Annotated[PoolingName, Setting(
+        "How a plain encoder's token vectors become one vector; other layouts name their own.",
+        METHOD)] | None = None
+    similarity: Annotated[SimilarityName, Setting(
+        "Similarity of the converted checkpoint (default: what its layout says).",
+        TRAINING)] | None = None
+    private: Annotated[bool, Setting(
+        "Create the model on the hub as private (push).", RUNTIME)] = False

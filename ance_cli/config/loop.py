@@ -1,0 +1,108 @@
+"""Refreshes and loops."""
+# fmt: off
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from ance_cli.config.mining import MineConfig, MineRules
+from ance_cli.config.retrieval import MEASURES, Measures
+from ance_cli.config.sets import BaselineName, Dtype, Mode, RefreshPolicy
+from ance_cli.config.setting import METHOD, RUNTIME, TRAINING, Config, Setting, check
+
+FollowRun = Annotated[bool, Setting(
+    "Keep running, and refresh from the run's checkpoints as they appear, up to --until.",
+    TRAINING)]
+Baseline = Annotated[BaselineName, Setting(
+    "Arm of the paper's comparison; sets --mix, --in-batch and similar flags, which others "
+    "override.", TRAINING)]
+TrainGpus = Annotated[str, Setting("GPUs of the trainer.", RUNTIME, metavar="LIST")]
+InferGpus = Annotated[str, Setting("GPUs of the refreshes.", RUNTIME, metavar="LIST")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefreshRules(MineRules):
+    """What a refresh makes; fixed at a run's first refresh."""
+
+    dev_split: Annotated[str, Setting(
+        "Split that a refresh measures on; none = measure nothing.", METHOD,
+        metavar="NAME")] = "dev"
+    dev_depth: Annotated[int, Setting("Documents ranked per dev query.", METHOD, at_least=1)] = 100
+    measures: Measures = MEASURES
+    encode_dtype: Annotated[Dtype, Setting(
+        "Number format of the encoder in refreshes; auto takes bf16 if the device supports it "
+        "natively.", RUNTIME)] = "auto"
+    index_factory: Annotated[str, Setting(
+        "faiss factory string of an index to search instead of searching exactly.",
+        METHOD)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefreshConfig(RefreshRules, MineConfig):
+    """The rules of a refresh, with the run's seed and labels."""
+
+    @property
+    def mining(self) -> MineConfig:
+        """The part that mining needs."""
+        return MineConfig.part_of(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefreshTiming(Config):
+    """When a run is refreshed, and how many generations are kept; no generation depends on it."""
+
+    refresh: Annotated[RefreshPolicy, Setting(
+        "When to refresh. every: from every new checkpoint. auto: when the model has moved away "
+        "from its negatives (--drift-threshold).", TRAINING)] = "every"
+    drift_threshold: Annotated[float, Setting(
+        "Overlap of the probe's rankings below which --refresh auto refreshes.", TRAINING,
+        at_least=0, at_most=1)] = 0.8
+    keep: Annotated[int, Setting(
+        "Newest generations whose embeddings, index and candidates are kept; at least 1, because "
+        "the newest is in use.", RUNTIME, at_least=1)] = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowConfig(RefreshTiming):
+    """When `ance refresh --follow` refreshes, and when it ends."""
+
+    until: Annotated[int, Setting(
+        "With --follow: step whose generation is the last; 0 = run until stopped.", TRAINING,
+        at_least=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig(Config):
+    """The cycle: a checkpoint every `refresh_every` steps, `segments` times, a refresh from each
+    of them, and one before the first."""
+
+    refresh_every: Annotated[int, Setting(
+        "Steps between refreshes.", TRAINING, at_least=1)] = 10_000
+    segments: Annotated[int, Setting(
+        "Segments of --refresh-every steps to train.", TRAINING, at_least=1)] = 10
+    mode: Annotated[Mode, Setting(
+        "async trains and refreshes at the same time, sync alternates; auto is async if both have "
+        "GPUs of their own.", TRAINING)] = "auto"
+    gpu_split: Annotated[str, Setting(
+        "Ratio of the trainer's GPUs to those of the refreshes (with --mode async on a CPU: of "
+        "cores).", RUNTIME, metavar="A:B")] = "1:1"
+    patience: Annotated[int, Setting(
+        "Stop after this many generations without a better dev measure; 0 = never.", TRAINING,
+        at_least=0)] = 0
+    max_restarts: Annotated[int, Setting(
+        "How often a process that died is started again.", RUNTIME)] = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(
+            re.fullmatch(r"[1-9]\d*:[1-9]\d*", self.gpu_split) is not None,
+            f"--gpu-split {self.gpu_split!r}: expected TRAINER:REFRESHES, for instance 1:1",
+        )
+
+    @property
+    def split(self) -> tuple[int, int]:
+        """Parts of the devices for the trainer and for the refreshes."""
+        trainer, refreshes = self.gpu_split.split(":")
+        return int(trainer), int(refreshes)

@@ -1,0 +1,185 @@
+"""How a setting is declared: one annotated field of a frozen dataclass.
+
+    depth: Annotated[int, Setting("Documents ranked per query.", METHOD, at_least=1)] = 200
+
+The command line, `ance.toml`, the generated reference, the range checks and the manifest's
+`shaped_by` are derived from such fields. An annotation that several configs share has a name
+(`Depth`), so that the flag has one help text and each config its own default.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from ance_cli.errors import UsageProblem
+
+DATA, METHOD, TRAINING, RUNTIME = "Data", "Method", "Training", "Runtime"
+"""The panels that --help groups flags into."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of one setting besides its name, type and default."""
+
+    help: str
+    panel: str
+    flags: tuple[str, ...] = ()
+    """Flags, if they are not --field-name."""
+    metavar: str | None = None
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    shapes: bool = True
+    """Whether the content of the artifact depends on the setting; others only say how it is made,
+    or are recorded among the inputs by their content."""
+    positional: bool = False
+    is_flag: bool = True
+
+    def refusal(self, name: str, value: Any) -> str | None:
+        """Why `value` is out of range; None if it is in range."""
+        flag, low, high = flag_of(name), self.at_least, self.at_most
+        if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        if not math.isfinite(value):
+            return f"{flag} {value}: expected a finite number"
+        if low is not None and high is not None and not low <= value <= high:
+            return f"{flag} must be between {low:g} and {high:g}"
+        if low is not None and value < low:
+            return f"{flag} must {'not be negative' if low == 0 else f'be at least {low:g}'}"
+        if self.above is not None and value <= self.above:
+            return f"{flag} must be greater than {self.above:g}"
+        if self.below is not None and value >= self.below:
+            return f"{flag} must be less than {self.below:g}"
+        return None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A setting of a config: its field's name, type and default (`MISSING` if it is required)."""
+
+    name: str
+    type: Any
+    """Without None: `int` for a field of `int | None`."""
+    default: Any
+    setting: Setting
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """How the command line spells it; none for a positional argument."""
+        return () if self.setting.positional else self.setting.flags or (flag_of(self.name),)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values of a closed set."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+
+def flag_of(name: str) -> str:
+    """`batch_size` -> `--batch-size`."""
+    return f"--{key_of(name)}"
+
+
+def key_of(name: str) -> str:
+    """`batch_size` -> `batch-size`, as `ance.toml` spells it."""
+    return name.replace("_", "-")
+
+
+_declared: dict[type, tuple[Declared, ...]] = {}
+
+
+def declared(config: type) -> tuple[Declared, ...]:
+    """The settings of a config dataclass, in the order of its fields."""
+    if config not in _declared:
+        hints = get_type_hints(config, include_extras=True)
+        _declared[config] = tuple(
+            setting_of(field.name, hints[field.name], field.default) for field in fields(config)
+        )
+    return _declared[config]
+
+
+def setting_of(name: str, hint: Any, default: Any) -> Declared:
+    """The setting that an annotation declares."""
+    kind, setting = _unwrapped(hint)
+    assert setting is not None, f"{name}: {hint} declares no setting"
+    return Declared(name, kind, default, setting)
+
+
+def _unwrapped(hint: Any) -> tuple[Any, Setting | None]:
+    """(type without None, setting) of an annotation like `Annotated[int, Setting(...)] | None`."""
+    setting = None
+    while True:
+        if get_origin(hint) is Annotated:
+            hint, *extras = get_args(hint)
+            setting = next((each for each in extras if isinstance(each, Setting)), setting)
+        elif get_origin(hint) in (Union, types.UnionType):
+            hint = next(each for each in get_args(hint) if each is not types.NoneType)
+        else:
+            return hint, setting
+
+
+def check(condition: bool, what: str, hint: str | None = None) -> None:
+    """Raise a `UsageProblem` that says `what` unless the condition holds."""
+    if not condition:
+        raise UsageProblem(what, hint=hint)
+
+
+class Config:
+    """Base of every config: refuses values out of their range or outside of their closed set."""
+
+    def __post_init__(self) -> None:
+        for each in declared(type(self)):
+            value = getattr(self, each.name)
+            if refusal := each.setting.refusal(each.name, value):
+                raise UsageProblem(refusal)
+            if each.choices and value is not None and value not in each.choices:
+                raise UsageProblem(
+                    f"{flag_of(each.name)} {value!r} is not one of {', '.join(each.choices)}"
+                )
+
+
+def shaped_by(config: Config) -> dict[str, Any]:
+    """The settings on which the content of an artifact depends, for its manifest."""
+    return {
+        each.name: getattr(config, each.name)
+        for each in declared(type(config))
+        if each.setting.shapes
+    }
+
+
+@dataclass(frozen=True)
+class Given(Generic[T]):
+    """Settings of the config `T` as the caller gave them.
+
+    `values` holds only those that were set on the command line or in a settings file, before any
+    default or preset; `all` holds every one, with its default.
+    """
+
+    kind: type[T]
+    values: Mapping[str, Any]
+    all: Mapping[str, Any]
+
+    def config(self) -> T:
+        """The config itself, with the defaults of `T`."""
+        return self.kind(**self.all)
+
+
+def has_default(each: Declared) -> bool:
+    """Whether the setting may be left out."""
+    return each.default is not MISSING

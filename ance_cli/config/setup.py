@@ -1,0 +1,31 @@
+"""First steps: the demo, the settings file, and a look at the machine."""
+# fmt: off
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from ance_cli.config.retrieval import SEED
+from ance_cli.config.setting import DATA, RUNTIME, Setting
+
+DEMO_FOLDER = Path("ance-demo")
+DemoFolder = Annotated[Path, Setting(
+    "Folder for everything the demo makes.", DATA, flags=("--output", "-o"), metavar="DIR")]
+Bench = Annotated[bool, Setting(
+    "Also measure matrix products, the upper limit of training and encoding.", RUNTIME)]
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The recipe of `ance demo`, tuned on its dev split (docs/evidence/reproduce.md)."""
+
+    steps: int = 60
+    segments: int = 2
+    batch_size: int = 32
+    lr: float = 2e-5
+    depth: int = 50
+    query_length: int = 32
+    passage_length: int = 96
+    seed: int = SEED

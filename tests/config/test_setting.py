@@ -1,0 +1,117 @@
+"""A setting is declared once, and everything else is derived from the declaration."""
+
+from dataclasses import dataclass, fields
+from typing import Annotated, get_args
+
+import pytest
+
+from ance_cli import config
+from ance_cli.config import sets
+from ance_cli.config.presets import BASELINES, PRESETS
+from ance_cli.config.setting import (
+    METHOD,
+    Config,
+    Setting,
+    declared,
+    flag_of,
+    has_default,
+    shaped_by,
+)
+from ance_cli.errors import UsageProblem
+from ance_cli.interop import EXPORT_FORMATS, FORMATS, NEGATIVES_FORMS, RUN_FORMS
+
+CONFIGS = [
+    each
+    for name in config.__all__
+    if isinstance(each := getattr(config, name), type) and issubclass(each, Config)
+]
+
+Shared = Annotated[int, Setting("A shared one.", METHOD, at_least=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Small(Config):
+    shared: Shared = 3
+    rate: Annotated[float, Setting("A rate.", METHOD, above=0, shapes=False)] = 0.5
+    part: Annotated[float, Setting("A part.", METHOD, at_least=0, at_most=1)] | None = None
+    below_one: Annotated[float, Setting("Less than one.", METHOD, at_least=0, below=1)] = 0.0
+    engine: Annotated[sets.Engine, Setting("An engine.", METHOD)] = "lucene"
+    needed: Annotated[str, Setting("Needed.", METHOD, flags=("--needed", "-x"))]
+
+
+def test_a_declaration_has_name_type_default_and_flags():
+    found = {each.name: each for each in declared(Small)}
+    assert list(found) == [field.name for field in fields(Small)]
+    assert found["shared"].type is int and found["shared"].default == 3
+    assert found["part"].type is float and found["part"].default is None
+    assert found["below_one"].flags == ("--below-one",)
+    assert found["needed"].flags == ("--needed", "-x") and not has_default(found["needed"])
+    assert found["engine"].choices == ("lucene", "bm25s") and found["rate"].choices == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"shared": 0}, "--shared must be at least 1"),
+        ({"rate": 0.0}, "--rate must be greater than 0"),
+        ({"rate": float("nan")}, "--rate nan: expected a finite number"),
+        ({"rate": float("inf")}, "--rate inf: expected a finite number"),
+        ({"part": 1.5}, "--part must be between 0 and 1"),
+        ({"part": -0.1}, "--part must be between 0 and 1"),
+        ({"below_one": 1.0}, "--below-one must be less than 1"),
+        ({"below_one": -1.0}, "--below-one must not be negative"),
+        ({"engine": "whoosh"}, "--engine 'whoosh' is not one of lucene, bm25s"),
+    ],
+)
+def test_values_out_of_range_are_refused(given, what):
+    with pytest.raises(UsageProblem) as caught:
+        Small(needed="", **given)
+    assert caught.value.what == what
+
+
+def test_the_ends_of_a_range_are_in_it():
+    Small(needed="", shared=1, part=0.0, below_one=0.0)
+    Small(needed="", part=1.0)
+
+
+def test_only_what_shapes_an_artifact_is_in_its_manifest():
+    assert shaped_by(Small(needed="x")) == {
+        "shared": 3, "part": None, "below_one": 0.0, "engine": "lucene", "needed": "x",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CONFIGS, ids=lambda kind: kind.__name__)
+def test_every_field_of_every_config_is_declared_with_a_whole_sentence(kind):
+    assert [each.name for each in declared(kind)] == [field.name for field in fields(kind)]
+    for each in declared(kind):
+        text = each.setting.help
+        assert text.endswith(".") and text == " ".join(text.split()), f"{each.name}: {text!r}"
+
+
+@pytest.mark.parametrize("kind", CONFIGS, ids=lambda kind: kind.__name__)
+def test_every_default_is_in_its_own_range(kind):
+    for each in declared(kind):
+        if has_default(each):
+            assert each.setting.refusal(each.name, each.default) is None
+            assert not each.choices or each.default is None or each.default in each.choices
+
+
+def test_a_name_means_the_same_type_everywhere():
+    types: dict[str, object] = {}
+    for kind in CONFIGS:
+        for each in declared(kind):
+            if each.name != "engine":  # search knows one engine more
+                assert types.setdefault(each.name, each.type) == each.type, each.name
+
+
+def test_closed_sets_are_those_of_the_code():
+    assert get_args(sets.PresetName) == tuple(PRESETS)
+    assert get_args(sets.BaselineName) == tuple(BASELINES)
+    assert get_args(sets.ImportFormat) == FORMATS
+    assert get_args(sets.ExportForm) == EXPORT_FORMATS
+    assert get_args(sets.NegativesForm) == NEGATIVES_FORMS
+    assert get_args(sets.RunForm) == RUN_FORMS
+
+
+def test_flags_are_spelled_with_hyphens():
+    assert flag_of("negatives_per_positive") == "--negatives-per-positive"
