@@ -80,22 +80,18 @@ def four_spaces(markdown: str) -> str:
     """
     lines: list[str] = []
     levels: list[int] = []  # the column where the text of each open item begins
-    fence, before = "", ""
+    fence, before, tight = "", "", False  # tight: no empty line since the last item began
     for line in markdown.split("\n"):
         text = line.lstrip(" ")
         column = len(line) - len(text)
         item = None if fence else ITEM.match(text)
-        if text and not fence and (item or not before.strip()):
+        if item and before and not levels and text[0].isdigit() and not text.startswith("1"):
+            item = None  # a paragraph's line that begins with a number
+        if text and not fence and (item or not before):
             while levels and column < levels[-1]:
                 levels.pop()
-            if (
-                item
-                and not levels
-                and before.strip()
-                and not before.startswith(" ")
-                and not ITEM.match(before)
-            ):
-                lines.append("")
+        if item and before and not tight:
+            lines.append("")
         if text and (not levels or column >= levels[-1]):
             line = " " * (4 * len(levels) + column - (levels[-1] if levels else 0)) + text
         if mark := FENCE.match(text):
@@ -103,7 +99,8 @@ def four_spaces(markdown: str) -> str:
         if item:
             levels.append(column + len(item[0]))
         lines.append(line)
-        before = line
+        before = text
+        tight = bool(item) or (tight and bool(text))
     return "\n".join(lines)
 
 
