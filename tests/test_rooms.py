@@ -4,6 +4,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,66 @@ def test_imports_go_one_way(path):
         if name.startswith("ance_cli.") and name.split(".")[1] in ROOMS:
             other = name.split(".")[1]
             assert ROOMS.index(other) <= ROOMS.index(room), f"{room} imports {name}"
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+class Imports(ast.NodeVisitor):
+    """The modules of the package that a file imports, also inside functions, but not for the type
+    checker alone."""
+
+    def __init__(self, known: set[str]) -> None:
+        self.known, self.found = known, set()
+
+    def visit_If(self, node: ast.If) -> None:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return
+        self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.found |= {alias.name for alias in node.names} & self.known
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        whole = {f"{node.module}.{alias.name}" for alias in node.names} & self.known
+        if whole:
+            self.found |= whole
+        elif node.module in self.known:
+            self.found.add(node.module)
+
+
+def cycle_of(graph: dict[str, set[str]]) -> list[str]:
+    """The modules that cannot be put in an order, because they import each other."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_two_modules_import_each_other():
+    graph = {}
+    known = {module_of(path) for path in MODULES}
+    for path in MODULES:
+        imports = Imports(known)
+        imports.visit(ast.parse(path.read_text()))
+        graph[module_of(path)] = imports.found
+    assert sum(map(len, graph.values())) > len(MODULES), "the imports are seen"
+    assert cycle_of(graph) == []
+
+
+def test_a_cycle_would_be_seen():
+    assert set(cycle_of({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
+
+
+def test_no_room_is_larger_than_a_seventh_of_the_package():
+    lines = Counter()
+    for path in MODULES:
+        lines[room_of(path)] += len(path.read_text().splitlines())
+    room, most = lines.most_common(1)[0]
+    assert most <= lines.total() / 7, f"{room} has {most} of {lines.total()} lines"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())

@@ -8,8 +8,8 @@ from typing import Any
 
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.jsonl import read_records
-from ance_cli.formats.manifest import read_manifest
-from ance_cli.formats.run_folder import NEGATIVES, RunFolder, read_ledger
+from ance_cli.formats.ledgers import read_ledger
+from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop.status import status
 from ance_cli.training.gradients import GROUPS
 
@@ -21,7 +21,7 @@ def history_hash(path: Path) -> str:
     """Hash of what `read_history` reads, without reading the negatives."""
     run = RunFolder(path)
     made = [
-        read_manifest(run.generation_at(refresh.generation), "generation")["fingerprint"]
+        run.generation(refresh.generation).read_manifest()["fingerprint"]
         for refresh in status(path).refreshes
     ]
     logs = [hash_file(file) for file in (run.metrics, run.switches) if file.exists()]
@@ -52,7 +52,7 @@ def read_history(path: Path, test_time: Mapping[tuple[str, str], set[str]]) -> d
                 "checkpoint_step": refresh.checkpoint_step,
                 "churn_against_earlier": refresh.churn_against_earlier,
                 "probe_overlap": refresh.probe_overlap,
-                "test_time": _still_met(run.generation_at(refresh.generation), test_time),
+                "test_time": _still_met(run.generation(refresh.generation).negatives, test_time),
                 "dev": refresh.dev,
             }
             for refresh in status(path).refreshes
@@ -60,9 +60,8 @@ def read_history(path: Path, test_time: Mapping[tuple[str, str], set[str]]) -> d
     }
 
 
-def _still_met(generation: Path, test_time: Mapping[tuple[str, str], set[str]]) -> float | None:
+def _still_met(negatives: Path, test_time: Mapping[tuple[str, str], set[str]]) -> float | None:
     """Share of a generation's negatives that the model meets when testing."""
-    negatives = generation / NEGATIVES
     if not negatives.exists():
         return None
     met = seen = 0

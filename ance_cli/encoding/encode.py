@@ -17,7 +17,7 @@ from ance_cli.config import EncodeConfig
 from ance_cli.encoding.tokenize import corpus_tokens, tokens_plan, write_tokens
 from ance_cli.errors import AnceError, UsageProblem
 from ance_cli.formats import atomic, lease
-from ance_cli.formats.dataset import Dataset, read_qrels, read_queries
+from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.embeddings import BLOCK_DOCS, UNFINISHED_ONLY, EmbeddingsWriter
 from ance_cli.formats.hashing import hash_lines
 from ance_cli.formats.jsonl import refuse_stdio
@@ -27,6 +27,7 @@ from ance_cli.formats.tokens import KIND, TokenCache
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.tokens import tokenizer_hash
 from ance_cli.progress import Bar, Reporter
+from ance_cli.retrieval.search import queries_of_split
 
 if TYPE_CHECKING:
     from ance_cli.encoding.blocks import EncodeJob, Work
@@ -155,7 +156,7 @@ def _plan(
         read = tokens_plan(checkpoint, dataset, None, skipped)
         inputs["corpus"], block_docs = read.inputs["corpus"], read.shaped_by["block_docs"]
     else:
-        queries = _queries(dataset, skipped)
+        queries = queries_of_split(dataset, skipped)
         inputs["queries"] = hash_lines(f"{name}\t{text}" for name, text in queries.items())
     shaped_by = {
         "side": side,
@@ -167,15 +168,6 @@ def _plan(
     ran_with = {"checkpoint": str(checkpoint.path), "gpus": config.gpus}
     reads = (checkpoint.path, *dataset.files)
     return Plan("embeddings", output, shaped_by, inputs, ran_with, reads)
-
-
-def _queries(dataset: Dataset, skipped: SkippedLines | None) -> dict[str, str]:
-    """The queries of the split, all where none is named."""
-    queries = read_queries(dataset.need("queries"), skipped)
-    if dataset.qrels is None:
-        return queries
-    qrels = read_qrels(dataset.qrels, known_queries=queries, skipped=skipped)
-    return {query_id: queries[query_id] for query_id in qrels}
 
 
 class _Job:
@@ -235,7 +227,7 @@ class _Job:
              "tokenizer": tokenizer_hash(self.checkpoint.tower("query"))},
         )  # fmt: skip
         atomic.remove(plan.output)
-        queries = _queries(self.dataset, self.call.skipped)
+        queries = queries_of_split(self.dataset, self.call.skipped)
         whole = replace(self.call, skipped=None)
         write_tokens(plan, self.checkpoint, queries.items(), "query", len(queries), whole)
         return TokenCache(plan.output)

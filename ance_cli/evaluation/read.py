@@ -25,7 +25,7 @@ from ance_cli.models.reader import open_reader, reader_fingerprint
 from ance_cli.retrieval.search import passages_of, queries_of_split
 
 if TYPE_CHECKING:
-    from ance_cli.models.reader import Answer, Reader
+    from ance_cli.models.reading_model import Answer, Reader
 
 
 def read(

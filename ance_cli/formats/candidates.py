@@ -18,7 +18,8 @@ import orjson
 from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
 from ance_cli.formats.embeddings import load_array, read_ids, write_ids
-from ance_cli.formats.jsonl import read_records
+from ance_cli.formats.jsonl import read_lines
+from ance_cli.formats.records import parse_record
 
 ROWS = "rows.npy"
 SCORES = "scores.npy"
@@ -26,6 +27,12 @@ QUERY_IDS = "query_ids.txt"
 POSITIVE_SCORES = "positive_scores.jsonl"
 
 _AGAIN = "mine again with --force"
+
+
+@dataclass(frozen=True)
+class _PositiveScores:
+    query_id: str
+    scores: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -74,12 +81,8 @@ def read_candidates(folder: Path, num_docs: int) -> Candidates:
             hint=_AGAIN,
         )
     positive_scores = {}
-    for number, record in read_records(folder / POSITIVE_SCORES):
-        query_id, listed = record.get("query_id"), record.get("scores")
-        if not isinstance(query_id, str) or not isinstance(listed, dict):
-            raise BadInput(
-                f"{folder / POSITIVE_SCORES}:{number}: expected 'query_id' and 'scores'",
-                hint=_AGAIN,
-            )
-        positive_scores[query_id] = listed
+    for number, line in read_lines(folder / POSITIVE_SCORES):
+        where = f"{folder / POSITIVE_SCORES}:{number}"
+        record = parse_record(line, _PositiveScores, where, _AGAIN)
+        positive_scores[record.query_id] = record.scores
     return Candidates(query_ids, docs, scores, positive_scores)

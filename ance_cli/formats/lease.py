@@ -23,9 +23,10 @@ from typing import NamedTuple
 
 import orjson
 
-from ance_cli.errors import Busy
+from ance_cli.errors import BadInput, Busy
 from ance_cli.formats.atomic import disk_errors
 from ance_cli.formats.jsonl import STDIO
+from ance_cli.formats.records import read_record
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -40,10 +41,9 @@ def lease_name(output: Path) -> Path:
 def read_holder(path: Path) -> dict[str, str | int] | None:
     """Host, pid, start time and command of a lease's holder, or None where nobody is named."""
     try:
-        holder = orjson.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return read_record(path, dict[str, str | int])
+    except (OSError, BadInput):
         return None
-    return holder if isinstance(holder, dict) else None
 
 
 class Holder(NamedTuple):

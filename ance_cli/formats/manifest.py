@@ -24,6 +24,7 @@ from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.journal import RECORDS, Journal
 from ance_cli.formats.jsonl import STDIO, compressed, open_output
+from ance_cli.formats.records import check_record, read_record
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
@@ -65,46 +66,89 @@ def read_manifest(output: Path, kind: str) -> dict[str, Any]:
     path = manifest_name(output, kind)
     if not output.exists():
         raise BadInput(f"{output}: no such {kind}", hint=_MAKERS.get(kind))
+    hint = _MAKERS.get(kind)
     try:
-        manifest = orjson.loads(path.read_bytes())
+        manifest = read_record(path, dict[str, Any], hint)
     except (FileNotFoundError, NotADirectoryError):
         raise Mismatch(
             f"{output}: has no {path.name}, so nothing says which model and data it came from",
-            hint=_MAKERS.get(kind),
+            hint=hint,
         ) from None
-    except orjson.JSONDecodeError as error:
-        raise BadInput(f"{path}: not valid JSON ({error})", hint=_MAKERS.get(kind)) from error
-    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
-        found = manifest.get("kind") if isinstance(manifest, dict) else None
-        raise Mismatch(f"{output}: is of kind {found!r}, expected {kind!r}", hint=_MAKERS.get(kind))
+    if manifest.get("kind") != kind:
+        raise Mismatch(
+            f"{output}: is of kind {manifest.get('kind')!r}, expected {kind!r}", hint=hint
+        )
     if manifest.get("fingerprint") != hash_json({name: manifest.get(name) for name in _IDENTITY}):
         raise Mismatch(
             f"{path}: was edited since ance wrote it: its settings and inputs are not those of its "
             "fingerprint",
             hint="bring the old one back, or make the artifact anew with --force",
         )
-    for part, names in (("content", _CONTENT.get(kind, ())), ("stats", _STATS.get(kind, ()))):
-        found = manifest.get(part)
-        missing = [name for name in names if not isinstance(found, dict) or name not in found]
-        if missing:
-            raise BadInput(f"{path}: has no {part}.{missing[0]}", hint=_MAKERS.get(kind))
+    check_record(manifest.get("content"), _CONTENT.get(kind, _Content), f"{path}: content", hint)
+    check_record(manifest.get("stats"), _STATS.get(kind, dict), f"{path}: stats", hint)
     return manifest
 
 
 _IDENTITY = ("kind", "format_version", "algorithm_version", "shaped_by", "inputs")
 """What the fingerprint is a hash of."""
 
-_CONTENT = {
-    "tokens": ("files", "docs", "rows", "tokens", "block_docs", "block_xxh3", "ids_xxh3"),
-    "embeddings": ("files", "rows", "docs", "dim", "dtype", "block_docs", "block_xxh3"),
-    "index": ("files", "xxh3"),
-    "candidates": ("files",),
-    "negatives": ("files", "xxh3"),
-    "run": ("files", "xxh3"),
-    "answers": ("files", "xxh3"),
+
+@dataclass
+class _Content:
+    files: dict[str, int]
+
+
+@dataclass
+class _HashedContent(_Content):
+    xxh3: str
+
+
+@dataclass
+class _TokensContent(_Content):
+    docs: int
+    rows: int
+    tokens: int
+    block_docs: int
+    block_xxh3: list[str]
+    ids_xxh3: str
+
+
+@dataclass
+class _EmbeddingsContent(_Content):
+    rows: int
+    docs: int
+    dim: int
+    dtype: str
+    block_docs: int
+    block_xxh3: list[str]
+
+
+@dataclass
+class _PendingManifest:
+    content: _HashedContent
+
+
+@dataclass
+class _IndexStats:
+    max_segments: int
+
+
+@dataclass
+class _GenerationStats:
+    checkpoint_step: int
+    dev: dict[str, float]
+
+
+_CONTENT: dict[str, type[_Content]] = {
+    "tokens": _TokensContent,
+    "embeddings": _EmbeddingsContent,
+    "index": _HashedContent,
+    "negatives": _HashedContent,
+    "run": _HashedContent,
+    "answers": _HashedContent,
 }
-_STATS = {"index": ("max_segments",), "generation": ("checkpoint_step", "dev")}
-"""Without these fields of its manifest an artifact cannot be read."""
+_STATS: dict[str, type] = {"index": _IndexStats, "generation": _GenerationStats}
+"""What the readers of an artifact need from its manifest; other kinds need less."""
 
 _MAKERS = {
     "tokens": "make it with: ance tokenize --ckpt CHECKPOINT --data DATASET -o DIR",
@@ -224,8 +268,8 @@ class Plan:
             atomic.remove(folder)
         if folder.exists():
             try:
-                other = orjson.loads((folder / PLAN).read_bytes())
-            except ValueError:
+                other = read_record(folder / PLAN, dict[str, Any])
+            except BadInput:
                 other = {}
             if differing := self._differences(other):
                 if not abandon_other:
@@ -355,9 +399,9 @@ class Plan:
         if self.kind in _FOLDERS or not self._pending_manifest.exists():
             return
         try:
-            pending = orjson.loads(self._pending_manifest.read_bytes())
-            whole = hash_file(self.output) == pending["content"]["xxh3"]
-        except (ValueError, KeyError, TypeError, BadInput):
+            pending = read_record(self._pending_manifest, _PendingManifest)
+            whole = hash_file(self.output) == pending.content.xxh3
+        except BadInput:
             whole = False
         if whole:
             os.replace(self._pending_manifest, self.manifest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import orjson
 from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset, checked_id
+from ance_cli.formats.records import read_record
 
 DATASETS = "datasets.json"
 
@@ -50,34 +52,41 @@ def write_shares(folder: Path, shares: Mapping[str, float]) -> None:
     atomic.write_bytes(folder / DATASETS, orjson.dumps(listed, option=orjson.OPT_INDENT_2) + b"\n")
 
 
-def read_shares(dataset: Dataset) -> dict[str, float] | None:
-    """name -> share of each dataset in a merged one, adding up to one; None where it is not merged.
+@dataclass(frozen=True)
+class _Share:
+    name: str
+    share: float
 
-    Read from `datasets.json` beside the corpus. Raises `BadInput` where that is broken.
+
+def read_shares(dataset: Dataset) -> dict[str, float] | None:
+    """name -> share of each dataset in a merged one, adding up to one; None if it is not merged.
+
+    Read from `datasets.json` next to the corpus. Raises `BadInput` if that file is broken.
     """
     path = dataset.corpus.parent / DATASETS
     try:
-        listed = orjson.loads(path.read_bytes())
+        listed = read_record(path, list[_Share], _SHARES_LOOK_LIKE)
     except FileNotFoundError:
         return None
-    except orjson.JSONDecodeError as error:
-        raise BadInput(f"{path}: not valid JSON ({error})", hint=_SHARES_LOOK_LIKE) from error
-    if not isinstance(listed, list) or not listed:
-        raise BadInput(f"{path}: expected a list of datasets", hint=_SHARES_LOOK_LIKE)
+    if not listed:
+        raise BadInput(f"{path}: lists no dataset", hint=_SHARES_LOOK_LIKE)
     shares: dict[str, float] = {}
     for entry in listed:
-        name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or "/" in checked_id(name, str(path)):
-            raise BadInput(f"{path}: {entry!r} has no name of a dataset", hint=_SHARES_LOOK_LIKE)
-        if name in shares:
-            raise BadInput(f"{path}: the dataset {name!r} stands there twice")
-        share = entry.get("share")
-        if not isinstance(share, int | float) or isinstance(share, bool) or share < 0:
+        if "/" in checked_id(entry.name, str(path)):
             raise BadInput(
-                f"{path}: the share of {name!r} should be a number from 0 on, found {share!r}",
+                f"{path}: {entry.name!r} cannot name a dataset: it holds a /",
                 hint=_SHARES_LOOK_LIKE,
             )
-        shares[name] = float(share)
+        if entry.name in shares:
+            raise BadInput(
+                f"{path}: lists the dataset {entry.name!r} twice", hint=_SHARES_LOOK_LIKE
+            )
+        if entry.share < 0:
+            raise BadInput(
+                f"{path}: the share of {entry.name!r} is {entry.share:g}, expected 0 or more",
+                hint=_SHARES_LOOK_LIKE,
+            )
+        shares[entry.name] = entry.share
     total = sum(shares.values())
     if not 0 < total < math.inf:
         raise BadInput(f"{path}: the shares add up to {total:g}", hint=_SHARES_LOOK_LIKE)

@@ -21,6 +21,23 @@ from ance_cli.errors import BadInput
 from ance_cli.formats.jsonl import read_records, refuse
 
 
+def audit_name(negatives: Path) -> Path:
+    """Where the audit of a negatives file is: `ann.audit.json` for `ann.jsonl`."""
+    return _companion(negatives, ".audit.json")
+
+
+def candidates_name(negatives: Path) -> Path:
+    """Where the candidates of a negatives file are: `ann.candidates` for `ann.jsonl`."""
+    return _companion(negatives, ".candidates")
+
+
+def _companion(negatives: Path, ending: str) -> Path:
+    stem = negatives.name
+    for suffix in (".gz", ".zst", ".jsonl"):
+        stem = stem.removesuffix(suffix)
+    return negatives.with_name(stem + ending)
+
+
 @dataclass(frozen=True)
 class Texts:
     """What people read beside the ids: query_id -> text, and doc_id -> title and text."""

@@ -8,11 +8,8 @@ from pathlib import Path
 
 from ance_cli.errors import ResourceExhausted
 from ance_cli.formats import atomic, lease
+from ance_cli.formats.generation_folder import LARGE
 from ance_cli.formats.run_folder import RunFolder
-
-EMBEDDINGS, INDEX, CANDIDATES = "embeddings", "index", "candidates"
-LARGE = (EMBEDDINGS, INDEX, CANDIDATES)
-"""The parts of a generation that go; negatives, audit, dev measures and manifests stay."""
 
 
 def prune(run: RunFolder, keep: int) -> list[Path]:
@@ -21,12 +18,11 @@ def prune(run: RunFolder, keep: int) -> list[Path]:
     A part that somebody reads (its lease) stays until a later call.
     """
     atomic.sweep(run.generations, "removed")
-    numbered = [path for path in sorted(run.generations.glob("[0-9]*")) if path.name.isdecimal()]
+    generations = run.all_generations()
     removed = []
-    for folder in numbered[: max(0, len(numbered) - keep)]:
-        atomic.sweep(folder, "removed")
-        for name in LARGE:
-            part = folder / name
+    for generation in generations[: max(0, len(generations) - keep)]:
+        atomic.sweep(generation.path, "removed")
+        for part in generation.large_parts:
             if part.exists() and not lease.has_readers(part):
                 atomic.remove(part)
                 removed.append(part)
@@ -102,10 +98,9 @@ def disk_use(run: RunFolder) -> dict[str, int]:
 
     What is unfinished counts with the part that it will be. Files may come and go meanwhile.
     """
-    use = dict.fromkeys(("embeddings", "index", "candidates", "checkpoints", "states"), 0)
-    use["records"] = 0
+    use = dict.fromkeys((*LARGE, "checkpoints", "states", "records"), 0)
     for folder, _, names in os.walk(run.path):
-        part = _part_of(Path(folder).relative_to(run.path).parts)
+        part = _part_of(run, Path(folder))
         for name in names:
             try:
                 use[part] += os.lstat(os.path.join(folder, name)).st_size
@@ -114,14 +109,16 @@ def disk_use(run: RunFolder) -> dict[str, int]:
     return {**use, "all": sum(use.values())}
 
 
-def _part_of(place: tuple[str, ...]) -> str:
-    """The part that the files of a folder belong to, named by its place within the run."""
-    if place[:1] == ("checkpoints",):
+def _part_of(run: RunFolder, folder: Path) -> str:
+    """The part that the files of a folder belong to."""
+    if folder.is_relative_to(run.checkpoints):
         return "checkpoints"
-    if place[:1] == ("state",):
+    if folder.is_relative_to(run.states):
         return "states"
-    if place[:1] == ("generations",) and len(place) > 2:
-        name = place[2].strip(".").removesuffix(".partial").removesuffix(".removed")
+    if folder.is_relative_to(run.generations):
+        place = folder.relative_to(run.generations).parts  # the generation, its part, and so on
+        part = place[1].strip(".") if len(place) > 1 else ""
+        name = part.removesuffix(".partial").removesuffix(".removed")
         return name if name in LARGE else "records"
     return "records"
 

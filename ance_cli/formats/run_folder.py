@@ -1,4 +1,4 @@
-"""The names inside a run folder, and who is newest there.
+"""The names inside a run folder, and which checkpoint, state and generation is the newest.
 
 The layout is in `docs/formats.md`. Steps are read from what lies inside a folder, never from its
 name; the one thing that a trainer polls is the pointer `negatives.json`.
@@ -7,36 +7,85 @@ name; the one thing that a trainer polls is the pointer `negatives.json`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
+from ance_cli.config import RefreshConfig, TrainConfig
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic
+from ance_cli.formats.checkpoint_folder import CheckpointFolder
 from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.generation_folder import GenerationFolder
 from ance_cli.formats.lease import hold
+from ance_cli.formats.ledgers import Segment, SegmentLedger, Switch, last_step, read_ledger_as
 from ance_cli.formats.manifest import AUTO
 from ance_cli.formats.merged import read_shares
+from ance_cli.formats.records import check_record, read_record
+from ance_cli.formats.state_folder import StateFolder
+
+T = TypeVar("T")
 
 RUN = "run.json"
 REFRESH = "refresh.json"
 LOOP = "loop.json"
 POINTER = "negatives.json"
-NEGATIVES = "negatives.jsonl"
-"""The negatives inside a generation's folder."""
 
-_NEEDED = {RUN: {"identity", "data"}}
-_BRING_BACK = "bring the file back; ance writes it whole, so something else changed it"
-_REPOINT = "remove it: the next ance refresh writes it anew"
+_RESTORE = "restore the file: ance writes it whole, so something else changed it"
+_REPOINT = "remove the file: the next ance refresh writes it again"
 
-_CHECKPOINT_FACTS = "ance.json"
-_STATE_FACTS = "state.json"
 _PARTS = {"lease", "inputs", "checkpoints", "state", "generations", "latest", ".latest.partial",
           ".run.json.partial"}  # fmt: skip
 """What a run folder can hold before `run.json` is written."""
+
+
+@dataclass(frozen=True)
+class DataPaths:
+    """The files of a run's dataset, and the split of the labels."""
+
+    corpus: str
+    queries: str
+    qrels: str
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `run.json` holds.
+
+    `identity` is what two calls of one run must agree on: the dataset and the start by content, and
+    the fields of `TrainConfig`.
+    """
+
+    identity: dict[str, Any]
+    data: DataPaths
+    start_checkpoint: str = "unknown"
+    fresh_head: bool = False
+    created: str = ""
+    tool_version: str = ""
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What `negatives.json` holds: the published generation. `path` is relative to the run."""
+
+    generation: int
+    checkpoint_step: int
+    path: str
+
+
+@dataclass(frozen=True)
+class _CheckpointStep:
+    training_step: int
+
+
+@dataclass(frozen=True)
+class _StateStep:
+    step: int
 
 
 class RunFolder:
@@ -53,13 +102,14 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.segments = path / "segments.jsonl"
         self.switches = path / "switches.jsonl"
+        self.events = path / "events.jsonl"
         self.train_job = path / "orders.json"
 
     def lease(self, role: str) -> Path:
         """The lease file of `supervisor`, `trainer` or `inferencer`."""
         return self.path / "lease" / role
 
-    # ---------------------------------------------------------------- settings written once
+    # ---------------------------------------------------------------- settings
 
     @property
     def exists(self) -> bool:
@@ -100,33 +150,48 @@ class RunFolder:
                     if folder.is_dir() and not any(folder.iterdir()):
                         folder.rmdir()
 
-    def read(self, name: str = RUN) -> dict[str, Any]:
-        """`run.json` or `refresh.json`."""
+    def read(self) -> RunRecord:
+        """What `run.json` holds; `BadInput` if a part is missing or of another type."""
+        path = self.path / RUN
+        found = self._read(RUN, RunRecord)
+        check_record(found.identity, TrainConfig, f"{path}: identity", _RESTORE)
+        return found
+
+    def refresh_settings(self) -> dict[str, Any]:
+        """The settings in `refresh.json`, as they were written.
+
+        Raises `BadInput` if there is no such file, or a setting has another type than in
+        `RefreshConfig`.
+        """
+        found = self._read(REFRESH, dict[str, Any])
+        check_record(found, RefreshConfig, str(self.path / REFRESH), _RESTORE)
+        return found
+
+    @property
+    def has_refresh_settings(self) -> bool:
+        return (self.path / REFRESH).exists()
+
+    def _read(self, name: str, kind: type[T]) -> T:
         path = self.path / name
         try:
-            found = orjson.loads(path.read_bytes())
+            return read_record(path, kind, _RESTORE)
         except FileNotFoundError:
             raise BadInput(
                 f"{path}: no such file: {self.path} is not a run folder",
                 hint="start a run with: ance loop --data DATASET --ckpt CHECKPOINT -o RUN",
             ) from None
-        except orjson.JSONDecodeError as error:
-            raise BadInput(f"{path}: not valid JSON ({error})", hint=_BRING_BACK) from error
-        wanted = _NEEDED.get(name, set())
-        if not isinstance(found, dict) or not wanted <= found.keys():
-            raise BadInput(
-                f"{path}: expected a JSON object with {', '.join(sorted(wanted)) or 'settings'}",
-                hint=_BRING_BACK,
-            )
-        return found
 
     def dataset(self) -> Dataset:
-        """The run's dataset; `Mismatch` where its files are not those that the run began with."""
+        """The run's dataset; `Mismatch` if its files are not those that the run began with."""
         facts = self.read()
-        paths = {part: Path(facts["data"][part]) for part in ("corpus", "queries", "qrels")}
-        dataset = Dataset(**paths, split=facts["data"]["split"])
+        paths = {
+            "corpus": Path(facts.data.corpus),
+            "queries": Path(facts.data.queries),
+            "qrels": Path(facts.data.qrels),
+        }
+        dataset = Dataset(**paths, split=facts.data.split)
         found = (dataset.fingerprint(*paths), read_shares(dataset))
-        if found != (facts["identity"]["dataset"], facts["identity"].get("shares")):
+        if found != (facts.identity["dataset"], facts.identity.get("shares")):
             raise Mismatch(
                 f"{self.path}: its data has changed since the run began: "
                 f"{', '.join(map(str, paths.values()))}",
@@ -135,71 +200,60 @@ class RunFolder:
             )
         return dataset
 
-    def write_once(self, name: str, value: dict[str, Any]) -> None:
-        """Write `run.json` or `refresh.json`."""
+    def write_settings(self, name: str, value: dict[str, Any]) -> None:
+        """Write `run.json`, `refresh.json` or `loop.json`, replacing an earlier one."""
         atomic.write_bytes(self.path / name, orjson.dumps(value, option=orjson.OPT_INDENT_2))
 
     # ---------------------------------------------------------------- checkpoints and states
 
-    def checkpoint_at(self, step: int) -> Path:
-        return self.checkpoints / f"step-{step:08d}"
+    def checkpoint(self, step: int) -> CheckpointFolder:
+        """The checkpoint of a step, whether it exists or not."""
+        return CheckpointFolder(self.checkpoints / f"step-{step:08d}")
 
-    def state_at(self, step: int) -> Path:
-        return self.states / f"step-{step:08d}"
+    def state(self, step: int) -> StateFolder:
+        """The resume state of a step, whether it exists or not."""
+        return StateFolder(self.states / f"step-{step:08d}")
 
     def newest_checkpoint(self) -> tuple[int, Path] | None:
         """(step, folder) of the newest whole checkpoint."""
-        return _newest(self.checkpoints, _CHECKPOINT_FACTS, "training_step")
+        return max(_all_checkpoints(self.checkpoints), default=None)
 
     def newest_state(self) -> tuple[int, Path] | None:
         """(step, folder) of the newest whole resume state."""
-        return _newest(self.states, _STATE_FACTS, "step")
+        return max(_all_states(self.states), default=None)
 
     def prune_states(self, keep: int = 2) -> None:
         """Remove all but the newest states."""
-        for _, path in _all_steps(self.states, _STATE_FACTS, "step")[:-keep]:
+        for _, path in sorted(_all_states(self.states))[:-keep]:
             atomic.remove(path)
 
     # ---------------------------------------------------------------- generations
 
-    def published(self) -> dict[str, Any] | None:
-        """The pointer: {generation, checkpoint_step, path}, or None before the first one."""
+    def generation(self, number: int) -> GenerationFolder:
+        """The generation of a number, whether it exists or not."""
+        return GenerationFolder(self.generations / f"{number:04d}")
+
+    def all_generations(self) -> list[GenerationFolder]:
+        """The whole generations, oldest first."""
+        paths = self.generations.glob("[0-9]*")
+        found = [GenerationFolder(path) for path in paths if path.name.isdecimal()]
+        return sorted(found, key=lambda generation: generation.number)
+
+    def published(self) -> Pointer | None:
+        """The pointer to the published generation; None before the first one."""
         try:
-            found = orjson.loads((self.path / POINTER).read_bytes())
+            return read_record(self.path / POINTER, Pointer, _REPOINT)
         except FileNotFoundError:
             return None
-        except orjson.JSONDecodeError as error:
-            raise BadInput(
-                f"{self.path / POINTER}: not valid JSON ({error})", hint=_REPOINT
-            ) from error
-        if (
-            not isinstance(found, dict)
-            or not {"generation", "checkpoint_step", "path"} <= found.keys()
-        ):
-            raise BadInput(
-                f"{self.path / POINTER}: expected generation, checkpoint_step and path",
-                hint=_REPOINT,
-            )
-        return found
 
-    def unfinished_segment(self) -> dict[str, Any] | None:
-        """The record of the last segment in `segments.jsonl` if it was not finished."""
-        records = read_ledger(self.segments)
-        finished = {record["finished"] for record in records if "finished" in record}
-        begun = [record for record in records if "segment" in record]
-        return begun[-1] if begun and begun[-1]["segment"] not in finished else None
+    def published_folder(self, pointer: Pointer) -> GenerationFolder:
+        """The generation that the pointer names."""
+        return GenerationFolder(self.path / pointer.path)
 
     def publish(self, generation: int, checkpoint_step: int, folder: Path) -> None:
         """Point the trainer to a whole generation."""
-        value = {
-            "generation": generation,
-            "checkpoint_step": checkpoint_step,
-            "path": folder.relative_to(self.path).as_posix(),
-        }
-        atomic.write_bytes(self.path / POINTER, orjson.dumps(value))
-
-    def generation_at(self, number: int) -> Path:
-        return self.generations / f"{number:04d}"
+        pointer = Pointer(generation, checkpoint_step, folder.relative_to(self.path).as_posix())
+        atomic.write_bytes(self.path / POINTER, orjson.dumps(asdict(pointer)))
 
     def generation_of(self, negatives: Path) -> int | None:
         """The number of the generation that a negatives file belongs to; None if to none here."""
@@ -210,54 +264,29 @@ class RunFolder:
 
     # ---------------------------------------------------------------- ledgers
 
+    def unfinished_segment(self) -> Segment | None:
+        """The last segment in `segments.jsonl`, unless it ended."""
+        return SegmentLedger.read(self.segments).unfinished
+
     def last_logged_step(self) -> int:
         """The step of the last line of the training log, 0 before the first."""
-        return max((int(record["step"]) for record in read_ledger(self.metrics)), default=0)
+        return last_step(self.metrics)
 
     def note_switch(self, step: int, generation: int | None) -> None:
         """Note, durably, that the batch of `step` is the first of a generation; None is not one."""
-        switch = {"step": step, "generation": generation}
-        earlier = [record for record in read_ledger(self.switches) if record["step"] <= step]
-        if generation is not None and (not earlier or earlier[-1]["generation"] != generation):
-            atomic.append_line(self.switches, orjson.dumps(switch))
+        earlier = [each for each in read_ledger_as(self.switches, Switch) if each.step <= step]
+        if generation is not None and (not earlier or earlier[-1].generation != generation):
+            atomic.append_line(self.switches, orjson.dumps(asdict(Switch(step, generation))))
 
     def event(self, who: str, what: str, **facts: Any) -> None:
         """Append to `events.jsonl`: who did what when."""
         record = {"time": now(), "who": who, "what": what, **facts}
-        atomic.append_line(self.path / "events.jsonl", orjson.dumps(record))
+        atomic.append_line(self.events, orjson.dumps(record))
 
 
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """The records of an append-only file; a last line that a kill cut short is not one."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    records = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            record = orjson.loads(line or b"{}")
-        except orjson.JSONDecodeError as error:
-            raise BadInput(
-                f"{path}:{number}: not valid JSON ({error})", hint=_BRING_BACK
-            ) from error
-        if not isinstance(record, dict):
-            raise BadInput(f"{path}:{number}: expected a JSON object", hint=_BRING_BACK)
-        if record:
-            records.append(record)
-    return records
-
-
-def cut_ledger(path: Path, last_step: int) -> None:
-    """Keep the records up to `last_step`."""
-    if path.exists():
-        kept = [record for record in read_ledger(path) if record["step"] <= last_step]
-        atomic.write_bytes(path, b"".join(orjson.dumps(record) + b"\n" for record in kept))
 
 
 def compare_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], hint: str) -> None:
@@ -271,16 +300,20 @@ def compare_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], 
         raise Mismatch(f"{path}: was made with other settings: {'; '.join(differing)}", hint=hint)
 
 
-def _all_steps(folder: Path, facts: str, key: str) -> list[tuple[int, Path]]:
+def _all_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of each whole checkpoint."""
     found = []
     for path in folder.glob("[!.]*"):
-        try:
-            found.append((int(orjson.loads((path / facts).read_bytes())[key]), path))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # not whole: nothing that was published lacks its facts
-    return sorted(found)
+        with suppress(OSError, BadInput):  # not whole: a published one has its step
+            facts = read_record(CheckpointFolder(path).settings, _CheckpointStep)
+            found.append((facts.training_step, path))
+    return found
 
 
-def _newest(folder: Path, facts: str, key: str) -> tuple[int, Path] | None:
-    steps = _all_steps(folder, facts, key)
-    return steps[-1] if steps else None
+def _all_states(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of each whole resume state."""
+    found = []
+    for path in folder.glob("[!.]*"):
+        with suppress(OSError, BadInput):
+            found.append((read_record(StateFolder(path).progress, _StateStep).step, path))
+    return found

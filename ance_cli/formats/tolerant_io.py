@@ -10,24 +10,22 @@ import os
 from pathlib import Path
 from typing import Any
 
-import orjson
+from ance_cli.errors import BadInput
+from ance_cli.formats.records import parse_record, read_record
 
 
 def object_in(path: Path, damage: list[str] | None = None) -> dict[str, Any]:
     """A JSON object from a file; empty where there is none."""
     try:
-        found = orjson.loads(path.read_bytes())
+        return read_record(path, dict[str, Any])
     except FileNotFoundError:
         return {}
     except OSError as error:
         _note(damage, f"{path}: could not be read ({error.strerror})")
         return {}
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
+    except BadInput:
         _note(damage, f"{path}: is not a JSON object")
         return {}
-    return found
 
 
 def records_in(
@@ -48,13 +46,10 @@ def records_in(
     found, broken = [], []
     for number, line in enumerate(lines, start=1):
         try:
-            record = orjson.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict):
-            found.append(record)
-        elif line and number < len(lines):  # a kill may cut the last line short
-            broken.append(number)
+            found.append(parse_record(line, dict[str, Any], str(path)))
+        except BadInput:
+            if line and number < len(lines):  # a kill may cut the last line short
+                broken.append(number)
     if broken:
         _note(damage, f"{path}:{broken[0]}: is not a JSON object ({len(broken)} such lines)")
     return found

@@ -17,13 +17,11 @@ from ance_cli.call import Call
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.jsonl import STDIO, open_output
-from ance_cli.formats.manifest import read_manifest
-from ance_cli.formats.run_folder import REFRESH, RUN, RunFolder, read_ledger
+from ance_cli.formats.ledgers import Segment, SegmentLedger
+from ance_cli.formats.run_folder import RunFolder, RunRecord
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.hub import origin
-
-CARD = "README.md"
 
 _TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction", "dense-retrieval",
          "ance"]  # fmt: skip
@@ -74,7 +72,7 @@ def model_card(place: Path, name: str | None = None) -> str:
     if last.run:
         facts = last.run.read()
         parts.append(f"## Data\n\n{_data(facts)}")
-        parts.append(f"## Recipe\n\n{_table(_recipe(last.run, facts['identity']))}")
+        parts.append(f"## Recipe\n\n{_table(_recipe(last.run, facts.identity))}")
     if any(row["dev"] for row in generations):
         parts.append(_measures(generations, last.step))
     return "\n\n".join(parts) + "\n"
@@ -82,8 +80,8 @@ def model_card(place: Path, name: str | None = None) -> str:
 
 def checkpoint_at(place: Path) -> Checkpoint:
     """The checkpoint in a folder, or a run's newest one."""
-    if (place / RUN).exists():
-        place = RunFolder(place).latest
+    if (run := RunFolder(place)).exists:
+        place = run.latest
     checkpoint = Checkpoint(place)
     checkpoint.need_head()
     return checkpoint
@@ -93,7 +91,7 @@ def lineage(checkpoint: Checkpoint) -> list[Ancestor]:
     """From the first model that is known of to the checkpoint itself."""
     found = [_ancestor(checkpoint.path, checkpoint.settings.training_step)]
     while run := found[0].run:
-        start = Path(run.read().get("start_checkpoint", "unknown"))
+        start = Path(run.read().start_checkpoint)
         step = Checkpoint(start).settings.training_step if start.is_dir() else 0
         found.insert(0, _ancestor(start, step))
     return found
@@ -111,10 +109,10 @@ def _ancestor(folder: Path, step: int) -> Ancestor:
 def _generations(run: RunFolder) -> list[dict[str, Any]]:
     """number, checkpoint step and dev measures of each generation, oldest first."""
     rows = []
-    for path in sorted(run.generations.glob("[0-9]*")):
-        stats = read_manifest(path, "generation")["stats"]
+    for generation in run.all_generations():
+        stats = generation.read_manifest()["stats"]
         rows.append(
-            {"generation": int(path.name), "step": stats["checkpoint_step"], "dev": stats["dev"]}
+            {"generation": generation.number, "step": stats["checkpoint_step"], "dev": stats["dev"]}
         )
     return rows
 
@@ -232,33 +230,33 @@ def _story(ancestors: Sequence[Ancestor]) -> Iterator[str]:
             yield f"{number}. `{ancestor.name}`" + (": the start" if len(ancestors) > 1 else "")
             continue
         facts = ancestor.run.read()
-        head = " a fresh head," if facts.get("fresh_head") else ""
+        head = " a fresh head," if facts.fresh_head else ""
         yield (
             f"{number}. `{ancestor.name}`:{head} {ancestor.step:,} steps on "
             f"{_dataset_name(facts)}{_negatives(ancestor)}"
         )
 
 
-def _segments(ancestor: Ancestor) -> list[dict[str, Any]]:
+def _segments(ancestor: Ancestor) -> list[Segment]:
     """The stretches of training that led up to the checkpoint."""
-    records = read_ledger(ancestor.run.segments) if ancestor.run else []
-    return [
-        record for record in records if "segment" in record and record["start_step"] < ancestor.step
-    ]
+    if ancestor.run is None:
+        return []
+    begun = SegmentLedger.read(ancestor.run.segments).begun
+    return [segment for segment in begun if segment.start_step < ancestor.step]
 
 
 def _mined(ancestor: Ancestor) -> int:
     """On how many generations of its own the run had trained."""
-    found = {record.get("generation") for record in _segments(ancestor)}
+    found = {segment.generation for segment in _segments(ancestor)}
     return len(found - {None})
 
 
 def _negatives(ancestor: Ancestor) -> str:
     """From which negatives the steps up to the checkpoint learnt."""
     files = {
-        Path(record["negatives"]).name
-        for record in _segments(ancestor)
-        if record.get("generation") is None and record.get("negatives")
+        Path(segment.negatives).name
+        for segment in _segments(ancestor)
+        if segment.generation is None and segment.negatives
     }
     words = [f"`{name}`" for name in sorted(files)]
     if mined := _mined(ancestor):
@@ -266,17 +264,17 @@ def _negatives(ancestor: Ancestor) -> str:
     return f", negatives: {', '.join(words)}" if words else ""
 
 
-def _dataset_name(facts: Mapping[str, Any]) -> str:
-    return Path(facts["data"]["corpus"]).parent.name
+def _dataset_name(facts: RunRecord) -> str:
+    return Path(facts.data.corpus).parent.name
 
 
-def _data(facts: Mapping[str, Any]) -> str:
+def _data(facts: RunRecord) -> str:
     rows = {
         "dataset": _dataset_name(facts),
-        "split": facts["data"].get("split") or "one file of labels",
-        "fingerprint": facts["identity"].get("dataset"),
+        "split": facts.data.split or "one file of labels",
+        "fingerprint": facts.identity.get("dataset"),
     }
-    if shares := facts["identity"].get("shares"):
+    if shares := facts.identity.get("shares"):
         rows["merged from"] = ", ".join(f"{name} ({share})" for name, share in shares.items())
     return _table(rows)
 
@@ -290,7 +288,7 @@ def _recipe(run: RunFolder, identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refresh(run: RunFolder) -> dict[str, Any]:
-    return run.read(REFRESH) if (run.path / REFRESH).exists() else {}
+    return run.refresh_settings() if run.has_refresh_settings else {}
 
 
 def _measures(generations: Sequence[Mapping[str, Any]], step: int) -> str:

@@ -10,14 +10,15 @@ from typing import Any
 from ance_cli.call import Call
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic, lease
+from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import spare_inputs
-from ance_cli.formats.run_folder import RUN, RunFolder
+from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import ORIGIN, Checkpoint, Side, Similarity
 from ance_cli.models.hub import fetched
-from ance_cli.models.tower import SETTINGS_FILE, Tower, read_object
+from ance_cli.models.tower import Tower, read_object
 
 _SIDES: tuple[Side, Side] = ("query", "passage")
 _WEIGHTS_AND_CONFIGS = (".safetensors", ".bin", ".cp", ".pt", ".json", ".txt", ".model")
@@ -48,7 +49,7 @@ def inspect(checkpoint: Checkpoint) -> Summary:
         "similarity": "cosine" if checkpoint.is_cosine else checkpoint.settings.similarity,
         "scale": checkpoint.settings.scale,
         "pins": _settings_of(checkpoint),
-        "pinned": (checkpoint.path / SETTINGS_FILE).exists(),
+        "pinned": checkpoint.is_pinned,
         "hashes": {side: checkpoint.tower_hash(side) for side in _SIDES},
         "lineage": _lineage(checkpoint),
     }
@@ -61,7 +62,7 @@ def _settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _described(tower: Tower) -> dict[str, Any]:
-    config = read_object(tower.backbone / "config.json")
+    config = read_object(ModuleFolder(tower.backbone).config)
     size = {
         name: next((config[key] for key in keys if key in config), None)
         for name, keys in _SHAPE.items()
@@ -98,13 +99,11 @@ def _tensors_of(tower: Tower) -> tuple[int, list[str]]:
 def _lineage(checkpoint: Checkpoint) -> dict[str, Any]:
     """The step, what it was converted from, and the run that it lies in with that run's start."""
     found: dict[str, Any] = {"training_step": checkpoint.settings.training_step}
-    settings = checkpoint.path / SETTINGS_FILE
-    if settings.exists() and (origin := read_object(settings).get(ORIGIN)):
+    if checkpoint.is_pinned and (origin := read_object(checkpoint.files.settings).get(ORIGIN)):
         found[ORIGIN] = origin
-    run = checkpoint.path.parent.parent
-    if checkpoint.path.parent.name == "checkpoints" and (run / RUN).exists():
-        facts = RunFolder(run).read()
-        found |= {"run": str(run), "start_checkpoint": facts["start_checkpoint"]}
+    run = RunFolder(checkpoint.path.parent.parent)
+    if checkpoint.path.parent == run.checkpoints and run.exists:
+        found |= {"run": str(run.path), "start_checkpoint": run.read().start_checkpoint}
     return found
 
 
@@ -189,11 +188,8 @@ def _is_made(output: Path, asked: dict[str, Any]) -> bool:
     """Whether the output is what was asked for; `Mismatch` where it is something else."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
-    made = (
-        read_object(output / SETTINGS_FILE).get(ORIGIN)
-        if (output / SETTINGS_FILE).exists()
-        else None
-    )
+    settings = CheckpointFolder(output).settings
+    made = read_object(settings).get(ORIGIN) if settings.exists() else None
     if made is None or {name: made.get(name) for name in asked} != asked:
         other = "of other files or settings" if made else "and nothing says that it was converted"
         raise Mismatch(

@@ -7,7 +7,7 @@ from pathlib import Path
 from ance_cli.call import Call
 from ance_cli.errors import ResourceExhausted, UsageProblem
 from ance_cli.formats.summary import Summary
-from ance_cli.hub.card import CARD, checkpoint_at, model_card
+from ance_cli.hub.card import checkpoint_at, model_card
 from ance_cli.models.hub import SUFFIXES
 
 
@@ -35,14 +35,14 @@ def push(
         raise UsageProblem(
             f"{repo_id!r} is no name of a model on the hub ({error})", hint="for instance ORG/NAME"
         ) from error
-    folder = checkpoint_at(place).path
+    checkpoint = checkpoint_at(place)
+    folder, own = checkpoint.path, checkpoint.files.card
     content: dict[str, Path | bytes] = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
         if path.suffix in SUFFIXES and path.is_file()
     }
-    own = folder / CARD
-    content[CARD] = own if own.exists() else model_card(place, repo_id).encode()
+    content[own.name] = own if own.exists() else model_card(place, repo_id).encode()
     found: Summary = {
         "kind": "model on the hub",
         "output": repo_id,

@@ -14,7 +14,7 @@ from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset, locate, positives_of, read_qrels
 from ance_cli.formats.jsonl import read_lines
 from ance_cli.formats.retention import Extent, disk_need, disk_use
-from ance_cli.formats.run_folder import REFRESH, RunFolder
+from ance_cli.formats.run_folder import RunFolder
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter
 from ance_cli.training.run_creation import config_of
@@ -58,7 +58,7 @@ def _extent(
     refreshing: Mapping[str, Any],
 ) -> Extent:
     dataset, recipe, start = _start(run, training)
-    fixed = run.read(REFRESH) if (run.path / REFRESH).exists() else {}
+    fixed = run.refresh_settings() if run.has_refresh_settings else {}
     mining = RefreshConfig(**{**refreshing, **fixed})
     qrels = read_qrels(dataset.need("qrels"))
     positives = positives_of(qrels, recipe.min_rel)
@@ -87,11 +87,8 @@ def _start(run: RunFolder, training: Mapping[str, Any]) -> tuple[Dataset, TrainC
     """The data, the recipe and a checkpoint of a run, or of one that is to be made."""
     if run.exists and (newest := run.newest_checkpoint()):
         facts = run.read()
-        corpus, queries, qrels = (
-            Path(facts["data"][part]) for part in ("corpus", "queries", "qrels")
-        )
-        dataset = Dataset(corpus, queries, qrels)
-        return dataset, config_of(facts["identity"]), Checkpoint(newest[1])
+        dataset = Dataset(Path(facts.data.corpus), Path(facts.data.queries), Path(facts.data.qrels))
+        return dataset, config_of(facts.identity), Checkpoint(newest[1])
     recipe = train_config(training.get("preset"), training)
     data, split = training["data"], training.get("split", "train")
     dataset = locate(data, split, *(training.get(part) for part in ("corpus", "queries", "qrels")))

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import orjson
 
 from ance_cli.config import ComputeConfig
+from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset, read_corpus
 from ance_cli.formats.embeddings import Embeddings
+from ance_cli.formats.generation_folder import GenerationFolder
+from ance_cli.formats.records import read_record
 from ance_cli.loop.probe import NUM_PASSAGES, NUM_QUERIES, overlap, sample, top
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.texts import TextEncoder
 from ance_cli.progress import Reporter, Silent
 from ance_cli.retrieval.search import queries_of_split
 
-PROBE = "probe.json"
-"""In a generation: the places of the probe's queries and passages, and each query's best."""
 
-
-class Probe(NamedTuple):
+@dataclass(frozen=True)
+class Probe:
     """What `probe.json` holds; places are those in file order, ascending."""
 
     queries: list[int]
@@ -34,7 +34,7 @@ class Probe(NamedTuple):
 def probe_generation(
     checkpoint: Checkpoint,
     dataset: Dataset,
-    folder: Path,
+    generation: GenerationFolder,
     embeddings: Embeddings,
     seed: int,
     compute: ComputeConfig,
@@ -49,16 +49,16 @@ def probe_generation(
     vectors = np.asarray(embeddings.vectors[rows], np.float32)
     ranked = top(xq, vectors, ends - starts)
     kept = Probe(asked, places.tolist(), ranked)
-    atomic.write_bytes(folder / PROBE, orjson.dumps(kept._asdict()))
+    atomic.write_bytes(generation.probe, orjson.dumps(asdict(kept)))
     return ranked
 
 
-def read_probe(folder: Path) -> Probe | None:
+def read_probe(generation: GenerationFolder) -> Probe | None:
     """What `probe_generation` kept; None where it kept nothing that can be read: then no drift is
     measured against that generation, and nothing else is lost."""
     try:
-        return Probe(**orjson.loads((folder / PROBE).read_bytes()))
-    except (FileNotFoundError, orjson.JSONDecodeError, TypeError):
+        return read_record(generation.probe, Probe)
+    except (FileNotFoundError, BadInput):
         return None
 
 

@@ -7,31 +7,30 @@ from pathlib import Path
 
 from ance_cli.errors import AnceError
 from ance_cli.formats.embeddings import Embeddings
+from ance_cli.formats.generation_folder import GenerationFolder
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.manifest import read_manifest
-from ance_cli.formats.retention import EMBEDDINGS, INDEX
-from ance_cli.formats.run_folder import NEGATIVES
 from ance_cli.progress import Reporter
 
 
-def damaged_parts(folder: Path) -> Iterator[Path]:
+def damaged_parts(generation: GenerationFolder) -> Iterator[Path]:
     """The parts of a half-made generation that are not what their manifests say."""
-    if (part := folder / EMBEDDINGS).exists():
+    if (part := generation.embeddings).exists():
         try:
             for _ in Embeddings(part).blocks():
                 pass
         except AnceError:
             yield part
-    if (part := folder / INDEX).exists() and not _is_whole(part, "index", part / "index"):
+    if (part := generation.index).exists() and not _is_whole(part, "index", part / "index"):
         yield part
-    if (part := folder / NEGATIVES).exists() and not _is_whole(part, "negatives", part):
+    if (part := generation.negatives).exists() and not _is_whole(part, "negatives", part):
         yield part
 
 
-def negatives_to_compare(before: Path | None, reporter: Reporter) -> Path | None:
+def negatives_to_compare(before: GenerationFolder | None, reporter: Reporter) -> Path | None:
     """The published negatives, which the new ones are compared with; nothing else is lost where
     they are damaged."""
-    if before is None or not (path := before / NEGATIVES).exists():
+    if before is None or not (path := before.negatives).exists():
         return None
     if not _is_whole(path, "negatives", path):
         reporter.warn(f"{path}: is not what its manifest says: the new are compared with none")

@@ -12,18 +12,19 @@ from typing import Any
 from ance_cli.call import Call
 from ance_cli.config import FollowConfig, LoopConfig, RefreshConfig
 from ance_cli.config.presets import train_config
+from ance_cli.config.setting import flag_of
 from ance_cli.encoding.ray_workers import check_gpus
 from ance_cli.errors import UsageProblem
-from ance_cli.formats.manifest import read_manifest
+from ance_cli.formats.ledgers import FOLLOW
 from ance_cli.formats.retention import has_room, prune
-from ance_cli.formats.run_folder import LOOP, NEGATIVES, RunFolder
+from ance_cli.formats.run_folder import LOOP, RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.loop.devices import Devices, place_devices
 from ance_cli.loop.disk import check_disk
 from ance_cli.loop.processes import ManagedProcess, run_processes
 from ance_cli.loop.supervisor import cycle, run_stage
 from ance_cli.progress import Reporter
-from ance_cli.training.segments import FOLLOW, state_step
+from ance_cli.training.segments import state_step
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:
@@ -32,7 +33,7 @@ def as_flags(values: Mapping[str, Any]) -> list[str]:
     flags = []
     for name, value in values.items():
         if value is not None and value is not False:
-            flags.append(f"--{name.replace('_', '-')}")
+            flags.append(flag_of(name))
             if value is not True:
                 flags.append(str(value))
     return flags
@@ -93,7 +94,7 @@ def loop(
         run_stage(lambda: commands.prepare(last_step), config.max_restarts, run, call.reporter)
         settings = {**asdict(config), **asdict(follow), "mode": devices.mode,
                     "max_staleness": max_staleness, "last_step": last_step}  # fmt: skip
-        run.write_once(LOOP, settings)
+        run.write_settings(LOOP, settings)
         reason = None
         if not before:
             commands.check_disk(run)
@@ -187,7 +188,7 @@ class _Commands:
         if self.devices.mode == "async":
             processes = [self.train_on(last, False), self.infer(last)]
         else:
-            first = str(run.generation_at(1) / NEGATIVES)
+            first = str(run.generation(1).negatives)
             processes = [self.refresh(), self.train(first, every)]
         return [shlex.join(["ance", *words]) for words in (self.prepare(last), *processes)]
 
@@ -209,7 +210,7 @@ def _in_turn(
 
         def command() -> list[str]:
             last = run.unfinished_segment()
-            return commands.train(str(negatives), steps, bool(last and not last["negatives"]))
+            return commands.train(str(negatives), steps, bool(last and not last.negatives))
 
         child(command)
 
@@ -263,8 +264,8 @@ def _rest_of_training(run: RunFolder, last_step: int) -> tuple[int, bool]:
     the inferencer would wait for it for ever.
     """
     last = run.unfinished_segment()
-    if last and last["input"] == FOLLOW and last["start_step"] + last["steps"] == last_step:
-        return int(last["steps"]), False
+    if last and last.input == FOLLOW and last.start_step + last.steps == last_step:
+        return last.steps, False
     at, newest = state_step(run), _step(run)
     if newest < last_step <= at:
         raise UsageProblem(
@@ -319,18 +320,18 @@ def _step(run: RunFolder) -> int:
 
 def _finished(run: RunFolder, last_step: int) -> bool:
     published = run.published() if run.exists else None
-    return bool(published) and published["checkpoint_step"] >= last_step  # type: ignore[index]
+    return published is not None and published.checkpoint_step >= last_step
 
 
 def generation_table(run: RunFolder) -> list[dict[str, Any]]:
     """One row a generation: number, checkpoint step, age when published, seconds, dev measures;
     `value` is the first of them."""
     rows = []
-    for path in sorted(run.generations.glob("[0-9]*")):
-        stats = read_manifest(path, "generation")["stats"]
+    for generation in run.all_generations():
+        stats = generation.read_manifest()["stats"]
         rows.append(
             {
-                "generation": int(path.name),
+                "generation": generation.number,
                 "checkpoint_step": stats["checkpoint_step"],
                 "age": stats["age"],
                 "seconds": stats["seconds"]["all"],

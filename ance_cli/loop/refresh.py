@@ -28,15 +28,11 @@ from ance_cli.evaluation.evaluate import evaluate_runs
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset, read_answers
 from ance_cli.formats.embeddings import Embeddings
+from ance_cli.formats.generation_folder import GenerationFolder
+from ance_cli.formats.ledgers import Switch, read_ledger_as
 from ance_cli.formats.manifest import Plan, read_manifest
-from ance_cli.formats.retention import CANDIDATES, EMBEDDINGS, INDEX, prune
-from ance_cli.formats.run_folder import (
-    NEGATIVES,
-    REFRESH,
-    RunFolder,
-    compare_settings,
-    read_ledger,
-)
+from ance_cli.formats.retention import prune
+from ance_cli.formats.run_folder import REFRESH, Pointer, RunFolder, compare_settings
 from ance_cli.formats.summary import Clock, Summary, summary_of
 from ance_cli.loop.drift import probe_generation, read_probe
 from ance_cli.loop.integrity import damaged_parts, negatives_to_compare
@@ -50,9 +46,6 @@ from ance_cli.retrieval.index import index
 from ance_cli.retrieval.search import queries_of_split, search
 
 NO_DEV = "none"
-DEV = "dev.json"
-"""In a generation: the mean and interval of each dev measure."""
-DEV_RUN = "dev.trec"
 
 
 def refresh(
@@ -84,13 +77,13 @@ def refresh(
 
     with lease.hold(run.lease("inferencer"), f"a generation of {output}"):
         step, folder, published = _standing(run)  # as it is now that nobody else can publish
-        number = int(published["generation"]) + 1 if published else 1
+        number = published.generation + 1 if published else 1
         checkpoint = Checkpoint(folder)
         shaped_by = {**asdict(config), "checkpoint_step": step}
         del shaped_by["teacher"]  # among the inputs, by content
         plan = Plan(
             "generation",
-            run.generation_at(number),
+            run.generation(number).path,
             shaped_by,
             {
                 "query_tower": checkpoint.tower_hash("query"),
@@ -113,8 +106,10 @@ def refresh(
                     run, plan, checkpoint, dataset, config, gpus, ray, published, call,
                 )  # fmt: skip
             except ResourceExhausted:
-                for part in (INDEX, CANDIDATES):  # made in one piece: the trainer needs the room
-                    atomic.remove(atomic.partial_name(plan.partial / part))
+                half_made = GenerationFolder(plan.partial)
+                # made in one piece: the trainer needs the room
+                for part in (half_made.index, half_made.candidates):
+                    atomic.remove(atomic.partial_name(part))
                 raise
         _point_to_best(run, config)
         run.publish(number, step, plan.output)
@@ -123,7 +118,7 @@ def refresh(
         return summary_of(made, plan.output, up_to_date=False)
 
 
-def _standing(run: RunFolder) -> tuple[int, Path, dict[str, Any] | None]:
+def _standing(run: RunFolder) -> tuple[int, Path, Pointer | None]:
     """Step and folder of the newest checkpoint, and the published generation."""
     newest = run.newest_checkpoint()
     if newest is None:
@@ -131,11 +126,11 @@ def _standing(run: RunFolder) -> tuple[int, Path, dict[str, Any] | None]:
     return *newest, run.published()
 
 
-def _generation_of(run: RunFolder, published: dict[str, Any] | None, step: int) -> Path | None:
+def _generation_of(run: RunFolder, published: Pointer | None, step: int) -> Path | None:
     """The published generation's folder, if it is of this checkpoint."""
-    if not published or published["checkpoint_step"] != step:
+    if not published or published.checkpoint_step != step:
         return None
-    folder = run.path / str(published["path"])
+    folder = run.published_folder(published).path
     return folder if folder.exists() else None
 
 
@@ -150,8 +145,8 @@ def _settings(
     What makes a positive, and the seed, are the run's own.
     """
     path = run.path / REFRESH
-    if path.exists() and not call.force:
-        found = run.read(REFRESH)
+    if run.has_refresh_settings and not call.force:
+        found = run.refresh_settings()
         config = _config_of(path, found)
         compare_settings(
             path,
@@ -160,8 +155,8 @@ def _settings(
             "leave them out, or fix others for the run with ance refresh --force",
         )
         return config
-    identity = run.read()["identity"]
-    before = run.read(REFRESH) if path.exists() else {}
+    identity = run.read().identity
+    before = run.refresh_settings() if run.has_refresh_settings else {}
     own = {name: identity[name] for name in ("min_rel", "seed")}
     config = _config_of(path, {**before, **given, **own})
     _check_mining(config, dataset)
@@ -185,7 +180,7 @@ def _settings(
         else:
             queries_of_split(dev)
     if not call.dry_run:
-        run.write_once(REFRESH, asdict(config))
+        run.write_settings(REFRESH, asdict(config))
     return config
 
 
@@ -238,39 +233,39 @@ def _make(
     config: RefreshConfig,
     gpus: str,
     ray: str | None,
-    published: dict[str, Any] | None,
+    published: Pointer | None,
     call: Call,
 ) -> dict[str, Any]:
     """Fill the generation's folder stage by stage and publish it whole."""
-    folder = plan.open_partial(call.force, abandon_other=True)
+    made = GenerationFolder(plan.open_partial(call.force, abandon_other=True))
     call = replace(call, force=False)  # its parts are made once
     compute = EncodeConfig(dtype=config.encode_dtype, gpus=gpus, ray=ray)
-    for part in damaged_parts(folder):
+    for part in damaged_parts(made):
         call.reporter.warn(f"{part}: was damaged since an earlier call made it: it is made again")
         run.event("inferencer", "damaged part dropped", part=str(part.relative_to(run.path)))
         atomic.remove(part)
     clock = Clock()
 
     with clock("encode"):
-        encode(checkpoint, dataset, folder / EMBEDDINGS, compute, call=call)
-    source = VectorSource(folder / EMBEDDINGS, "embeddings")
+        encode(checkpoint, dataset, made.embeddings, compute, call=call)
+    source = VectorSource(made.embeddings, "embeddings")
     if config.index_factory:
         with clock("index"):
-            index(folder / EMBEDDINGS, folder / INDEX, IndexConfig(factory=config.index_factory),
+            index(made.embeddings, made.index, IndexConfig(factory=config.index_factory),
                   call=call)  # fmt: skip
-        source = VectorSource(folder / INDEX, "index")
+        source = VectorSource(made.index, "index")
         compute = replace(compute, ray=None)  # an index is not searched in parts
-    before = run.path / published["path"] if published else None
-    previous = before / CANDIDATES if before and PREVIOUS in shares_of(config, True) else None
+    before = run.published_folder(published) if published else None
+    previous = before.candidates if before and PREVIOUS in shares_of(config, True) else None
     with clock("mine"):
         mined = mine(
             checkpoint,
             dataset,
             source,
-            folder / NEGATIVES,
+            made.negatives,
             config.mining,
             compute,
-            candidates_folder=folder / CANDIDATES,
+            candidates_folder=made.candidates,
             previous=previous if previous and previous.exists() else None,
             earlier=negatives_to_compare(before, call.reporter),
             bm25_folder=run.inputs / "bm25",
@@ -278,14 +273,14 @@ def _make(
         )
     with clock("probe"):
         ranked = probe_generation(
-            checkpoint, dataset, folder, Embeddings(folder / EMBEDDINGS), config.seed, compute
+            checkpoint, dataset, made, Embeddings(made.embeddings), config.seed, compute
         )
         probed = read_probe(before) if before else None
     measures = {}
     if config.dev_split != NO_DEV:
         with clock("measure"):
-            measures = _measure(checkpoint, dataset, source, folder, config, compute, call)
-    atomic.sweep(folder, "partial", "removed", "lease")
+            measures = _measure(checkpoint, dataset, source, made, config, compute, call)
+    atomic.sweep(made.path, "partial", "removed", "lease")
     step = plan.shaped_by["checkpoint_step"]
     now = max(run.last_logged_step(), step)
     stats = {
@@ -300,25 +295,23 @@ def _make(
     return plan.publish_folder({}, stats)
 
 
-def _consumed(
-    run: RunFolder, published: dict[str, Any] | None, step: int, mined: Summary
-) -> float | None:
+def _consumed(run: RunFolder, published: Pointer | None, step: int, mined: Summary) -> float | None:
     """Pairs trained on the published generation so far, as a multiple of the pairs there are."""
-    begun = [record for record in read_ledger(run.switches)
-             if published and record["generation"] == published["generation"]]  # fmt: skip
-    identity = run.read()["identity"]
+    begun = [switch for switch in read_ledger_as(run.switches, Switch)
+             if published and switch.generation == published.generation]  # fmt: skip
+    identity = run.read().identity
     if not begun:
         return None
     pairs = identity["batch_size"] * identity["devices"] * identity["accumulation"]
     total = mined["audit"]["pairs"]
-    return round((step - begun[-1]["step"]) * pairs / total, 4) if total else None
+    return round((step - begun[-1].step) * pairs / total, 4) if total else None
 
 
 def _measure(
     checkpoint: Checkpoint,
     dataset: Dataset,
     source: VectorSource,
-    folder: Path,
+    made: GenerationFolder,
     config: RefreshConfig,
     compute: EncodeConfig,
     call: Call,
@@ -326,10 +319,9 @@ def _measure(
     """Dev measures from the generation's own vectors, kept in `dev.json` beside the run."""
     qrels = labels_beside(dataset.need("qrels"), config.dev_split)
     dev = replace(dataset, qrels=qrels, split=config.dev_split)
-    run_file = folder / DEV_RUN
     search(
         queries_of_split(dev),
-        run_file,
+        made.dev_run,
         dataset.corpus,
         checkpoint,
         source,
@@ -337,8 +329,8 @@ def _measure(
         compute,
         call=call,
     )
-    found = evaluate_runs([run_file], qrels, config.measures)["runs"][0]["measures"]
-    atomic.write_bytes(folder / DEV, orjson.dumps(found, option=orjson.OPT_INDENT_2))
+    found = evaluate_runs([made.dev_run], qrels, config.measures)["runs"][0]["measures"]
+    atomic.write_bytes(made.dev, orjson.dumps(found, option=orjson.OPT_INDENT_2))
     means = {name: round(value["mean"], 4) for name, value in found.items()}
     call.reporter.say(
         f"{config.dev_split}: " + "  ".join(f"{name} {mean:.4f}" for name, mean in means.items())
@@ -351,12 +343,12 @@ def _point_to_best(run: RunFolder, config: RefreshConfig) -> None:
     were measured in the way that `config` says."""
     way = {name: getattr(config, name) for name in ("dev_split", "measures", "dev_depth")}
     scored = []
-    for path in sorted(run.generations.glob("[0-9]*")):
-        manifest = read_manifest(path, "generation")
+    for generation in run.all_generations():
+        manifest = generation.read_manifest()
         values = list(manifest["stats"]["dev"].values())
         if values and {name: manifest["shaped_by"].get(name) for name in way} == way:
             scored.append((values[0], -manifest["stats"]["checkpoint_step"]))
     if scored:
-        folder = run.checkpoint_at(-max(scored)[1])
+        folder = run.checkpoint(-max(scored)[1]).path
         if folder.exists():
             atomic.point(run.best, folder)

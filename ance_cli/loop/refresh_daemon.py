@@ -9,7 +9,7 @@ from typing import Any
 
 from ance_cli.call import Call
 from ance_cli.config import EncodeConfig, FollowConfig
-from ance_cli.formats.run_folder import REFRESH, RunFolder
+from ance_cli.formats.run_folder import Pointer, RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.loop.drift import measured_overlap, read_probe
 from ance_cli.loop.refresh import refresh
@@ -43,7 +43,7 @@ def refresh_while_training(
     while True:
         newest, published = run.newest_checkpoint(), run.published()
         step = newest[0] if newest else -1
-        done = int(published["checkpoint_step"]) if published else -1
+        done = published.checkpoint_step if published else -1
         if follow.until and done >= follow.until:
             return made
         is_last = bool(follow.until) and step >= follow.until
@@ -60,25 +60,25 @@ def refresh_while_training(
 
 def _near(
     run: RunFolder,
-    published: dict[str, Any],
+    published: Pointer,
     step: int,
     threshold: float,
     gpus: str,
     reporter: Reporter,
 ) -> bool:
     """Whether the newest checkpoint still ranks the probe as the published generation's did."""
-    before = read_probe(run.path / published["path"])
+    before = read_probe(run.published_folder(published))
     if before is None:
         return False
-    settings = run.read(REFRESH)
+    settings = run.refresh_settings()
     compute = EncodeConfig(dtype=settings["encode_dtype"], gpus=gpus)
-    checkpoint = Checkpoint(run.checkpoint_at(step))
+    checkpoint = Checkpoint(run.checkpoint(step).path)
     found = measured_overlap(checkpoint, run.dataset(), before, compute, reporter)
     near = found >= threshold
-    measured = {"generation": published["generation"], "overlap": round(found, 4)}
+    measured = {"generation": published.generation, "overlap": round(found, 4)}
     run.event("inferencer", "drift measured", checkpoint_step=step, **measured, refresh=not near)
     reporter.say(
         f"step {step}: the probe overlaps by {found:.3f} with generation "
-        f"{published['generation']}: {'no refresh yet' if near else 'refresh'}"
+        f"{published.generation}: {'no refresh yet' if near else 'refresh'}"
     )
     return near

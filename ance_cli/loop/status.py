@@ -16,13 +16,14 @@ from typing import Any
 
 from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
+from ance_cli.formats.checkpoint_folder import CheckpointFolder
 from ance_cli.formats.embeddings import DONE, load_array
+from ance_cli.formats.generation_folder import GenerationFolder
 from ance_cli.formats.lease import look
-from ance_cli.formats.manifest import MANIFEST
-from ance_cli.formats.retention import EMBEDDINGS, INDEX, disk_use
-from ance_cli.formats.run_folder import LOOP, NEGATIVES, POINTER, REFRESH, RUN, RunFolder, now
+from ance_cli.formats.ledgers import FOLLOW, SegmentLedger
+from ance_cli.formats.retention import disk_use
+from ance_cli.formats.run_folder import LOOP, POINTER, REFRESH, RUN, RunFolder, now
 from ance_cli.formats.tolerant_io import object_in, records_in
-from ance_cli.loop.drift import PROBE
 from ance_cli.loop.refresh import NO_DEV
 from ance_cli.loop.status_schema import (
     Negatives,
@@ -54,10 +55,10 @@ def status(path: Path) -> RunStatus:
         )
     workers = [worker for role in ROLES if (worker := _worker(run, role))]
     alive = {worker.role for worker in workers if worker.alive}
-    events = records_in(path / "events.jsonl")
+    events = records_in(run.events)
     loop = object_in(path / LOOP)
     published = object_in(path / POINTER)
-    segments = records_in(run.segments)
+    segments = SegmentLedger.of_readable(records_in(run.segments))
     log = records_in(run.metrics, _TAIL_BYTES)
     refreshes = _refreshes(run)
     negatives = _negatives(run, log, published, refreshes)
@@ -99,7 +100,7 @@ def _state(
     events: list[dict[str, Any]],
     loop: dict[str, Any],
     published: dict[str, Any],
-    segments: list[dict[str, Any]],
+    segments: SegmentLedger,
 ) -> str:
     if alive:
         return "running"
@@ -109,22 +110,15 @@ def _state(
         done = published.get("checkpoint_step", -1) >= loop.get("last_step", 0)
         done = done or _told_of_loop(events).get("what") == "loop finished"
         return "finished" if done else "stopped"
-    if not segments:
+    if not segments.begun:
         return "prepared"
-    return "stopped" if _open_segment(segments) else "finished"
+    return "stopped" if segments.unfinished else "finished"
 
 
 def _told_of_loop(events: list[dict[str, Any]]) -> dict[str, Any]:
     """The last event about the loop as a whole."""
     told = [event for event in events if str(event.get("what")).startswith("loop ")]
     return told[-1] if told else {}
-
-
-def _open_segment(segments: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The last segment that was begun, if it is unfinished."""
-    begun = [record for record in segments if "segment" in record]
-    finished = {record["finished"] for record in segments if "finished" in record}
-    return begun[-1] if begun and begun[-1]["segment"] not in finished else None
 
 
 def _problems(events: list[dict[str, Any]]) -> list[Problem]:
@@ -143,7 +137,7 @@ def _training(
     run: RunFolder,
     log: list[dict[str, Any]],
     loop: dict[str, Any],
-    segments: list[dict[str, Any]],
+    segments: SegmentLedger,
     negatives: Negatives,
     alive: set[str],
     refresh_seconds: float,
@@ -151,16 +145,16 @@ def _training(
     last = log[-1] if log else {}
     newest = run.newest_checkpoint()
     step = max(int(last.get("step", 0)), newest[0] if newest else 0)
-    begun = [record for record in segments if "segment" in record]
+    begun = segments.begun
     last_step = loop.get("last_step")
     if last_step is None and begun:
-        last_step = int(begun[-1]["start_step"]) + int(begun[-1]["steps"])
+        last_step = begun[-1].start_step + begun[-1].steps
     rates = _rates(log)
     left = None
     if rates.get("steps_per_s") and last_step is not None and alive:
         left = round(max(0, last_step - step) / rates["steps_per_s"] + refresh_seconds, 1)
     limit = loop.get("max_staleness") or 0
-    follows = bool(begun) and begun[-1].get("input") == "follow"
+    follows = bool(begun) and begun[-1].input == FOLLOW
     stale = bool(limit) and negatives.age is not None and negatives.age >= limit
     return Training(
         step=step,
@@ -249,8 +243,7 @@ def _refreshing(run: RunFolder, events: list[dict[str, Any]], alive: set[str]) -
         phase, done, blocks = "start", None, None
         number = about.get("generation")
     else:
-        folder = atomic.partial_name(run.generation_at(number))
-        phase, done, blocks = _phase(folder, object_in(run.path / REFRESH))
+        phase, done, blocks = _phase(run.generation(number).partial, object_in(run.path / REFRESH))
     return Refreshing(
         phase, running, number, about.get("checkpoint_step"), done, blocks, about.get("time")
     )  # fmt: skip
@@ -267,19 +260,18 @@ def _partial_generation(run: RunFolder) -> int | None:
     return max(numbers, default=None)
 
 
-def _phase(folder: Path, settings: dict[str, Any]) -> tuple[str, int | None, int | None]:
+def _phase(made: GenerationFolder, settings: dict[str, Any]) -> tuple[str, int | None, int | None]:
     """The stage in which a half-made generation is, and for encoding the blocks done, of all."""
-    embeddings = folder / EMBEDDINGS
-    if not embeddings.exists():
+    if not made.embeddings.exists():
         try:
-            rows = load_array(atomic.partial_name(embeddings) / DONE)["rows"]
+            rows = load_array(atomic.partial_name(made.embeddings) / DONE)["rows"]
             return "encode", int((rows >= 0).sum()), len(rows)
         except (BadInput, OSError, ValueError, IndexError):
             return "encode", None, None  # not begun, or being published
-    if settings.get("index_factory") and not (folder / INDEX).exists():
+    if settings.get("index_factory") and not made.index.exists():
         return "index", None, None
-    for phase, leaves in (("mine", NEGATIVES), ("probe", PROBE)):
-        if not (folder / leaves).exists():
+    for phase, result in (("mine", made.negatives), ("probe", made.probe)):
+        if not result.exists():
             return phase, None, None
     return "publish" if settings.get("dev_split") == NO_DEV else "measure", None, None
 
@@ -295,14 +287,10 @@ def _is_between(events: list[dict[str, Any]], alive: set[str]) -> bool:
 
 def _refreshes(run: RunFolder) -> list[Refresh]:
     """The published generations, oldest first."""
-    best = object_in(run.best / "ance.json").get("training_step")
+    best = object_in(CheckpointFolder(run.best).settings).get("training_step")
     found = []
-    try:
-        names = sorted(name for name in os.listdir(run.generations) if name.isdecimal())
-    except OSError:
-        return []
-    for name in names:
-        manifest = object_in(run.generations / name / MANIFEST)
+    for generation in run.all_generations():
+        manifest = object_in(generation.manifest)
         stats = manifest.get("stats") or {}
         if "checkpoint_step" not in stats:
             continue
@@ -311,7 +299,7 @@ def _refreshes(run: RunFolder) -> list[Refresh]:
         removed = audit.get("removed_from_candidates") or {}
         found.append(
             Refresh(
-                generation=int(name),
+                generation=generation.number,
                 checkpoint_step=step,
                 published=manifest.get("created"),
                 is_best=step == best,

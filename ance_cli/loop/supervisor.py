@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.errors import AnceError, ResourceExhausted, Stopped, die_with_parent
-from ance_cli.formats.run_folder import NEGATIVES, RunFolder
+from ance_cli.formats.run_folder import RunFolder
 from ance_cli.progress import Reporter
 
 
@@ -139,18 +139,19 @@ def cycle(
             raise StageFailed(
                 f"{run.path}: a stage ended without an error, and the run still stands at step "
                 f"{step}",
-                hint=f"look at the end of {run.path / 'events.jsonl'}",
+                hint=f"look at the end of {run.events}",
             )
         before = standing
         if reason := stop_early():
             return reason
-        if unfinished and unfinished["negatives"]:
-            train(run.path / unfinished["negatives"], int(unfinished["steps"]))
-        elif published is None or published["checkpoint_step"] < step:
+        if unfinished and unfinished.negatives:
+            train(run.path / unfinished.negatives, unfinished.steps)
+        elif published is None or published.checkpoint_step < step:
             refresh()
         elif step >= last_step:
             return None
         else:
             state = run.newest_state()  # ahead of the checkpoint where a follower was stopped
             trained = state[0] if state else 0
-            train(run.path / published["path"] / NEGATIVES, segment_steps - trained % segment_steps)
+            negatives = run.published_folder(published).negatives
+            train(negatives, segment_steps - trained % segment_steps)

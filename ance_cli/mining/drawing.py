@@ -17,7 +17,7 @@ from ance_cli.formats.dataset import Dataset, positives_of, read_corpus, read_qr
 from ance_cli.formats.jsonl import STDIO, read_records
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.merged import read_shares
-from ance_cli.formats.negatives_file import Texts, parse_pair
+from ance_cli.formats.negatives_file import Texts, audit_name, parse_pair
 from ance_cli.formats.summary import Clock, Summary, made
 from ance_cli.mining.audit import Audit
 from ance_cli.mining.filtering import DatasetScope, DuplicateIndex, Filters
@@ -25,14 +25,6 @@ from ance_cli.mining.pool import Pool
 from ance_cli.mining.sampling import RANDOM, Sampler
 from ance_cli.mining.selection import Recipe, select_negatives
 from ance_cli.progress import Reporter
-
-
-def beside(output: Path, ending: str) -> Path:
-    """The name of a companion of a negatives file: `ann.jsonl` -> `ann` + ending."""
-    stem = output.name
-    for suffix in (".gz", ".zst", ".jsonl"):
-        stem = stem.removesuffix(suffix)
-    return output.with_name(stem + ending)
 
 
 def read_earlier(path: Path | None) -> dict[tuple[str, str], set[str]] | None:
@@ -155,7 +147,7 @@ def write_negatives(
         }
         if plan.output != STDIO:
             atomic.write_bytes(
-                beside(plan.output, ".audit.json"),
+                audit_name(plan.output),
                 orjson.dumps(stats["audit"], option=orjson.OPT_INDENT_2),
             )
     if audit.short_pairs:

@@ -29,6 +29,7 @@ from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.journal import Journal
 from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.manifest import Plan
+from ance_cli.formats.negatives_file import candidates_name
 from ance_cli.formats.summary import Clock, Summary, planned, summary_of
 from ance_cli.mining.audit import BM25_TOP
 from ance_cli.mining.candidate_filters import open_candidate_filters, teacher_inputs
@@ -36,7 +37,6 @@ from ance_cli.mining.drawing import (
     MiningData,
     all_texts,
     audit_of,
-    beside,
     check_scores,
     read_mining_data,
     recipe_of,
@@ -136,7 +136,7 @@ def mine(
             hint="give it a share: --mix ann:0.5,previous:0.5",
         )
     shares = normalised({name: share for name, share in asked.items() if name not in absent})
-    folder = candidates_folder or (beside(output, ".candidates") if output != STDIO else None)
+    folder = candidates_folder or (candidates_name(output) if output != STDIO else None)
     if previous is not None and folder is not None and previous.resolve() == folder.resolve():
         raise UsageProblem(
             f"--previous {previous}: this call's own candidates would go there",
@@ -310,6 +310,15 @@ def _pool(
     if PREVIOUS in wanted and previous is not None:
         kept = read_candidates(previous, len(data.duplicates.doc_ids))
         lists[PREVIOUS] = RankedLists.of(cut(kept, depth), scored=False)
+    if LOOKAHEAD in wanted:  # needs embeddings, as `shares_of` has checked
+        assert model.retriever.embeddings is not None
+        lists[LOOKAHEAD] = neighbours(
+            data.positives,
+            model.retriever.embeddings,
+            depth,
+            model.retriever.device,
+            model.reporter,
+        )
     pool = Pool(
         list(data.queries),
         data.positives,
@@ -320,16 +329,11 @@ def _pool(
     )
     if not model.is_exact or not wanted - {ANN}:
         return pool
-    retriever = model.retriever
-    assert retriever.embeddings is not None
-    if LOOKAHEAD in wanted:
-        lists[LOOKAHEAD] = neighbours(
-            data.positives, retriever.embeddings, depth, retriever.device, model.reporter
-        )
+    assert model.retriever.embeddings is not None
     return replace(
         pool,
         positive_scores=pool.positive_scores or model.positive_scores(),
-        rescore=ExactScores(model.xq, list(data.queries), retriever.embeddings),
+        rescore=ExactScores(model.xq, list(data.queries), model.retriever.embeddings),
     )
 
 

@@ -11,28 +11,22 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import orjson
-
+from ance_cli.config.setting import flag_of
 from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.formats.checkpoint_folder import CheckpointFolder, write_json
 from ance_cli.formats.hashing import hash_file, hash_json
+from ance_cli.formats.records import parse_record
 from ance_cli.models.hub import fetched
-from ance_cli.models.tower import (
-    MODULES,
-    SETTINGS_FILE,
-    ST_CONFIG,
-    Tower,
-    read_object,
-    read_towers,
-)
+from ance_cli.models.tower import Tower, read_object, read_towers
 
 Side = Literal["query", "passage"]
 Similarity = Literal["dot", "cosine"]
 Segmentation = Literal["first", "special", "slice"]
 
 _LEAST = {"query_length": 3, "passage_length": 3, "max_segments": 1}
-_FIX_SETTINGS = f"mend the value, or bring the old {SETTINGS_FILE} back"
+_FIX_SETTINGS = "fix the value, or restore the file"
 
 ORIGIN = "converted_from"
 """The field of `ance.json` that names the layout and the files of a converted checkpoint."""
@@ -95,7 +89,8 @@ class Checkpoint:
                 hint="name a Hugging Face or sentence-transformers folder, RUN/latest, or "
                 "ORG/NAME on the hub",
             )
-        self.path = folder.resolve()  # `latest` may move while we work: stay with what it names now
+        self.files = CheckpointFolder(folder.resolve())
+        self.path = self.files.path  # `latest` may move while we work: stay with what it names now
         self.shown = path
         query, passage = read_towers(self.path, path)
         self._towers: dict[Side, Tower] = {"query": query, "passage": passage}
@@ -129,7 +124,7 @@ class Checkpoint:
         """Raises `BadInput` where a raw language model is named: its vectors mean nothing yet."""
         if not self.has_head:
             raise BadInput(
-                f"{self.shown}: has no pooling and head ({MODULES} is missing): "
+                f"{self.shown}: has no pooling and head ({self.files.modules.name} is missing): "
                 "a plain encoder's vectors are not trained for retrieval",
                 hint="train it first: ance train-segment NEGATIVES --ckpt "
                 f"{self.shown} adds a fresh head",
@@ -150,42 +145,20 @@ class Checkpoint:
         """Whether the vectors are compared by their angle: of length one, or to be made so."""
         if all(tower.has("Normalize") for tower in self._towers.values()):
             return True
-        if (self.path / ST_CONFIG).exists():
-            named = read_object(self.path / ST_CONFIG).get("similarity_fn_name")
-            return bool(
-                named == "cosine" or (named is None and not (self.path / SETTINGS_FILE).exists())
-            )
+        config = self.files.sentence_transformers_config
+        if config.exists():
+            named = read_object(config).get("similarity_fn_name")
+            return bool(named == "cosine" or (named is None and not self.is_pinned))
         return False
 
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the folder holds encoding settings of its own."""
+        return self.files.settings.exists()
+
     def _read_settings(self) -> EncodingSettings:
-        if (self.path / SETTINGS_FILE).exists():
-            found = read_object(self.path / SETTINGS_FILE)
-            defaults = asdict(EncodingSettings())
-            settings = EncodingSettings(
-                **{name: value for name, value in found.items() if name in defaults}
-            )
-            for name, value in asdict(settings).items():
-                kind = type(defaults[name])
-                if not isinstance(value, (int, float) if kind is float else kind):
-                    raise BadInput(
-                        f"{self.shown / SETTINGS_FILE}: {name!r} should be of type "
-                        f"{kind.__name__}, found {value!r}",
-                        hint=_FIX_SETTINGS,
-                    )
-            for name, least in _LEAST.items():
-                if getattr(settings, name) < least:
-                    raise BadInput(
-                        f"{self.shown / SETTINGS_FILE}: {name!r} is {getattr(settings, name)}, "
-                        f"expected at least {least}",
-                        hint=_FIX_SETTINGS,
-                    )
-            if settings.segmentation not in get_args(Segmentation):
-                raise BadInput(
-                    f"{self.shown / SETTINGS_FILE}: segmentation {settings.segmentation!r}, "
-                    f"expected one of {', '.join(get_args(Segmentation))}",
-                    hint=_FIX_SETTINGS,
-                )
-            return settings
+        if self.is_pinned:
+            return self._read_own_settings()
         query, passage = self._towers["query"], self._towers["passage"]
         plain = EncodingSettings()
         if not self.has_head:
@@ -200,8 +173,8 @@ class Checkpoint:
                 hint="set do_lower_case alike in both sentence_bert_config.json",
             )
         prompts: dict[str, str] = {}
-        if (self.path / ST_CONFIG).exists():
-            prompts = read_object(self.path / ST_CONFIG).get("prompts") or {}
+        if self.files.sentence_transformers_config.exists():
+            prompts = read_object(self.files.sentence_transformers_config).get("prompts") or {}
         return EncodingSettings(
             query_length=min(plain.query_length, query.max_length),
             passage_length=min(plain.passage_length, passage.max_length),
@@ -211,6 +184,19 @@ class Checkpoint:
             similarity="cosine" if self.is_cosine else "dot",
             scale=COSINE_SCALE if self.is_cosine else 1.0,
         )
+
+    def _read_own_settings(self) -> EncodingSettings:
+        shown = CheckpointFolder(self.shown).settings
+        settings = parse_record(
+            self.files.settings.read_bytes(), EncodingSettings, str(shown), _FIX_SETTINGS
+        )
+        for name, least in _LEAST.items():
+            if getattr(settings, name) < least:
+                raise BadInput(
+                    f"{shown}: {name!r} is {getattr(settings, name)}, expected at least {least}",
+                    hint=_FIX_SETTINGS,
+                )
+        return settings
 
     def with_settings(self, **changes: Any) -> Checkpoint:
         """The same checkpoint with some pins overridden (None leaves a pin as it is)."""
@@ -238,7 +224,7 @@ def override_settings(
     given = {name: value for name, value in changes.items() if value is not None}
     for name, least in _LEAST.items():
         if given.get(name, least) < least:
-            raise UsageProblem(f"--{name.replace('_', '-')} must be at least {least}")
+            raise UsageProblem(f"{flag_of(name)} must be at least {least}")
     for side, tower in towers.items():
         name = f"{side}_length"
         if given.get(name, 0) > tower.max_positions:
@@ -254,4 +240,4 @@ def write_settings(folder: Path, settings: EncodingSettings, origin: Any = None)
     """Write `ance.json` into a checkpoint that is being built; `origin` is what it was converted
     from."""
     facts = asdict(settings) if origin is None else {**asdict(settings), ORIGIN: origin}
-    (folder / SETTINGS_FILE).write_bytes(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+    write_json(CheckpointFolder(folder).settings, facts)

@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from ance_cli.config import PAIR_LENGTH, ComputeConfig
 from ance_cli.errors import BadInput, as_bad_input
+from ance_cli.formats.checkpoint_folder import COPY_AGAIN, ModuleFolder
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.journal import Journal
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.pretrained import load_pretrained
-from ance_cli.models.tower import COPY_AGAIN
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ def probability(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _open_folder(folder: Path) -> Checkpoint:
-    if not (folder / "config.json").exists():
+    if not ModuleFolder(folder).config.exists():
         raise BadInput(
             f"{folder}/config.json: no such file: not a cross-encoder's folder",
             hint="name a folder with a sequence classifier as save_pretrained writes it: "

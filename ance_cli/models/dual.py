@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from ance_cli.errors import UsageProblem
+from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder, write_json
 from ance_cli.models.checkpoint import (
     Checkpoint,
     EncodingSettings,
@@ -25,19 +26,10 @@ from ance_cli.models.encoder import (
     Encoder,
     fresh_encoder,
     load_encoder,
-    write_json,
     write_modules,
 )
 from ance_cli.models.tokens import Tokenizer
-from ance_cli.models.tower import (
-    MODULES,
-    PASSAGE_ROUTE,
-    QUERY_ROUTE,
-    ROUTER_CONFIG,
-    SENTENCE_BERT_CONFIG,
-    ST_CONFIG,
-    Tower,
-)
+from ance_cli.models.tower import PASSAGE_ROUTE, QUERY_ROUTE, Tower
 
 Towers = Literal["shared", "two"]
 
@@ -217,14 +209,14 @@ def save_dual(
         _write_router(folder, query, passage)
         modules = [("", "Router")]
     write_json(
-        folder / MODULES,
+        CheckpointFolder(folder).modules,
         [
             {"idx": number, "name": str(number), "path": path, "type": _full_type(kind)}
             for number, (path, kind) in enumerate(modules)
         ],
     )
     write_json(
-        folder / ST_CONFIG,
+        CheckpointFolder(folder).sentence_transformers_config,
         {
             "__version__": {"sentence_transformers": "2.2.0"},
             "prompts": {"query": settings.query_prefix, "document": settings.passage_prefix},
@@ -247,7 +239,7 @@ def _copy_modules(tower: Tower, folder: Path) -> list[tuple[str, str]]:
 
 def _write_length(backbone: Path, length: int, settings: EncodingSettings) -> None:
     write_json(
-        backbone / SENTENCE_BERT_CONFIG,
+        ModuleFolder(backbone).sentence_bert_config,
         {"max_seq_length": length, "do_lower_case": settings.lowercase},
     )
 
@@ -256,7 +248,7 @@ def _write_router(
     folder: Path, query: list[tuple[str, str]], passage: list[tuple[str, str]]
 ) -> None:
     write_json(
-        folder / ROUTER_CONFIG,
+        ModuleFolder(folder).router_config,
         {
             "types": {name: _full_type(kind) for name, kind in (*query, *passage)},
             "structure": {

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ance_cli.errors import BadInput, as_bad_input
+from ance_cli.formats.checkpoint_folder import COPY_AGAIN, ModuleFolder, write_json
 from ance_cli.models.checkpoint import Checkpoint, Side
 from ance_cli.models.pretrained import load_pretrained
-from ance_cli.models.tower import COPY_AGAIN, Tower, read_object, whole_number
+from ance_cli.models.tower import Tower, read_object, whole_number
 
 WITHOUT_POOLER = ("bert", "roberta", "xlm-roberta", "electra", "camembert")
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -90,7 +90,7 @@ def load_backbone(tower: Tower) -> nn.Module:
 
 
 def _load_weights(folder: Path, module: nn.Module, prefix: str) -> None:
-    path = folder / "model.safetensors"
+    path = ModuleFolder(folder).weights
     with as_bad_input(f"{path}: not a whole safetensors file", hint=COPY_AGAIN):
         found = load_file(path)
     wanted = module.state_dict()
@@ -117,14 +117,14 @@ def _load_head(tower: Tower, hidden: int) -> tuple[str, list[nn.Module], int]:
             head.append(Normalize())
             continue
         folder = module.folder
-        path = folder / "config.json"
+        path = ModuleFolder(folder).config
         config = read_object(path)
         if module.kind == "Pooling":
-            pooling = _pooling_of(config, folder)
+            pooling = _pooling_of(config, path)
         elif module.kind == "Dense":
             name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
             if name not in _ACTIVATIONS:
-                raise BadInput(f"{folder}/config.json: cannot use the activation {name!r}")
+                raise BadInput(f"{path}: cannot use the activation {name!r}")
             width = whole_number(config, "in_features", path)
             dim = whole_number(config, "out_features", path)
             linear = nn.Linear(width, dim, bool(config.get("bias", True)))
@@ -137,7 +137,7 @@ def _load_head(tower: Tower, hidden: int) -> tuple[str, list[nn.Module], int]:
     return pooling, head, dim
 
 
-def _pooling_of(config: dict[str, Any], folder: Path) -> str:
+def _pooling_of(config: dict[str, Any], path: Path) -> str:
     modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on]
     mode = config.get("pooling_mode") or (modes[0] if len(modes) == 1 else ",".join(modes))
     known = {
@@ -147,7 +147,7 @@ def _pooling_of(config: dict[str, Any], folder: Path) -> str:
         "pooling_mode_mean_tokens": "mean",
     }
     if mode not in known:
-        raise BadInput(f"{folder}/config.json: cannot use the pooling {mode!r}, only cls and mean")
+        raise BadInput(f"{path}: cannot use the pooling {mode!r}, only cls and mean")
     return known[mode]
 
 
@@ -160,7 +160,7 @@ def load_encoder(checkpoint: Checkpoint, side: Side = "passage") -> Encoder:
     checkpoint.need_head()
     tower = checkpoint.tower(side)
     backbone = load_backbone(tower)
-    pooling, head, dim = _load_head(tower, _hidden_size(backbone))
+    pooling, head, dim = _load_head(tower, hidden_size(backbone))
     if checkpoint.is_cosine and not tower.has("Normalize"):
         head.append(Normalize())  # so that an inner-product index ranks by cosine
     return Encoder(backbone, pooling, nn.Sequential(*head), dim).eval()
@@ -174,7 +174,7 @@ def fresh_encoder(tower: Tower, dim: int | None, seed: int, cosine: bool) -> Enc
     None.
     """
     backbone = load_backbone(tower)
-    hidden = _hidden_size(backbone)
+    hidden = hidden_size(backbone)
     dim = dim or hidden
     linear = nn.Linear(hidden, dim)
     generator = torch.Generator().manual_seed(seed)
@@ -212,14 +212,15 @@ def write_modules(
         name = place(len(modules), kind)
         modules.append((name, kind))
         (folder / name).mkdir(exist_ok=True)
-        write_json(folder / name / "config.json", config)
+        module = ModuleFolder(folder / name)
+        write_json(module.config, config)
         if weights is not None:
             prefix = "norm" if kind == "LayerNorm" else "linear"
             tensors = {
                 f"{prefix}.{key}": value.detach().cpu().contiguous()
                 for key, value in weights.state_dict().items()
             }
-            save_file(tensors, folder / name / "model.safetensors", metadata={"format": "pt"})
+            save_file(tensors, module.weights, metadata={"format": "pt"})
 
     backbone_place = place(0, "Transformer")
     encoder.backbone.save_pretrained(folder / backbone_place, safe_serialization=True)  # type: ignore[operator]
@@ -227,7 +228,7 @@ def write_modules(
     add(
         "Pooling",
         {
-            "word_embedding_dimension": _hidden_size(encoder.backbone),
+            "word_embedding_dimension": hidden_size(encoder.backbone),
             "pooling_mode_cls_token": encoder.pooling == "cls",
             "pooling_mode_mean_tokens": encoder.pooling == "mean",
             "pooling_mode_max_tokens": False,
@@ -254,15 +255,11 @@ def write_modules(
     return modules
 
 
-def _hidden_size(backbone: nn.Module) -> int:
+def hidden_size(backbone: nn.Module) -> int:
+    """The width of the backbone's token vectors."""
     return int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
 
 
 def _torch_module(activation: type[nn.Module]) -> str:
     home = "linear" if activation is nn.Identity else "activation"
     return f"{home}.{activation.__name__}"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file into a checkpoint that is being built."""
-    path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))

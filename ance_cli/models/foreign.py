@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ance_cli.errors import BadInput, UsageProblem, as_bad_input
+from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder
 from ance_cli.models.checkpoint import (
     COSINE_SCALE,
     Checkpoint,
@@ -33,12 +34,18 @@ from ance_cli.models.checkpoint import (
     override_settings,
 )
 from ance_cli.models.dual import DualEncoder, load_dual
-from ance_cli.models.encoder import WITHOUT_POOLER, Encoder, Normalize, load_backbone
-from ance_cli.models.tower import MODULES, Module, Tower, read_object
+from ance_cli.models.encoder import (
+    WITHOUT_POOLER,
+    Encoder,
+    Normalize,
+    hidden_size,
+    load_backbone,
+)
+from ance_cli.models.tower import Module, Tower, read_object
 
 Weights = dict[str, Tensor]
 
-SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
+PICKLED = "pytorch_model.bin"
 
 ANCE_SETTINGS = EncodingSettings(
     query_length=64, passage_length=512, separator="<sep>", lowercase=True
@@ -101,7 +108,7 @@ def load_foreign(
     an ANCE model is at its initial value; `UsageProblem` where something has to be said.
     """
     first = sources[0]
-    if len(sources) == 1 and (first / MODULES).exists():
+    if len(sources) == 1 and CheckpointFolder(first).modules.exists():
         _refuse_pooling(pooling, similarity, first)
         checkpoint = Checkpoint(_in_safetensors(first, scratch))
         return Foreign(
@@ -139,11 +146,12 @@ def _refuse_pooling(pooling: str | None, similarity: Similarity | None, source: 
 def _weights_in(source: Path) -> Path:
     if not source.is_dir():
         return source
-    for name in (SAFETENSORS, PICKLED):
-        if (source / name).exists():
-            return source / name
+    weights = ModuleFolder(source).weights
+    for path in (weights, source / PICKLED):
+        if path.exists():
+            return path
     raise BadInput(
-        f"{source}: there are no weights in it (looked for {SAFETENSORS} and {PICKLED})",
+        f"{source}: there are no weights in it (looked for {weights.name} and {PICKLED})",
         hint="weights in several parts: save the model again with safetensors, in one",
     )
 
@@ -171,7 +179,9 @@ def read_weights(path: Path) -> Weights:
 
 def _in_safetensors(source: Path, scratch: Path) -> Path:
     """The folder itself, or a copy of it whose weights are in safetensors."""
-    pickled = [path for path in source.rglob(PICKLED) if not path.with_name(SAFETENSORS).exists()]
+    pickled = [
+        path for path in source.rglob(PICKLED) if not ModuleFolder(path.parent).weights.exists()
+    ]
     if not pickled:
         return source
     copy = scratch / source.resolve().name
@@ -179,15 +189,15 @@ def _in_safetensors(source: Path, scratch: Path) -> Path:
     shutil.copytree(source, copy, ignore=unwanted)
     for path in pickled:
         tensors = {name: each.clone() for name, each in read_weights(path).items()}
-        target = copy / path.relative_to(source).with_name(SAFETENSORS)
-        save_file(tensors, target, metadata={"format": "pt"})
+        target = ModuleFolder(copy / path.relative_to(source).parent)
+        save_file(tensors, target.weights, metadata={"format": "pt"})
     return copy
 
 
 def _tower_of(source: Path, backbone: Path | None) -> Tower:
     """Where config and tokenizer of a source lie."""
     folder = backbone or source
-    if not (folder / "config.json").exists():
+    if not ModuleFolder(folder).config.exists():
         raise UsageProblem(
             f"{source}: has no config.json and no tokenizer beside its weights",
             hint="name a folder that has them with --backbone, for DPR that of bert-base-uncased",
@@ -202,7 +212,7 @@ def _filled_backbone(weights: Weights, tower: Tower, shown: Path) -> nn.Module:
     """The backbone that the config names with exactly these weights, float32."""
     from transformers import AutoConfig, AutoModel, BertConfig
 
-    path = tower.backbone / "config.json"
+    path = ModuleFolder(tower.backbone).config
     if read_object(path).get("model_type") == "dpr":  # a BERT under another name
         config = BertConfig.from_json_file(path)
     else:
@@ -271,7 +281,7 @@ def _within(start: EncodingSettings, towers: dict[Side, Tower]) -> EncodingSetti
 def _is_ance(source: Path, names: Sequence[str]) -> bool:
     if any(_bare(name) in _ANCE_HEAD for name in names):
         return True
-    config = source / "config.json"
+    config = ModuleFolder(source).config
     classes = (read_object(config).get("architectures") or []) if config.exists() else []
     return any(str(name).startswith(_ANCE_CLASSES) for name in classes)
 
@@ -303,7 +313,7 @@ def _ance(source: Path, found: Weights, backbone: Path | None) -> Foreign:
     prefix = "roberta."
     body = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
     filled = _filled_backbone(body, tower, source)
-    linear = _linear(weights, "embeddingHead", _width_of(filled), source)
+    linear = _linear(weights, "embeddingHead", hidden_size(filled), source)
     norm = nn.LayerNorm(linear.out_features)
     _fill(norm, weights, "norm", source)
     encoder = Encoder(filled, "cls", nn.Sequential(linear, norm), linear.out_features).eval()
@@ -328,7 +338,7 @@ def _dpr(weights: dict[Path, Weights], backbone: Path | None) -> Foreign:
             projection = {name: body.pop(name) for name in projected}
             tower = towers[side] = _tower_of(source, backbone)
             filled = _filled_backbone(body, tower, source)
-            head, dim = nn.Sequential(), _width_of(filled)
+            head, dim = nn.Sequential(), hidden_size(filled)
             if projection:
                 head.append(_linear(projection, "encode_proj", dim, source))
                 dim = int(head[0].out_features)  # type: ignore[arg-type]
@@ -367,13 +377,9 @@ def _plain(
     body = load_backbone(tower)
     cosine = similarity == "cosine"
     head = nn.Sequential(*([Normalize()] if cosine else []))
-    encoder = Encoder(body, pooling, head, _width_of(body)).eval()
+    encoder = Encoder(body, pooling, head, hidden_size(body)).eval()
     towers: dict[Side, Tower] = {"query": tower, "passage": tower}
     similar = (
         EncodingSettings(similarity="cosine", scale=COSINE_SCALE) if cosine else EncodingSettings()
     )
     return Foreign("plain", DualEncoder(encoder, encoder), _within(similar, towers), towers)
-
-
-def _width_of(backbone: nn.Module) -> int:
-    return int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]

@@ -8,7 +8,7 @@ from ance_cli.config import ComputeConfig, ReadConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.reader import Answer, Kind, cut, load_model
+from ance_cli.models.reading_model import Answer, Kind, cut, load_model
 
 GENERATED_ANSWER = 32
 """Tokens of a generated answer."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.errors import BadInput, as_bad_input
-from ance_cli.models.tower import COPY_AGAIN
+from ance_cli.formats.checkpoint_folder import COPY_AGAIN
 
 
 def load_pretrained(

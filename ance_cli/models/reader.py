@@ -10,20 +10,17 @@ the fingerprint alone. The readers themselves are in `spans` and `generation`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
 
 from ance_cli.config import ComputeConfig, ReadConfig
 from ance_cli.errors import BadInput
-from ance_cli.formats.dataset import Passage
+from ance_cli.formats.checkpoint_folder import ModuleFolder
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.hub import SUFFIXES
-from ance_cli.models.pretrained import load_pretrained
+from ance_cli.models.reading_model import Kind, Reader, backbone_folder
 from ance_cli.models.tower import read_object
 
-Kind = Literal["dpr", "extractive", "seq2seq", "causal"]
 _ENDINGS: dict[str, Kind] = {
     "DPRReader": "dpr",
     "ForQuestionAnswering": "extractive",
@@ -34,38 +31,14 @@ _ENDINGS: dict[str, Kind] = {
 }
 
 
-class Answer(NamedTuple):
-    """What a reader says.
-
-    `score` is the passage's relevance logit (dpr), the span's start and end logits less those of
-    the null answer (extractive; below 0 the model would rather not answer), or the log-probability
-    of what was generated. `place` is that of the passage, None where it was generated.
-    """
-
-    text: str
-    score: float
-    place: int | None = None
-
-
-class Reader(Protocol):
-    """An opened reader."""
-
-    dtype: str
-
-    def __call__(self, question: str, passages: Sequence[Passage]) -> Answer | None:
-        """The answer from passages in the order of their rank; None where they hold no text."""
-
-
-# ---------------------------------------------------------------- a folder
-
-
 def reader_kind(folder: Path) -> Kind:
     """Which kind of reader lies in a folder; `BadInput` where none does."""
     return _kind(Checkpoint(folder))
 
 
 def _kind(checkpoint: Checkpoint) -> Kind:
-    named = read_object(_place(checkpoint) / "config.json").get("architectures") or ["none"]
+    config = read_object(ModuleFolder(backbone_folder(checkpoint)).config)
+    named = config.get("architectures") or ["none"]
     for ending, kind in _ENDINGS.items():
         if str(named[0]).endswith(ending):
             return kind
@@ -77,16 +50,12 @@ def _kind(checkpoint: Checkpoint) -> Kind:
     )
 
 
-def _place(checkpoint: Checkpoint) -> Path:
-    return checkpoint.tower("passage").backbone
-
-
 def reader_fingerprint(folder: Path) -> str:
     """Hash of what a reader's answers depend on: its kind, weights, tokenizer and config files."""
     checkpoint = Checkpoint(folder)
     files = {
         path.name: hash_file(path)
-        for path in sorted(_place(checkpoint).iterdir())
+        for path in sorted(backbone_folder(checkpoint).iterdir())
         if path.suffix in SUFFIXES
     }
     return hash_json({"kind": _kind(checkpoint), "files": files})
@@ -109,32 +78,3 @@ def open_reader(
     if kind == "extractive":
         return ExtractiveReader(checkpoint, config, compute)
     return GenerativeReader(checkpoint, kind, config, compute)
-
-
-def load_model(checkpoint: Checkpoint, kind: Kind, dtype: Any) -> Any:
-    """The whole model of a reader in a torch number format, ready to read; else `BadInput`."""
-    import transformers
-
-    loaders: dict[Kind, Any] = {
-        "dpr": transformers.DPRReader,
-        "extractive": transformers.AutoModelForQuestionAnswering,
-        "seq2seq": transformers.AutoModelForSeq2SeqLM,
-        "causal": transformers.AutoModelForCausalLM,
-    }
-    model = load_pretrained(
-        loaders[kind],
-        _place(checkpoint),
-        checkpoint.shown,
-        "reader",
-        "name a model that was trained to read; a plain language model has no span head",
-        dtype=dtype,
-    )
-    return model.eval().requires_grad_(False)
-
-
-def cut(tokenizer: Any, text: str, tokens: int) -> str:
-    """The beginning of a text: at most so many tokens of it."""
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
-        "offset_mapping"
-    ]
-    return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from ance_cli.errors import BadInput, as_bad_input
+from ance_cli.formats.checkpoint_folder import COPY_AGAIN, ModuleFolder
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.tokens import TokenRows, join_rows
 from ance_cli.models.checkpoint import EncodingSettings, Side
-from ance_cli.models.tower import COPY_AGAIN, Tower, read_object
+from ance_cli.models.tower import Tower, read_object
 
 __all__ = ["TokenRows", "Tokenizer", "join_rows", "load_tokenizer", "tokenizer_hash"]
 
@@ -27,7 +28,7 @@ def tokenizer_hash(tower: Tower) -> str:
         for pattern in _TOKENIZER_FILES
         for path in tower.backbone.glob(pattern)
     }
-    model_type = read_object(tower.backbone / "config.json").get("model_type")
+    model_type = read_object(ModuleFolder(tower.backbone).config).get("model_type")
     return hash_json({"files": files, "model_type": model_type})
 
 

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from ance_cli.errors import BadInput
-
-SETTINGS_FILE = "ance.json"
-MODULES = "modules.json"
-ROUTER_CONFIG = "router_config.json"
-SENTENCE_BERT_CONFIG = "sentence_bert_config.json"
-ST_CONFIG = "config_sentence_transformers.json"
+from ance_cli.formats.checkpoint_folder import (
+    COPY_AGAIN,
+    CheckpointFolder,
+    ModuleFolder,
+    read_checkpoint_json,
+    repeats_settings,
+)
 
 QUERY_ROUTE, PASSAGE_ROUTE = "query", "document"
 """sentence-transformers' names of the two sides: `encode_query` and `encode_document` ask for
@@ -29,8 +28,6 @@ them."""
 _KINDS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")
 _PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Model types that count positions from 2."""
-
-COPY_AGAIN = "copy the whole folder again"
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,13 @@ class Tower:
     def dim(self) -> int:
         """The width of the vectors."""
         dense = [module.folder for module in self.modules if module.kind == "Dense"]
-        path = (dense[-1] if dense else self.backbone) / "config.json"
+        path = ModuleFolder(dense[-1] if dense else self.backbone).config
         return whole_number(read_object(path), "out_features" if dense else "hidden_size", path)
 
     @property
     def max_positions(self) -> int:
         """The longest sequence that the backbone takes, in tokens."""
-        path = self.backbone / "config.json"
+        path = ModuleFolder(self.backbone).config
         config = {"max_position_embeddings": 512, **read_object(path)}
         positions = whole_number(config, "max_position_embeddings", path)
         return positions - 2 if config.get("model_type") in _PADDED_POSITIONS else positions
@@ -89,7 +86,7 @@ class Tower:
         Its `max_seq_length`; version 6 and later keep it in the tokenizer's config.
         """
         length = self._sentence_bert_config.get("max_seq_length")
-        config = self.backbone / "tokenizer_config.json"
+        config = ModuleFolder(self.backbone).tokenizer_config
         if not length and config.exists():
             length = read_object(config).get("model_max_length")
         return min(int(length or self.max_positions), self.max_positions)
@@ -101,7 +98,7 @@ class Tower:
 
     @property
     def _sentence_bert_config(self) -> dict[str, Any]:
-        config = self.backbone / SENTENCE_BERT_CONFIG
+        config = ModuleFolder(self.backbone).sentence_bert_config
         return read_object(config) if config.exists() else {}
 
     def files(self) -> list[tuple[int, Path]]:
@@ -110,33 +107,35 @@ class Tower:
 
         Not the files that say what the pins say.
         """
-        known = (SETTINGS_FILE, MODULES, ST_CONFIG, SENTENCE_BERT_CONFIG)
         return [
             (place, path)
             for place, module in enumerate(self.modules)
             for path in sorted(module.folder.glob("*"))
-            if path.suffix in (".safetensors", ".json", ".txt", ".model") and path.name not in known
+            if path.suffix in (".safetensors", ".json", ".txt", ".model")
+            and not repeats_settings(path)
         ]
 
 
-def read_json(path: Path) -> Any:
-    """The content of a checkpoint's JSON file."""
-    try:
-        return orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise BadInput(
-            f"{path}: no such file: the checkpoint is not whole", hint=COPY_AGAIN
-        ) from None
-    except orjson.JSONDecodeError as error:
-        raise BadInput(f"{path}: not valid JSON ({error})", hint=COPY_AGAIN) from error
+@dataclass(frozen=True)
+class _ListedModule:
+    """A module in `modules.json`."""
+
+    type: str
+    path: str
+
+
+@dataclass(frozen=True)
+class _Router:
+    """The routes of a Router: for each the names of its modules, which are their folders too."""
+
+    types: dict[str, str]
+    structure: dict[str, list[str]]
+    parameters: dict[str, Any] | None = None
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a checkpoint's JSON file."""
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise BadInput(f"{path}: expected a JSON object", hint=COPY_AGAIN)
-    return found
+    return read_checkpoint_json(path, dict[str, Any])
 
 
 def whole_number(config: dict[str, Any], name: str, path: Path) -> int:
@@ -156,104 +155,93 @@ def read_towers(path: Path, shown: Path) -> tuple[Tower, Tower]:
     A plain Hugging Face folder is a tower without a head. Raises `BadInput` where a module, its
     weights or a tokenizer is missing.
     """
-    if not (path / MODULES).exists():
+    listing = CheckpointFolder(path).modules
+    shown_listing = CheckpointFolder(shown).modules
+    if not listing.exists():
         tower = _tower([Module("Transformer", path, shown)], shown)
         return tower, tower
-    entries = read_json(path / MODULES)
-    named = isinstance(entries, list) and all(
-        isinstance(entry, dict) and {"type", "path"} <= set(entry) for entry in entries
-    )
-    if not named:
-        raise BadInput(f"{shown / MODULES}: expected objects with 'type' and 'path'")
-    if not entries or _kind(entries[0]["type"]) != "Router":
-        modules = [_module(entry["type"], entry["path"], path, shown, MODULES) for entry in entries]
-        tower = _tower(modules, shown / MODULES)
+    entries = read_checkpoint_json(listing, list[_ListedModule])
+    if not entries or _kind(entries[0].type) != "Router":
+        modules = [_module(entry, path, shown_listing) for entry in entries]
+        tower = _tower(modules, shown_listing)
         return tower, tower
-    both = [_module(entry["type"], entry["path"], path, shown, MODULES) for entry in entries[1:]]
-    router, router_shown = path / entries[0]["path"], shown / entries[0]["path"]
-    query, passage = _read_routes(router, router_shown)
-    query_tower = _tower(query + both, router_shown / ROUTER_CONFIG)
+    both = [_module(entry, path, shown_listing) for entry in entries[1:]]
+    router, router_shown = path / entries[0].path, shown / entries[0].path
+    router_listing = ModuleFolder(router_shown).router_config
+    query, passage = _read_routes(router, router_listing)
+    query_tower = _tower(query + both, router_listing)
     if query == passage:
         return query_tower, query_tower
-    return query_tower, _tower(passage + both, router_shown / ROUTER_CONFIG)
+    return query_tower, _tower(passage + both, router_listing)
 
 
-def _read_routes(folder: Path, shown: Path) -> tuple[list[Module], list[Module]]:
-    """The modules of a Router's two routes."""
-    config = read_json(folder / ROUTER_CONFIG)
-    listing = shown / ROUTER_CONFIG
-    types, structure = (
-        config.get(name) if isinstance(config, dict) else None for name in ("types", "structure")
-    )
-    if (
-        not isinstance(types, dict)
-        or not isinstance(structure, dict)
-        or not all(isinstance(route, list) for route in structure.values())
-    ):
-        raise BadInput(f"{listing}: expected 'types' and, in 'structure', a list for each route")
-    if not {QUERY_ROUTE, PASSAGE_ROUTE} <= set(structure):
+def _read_routes(folder: Path, listing: Path) -> tuple[list[Module], list[Module]]:
+    """The modules of a Router's two routes; `listing` is the path of its config as shown."""
+    router = read_checkpoint_json(ModuleFolder(folder).router_config, _Router)
+    if not {QUERY_ROUTE, PASSAGE_ROUTE} <= set(router.structure):
         raise BadInput(
-            f"{listing}: has the routes {', '.join(structure)}; "
+            f"{listing}: has the routes {', '.join(router.structure)}; "
             f"expected {QUERY_ROUTE} and {PASSAGE_ROUTE}"
         )
-    if (config.get("parameters") or {}).get("route_mappings"):
+    if (router.parameters or {}).get("route_mappings"):
         raise BadInput(
             f"{listing}: cannot use route_mappings",
             hint=f"name the routes themselves {QUERY_ROUTE} and {PASSAGE_ROUTE}",
         )
     routes = []
     for route in (QUERY_ROUTE, PASSAGE_ROUTE):
-        if unknown := [name for name in structure[route] if name not in types]:
+        names = router.structure[route]
+        if unknown := [name for name in names if name not in router.types]:
             raise BadInput(f"{listing}: route {route!r} names {unknown[0]}, 'types' does not")
-        routes.append(
-            [_module(types[name], name, folder, shown, ROUTER_CONFIG) for name in structure[route]]
-        )
+        modules = [_ListedModule(router.types[name], name) for name in names]
+        routes.append([_module(module, folder, listing) for module in modules])
     return routes[0], routes[1]
 
 
 def _kind(module_type: str) -> str:
-    return str(module_type).rsplit(".", 1)[-1]
+    return module_type.rsplit(".", 1)[-1]
 
 
-def _module(module_type: str, place: str, root: Path, root_shown: Path, listing: str) -> Module:
-    kind = _kind(module_type)
+def _module(listed: _ListedModule, root: Path, listing: Path) -> Module:
+    kind = _kind(listed.type)
     if kind not in _KINDS:
         raise BadInput(
-            f"{root_shown / listing}: cannot use a {kind} module",
+            f"{listing}: cannot use a {kind} module",
             hint=f"known here: {', '.join(_KINDS)}",
         )
-    folder, shown = root / place, root_shown / place
-    if kind != "Normalize" and not (folder / "config.json").exists():
+    folder, shown = ModuleFolder(root / listed.path), ModuleFolder(listing.parent / listed.path)
+    if kind != "Normalize" and not folder.config.exists():
         raise BadInput(
-            f"{shown}: the checkpoint's {kind} module is missing, though {listing} names it",
+            f"{shown.path}: the checkpoint's {kind} module is missing, though {listing.name} "
+            "names it",
             hint=COPY_AGAIN,
         )
-    if kind in ("Dense", "LayerNorm") and not (folder / "model.safetensors").exists():
+    if kind in ("Dense", "LayerNorm") and not folder.weights.exists():
         raise BadInput(
-            f"{shown}/model.safetensors: the weights of the head's {kind} are missing",
+            f"{shown.weights}: the weights of the head's {kind} are missing",
             hint=COPY_AGAIN,
         )
-    return Module(kind, folder, shown)
+    return Module(kind, folder.path, shown.path)
 
 
 def _tower(modules: list[Module], listing: Path) -> Tower:
     if not modules or modules[0].kind != "Transformer":
         raise BadInput(f"{listing}: the first module should be a Transformer")
-    folder, shown = modules[0].folder, modules[0].shown
-    if not (folder / "config.json").exists():
+    folder, shown = ModuleFolder(modules[0].folder), ModuleFolder(modules[0].shown)
+    if not folder.config.exists():
         raise BadInput(
-            f"{shown}/config.json: no such file: not a checkpoint folder",
+            f"{shown.config}: no such file: not a checkpoint folder",
             hint="--ckpt names a Hugging Face or sentence-transformers folder, or RUN/latest",
         )
-    if not list(folder.glob("*.safetensors")):
+    if not list(folder.path.glob("*.safetensors")):
         raise BadInput(
-            f"{shown}: there are no weights in safetensors format",
+            f"{shown.path}: there are no weights in safetensors format",
             hint="pickled weights are never loaded; save the model with safetensors",
         )
-    tokenizers = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
-    if not any((folder / name).exists() for name in tokenizers):
+    if not any(path.exists() for path in folder.tokenizers):
+        names = ", ".join(path.name for path in folder.tokenizers)
         raise BadInput(
-            f"{shown}: the checkpoint has no tokenizer (looked for {', '.join(tokenizers)})",
+            f"{shown.path}: the checkpoint has no tokenizer (looked for {names})",
             hint="copy the tokenizer's files into the folder, as save_pretrained writes them",
         )
     return Tower(tuple(modules))

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ance_cli.formats.ledgers import FOLLOW
 from ance_cli.loop.status_schema import Refresh, RunStatus
 
 Record = Mapping[str, Any]
@@ -148,7 +149,7 @@ def stretches_of(
         if "segment" not in segment:
             continue
         start, generation = int(segment["start_step"]), segment.get("generation")
-        if segment.get("input") == "follow":  # on, with the generation it had, until it switches
+        if segment.get("input") == FOLLOW:  # on, with the generation it had, until it switches
             generation = next(
                 (number for step, number in reversed(switched) if step <= start), None
             )

@@ -18,11 +18,10 @@ from ance_cli.evaluation.evaluate import evaluate_runs
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.jsonl import STDIO, open_output
-from ance_cli.formats.manifest import MANIFEST, manifest_name
-from ance_cli.formats.run_folder import LOOP, NEGATIVES, REFRESH, RUN, RunFolder
+from ance_cli.formats.run_folder import LOOP, REFRESH, RUN, RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.formats.tolerant_io import object_in, records_in
-from ance_cli.loop.refresh import DEV, DEV_RUN, labels_beside
+from ance_cli.loop.refresh import labels_beside
 from ance_cli.loop.status import status
 from ance_cli.loop.status_schema import Refresh
 from ance_cli.report.charts import need_matplotlib
@@ -144,9 +143,9 @@ def run_facts(path: Path, label: str) -> RunFacts:
         _generation(run, refresh.generation, refresh, damage) for refresh in found.refreshes
     ]
     whole = {generation.number for generation in generations}
-    for folder in sorted(run.generations.glob("[0-9]*")):
-        if folder.name.isdecimal() and int(folder.name) not in whole:
-            damage.append(f"{folder / MANIFEST}: tells nothing of generation {int(folder.name)}")
+    for each in run.all_generations():
+        if each.number not in whole:
+            damage.append(f"{each.manifest}: tells nothing of generation {each.number}")
     made = object_in(path / RUN, damage)
     if not made.get("identity"):
         damage.append(f"{path / RUN}: there are no settings of the run in it")
@@ -165,7 +164,7 @@ def run_facts(path: Path, label: str) -> RunFacts:
         ),
         drifts=[
             event
-            for event in records_in(path / "events.jsonl", damage=damage)
+            for event in records_in(run.events, damage=damage)
             if event.get("what") == "drift measured"
         ],
         generations=generations,
@@ -174,12 +173,11 @@ def run_facts(path: Path, label: str) -> RunFacts:
 
 
 def _generation(run: RunFolder, number: int, refresh: Refresh, damage: list[str]) -> Generation:
-    folder = run.generation_at(number)
-    manifest = object_in(folder / MANIFEST, damage)
-    mined = object_in(manifest_name(folder / NEGATIVES, "negatives"), damage)
-    measured = object_in(folder / DEV, damage)
+    folder = run.generation(number)
+    manifest = object_in(folder.manifest, damage)
+    mined = object_in(folder.negatives_manifest, damage)
+    measured = object_in(folder.dev, damage)
     inputs = manifest.get("inputs") or {}
-    dev_run = folder / DEV_RUN
     return Generation(
         refresh=refresh,
         dev={
@@ -191,7 +189,7 @@ def _generation(run: RunFolder, number: int, refresh: Refresh, damage: list[str]
         passage_tower=inputs.get("passage_tower"),
         embeddings=(mined.get("inputs") or {}).get("vectors"),
         negatives=mined.get("fingerprint"),
-        dev_run=dev_run if dev_run.exists() else None,
+        dev_run=folder.dev_run if folder.dev_run.exists() else None,
         num_bytes=sum(((manifest.get("content") or {}).get("files") or {}).values()),
     )
 

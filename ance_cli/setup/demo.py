@@ -23,7 +23,6 @@ from ance_cli.encoding.encode import encode
 from ance_cli.errors import UsageProblem
 from ance_cli.evaluation.evaluate import evaluate_runs
 from ance_cli.formats.dataset import Dataset, locate
-from ance_cli.formats.retention import EMBEDDINGS
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.loop.loop import Given, loop
@@ -106,8 +105,8 @@ def demo(
 
     call.reporter.say("5. measures on test")
     for number in range(1, config.segments + 2):
-        reached = Checkpoint(run.checkpoint_at((number - 1) * config.steps))
-        vectors = run.generation_at(number) / EMBEDDINGS
+        reached = Checkpoint(run.checkpoint((number - 1) * config.steps).path)
+        vectors = run.generation(number).embeddings
         name = "warm-up" if number == 1 else f"ANCE, generation {number - 1}"
         runs[name] = _test(f"generation-{number - 1}", reached, vectors, test, gpus, output, call)
     return _report(output, run, runs, test.need("qrels"))
@@ -175,10 +174,10 @@ def _report(output: Path, run: RunFolder, runs: dict[str, Path], qrels: Path) ->
         else "higher, but luck cannot be ruled out on this few queries." if better
         else "ANCE did not help here."
     )  # fmt: skip
-    last = max(run.generations.glob("[0-9]*"))
+    last = run.all_generations()[-1]
     search_command = (
         f'echo "remove duplicates from a sequence" | ance search --ckpt {run.latest} '
-        f"--embeddings {last / EMBEDDINGS} --data {output / 'data'} --queries - --depth 5"
+        f"--embeddings {last.embeddings} --data {output / 'data'} --queries - --depth 5"
     )
     return {
         "output": str(output),
@@ -191,12 +190,12 @@ def _report(output: Path, run: RunFolder, runs: dict[str, Path], qrels: Path) ->
             "warm-up run": str(output / "warmup"),
             "ANCE run": str(run.path),
             "newest checkpoint": str(run.latest),
-            "newest generation": str(last),
+            "newest generation": str(last.path),
         },
         "next": [
             search_command,
             f"ance eval {runs['BM25']} {runs[names[-1]]} --qrels {qrels}",
-            f"head -1 {last / 'negatives.jsonl'}",
+            f"head -1 {last.negatives}",
             f"ance refresh {run.path}",
         ],
     }

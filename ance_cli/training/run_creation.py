@@ -56,7 +56,7 @@ def continue_run(
     given: Mapping[str, Any],
 ) -> tuple[dict[str, Any], TrainConfig]:
     """The existing run's identity, with everything that was given compared to it."""
-    identity = run.read()["identity"]
+    identity = run.read().identity
     config = config_of(identity)
     known = {field.name for field in fields(TrainConfig)}
     wanted = {name: value for name, value in given.items() if name in known}
@@ -118,13 +118,13 @@ def start_run(
         raise UsageProblem(
             f"--dim {config.dim}: {checkpoint.shown} has a head of {dual.dim} dimensions"
         )
-    atomic.remove(run.checkpoint_at(0))  # left by a call that was killed before the run existed
+    atomic.remove(run.checkpoint(0).path)  # left by a call that was killed before the run existed
     with atomic.disk_errors(run.path):
         for folder in (run.checkpoints, run.states, run.generations):
             folder.mkdir(parents=True, exist_ok=True)
     frozen = pinned if config.freeze_passages else None
     publish_checkpoint(run, dual, Tokenizer(pinned), pinned.settings, frozen)
-    run.write_once(
+    run.write_settings(
         RUN,
         {
             "identity": identity,
@@ -156,7 +156,7 @@ def publish_checkpoint(
     """
     from ance_cli.models.dual import save_dual
 
-    folder = run.checkpoint_at(settings.training_step)
+    folder = run.checkpoint(settings.training_step).path
     if not folder.exists():
         partial = atomic.partial_name(folder)
         atomic.remove(partial)

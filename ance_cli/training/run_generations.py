@@ -6,10 +6,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ance_cli.errors import BadInput
-from ance_cli.formats.run_folder import NEGATIVES, POINTER, RunFolder, read_ledger
+from ance_cli.formats.ledgers import Switch, read_ledger_as
+from ance_cli.formats.run_folder import POINTER, RunFolder
 from ance_cli.progress import Reporter
 from ance_cli.training.segments import SegmentInput, segment_input
 
@@ -36,7 +37,7 @@ def watch_generations(
     """
     from ance_cli.training.generation_watcher import GenerationWatcher
 
-    switches = {record["step"]: record["generation"] for record in read_ledger(run.switches)}
+    switches = {each.step: each.generation for each in read_ledger_as(run.switches, Switch)}
     replay_until = max([logged, *(at + 1 for at in switches if at > step)])
     in_use = [switches[at] for at in sorted(switches) if at <= step]
     published = _Pointer(run)
@@ -62,7 +63,7 @@ def watch_generations(
 
 
 def _negatives_of(run: RunFolder, generation: int) -> Path:
-    path = run.generation_at(generation) / NEGATIVES
+    path = run.generation(generation).negatives
     if not path.exists():
         raise BadInput(
             f"{path}: no such file, and the run's ledger says that it trained on it",
@@ -86,6 +87,6 @@ class _Pointer:
         except FileNotFoundError:
             return 0
         if (seen := (stat.st_mtime_ns, stat.st_ino)) != self._seen:
-            found: dict[str, Any] = self._run.published() or {}
-            self._seen, self._number = seen, int(found.get("generation", 0))
+            found = self._run.published()
+            self._seen, self._number = seen, found.generation if found else 0
         return self._number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,9 @@ from ance_cli.config import TrainConfig
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file
+from ance_cli.formats.ledgers import Segment, SegmentLedger, cut_ledger
 from ance_cli.formats.manifest import manifest_name
-from ance_cli.formats.run_folder import RunFolder, cut_ledger, now, read_ledger
-
-FOLLOW = "follow"
-"""The input of a segment that follows the run's published generations."""
+from ance_cli.formats.run_folder import RunFolder, now
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,10 @@ class SegmentInput:
     generation: int | None
 
     @classmethod
-    def of(cls, run: RunFolder, record: dict[str, Any]) -> SegmentInput:
+    def of(cls, run: RunFolder, record: Segment) -> SegmentInput:
         """What `new_segment` left in a segment's record."""
-        path = run.path / record["negatives"] if record["negatives"] else None
-        return cls(path, record["input"], record["checkpoint_step"], record["generation"])
+        path = run.path / record.negatives if record.negatives else None
+        return cls(path, record.input, record.checkpoint_step, record.generation)
 
     def facts(self, run: RunFolder) -> dict[str, Any]:
         """What a segment's record says of it; a path inside the run moves along with the run."""
@@ -69,26 +67,25 @@ def segment_input(run: RunFolder, path: Path) -> SegmentInput:
 
 def find_segment(
     run: RunFolder, source: SegmentInput, steps: int, force: bool
-) -> tuple[dict[str, Any] | None, bool]:
+) -> tuple[Segment | None, bool]:
     """The record of this very segment in `segments.jsonl` and whether it is done; None if new.
 
     Raises `Mismatch` where another segment is unfinished; `force` abandons that one, and begins a
     new one where this very segment was finished before.
     """
-    records = read_ledger(run.segments)
-    finished = {record["finished"] for record in records if "finished" in record}
-    for record in records:
-        same = record.get("input") == source.fingerprint and record.get("steps") == steps
-        if same and record["segment"] in finished and not force:
+    ledger = SegmentLedger.read(run.segments)
+    for record in ledger.begun:
+        same = record.input == source.fingerprint and record.steps == steps
+        if same and record.segment in ledger.finished and not force:
             return record, True
-    last = run.unfinished_segment()
+    last = ledger.unfinished
     if last is None or force:
         return None, False
-    if last["input"] == source.fingerprint and last["steps"] == steps:
+    if last.input == source.fingerprint and last.steps == steps:
         return last, False
     raise Mismatch(
-        f"{run.path}: a segment of {last['steps']} steps on {last['negatives']} is unfinished "
-        f"(it began at step {last['start_step']})",
+        f"{run.path}: a segment of {last.steps} steps on {last.negatives} is unfinished "
+        f"(it began at step {last.start_step})",
         hint="repeat its command to finish it, or begin this one from the newest state with "
         "--force",
     )
@@ -123,19 +120,19 @@ def check_room(run: RunFolder, steps: int, config: TrainConfig) -> None:
         )
 
 
-def new_segment(run: RunFolder, source: SegmentInput, steps: int) -> dict[str, Any]:
+def new_segment(run: RunFolder, source: SegmentInput, steps: int) -> Segment:
     """Append a segment that begins at the newest state to `segments.jsonl`.
 
     What an abandoned segment noted beyond that state goes: nobody may repeat its switches.
     """
-    begun = [record for record in read_ledger(run.segments) if "segment" in record]
+    begun = SegmentLedger.read(run.segments).begun
     cut_ledger(run.switches, state_step(run))
-    record = {
-        "segment": len(begun) + 1,
-        "start_step": state_step(run),
-        "steps": steps,
+    record = Segment(
+        segment=len(begun) + 1,
+        start_step=state_step(run),
+        steps=steps,
         **source.facts(run),
-        "started": now(),
-    }
-    atomic.append_line(run.segments, orjson.dumps(record))
+        started=now(),
+    )
+    atomic.append_line(run.segments, orjson.dumps(asdict(record)))
     return record

@@ -16,12 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from ance_cli.errors import as_bad_input
 from ance_cli.formats import atomic
+from ance_cli.formats.records import read_record
+from ance_cli.formats.state_folder import StateFolder
 from ance_cli.models.dual import DualEncoder
 from ance_cli.training.data import StreamPosition
-
-_WEIGHTS = "weights.safetensors"
-_OPTIMIZER = "optimizer.safetensors"
-_FACTS = "state.json"
 
 
 @dataclass(frozen=True)
@@ -51,18 +49,19 @@ def save_state(
 ) -> None:
     """Publish a state folder whole."""
     partial = atomic.partial_name(folder)
+    files = StateFolder(partial)
     atomic.remove(partial)
     with atomic.disk_errors(folder):
         partial.mkdir(parents=True)
         weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
-        save_file(weights, partial / _WEIGHTS)
+        save_file(weights, files.weights)
         tensors = {
             f"{index}/{name}": value.contiguous()
             for index, slots in optimizer.state_dict()["state"].items()
             for name, value in slots.items()
         }
-        save_file(tensors, partial / _OPTIMIZER)
-        (partial / _FACTS).write_bytes(orjson.dumps(asdict(state)))
+        save_file(tensors, files.optimizer)
+        files.progress.write_bytes(orjson.dumps(asdict(state)))
     atomic.publish_folder(partial, folder)
 
 
@@ -75,12 +74,13 @@ def load_state(
         hint="bring the folder back, or remove it to go on from the state before it, if there is "
         "one",
     ):
-        encoder.load_state_dict(load_file(folder / _WEIGHTS))
+        files = StateFolder(folder)
+        encoder.load_state_dict(load_file(files.weights))
         slots: dict[int, dict[str, Any]] = {}
-        for key, value in load_file(folder / _OPTIMIZER).items():
+        for key, value in load_file(files.optimizer).items():
             index, name = key.split("/", 1)
             slots.setdefault(int(index), {})[name] = value
-        state = TrainerState(**orjson.loads((folder / _FACTS).read_bytes()))
+        state = read_record(files.progress, TrainerState)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
     return state

@@ -23,15 +23,15 @@ from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import STDIO, open_input
+from ance_cli.formats.ledgers import FOLLOW, read_ledger
 from ance_cli.formats.retention import check_free
-from ance_cli.formats.run_folder import RunFolder, read_ledger
+from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.training.launch import Nodes, launch
 from ance_cli.training.run_creation import continue_run, identity_of, start_checkpoint, start_run
 from ance_cli.training.segments import (
-    FOLLOW,
     SegmentInput,
     check_room,
     find_segment,
@@ -114,7 +114,7 @@ def train_segment(
             record, done = find_segment(run, source, segment.steps, call.force)
             if done and record is not None:
                 call.reporter.say(
-                    f"segment {record['segment']} of the run was these {record['steps']} steps on "
+                    f"segment {record.segment} of the run was these {record.steps} steps on "
                     "the same negatives: --force trains them once more"
                 )
                 return _summary(run, up_to_date=True)
@@ -158,10 +158,10 @@ def train_segment(
             train_rank(run, config, job, World(devices[0]), training_set, call)
         else:
             _launch(run, job, len(devices), nodes, call.threads)
-        atomic.append_line(run.segments, orjson.dumps({"finished": record["segment"]}))
+        atomic.append_line(run.segments, orjson.dumps({"finished": record.segment}))
         run.train_job.unlink(missing_ok=True)
-        run.event("trainer", "segment finished", step=record["start_step"] + record["steps"],
-                  negatives=record["negatives"])  # fmt: skip
+        run.event("trainer", "segment finished", step=record.start_step + record.steps,
+                  negatives=record.negatives)  # fmt: skip
         return _summary(run, up_to_date=False)
 
 

@@ -22,13 +22,15 @@ from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import (
     Dataset,
 )
-from ance_cli.formats.run_folder import RunFolder, cut_ledger
+from ance_cli.formats.ledgers import FOLLOW, Segment, cut_ledger
+from ance_cli.formats.records import parse_record
+from ance_cli.formats.run_folder import RunFolder
 from ance_cli.mining.filtering import DatasetScope
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter
 from ance_cli.training.run_creation import config_of, publish_checkpoint
 from ance_cli.training.run_generations import watch_generations
-from ance_cli.training.segments import FOLLOW, SegmentInput, state_step
+from ance_cli.training.segments import SegmentInput, state_step
 from ance_cli.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class TrainJob:
     """
 
     segment: SegmentConfig
-    record: dict[str, Any]
+    record: Segment
     dtype: str
     gpus: str = "all"
     cpu_workers: int = 1
@@ -64,8 +66,7 @@ class TrainJob:
 
     @classmethod
     def from_json(cls, text: str) -> TrainJob:
-        found = orjson.loads(text)
-        return cls(**{**found, "segment": SegmentConfig(**found["segment"])})
+        return parse_record(text.encode(), cls, "the training job")
 
 
 def devices_of(gpus: str, cpu_workers: int) -> list[torch.device]:
@@ -91,7 +92,7 @@ def join_segment(run: RunFolder, reporter_of: Callable[[bool, bool], Reporter]) 
         quiet=job.quiet,
     )
     try:
-        train_rank(run, config_of(run.read()["identity"]), job, world, call=call)
+        train_rank(run, config_of(run.read().identity), job, world, call=call)
     except Diverged as problem:
         if world.is_main:
             raise
@@ -114,7 +115,7 @@ def train_rank(
     with world.losing_peers(), lease.reading(vectors) if vectors else nullcontext():
         trainer = _make_trainer(run, config, job, world, training_set, call)
         try:
-            trainer.run(call.reporter, int(job.record["start_step"]))
+            trainer.run(call.reporter, job.record.start_step)
         except Diverged as problem:
             if world.is_main:
                 run.event("trainer", "diverged", step=trainer.step, reason=problem.what)
@@ -178,7 +179,7 @@ def _make_trainer(
         return NegativesSnapshot(stream, passages, source.generation, source.checkpoint_step)
 
     watcher = None
-    if job.record["input"] == FOLLOW:
+    if job.record.input == FOLLOW:
         watcher, snapshot = watch_generations(
             run, trainer_state.step, logged, load_snapshot, world, call.reporter
         )
@@ -197,7 +198,7 @@ def _make_trainer(
         run.note_switch(trainer.step, trainer.snapshot.generation)
 
     def keep_state(trainer: Trainer) -> None:
-        folder = run.state_at(trainer.step)
+        folder = run.state(trainer.step).path
         save_state(folder, trainer.encoder, trainer.optimizer, trainer.trainer_state)
         run.prune_states()
 
@@ -226,7 +227,7 @@ def _make_trainer(
         step=trainer_state.step,
         at=trainer_state.stream,
         losses=trainer_state.losses,
-        last_step=job.record["start_step"] + job.record["steps"],
+        last_step=job.record.start_step + job.record.steps,
         save_state=keep_state,
         save_checkpoint=keep_checkpoint,
         log=log,
@@ -234,7 +235,7 @@ def _make_trainer(
         watcher=watcher,
         live=_live(config, job, training_set, snapshot.stream, world),
         ceiling=matmul_ceiling(world.device, job.dtype),
-        facts={"segment": job.record["segment"]},
+        facts={"segment": job.record.segment},
     )
     if world.is_main:
         note_switch(trainer)

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 from ance_cli.diagnostics.history import read_history
 from ance_cli.formats.dataset import read_qrels
 from ance_cli.formats.jsonl import read_records
-from ance_cli.formats.run_folder import RunFolder, read_ledger
+from ance_cli.formats.ledgers import read_ledger
+from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop.loop import generation_table
 from benchmarks.study.cell import Collect, Outcome
 
@@ -119,7 +120,9 @@ def learning(run: str, steps: int) -> Collect:
             "learning": {
                 "loss": statistics.mean(line["loss"] for line in last),
                 "grad_norm": statistics.median(line["grad_norm"] for line in last),
-                "moved": moved(folder.checkpoint_at(0), folder.checkpoint_at(lines[-1]["step"])),
+                "moved": moved(
+                    folder.checkpoint(0).path, folder.checkpoint(lines[-1]["step"]).path
+                ),
             }
         }
 

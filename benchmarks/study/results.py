@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from ance_cli.formats import atomic
-from ance_cli.formats.run_folder import read_ledger
+from ance_cli.formats.ledgers import read_ledger
 from benchmarks.study.cell import Cell
 
 Result = dict[str, Any]

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ance_cli.formats.run_folder import read_ledger
+from ance_cli.formats.ledgers import read_ledger
 from tests.world import Ance, AnceInside, jsonl, make_dataset
 
 RECIPE = ["--batch-size", 8, "--lr", "1e-3", "--dtype", "fp32"]

@@ -111,11 +111,13 @@ def test_a_damaged_manifest_is_refused(tmp_path):
     with pytest.raises(BadInput) as caught:
         read_manifest(tmp_path, "index")
     assert caught.value.what.startswith(f"{tmp_path}/manifest.json: not valid JSON (")
+    (tmp_path / "manifest.json").write_text("[1]")
+    with pytest.raises(BadInput) as caught:
+        read_manifest(tmp_path, "index")
+    assert caught.value.what == (f"{tmp_path}/manifest.json: expected a JSON object, found array")
 
 
-@pytest.mark.parametrize(
-    ("text", "found"), [('{"kind": "index"}', "'index'"), ("{}", "None"), ("[1]", "None")]
-)
+@pytest.mark.parametrize(("text", "found"), [('{"kind": "index"}', "'index'"), ("{}", "None")])
 def test_an_artifact_of_another_kind_is_refused(tmp_path, text, found):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(Mismatch) as caught:
@@ -547,15 +549,23 @@ def test_a_manifest_that_was_edited_is_refused(tmp_path, edit):
     assert "--force" in caught.value.hint
 
 
-@pytest.mark.parametrize("content", [None, {}, [], "files"])
-def test_a_manifest_without_its_content_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "expected a JSON object, found null"),
+        ({}, "has no files"),
+        ([], "expected a JSON object, found array"),
+        ({"files": {"rows.npy": "1"}}, "'files[...]': expected int, found str"),
+    ],
+)
+def test_a_manifest_without_its_content_is_refused(tmp_path, content, reason):
     plan = folder_plan(tmp_path / "out")
     write_folder(plan)
     found = json.loads(plan.manifest.read_text())
     plan.manifest.write_text(json.dumps({**found, "content": content}))
     with pytest.raises(BadInput) as caught:
         read_manifest(plan.output, "candidates")
-    assert caught.value.what == f"{plan.manifest}: has no content.files"
+    assert caught.value.what == f"{plan.manifest}: content: {reason}"
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -11,7 +11,7 @@ from ance_cli.formats.run_folder import RunFolder
 def make_run(tmp_path, generations=4):
     run = RunFolder(tmp_path / "run")
     for number in range(1, generations + 1):
-        folder = run.generation_at(number)
+        folder = run.generation(number).path
         for part in ("embeddings", "candidates"):
             (folder / part).mkdir(parents=True)
             (folder / part / "data").write_bytes(b"x" * 100)
@@ -28,7 +28,7 @@ def test_the_large_parts_of_old_generations_go_and_nothing_else(tmp_path):
         "0001/embeddings", "0001/candidates", "0002/embeddings", "0002/candidates",
     ]  # fmt: skip
     for number in (1, 2, 3, 4):
-        names = {path.name for path in run.generation_at(number).iterdir()}
+        names = {path.name for path in run.generation(number).path.iterdir()}
         kept = {"embeddings", "candidates"} if number > 2 else set()
         assert names == {"negatives.jsonl", "dev.json", "manifest.json"} | kept
     assert (run.generations / ".0005.partial").exists()
@@ -40,26 +40,26 @@ def test_the_large_parts_of_old_generations_go_and_nothing_else(tmp_path):
 
 def test_what_somebody_reads_stays_until_he_is_done(tmp_path):
     run = make_run(tmp_path)
-    with lease.reading(run.generation_at(1) / "embeddings"):
+    with lease.reading(run.generation(1).path / "embeddings"):
         prune(run, 1)
-        assert (run.generation_at(1) / "embeddings" / "data").exists()
-        assert not (run.generation_at(1) / "candidates").exists()
-        with lease.reading(run.generation_at(1) / "embeddings"):
+        assert (run.generation(1).path / "embeddings" / "data").exists()
+        assert not (run.generation(1).path / "candidates").exists()
+        with lease.reading(run.generation(1).path / "embeddings"):
             pass  # readers do not exclude each other
     assert [path.name for path in prune(run, 1)] == ["embeddings"]
 
 
 def test_a_dead_readers_lease_holds_nothing(tmp_path):
     run = make_run(tmp_path)
-    left = run.generation_at(1) / f".embeddings.reader-{'x' * 5}"
+    left = run.generation(1).path / f".embeddings.reader-{'x' * 5}"
     left.write_text("{}")
     prune(run, 1)
-    assert not (run.generation_at(1) / "embeddings").exists() and not left.exists()
+    assert not (run.generation(1).path / "embeddings").exists() and not left.exists()
 
 
 def test_the_room_that_the_end_of_a_training_takes(tmp_path, monkeypatch):
     run = RunFolder(tmp_path)
-    checkpoint, state = run.checkpoint_at(0), run.state_at(0)
+    checkpoint, state = run.checkpoint(0).path, run.state(0).path
     for folder, facts, data in ((checkpoint, "ance.json", {"training_step": 0}),
                                 (checkpoint / "2_Dense", "config.json", {})):  # fmt: skip
         folder.mkdir(parents=True)

@@ -7,7 +7,10 @@ import pytest
 from ance_cli.errors import BadInput, Busy, Mismatch
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset
-from ance_cli.formats.run_folder import RunFolder, compare_settings, cut_ledger, read_ledger
+from ance_cli.formats.ledgers import cut_ledger, read_ledger
+from ance_cli.formats.run_folder import DataPaths, Pointer, RunFolder, RunRecord, compare_settings
+
+SEGMENT = b'{"segment":1,"start_step":0,"steps":5,"input":"follow"}\n'
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def checkpoint(run, name, step):
 
 
 def state(run, step):
-    folder = run.state_at(step)
+    folder = run.state(step).path
     folder.mkdir(parents=True)
     (folder / "state.json").write_text(json.dumps({"step": step}))
     return folder
@@ -71,9 +74,9 @@ def test_facts_of_another_shape_are_not_whole_either(run, facts):
 
 
 def test_names_keep_the_order_of_steps(run):
-    assert run.checkpoint_at(5).name == "step-00000005"
-    assert run.state_at(10_000).name == "step-00010000"
-    assert run.generation_at(3).name == "0003"
+    assert run.checkpoint(5).path.name == "step-00000005"
+    assert run.state(10_000).path.name == "step-00010000"
+    assert run.generation(3).path.name == "0003"
     assert run.lease("trainer") == run.path / "lease" / "trainer"
 
 
@@ -86,7 +89,7 @@ def test_all_but_the_newest_states_are_removed(run):
     assert sorted(path.name for path in run.states.iterdir()) == [
         partial.name, "step-00000200", "step-00001000",
     ]  # fmt: skip
-    assert run.newest_state() == (1000, run.state_at(1000))
+    assert run.newest_state() == (1000, run.state(1000).path)
 
 
 # ---------------------------------------------------------------- pointer and settings
@@ -94,12 +97,11 @@ def test_all_but_the_newest_states_are_removed(run):
 
 def test_the_pointer_names_the_published_generation(run):
     assert run.published() is None
-    run.publish(3, 20_000, run.generation_at(3))
-    assert run.published() == {
-        "generation": 3, "checkpoint_step": 20_000, "path": "generations/0003",
-    }  # fmt: skip
-    run.publish(4, 30_000, run.generation_at(4))
-    assert run.published()["generation"] == 4
+    run.publish(3, 20_000, run.generation(3).path)
+    assert run.published() == Pointer(3, 20_000, "generations/0003")
+    assert run.published_folder(run.published()) == run.generation(3)
+    run.publish(4, 30_000, run.generation(4).path)
+    assert run.published().generation == 4
     assert [path.name for path in run.path.iterdir()] == ["negatives.json"]
 
 
@@ -111,13 +113,41 @@ def test_a_damaged_pointer_is_refused(run):
     assert caught.value.what.startswith(f"{run.path}/negatives.json: not valid JSON (")
 
 
-def test_settings_are_written_once_and_read(run):
-    assert not run.exists
-    run.write_once("run.json", {"identity": {"seed": 1}, "data": {}})
-    run.write_once("refresh.json", {"depth": 200})
-    assert run.exists
-    assert run.read() == {"identity": {"seed": 1}, "data": {}}
-    assert run.read("refresh.json") == {"depth": 200}
+DATA = {"corpus": "c", "queries": "q", "qrels": "r", "split": None}
+
+
+def test_settings_are_written_and_read(run):
+    assert not run.exists and not run.has_refresh_settings
+    run.write_settings("run.json", {"identity": {"seed": 1}, "data": DATA, "later": 1})
+    run.write_settings("refresh.json", {"depth": 100})
+    run.write_settings("refresh.json", {"depth": 200})
+    assert run.exists and run.has_refresh_settings
+    assert run.read() == RunRecord({"seed": 1}, DataPaths(**DATA))
+    assert run.refresh_settings() == {"depth": 200}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("run.json", "{", "not valid JSON"),
+        ("run.json", "[]", "expected a JSON object, found array"),
+        ("run.json", json.dumps({"data": DATA}), "has no identity"),
+        ("run.json", '{"identity": {}, "data": {"corpus": "c"}}', "has no data.queries"),
+        ("run.json", json.dumps({"identity": {"lr": "1e-5"}, "data": DATA}),
+         "identity: 'lr': expected float, found str"),
+        ("refresh.json", '{"depth": 1.5}', "'depth': expected int, found float"),
+        ("refresh.json", "[]", "expected a JSON object, found array"),
+    ],
+)  # fmt: skip
+def test_broken_settings_are_refused(run, name, text, reason):
+    run.path.mkdir()
+    (run.path / name).write_text(text)
+    with pytest.raises(BadInput) as caught:
+        run.read() if name == "run.json" else run.refresh_settings()
+    assert caught.value.what.startswith(f"{run.path}/{name}: ") and reason in caught.value.what
+    assert caught.value.hint == (
+        "restore the file: ance writes it whole, so something else changed it"
+    )
 
 
 def test_what_is_no_run_folder_is_refused(run):
@@ -129,29 +159,26 @@ def test_what_is_no_run_folder_is_refused(run):
     assert caught.value.hint == (
         "start a run with: ance loop --data DATASET --ckpt CHECKPOINT -o RUN"
     )
-    run.path.mkdir()
-    (run.path / "run.json").write_text("[]")
-    with pytest.raises(BadInput) as caught:
-        run.read()
-    assert caught.value.what == f"{run.path}/run.json: expected a JSON object with data, identity"
 
 
-@pytest.mark.parametrize("line", [b"garbage", b"[1]"])
+@pytest.mark.parametrize("line", [b"garbage", b"[1]", b'{"segment":2}', b'{"finished":"1"}'])
 def test_a_broken_line_of_a_ledger_is_named(run, line):
     run.path.mkdir()
-    run.segments.write_bytes(b'{"segment":1}\n' + line + b'\n{"finished":1}\n')
+    run.segments.write_bytes(SEGMENT + line + b'\n{"finished":1}\n')
     with pytest.raises(BadInput) as caught:
         run.unfinished_segment()
     assert caught.value.what.startswith(f"{run.segments}:2: ")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"generation": "1", "checkpoint_step": 1, "path": "x"}']
+)
 def test_a_broken_pointer_is_told_how_to_mend(run, text):
     run.path.mkdir()
     (run.path / "negatives.json").write_text(text)
     with pytest.raises(BadInput) as caught:
         run.published()
-    assert caught.value.hint == "remove it: the next ance refresh writes it anew"
+    assert caught.value.hint == "remove the file: the next ance refresh writes it again"
 
 
 def test_other_settings_are_named(tmp_path):
@@ -172,7 +199,7 @@ def test_other_settings_are_named(tmp_path):
 
 def test_a_run_that_was_made_is_kept_whatever_comes_after(run):
     with run.held("trainer"):
-        run.write_once("run.json", {})
+        run.write_settings("run.json", {})
     with pytest.raises(RuntimeError), run.held("trainer"):
         checkpoint(run, "step-00000001", 1)
         raise RuntimeError
@@ -186,7 +213,7 @@ def test_a_run_that_was_not_made_leaves_nothing(run, failure):
     with pytest.raises(failure), run.held("trainer"):
         state(run, 0)
         checkpoint(run, "step-00000000", 0)
-        atomic.point(run.latest, run.checkpoint_at(0))
+        atomic.point(run.latest, run.checkpoint(0).path)
         raise failure
     assert not run.path.exists()
 
@@ -195,7 +222,7 @@ def test_what_a_kill_left_of_a_run_can_be_taken_up(run):
     checkpoint(run, "step-00000000", 0)
     (run.path / "lease").mkdir()
     with run.held("trainer"):
-        run.write_once("run.json", {})
+        run.write_settings("run.json", {})
     assert run.newest_checkpoint()[0] == 0
 
 
@@ -221,7 +248,7 @@ def test_folders_of_somebody_else_survive_a_run_that_was_not_made(run):
 
 def test_two_roles_hold_a_run_at_once_and_one_role_only_once(run):
     with run.held("supervisor"), run.held("trainer"):
-        run.write_once("run.json", {})
+        run.write_settings("run.json", {})
         with pytest.raises(Busy) as caught, run.held("trainer"):
             pytest.fail("two trainers at once")
     assert caught.value.what.startswith(f"the run {run.path} is being written by process ")
@@ -236,7 +263,7 @@ def begun(run, folder):
     run.path.mkdir()
     data = {**{part: str(path) for part, path in paths.items()}, "split": "train"}
     fingerprint = Dataset(**paths).fingerprint(*paths)
-    run.write_once("run.json", {"data": data, "identity": {"dataset": fingerprint}})
+    run.write_settings("run.json", {"data": data, "identity": {"dataset": fingerprint}})
     return paths
 
 
@@ -284,7 +311,7 @@ def test_a_ledger_is_cut_to_a_step(tmp_path):
     assert not path.exists()
     path.write_text('{"step": 1}\n{"step": 12}\n{"step": 10}\n{"step": 11}\n{"st')
     cut_ledger(path, 10)
-    assert path.read_text() == '{"step":1}\n{"step":10}\n'
+    assert path.read_text() == '{"step": 1}\n{"step": 10}\n'
     cut_ledger(path, 0)
     assert path.read_text() == ""
 

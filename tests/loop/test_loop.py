@@ -37,7 +37,7 @@ def test_flags():
 def test_patience(tmp_path, values, patience, stops):
     run = RunFolder(tmp_path)
     for number, value in enumerate(values, start=1):
-        plan = Plan("generation", run.generation_at(number), {}, {})
+        plan = Plan("generation", run.generation(number).path, {}, {})
         stats = {"checkpoint_step": number, "age": 0, "probe_overlap": None,
                  "seconds": {"all": 1.0}, "dev": {"RR@10": value, "R@100": 1.0}}  # fmt: skip
         plan.open_partial()
@@ -75,7 +75,7 @@ def test_threads_reach_both_sides(tmp_path, dataset, checkpoint, monkeypatch):
     assert threads_of(tmp_path, dataset, checkpoint, "async", 4) == [3, 3]
     assert threads_of(tmp_path, dataset, checkpoint, "async", 0) == [3, 3]
     devices = stage.place_devices("auto", (1, 1), "all", "0", "1")
-    monkeypatch.setattr(stage, "place_sides", lambda *_: devices)
+    monkeypatch.setattr(stage, "place_devices", lambda *_: devices)
     assert threads_of(tmp_path, dataset, checkpoint, "async", 4) == [4, 4]
 
 
@@ -92,8 +92,8 @@ def standing(tmp_path, state, checkpoint, *records):
     """A run with a state, a checkpoint and a ledger of segments."""
     run = RunFolder(tmp_path / "run")
     for folder, name, facts in (
-        (run.state_at(state), "state.json", {"step": state}),
-        (run.checkpoint_at(checkpoint), "ance.json", {"training_step": checkpoint}),
+        (run.state(state).path, "state.json", {"step": state}),
+        (run.checkpoint(checkpoint).path, "ance.json", {"training_step": checkpoint}),
     ):
         folder.mkdir(parents=True)
         (folder / name).write_text(json.dumps(facts))

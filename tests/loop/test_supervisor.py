@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ance_cli.formats.run_folder import NEGATIVES, RunFolder
+from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop import supervisor
 from ance_cli.loop.supervisor import StageFailed, cycle, run_stage
 from ance_cli.progress import Silent
@@ -15,7 +15,7 @@ from tests.world import jsonl
 def run(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
-    run.write_once("run.json", {})
+    run.write_settings("run.json", {})
     return run
 
 
@@ -57,15 +57,15 @@ def test_each_try_asks_what_is_to_do(run, begun):
 def test_in_turn_after_side_by_side_training_ends_at_the_next_segment(run):
     """A trainer that followed was stopped at step 150: its state is ahead of its checkpoint."""
     for folder, facts, step in (
-        (run.checkpoint_at(100), {"training_step": 100}, "ance.json"),
-        (run.state_at(150), {"step": 150}, "state.json"),
+        (run.checkpoint(100).path, {"training_step": 100}, "ance.json"),
+        (run.state(150).path, {"step": 150}, "state.json"),
     ):
         folder.mkdir(parents=True)
         (folder / step).write_text(json.dumps(facts))
-    run.publish(2, 100, run.generation_at(2))
+    run.publish(2, 100, run.generation(2).path)
     record = {"segment": 1, "start_step": 0, "steps": 200, "input": "follow", "negatives": None}
     run.segments.write_text(json.dumps(record) + "\n")
     asked = []
     with pytest.raises(StageFailed, match="still stands at step 100"):
         cycle(run, 200, 100, lambda: None, lambda *train: asked.append(train), lambda: None)
-    assert asked == [(run.generation_at(2) / NEGATIVES, 50)]
+    assert asked == [(run.generation(2).negatives, 50)]

@@ -116,5 +116,5 @@ def test_sentence_transformers_defaults_are_cosine_with_a_scale(tmp_path, backbo
 def test_an_unknown_segmentation_is_refused(copy):
     settings = json.loads((copy / "ance.json").read_text())
     (copy / "ance.json").write_text(json.dumps({**settings, "segmentation": "sentences"}))
-    with pytest.raises(BadInput, match="segmentation 'sentences', expected one of first, special"):
+    with pytest.raises(BadInput, match="'segmentation': expected one of first, special, slice"):
         Checkpoint(copy)

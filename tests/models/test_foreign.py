@@ -20,7 +20,6 @@ from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.hub.convert import convert
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.foreign import load_foreign, read_weights
-from ance_cli.models.tower import SETTINGS_FILE
 from tests.models.test_encoder import our_vectors, their_vectors
 from tests.world import data_root, make_tokenizer, small_bert
 
@@ -356,7 +355,7 @@ def test_two_sources_that_are_not_dprs(tmp_path, roberta_dot):
 def test_what_was_converted_says_from_what(tmp_path, roberta_dot):
     source = ance_folder(tmp_path / "ance", roberta_dot)
     convert([source], tmp_path / "ours")
-    origin = json.loads((tmp_path / "ours" / SETTINGS_FILE).read_text())["converted_from"]
+    origin = json.loads((tmp_path / "ours" / "ance.json").read_text())["converted_from"]
     assert origin["layout"] == "ANCE" and "ance/pytorch_model.bin" in origin["files"]
 
 

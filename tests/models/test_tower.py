@@ -75,10 +75,17 @@ def test_a_router_config_that_is_not_json(copy):
     assert "router_config.json: not valid JSON" in refusal(copy)
 
 
-@pytest.mark.parametrize("content", [[], {"types": {}}, {"types": {}, "structure": {"query": 1}}])
-def test_a_router_config_without_its_parts(copy, content):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([], "expected a JSON object, found array"),
+        ({"types": {}}, "has no structure"),
+        ({"types": {}, "structure": {"query": 1}}, "'structure[...]': expected a list, found int"),
+    ],
+)
+def test_a_router_config_without_its_parts(copy, content, reason):
     (copy / "router_config.json").write_text(json.dumps(content))
-    assert "expected 'types' and, in 'structure', a list for each route" in refusal(copy)
+    assert f"router_config.json: {reason}" in refusal(copy)
 
 
 def test_other_routes(copy):

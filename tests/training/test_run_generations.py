@@ -7,11 +7,12 @@ import torch
 
 from ance_cli.errors import BadInput
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.run_folder import RunFolder, read_ledger
+from ance_cli.formats.ledgers import FOLLOW, read_ledger
+from ance_cli.formats.run_folder import RunFolder
 from ance_cli.progress import Silent
 from ance_cli.training.distributed import World
 from ance_cli.training.run_generations import watch_generations
-from ance_cli.training.segments import FOLLOW, SegmentInput, new_segment, segment_input
+from ance_cli.training.segments import SegmentInput, new_segment, segment_input
 
 WORLD = World(torch.device("cpu"))
 
@@ -21,7 +22,7 @@ def run(tmp_path):
     """A run with three generations, of which the third is published."""
     run = RunFolder(tmp_path / "run")
     for number in (1, 2, 3):
-        folder = run.generation_at(number)
+        folder = run.generation(number).path
         folder.mkdir(parents=True)
         negatives = folder / "negatives.jsonl"
         negatives.write_text(f'{{"generation": {number}}}\n')
@@ -29,7 +30,7 @@ def run(tmp_path):
         manifest = {"fingerprint": str(number), "content": {"xxh3": content},
                     "stats": {"checkpoint_step": 10 * number}}  # fmt: skip
         (folder / "negatives.jsonl.manifest.json").write_text(json.dumps(manifest))
-    run.publish(3, 30, run.generation_at(3))
+    run.publish(3, 30, run.generation(3).path)
     return run
 
 
@@ -74,7 +75,7 @@ def test_a_new_segment_drops_switches_beyond_its_state(run):
 
 
 def test_negatives_that_were_changed_are_not_trained_on(run):
-    path = run.generation_at(2) / "negatives.jsonl"
+    path = run.generation(2).path / "negatives.jsonl"
     assert segment_input(run, path).fingerprint == "2"
     path.write_text("{}\n")
     with pytest.raises(BadInput, match="is not what its manifest says"):

@@ -1,0 +1,109 @@
+"""The names of the files in a checkpoint folder.
+
+The layout is sentence-transformers', and `ance.json` is ours. Each module of the checkpoint has a
+folder of its own; the first one may be the checkpoint's own folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from ance_cli.errors import BadInput
+from ance_cli.formats.records import read_record
+
+T = TypeVar("T")
+
+COPY_AGAIN = "copy the whole folder again"
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """The files at the top of a checkpoint folder."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """What vectors depend on in addition to the weights (`EncodingSettings`)."""
+        return self.path / "ance.json"
+
+    @property
+    def modules(self) -> Path:
+        """The list of modules; a plain Hugging Face model has none."""
+        return self.path / "modules.json"
+
+    @property
+    def sentence_transformers_config(self) -> Path:
+        """Prompts and similarity."""
+        return self.path / "config_sentence_transformers.json"
+
+    @property
+    def card(self) -> Path:
+        """The model card."""
+        return self.path / "README.md"
+
+
+@dataclass(frozen=True)
+class ModuleFolder:
+    """The files in the folder of one module: a Transformer, a Dense layer, a Router and so on."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def weights(self) -> Path:
+        """The weights of a Dense or LayerNorm; a Transformer's may be in several files."""
+        return self.path / "model.safetensors"
+
+    @property
+    def router_config(self) -> Path:
+        """The modules of a Router's routes."""
+        return self.path / "router_config.json"
+
+    @property
+    def sentence_bert_config(self) -> Path:
+        """A Transformer's maximum length and case."""
+        return self.path / "sentence_bert_config.json"
+
+    @property
+    def tokenizer_config(self) -> Path:
+        return self.path / "tokenizer_config.json"
+
+    @property
+    def tokenizers(self) -> tuple[Path, ...]:
+        """The files of which a tokenizer needs at least one."""
+        names = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+        return tuple(self.path / name for name in names)
+
+
+def repeats_settings(path: Path) -> bool:
+    """Whether a checkpoint's file only repeats what its encoding settings say."""
+    top, module = CheckpointFolder(path.parent), ModuleFolder(path.parent)
+    return path in (
+        top.settings, top.modules, top.sentence_transformers_config, module.sentence_bert_config,
+    )  # fmt: skip
+
+
+def read_checkpoint_json(path: Path, kind: type[T], hint: str = COPY_AGAIN) -> T:
+    """The record in one of a checkpoint's JSON files, of the declared type.
+
+    Raises `BadInput` if the file is missing or holds something else.
+    """
+    try:
+        return read_record(path, kind, hint)
+    except FileNotFoundError:
+        raise BadInput(
+            f"{path}: no such file: the checkpoint is not whole", hint=COPY_AGAIN
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file into a checkpoint that is being built."""
+    path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))

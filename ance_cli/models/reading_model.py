@@ -1,0 +1,69 @@
+"""What every reader is made of: its kind, its model, and the answer that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from ance_cli.formats.dataset import Passage
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.pretrained import load_pretrained
+
+Kind = Literal["dpr", "extractive", "seq2seq", "causal"]
+
+
+class Answer(NamedTuple):
+    """What a reader says.
+
+    `score` is the passage's relevance logit (dpr), the span's start and end logits less those of
+    the null answer (extractive; below 0 the model would rather not answer), or the log-probability
+    of what was generated. `place` is that of the passage, None where it was generated.
+    """
+
+    text: str
+    score: float
+    place: int | None = None
+
+
+class Reader(Protocol):
+    """An opened reader."""
+
+    dtype: str
+
+    def __call__(self, question: str, passages: Sequence[Passage]) -> Answer | None:
+        """The answer from passages in the order of their rank; None where they hold no text."""
+
+
+def backbone_folder(checkpoint: Checkpoint) -> Path:
+    """The folder of a reader's config, weights and tokenizer."""
+    return checkpoint.tower("passage").backbone
+
+
+def load_model(checkpoint: Checkpoint, kind: Kind, dtype: Any) -> Any:
+    """The whole model of a reader in a torch number format, ready to read; else `BadInput`."""
+    import transformers
+
+    loaders: dict[Kind, Any] = {
+        "dpr": transformers.DPRReader,
+        "extractive": transformers.AutoModelForQuestionAnswering,
+        "seq2seq": transformers.AutoModelForSeq2SeqLM,
+        "causal": transformers.AutoModelForCausalLM,
+    }
+    model = load_pretrained(
+        loaders[kind],
+        backbone_folder(checkpoint),
+        checkpoint.shown,
+        "reader",
+        "name a model that was trained to read; a plain language model has no span head",
+        dtype=dtype,
+    )
+    return model.eval().requires_grad_(False)
+
+
+def cut(tokenizer: Any, text: str, tokens: int) -> str:
+    """The beginning of a text: at most so many tokens of it."""
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+        "offset_mapping"
+    ]
+    return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
