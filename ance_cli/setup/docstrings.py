@@ -19,6 +19,7 @@ from pathlib import Path
 import orjson
 import xxhash
 
+from ance_cli.config import DemoConfig
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.manifest import Plan
@@ -39,18 +40,14 @@ class Pair:
     passage: str
 
 
-def docstring_dataset(
-    output: Path, max_passages: int, packages: Sequence[str], reporter: Reporter
-) -> Summary:
-    """Write the dataset folder (BEIR layout, splits train, dev and test).
-
-    Takes at most `max_passages` docstrings of Python's own library and of the installed `packages`.
-    """
+def docstring_dataset(output: Path, config: DemoConfig, reporter: Reporter) -> Summary:
+    """Write the dataset folder (BEIR layout, splits train, dev and test): at most
+    `config.passages` docstrings of Python's own library and of `config.packages`."""
     versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in packages:
+    for package in config.packages:
         for distribution in packages_distributions().get(package, ()):
             versions[distribution] = version(distribution)
-    plan = Plan("dataset", output, {"max_passages": max_passages, **versions}, {})
+    plan = Plan("dataset", output, {"max_passages": config.passages, **versions}, {})
     try:
         manifest = plan.published()
     except Mismatch as problem:
@@ -60,9 +57,9 @@ def docstring_dataset(
     if manifest:
         return summary_of(manifest, output, up_to_date=True)
     with lease.hold(lease.lease_name(output), str(output)):
-        pairs = _distinct(_read_all(packages, reporter))
+        pairs = _distinct(_read_all(config.packages, reporter))
         pairs = sorted(pairs, key=lambda pair: xxhash.xxh3_64_intdigest(pair.name.encode()))
-        pairs = sorted(pairs[:max_passages], key=lambda pair: pair.name)
+        pairs = sorted(pairs[: config.passages], key=lambda pair: pair.name)
         if len(pairs) < 500:
             raise BadInput(
                 f"only {len(pairs)} docstrings were found in {sysconfig.get_paths()['stdlib']}",
