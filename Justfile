@@ -36,6 +36,24 @@ docs:
 docs-check:
     python -m ance_cli.cli.reference | diff - docs/reference/commands.md
 
+# the pages as a static site in site/, which needs no server and no network
+site:
+    pip install -e '.[site]'
+    NO_MKDOCS_2_WARNING=1 mkdocs build --strict -f docs/.site/mkdocs.yml
+
+# the site at http://127.0.0.1:8000, built again whenever a page changes
+site-serve:
+    pip install -e '.[site]'
+    NO_MKDOCS_2_WARNING=1 mkdocs serve -f docs/.site/mkdocs.yml -w README.md -w data
+
+# the README's terminal, docs/figures/demo.svg: what the command prints here and now
+picture *command='ance demo --quick':
+    python benchmarks/picture.py docs/figures/demo.svg -- {{command}}
+
+# what must hold before a release: wheel and sdist, and the wheel at work in an empty environment
+release-check:
+    .ci/release-check
+
 # benchmarks print tables and assert nothing
 bench:
     python benchmarks/encode.py

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from sentence_transformers import SentenceTransformer
 
-from ance_cli.config import EncodeConfig
+from ance_cli.config import DemoConfig, EncodeConfig
 from ance_cli.formats.dataset import read_corpus
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.encoder import load_encoder
@@ -76,7 +76,7 @@ def main() -> None:
     corpus = options.corpus
     if corpus is None:
         data = Path(tempfile.mkdtemp()) / "data"
-        docstring_dataset(data, Silent())
+        docstring_dataset(data, DemoConfig(), Silent())
         corpus = data / "corpus.jsonl"
     texts = [p.joined(" ") for p in islice(read_corpus(corpus), options.passages)]
     checkpoint = Checkpoint(options.ckpt or packaged_encoder()).with_settings(

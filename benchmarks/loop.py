@@ -30,6 +30,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ance_cli.config import DemoConfig
 from ance_cli.progress import Silent
 from ance_cli.setup.demo import packaged_encoder
 from ance_cli.setup.docstrings import docstring_dataset
@@ -137,7 +138,7 @@ def main() -> None:
     scratch = Path(tempfile.mkdtemp())
     data = options.data or scratch / "data"
     if options.data is None:
-        docstring_dataset(data, Silent())
+        docstring_dataset(data, DemoConfig(), Silent())
     recipe = ["--data", data, "--ckpt", options.ckpt or packaged_encoder(), "--batch-size",
               options.batch_size, "--passage-length", 64, "--query-length", 32, "--depth",
               20, "--negatives", 4, "--total-steps", options.steps]  # fmt: skip

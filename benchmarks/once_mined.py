@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ance_cli.config import EncodeConfig
 from ance_cli.config.presets import train_config
+from ance_cli.config.sets import Side
 from ance_cli.formats.dataset import locate, positives_of, read_corpus, read_qrels, read_queries
-from ance_cli.models.checkpoint import Checkpoint, Side
+from ance_cli.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     import torch

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ance_cli.config import DemoConfig
 from ance_cli.progress import Silent
 from ance_cli.setup.docstrings import docstring_dataset
 
@@ -31,7 +32,7 @@ def seconds_of(arguments: list[str], cwd: Path) -> float:
 
 def main() -> None:
     scratch = Path(tempfile.mkdtemp())
-    docstring_dataset(scratch / "data", Silent())
+    docstring_dataset(scratch / "data", DemoConfig(), Silent())
     bm25 = ["bm25-negatives", "--data", "data", "-o", "bm25.jsonl"]
     subprocess.run([sys.executable, "-m", "ance_cli", *bm25], cwd=scratch, check=True,
                    capture_output=True)  # fmt: skip

@@ -35,6 +35,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ance_cli.config import DemoConfig
 from ance_cli.formats.atomic import write_bytes
 from ance_cli.formats.manifest import manifest_name
 from ance_cli.models.checkpoint import Checkpoint
@@ -312,7 +313,7 @@ def main() -> None:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # a batch of both sides is one device's
     data = given.data or given.work / "data"
     if given.data is None:
-        docstring_dataset(data, Silent())
+        docstring_dataset(data, DemoConfig(), Silent())
     start = given.ckpt or packaged_encoder()
     setting = Setting(data, start, given.steps, given.seed, given.threads)
     check(setting, given.work)

@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ance_cli.config import DemoConfig
 from ance_cli.encoding.tokenize import corpus_tokens
 from ance_cli.formats.dataset import Dataset, read_corpus
 from ance_cli.models.checkpoint import Checkpoint
@@ -36,7 +37,7 @@ def main() -> None:
     os.environ["ANCE_CACHE_DIR"] = str(scratch / "cache")
     corpus = options.corpus
     if corpus is None:
-        docstring_dataset(scratch / "data", Silent())
+        docstring_dataset(scratch / "data", DemoConfig(), Silent())
         corpus = scratch / "data" / "corpus.jsonl"
     checkpoint = Checkpoint(options.ckpt or packaged_encoder()).with_settings(
         passage_length=options.length

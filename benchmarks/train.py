@@ -29,6 +29,7 @@ from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
+from ance_cli.config import DemoConfig
 from ance_cli.formats.dataset import locate, read_corpus, read_queries
 from ance_cli.formats.jsonl import read_records
 from ance_cli.models.encoder import set_dropout
@@ -147,7 +148,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = options.data or Path(scratch) / "data"
         if options.data is None:
-            docstring_dataset(data, Silent())
+            docstring_dataset(data, DemoConfig(), Silent())
         negatives = Path(scratch) / "bm25.jsonl"
         ance("bm25-negatives", "--data", data, "--engine", "bm25s", "-q", "-o", negatives)
         for dtype in ("fp32", "bf16"):

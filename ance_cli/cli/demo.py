@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from ance_cli.call import Call
 from ance_cli.cli.command import command
+from ance_cli.config import DemoConfig
 from ance_cli.config.calling import CallSettings
 from ance_cli.config.data import Ckpt
 from ance_cli.config.encoding import Gpus
-from ance_cli.config.setup import DEMO_FOLDER, DemoFolder
+from ance_cli.config.setup import QUICK_DEMO, DemoFolder, Quick
 from ance_cli.formats.summary import Summary
 
 
@@ -22,7 +25,8 @@ def register(app: typer.Typer) -> None:
         asked: CallSettings,
         *,
         ckpt: Ckpt | None = None,
-        output: DemoFolder = DEMO_FOLDER,
+        output: DemoFolder | None = None,
+        quick: Quick = False,
         gpus: Gpus = "all",
     ) -> Summary | None:
         """Run the whole cycle in minutes, on text that comes with Python.
@@ -35,7 +39,9 @@ def register(app: typer.Typer) -> None:
         """
         from ance_cli.setup.demo import demo as stage
 
-        found = stage(output, ckpt, gpus=gpus, call=call)
+        config = QUICK_DEMO if quick else DemoConfig()
+        folder = output or Path("ance-demo-quick" if quick else "ance-demo")
+        found = stage(folder, ckpt, config, gpus=gpus, call=call)
         if asked.json:
             return found
         _show(found)

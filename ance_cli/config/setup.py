@@ -10,9 +10,12 @@ from typing import Annotated
 from ance_cli.config.retrieval import SEED
 from ance_cli.config.setting import DATA, RUNTIME, Setting
 
-DEMO_FOLDER = Path("ance-demo")
 DemoFolder = Annotated[Path, Setting(
-    "Folder for everything the demo makes.", DATA, flags=("--output", "-o"), metavar="DIR")]
+    "Folder for everything the demo makes (default: ance-demo, or ance-demo-quick).", DATA,
+    flags=("--output", "-o"), metavar="DIR")]
+Quick = Annotated[bool, Setting(
+    "Use a smaller corpus and fewer steps: at most 90 seconds on two idle cores, and 2 GB.",
+    RUNTIME)]
 Bench = Annotated[bool, Setting(
     "Also measure matrix products, the upper limit of training and encoding.", RUNTIME)]
 
@@ -21,6 +24,11 @@ Bench = Annotated[bool, Setting(
 class DemoConfig:
     """The recipe of `ance demo`, tuned on its dev split (docs/evidence/reproduce.md)."""
 
+    passages: int = 4000
+    packages: tuple[str, ...] = (
+        "numpy", "torch", "scipy", "rich", "typer", "faiss", "transformers",
+    )
+    """Packages whose docstrings join those of Python's own library."""
     steps: int = 60
     segments: int = 2
     batch_size: int = 32
@@ -29,3 +37,7 @@ class DemoConfig:
     query_length: int = 32
     passage_length: int = 96
     seed: int = SEED
+
+
+QUICK_DEMO = DemoConfig(passages=1500, packages=(), steps=30, segments=1)
+"""`ance demo --quick`."""

@@ -19,10 +19,11 @@ import numpy.typing as npt
 import orjson
 import torch
 
+from ance_cli.config.sets import Side
 from ance_cli.errors import BadInput
 from ance_cli.formats.embeddings import EmbeddingsWriter
 from ance_cli.formats.tokens import TokenCache, TokenRows
-from ance_cli.models.checkpoint import Checkpoint, Side
+from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.encoder import load_encoder
 from ance_cli.models.flops import forward_flops, matmul_ceiling
 from ance_cli.models.inference import InferenceEngine

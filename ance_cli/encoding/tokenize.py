@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ance_cli.call import Call, SkippedLines
+from ance_cli.config.sets import Side
 from ance_cli.errors import AnceError, BadInput, Mismatch
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset, read_corpus
@@ -24,7 +25,7 @@ from ance_cli.formats.jsonl import read_lines, refuse_stdio
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
 from ance_cli.formats.tokens import KIND, TokenCache, TokenWriter, join_rows
-from ance_cli.models.checkpoint import Checkpoint, Side
+from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.tokens import tokenizer_hash
 from ance_cli.progress import Bar
 

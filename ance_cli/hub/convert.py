@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.call import Call
+from ance_cli.config.sets import Side, SimilarityName
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder
@@ -16,7 +17,7 @@ from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import spare_inputs
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
-from ance_cli.models.checkpoint import ORIGIN, Checkpoint, Side, Similarity
+from ance_cli.models.checkpoint import ORIGIN, Checkpoint
 from ance_cli.models.hub import fetched
 from ance_cli.models.tower import Tower, read_object
 
@@ -112,7 +113,7 @@ def convert(
     output: Path,
     backbone: Path | None = None,
     pooling: str | None = None,
-    similarity: Similarity | None = None,
+    similarity: SimilarityName | None = None,
     settings: Mapping[str, Any] | None = None,
     call: Call = Call(),
 ) -> Summary:

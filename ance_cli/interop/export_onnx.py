@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.call import Call
+from ance_cli.config.sets import Side
 from ance_cli.errors import ResourceExhausted
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
-from ance_cli.models.checkpoint import Checkpoint, Side, write_settings
+from ance_cli.models.checkpoint import Checkpoint, write_settings
 
 TOLERANCE = 1e-4
 """The largest difference, in any component, between the vectors of the two."""

@@ -11,15 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from ance_cli.config.sets import SamplerName
 from ance_cli.errors import UsageProblem
 
-SAMPLERS = ("uniform", "top", "weighted", "simans")
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 RANDOM = "random"
 """The source that draws from the whole corpus instead of a candidate list."""
 
@@ -54,7 +55,7 @@ def keyed_generator(*key: str | int) -> np.random.Generator:
 class Sampler:
     """One of `SAMPLERS` and its settings: `temperature` is of `weighted`, `a`, `b` of `simans`."""
 
-    name: str = "uniform"
+    name: SamplerName = "uniform"
     temperature: float = 1.0
     a: float = 0.5
     b: float = 0.0

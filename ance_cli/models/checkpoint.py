@@ -11,8 +11,9 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from ance_cli.config.sets import Segmentation, Side, SimilarityName
 from ance_cli.config.setting import flag_of
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.checkpoint_folder import CheckpointFolder, write_json
@@ -20,10 +21,6 @@ from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.records import parse_record
 from ance_cli.models.hub import fetched
 from ance_cli.models.tower import Tower, read_object, read_towers
-
-Side = Literal["query", "passage"]
-Similarity = Literal["dot", "cosine"]
-Segmentation = Literal["first", "special", "slice"]
 
 _LEAST = {"query_length": 3, "passage_length": 3, "max_segments": 1}
 _FIX_SETTINGS = "fix the value, or restore the file"
@@ -53,7 +50,7 @@ class EncodingSettings:
     lowercase: bool = False
     segmentation: Segmentation = "first"
     max_segments: int = 4
-    similarity: Similarity = "dot"
+    similarity: SimilarityName = "dot"
     scale: float = 1.0
     training_step: int = 0
 

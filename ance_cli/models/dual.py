@@ -9,19 +9,14 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
+from ance_cli.config.sets import Side, SimilarityName, Towers
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder, write_json
-from ance_cli.models.checkpoint import (
-    Checkpoint,
-    EncodingSettings,
-    Side,
-    Similarity,
-    write_settings,
-)
+from ance_cli.models.checkpoint import Checkpoint, EncodingSettings, write_settings
 from ance_cli.models.encoder import (
     Encoder,
     fresh_encoder,
@@ -30,8 +25,6 @@ from ance_cli.models.encoder import (
 )
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.models.tower import PASSAGE_ROUTE, QUERY_ROUTE, Tower
-
-Towers = Literal["shared", "two"]
 
 
 class DualEncoder(nn.Module):
@@ -115,7 +108,7 @@ def start_dual(
     dim: int | None,
     seed: int,
     towers: Towers | None = None,
-    similarity: Similarity | None = None,
+    similarity: SimilarityName | None = None,
 ) -> tuple[DualEncoder, bool]:
     """The encoders to train from, and whether their heads are fresh.
 

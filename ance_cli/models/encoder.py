@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ance_cli.config.sets import Side
 from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.checkpoint_folder import COPY_AGAIN, ModuleFolder, write_json
-from ance_cli.models.checkpoint import Checkpoint, Side
+from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.pretrained import load_pretrained
 from ance_cli.models.tower import Tower, read_object, whole_number
 

@@ -23,16 +23,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ance_cli.config.sets import Side, SimilarityName
 from ance_cli.errors import BadInput, UsageProblem, as_bad_input
 from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder
-from ance_cli.models.checkpoint import (
-    COSINE_SCALE,
-    Checkpoint,
-    EncodingSettings,
-    Side,
-    Similarity,
-    override_settings,
-)
+from ance_cli.models.checkpoint import COSINE_SCALE, Checkpoint, EncodingSettings, override_settings
 from ance_cli.models.dual import DualEncoder, load_dual
 from ance_cli.models.encoder import (
     WITHOUT_POOLER,
@@ -96,7 +90,7 @@ def load_foreign(
     scratch: Path,
     backbone: Path | None = None,
     pooling: str | None = None,
-    similarity: Similarity | None = None,
+    similarity: SimilarityName | None = None,
 ) -> Foreign:
     """Load one checkpoint, or the two folders of DPR's question and context encoder.
 
@@ -132,7 +126,7 @@ def load_foreign(
     return _plain(first, scratch, pooling, similarity)
 
 
-def _refuse_pooling(pooling: str | None, similarity: Similarity | None, source: Path) -> None:
+def _refuse_pooling(pooling: str | None, similarity: SimilarityName | None, source: Path) -> None:
     if pooling is not None or similarity is not None:
         raise UsageProblem(
             f"{source}: says itself how its vectors are made",
@@ -363,7 +357,7 @@ def _dpr_parts(found: Weights) -> Iterator[tuple[Side, str]]:
 
 
 def _plain(
-    source: Path, scratch: Path, pooling: str | None, similarity: Similarity | None
+    source: Path, scratch: Path, pooling: str | None, similarity: SimilarityName | None
 ) -> Foreign:
     if pooling is None:
         raise UsageProblem(

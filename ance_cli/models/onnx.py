@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ance_cli.config.sets import Side
 from ance_cli.errors import UsageProblem
-from ance_cli.models.checkpoint import Checkpoint, Side
+from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.encoder import load_encoder
 from ance_cli.models.tokens import Tokenizer
 

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ance_cli.config import ComputeConfig
+from ance_cli.config.sets import Side
 from ance_cli.errors import BadInput
-from ance_cli.models.checkpoint import Checkpoint, Side
+from ance_cli.models.checkpoint import Checkpoint
 
 
 class TextEncoder:

@@ -8,11 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ance_cli.config.sets import Side
 from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.checkpoint_folder import COPY_AGAIN, ModuleFolder
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.tokens import TokenRows, join_rows
-from ance_cli.models.checkpoint import EncodingSettings, Side
+from ance_cli.models.checkpoint import EncodingSettings
 from ance_cli.models.tower import Tower, read_object
 
 __all__ = ["TokenRows", "Tokenizer", "join_rows", "load_tokenizer", "tokenizer_hash"]

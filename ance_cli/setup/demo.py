@@ -53,7 +53,7 @@ def demo(
     """
     start = checkpoint or packaged_encoder()
     data = output / "data"
-    made = docstring_dataset(data, call.reporter)
+    made = docstring_dataset(data, config, call.reporter)
     call.reporter.say(
         f"dataset: {made['passages']} docstrings, {made['train']} train, {made['dev']} dev, "
         f"{made['test']} test queries"

@@ -1,4 +1,4 @@
-"""A retrieval dataset that lies on every machine: docstrings of Python's own library and packages.
+"""A retrieval dataset that every machine has: docstrings of Python's own library and packages.
 
 The first line of a docstring is a query, the rest its passage. Files are parsed, never imported.
 Pairs are split by module, so that no test query has a sibling from its own file in training.
@@ -11,7 +11,7 @@ import importlib.util
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -19,15 +19,13 @@ from pathlib import Path
 import orjson
 import xxhash
 
+from ance_cli.config import DemoConfig
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, summary_of
 from ance_cli.progress import Reporter
 
-PACKAGES = ("numpy", "torch", "scipy", "rich", "typer", "faiss", "transformers")
-
-MAX_PASSAGES = 4000
 _SKIPPED_FOLDERS = ("site-packages", "test", "tests", "testing", "idlelib", "lib2to3")
 _SPLITS = (("test", 0.2), ("dev", 0.3), ("train", 1.0))
 
@@ -42,13 +40,14 @@ class Pair:
     passage: str
 
 
-def docstring_dataset(output: Path, reporter: Reporter) -> Summary:
-    """Write the dataset folder (BEIR layout, splits train, dev and test)."""
+def docstring_dataset(output: Path, config: DemoConfig, reporter: Reporter) -> Summary:
+    """Write the dataset folder (BEIR layout, splits train, dev and test): at most
+    `config.passages` docstrings of Python's own library and of `config.packages`."""
     versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in PACKAGES:
+    for package in config.packages:
         for distribution in packages_distributions().get(package, ()):
             versions[distribution] = version(distribution)
-    plan = Plan("dataset", output, {"max_passages": MAX_PASSAGES, **versions}, {})
+    plan = Plan("dataset", output, {"max_passages": config.passages, **versions}, {})
     try:
         manifest = plan.published()
     except Mismatch as problem:
@@ -58,13 +57,13 @@ def docstring_dataset(output: Path, reporter: Reporter) -> Summary:
     if manifest:
         return summary_of(manifest, output, up_to_date=True)
     with lease.hold(lease.lease_name(output), str(output)):
-        pairs = _distinct(_read_all(reporter))
+        pairs = _distinct(_read_all(config.packages, reporter))
         pairs = sorted(pairs, key=lambda pair: xxhash.xxh3_64_intdigest(pair.name.encode()))
-        pairs = sorted(pairs[:MAX_PASSAGES], key=lambda pair: pair.name)
+        pairs = sorted(pairs[: config.passages], key=lambda pair: pair.name)
         if len(pairs) < 500:
             raise BadInput(
                 f"only {len(pairs)} docstrings were found in {sysconfig.get_paths()['stdlib']}",
-                hint="this Python was installed without sources; train on your own data instead",
+                hint="this Python was installed without sources: train on your own data instead",
             )
         folder = plan.open_partial(force=True)
         counts = _write(folder, pairs)
@@ -72,9 +71,9 @@ def docstring_dataset(output: Path, reporter: Reporter) -> Summary:
     return summary_of(manifest, output, up_to_date=False)
 
 
-def _read_all(reporter: Reporter) -> Iterator[Pair]:
+def _read_all(packages: Sequence[str], reporter: Reporter) -> Iterator[Pair]:
     roots = {"": Path(sysconfig.get_paths()["stdlib"])}
-    for package in PACKAGES:
+    for package in packages:
         found = importlib.util.find_spec(package)
         if found and found.submodule_search_locations:
             roots[package] = Path(found.submodule_search_locations[0])

@@ -16,6 +16,6 @@ def test_only_ranks_as_deep_as_the_top_and_only_pairs_that_are_looked_at(tmp_pat
     write_jsonl(tmp_path / "negatives.jsonl", records)
     # c is deeper than two; a and d of q0 are met, b is not; of q2, without ranks, one of two
     top = {("q0", "p"): {"a", "d"}, ("q2", "p"): {"x"}, ("q9", "p"): {"a"}}
-    assert _still_met(tmp_path, top) == pytest.approx(3 / 5)
-    assert _still_met(tmp_path, {("q9", "p"): {"a"}}) is None
+    assert _still_met(tmp_path / "negatives.jsonl", top) == pytest.approx(3 / 5)
+    assert _still_met(tmp_path / "negatives.jsonl", {("q9", "p"): {"a"}}) is None
     assert _still_met(tmp_path / "pruned", top) is None

@@ -1,8 +1,7 @@
 """The demo's dataset, and the demo itself with a small encoder and few steps."""
 
 import json
-
-import pytest
+from dataclasses import replace
 
 from ance_cli.config import DemoConfig
 from ance_cli.progress import Silent
@@ -10,18 +9,14 @@ from ance_cli.setup import docstrings
 from ance_cli.setup.demo import demo
 from tests.world import jsonl
 
-
-@pytest.fixture(autouse=True)
-def _standard_library_only(monkeypatch):
-    monkeypatch.setattr(docstrings, "PACKAGES", ("rich",))
-    monkeypatch.setattr(docstrings, "MAX_PASSAGES", 600)
+SMALL = DemoConfig(passages=600, packages=("rich",))
 
 
 def test_the_dataset_keeps_apart_what_must_be_apart(tmp_path):
-    found = docstrings.docstring_dataset(tmp_path / "data", Silent())
+    found = docstrings.docstring_dataset(tmp_path / "data", SMALL, Silent())
     docs = {doc["_id"]: doc["text"] for doc in jsonl(tmp_path / "data" / "corpus.jsonl")}
     queries = {query["_id"]: query["text"] for query in jsonl(tmp_path / "data" / "queries.jsonl")}
-    assert found["passages"] == len(docs) == len(queries) == docstrings.MAX_PASSAGES
+    assert found["passages"] == len(docs) == len(queries) == SMALL.passages
     assert found["train"] + found["dev"] + found["test"] == len(docs)
     modules: dict[str, set[str]] = {}
     for split in ("train", "dev", "test"):
@@ -35,7 +30,7 @@ def test_the_dataset_keeps_apart_what_must_be_apart(tmp_path):
     for doc_id, text in docs.items():
         query = queries[f"q:{doc_id}"].lower().rstrip(".")
         assert query not in " ".join(text.lower().split())
-    again = docstrings.docstring_dataset(tmp_path / "data", Silent())
+    again = docstrings.docstring_dataset(tmp_path / "data", SMALL, Silent())
     assert again["up_to_date"]
 
 
@@ -69,9 +64,10 @@ def test_docstrings_that_make_no_pair():
 
 def test_the_demo_from_end_to_end(tmp_path, checkpoint):
     """Two steps a segment teach nothing; every artifact and row is there, and again at once."""
-    config = DemoConfig(
-        steps=2, segments=1, batch_size=4, depth=10, query_length=12, passage_length=24
-    )
+    config = replace(
+        SMALL, steps=2, segments=1, batch_size=4, depth=10,
+        query_length=12, passage_length=24,
+    )  # fmt: skip
     found = demo(tmp_path / "demo", checkpoint, config)
     assert [row[""] for row in found["rows"]] == [
         "BM25", "start", "warm-up", "ANCE, generation 1",
