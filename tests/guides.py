@@ -6,11 +6,13 @@ by what the command printed; `$ cd DIR` changes the folder of the commands after
 output `...` matches anything, alone on a line any number of lines; white space is compared folded,
 numbers with a decimal point within `TOLERANCE` (sums run in another order on another CPU). A
 comment `<!-- scratch: NAME = PLACE; ... -->` names what is copied into the guide's scratch folder
-first. Other fences are templates: they are parsed, not run.
+first; `PLACE every N` is a sample of a dataset. Other fences are templates: they are parsed, not
+run.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -93,6 +95,10 @@ def prepare(page: str, scratch: Path) -> None:
     found = re.search(r"<!-- scratch: (.*?) -->", page, re.DOTALL)
     for entry in found[1].split(";") if found else ():
         name, place = (part.strip() for part in entry.split("="))
+        place, _, every = place.partition(" every ")
+        if every:
+            _sample(_source(place), scratch / name, int(every))
+            continue
         shutil.copytree(_source(place), scratch / name, copy_function=shutil.copyfile)
         for folder, _, _ in os.walk(scratch / name):
             os.chmod(folder, 0o755)  # the source may be read-only
@@ -105,6 +111,29 @@ def _source(place: str) -> Path:
 
         return packaged_encoder()
     return data_root(root.removeprefix("$")) / rest
+
+
+def _sample(source: Path, target: Path, every: int) -> None:
+    """A small part of a dataset: every n-th group of passages (`GROUP_N_...`, as in medquad), and
+    the labels and queries that belong to them."""
+    lines = (source / "corpus.jsonl").read_text().splitlines(keepends=True)
+    ids = [json.loads(line)["_id"] for line in lines]
+    groups = list(dict.fromkeys("_".join(name.split("_")[:2]) for name in ids))
+    chosen = set(groups[::every])
+    kept = {name for name in ids if "_".join(name.split("_")[:2]) in chosen}
+    (target / "qrels").mkdir(parents=True)
+    (target / "corpus.jsonl").write_text(
+        "".join(line for name, line in zip(ids, lines, strict=True) if name in kept)
+    )
+    judged = set()
+    for split in ("train", "dev", "test"):
+        header, *rows = (source / "qrels" / f"{split}.tsv").read_text().splitlines(keepends=True)
+        rows = [row for row in rows if row.split("\t")[1] in kept]
+        judged.update(row.split("\t")[0] for row in rows)
+        (target / "qrels" / f"{split}.tsv").write_text(header + "".join(rows))
+    with open(source / "queries.jsonl") as queries:
+        own = [line for line in queries if json.loads(line)["_id"] in judged]
+    (target / "queries.jsonl").write_text("".join(own))
 
 
 def run_all(page: str, scratch: Path) -> Iterator[tuple[Step, str]]:
