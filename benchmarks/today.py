@@ -3,7 +3,7 @@
     pip install 'sentence-transformers[train]>=5'
     python -m benchmarks.today --work DIR [--data DIR] [--ckpt DIR] [--steps 300] [--seed 42]
 
-Every arm starts from the same checkpoint, a warmed-up one where docs/reproduce.md is followed, and
+Every arm starts from the same checkpoint (after a warm-up in docs/evidence/reproduce.md), and
 trains as `--preset small` does: batch, lengths, AdamW, rate, decay, dropout, number format. All are
 measured by one path, `ance encode`, `ance search` and `ance eval`, on the test split.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ance_cli.call import Call, SkippedLines
@@ -73,7 +74,8 @@ def merged_data(files: RunStart, output: Path, call: Call) -> Path | None:
             "--dry-run writes nothing, and several --data are merged before anything else",
             hint=f"ance merge {' '.join(files.datas)} -o {merged}, then --data {merged}",
         )
-    merge([parse_source(text) for text in files.datas], merged, call=call)
+    once = replace(call, force=False, dry_run=False)
+    merge([parse_source(text) for text in files.datas], merged, call=once)
     return merged
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.study list | run | table | compare`: see docs/reproduce.md."""
+"""`python -m benchmarks.study list | run | table | compare`: see docs/evidence/reproduce.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ance_cli.errors import AnceError, Stopped, UsageProblem, install_signal_handlers
-from benchmarks.study.cell import Cell, Positions
+from benchmarks.study.cell import Cell, Placeholders
 from benchmarks.study.grid import grid
 from benchmarks.study.results import Result, Results
 from benchmarks.study.runner import run, trainer_state
@@ -34,7 +34,7 @@ def choose(cells: Mapping[str, Cell], patterns: Sequence[str], seeds: Sequence[i
 
 
 def _show(
-    cells: Mapping[str, Cell], chosen: Sequence[str], results: Results, places: Positions
+    cells: Mapping[str, Cell], chosen: Sequence[str], results: Results, places: Placeholders
 ) -> None:
     states = trainer_state(cells, results, places)
     width = max(map(len, chosen))
@@ -115,7 +115,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     shared.add_argument("--data", type=Path, help="datasets (default: $ANCE_TEST_DATA)")
     shared.add_argument("--weights", type=Path, help="checkpoints (default: $ANCE_TEST_WEIGHTS)")
     shared.add_argument("--work", type=Path, default=Path("runs/study"))
-    shared.add_argument("--results", type=Path, default=Path("docs/study/results.jsonl"))
+    shared.add_argument("--results", type=Path, default=Path("docs/evidence/study/results.jsonl"))
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, does in (("list", "show the cells and how they stand"), ("run", "do cells")):
         command = verbs.add_parser(verb, parents=[shared], help=does)
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.verb == "compare":
             _compare(cells, results, options.names)
             return 0
-        places = Positions(
+        places = Placeholders(
             data=_folder(options.data, "ANCE_TEST_DATA", "--data"),
             weights=_folder(options.weights, "ANCE_TEST_WEIGHTS", "--weights"),
             work=options.work.resolve(),

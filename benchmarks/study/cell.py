@@ -16,7 +16,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Positions:
+class Placeholders:
     """What the placeholders of a command stand for on this machine."""
 
     data: Path
@@ -50,7 +50,7 @@ class Outcome:
 
     commands: Sequence[Sequence[str]]
     summaries: Sequence[Mapping[str, Any]]
-    places: Positions
+    places: Placeholders
 
 
 Collect = Callable[[Outcome], dict[str, Any]]
@@ -82,7 +82,7 @@ class Cell:
         the same on every machine."""
         return hash_json([*self.commands, *self.beneath])
 
-    def is_there(self, places: Positions) -> bool:
+    def is_there(self, places: Placeholders) -> bool:
         """Whether everything that the cell makes for others lies in the work folder."""
         return all(places.path(name).exists() for name in self.makes)
 

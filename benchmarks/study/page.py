@@ -1,4 +1,4 @@
-"""`docs/study/tables.md` and its figures: what is there, and what is missing."""
+"""`docs/evidence/study/tables.md` and its figures: what is there, and what is missing."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ _ITEMS: tuple[tuple[str, str, Callable[[Mapping[str, Result]], str], str, str], 
      "before the first step, or every 300 steps. The columns are those of the table above."),
     ("Theory", "theory", tables.theory_table, "theory-",
      "24 training queries of medquad; the samplers draw from the top 100. What the columns mean "
-     "stands in [method](../method.md#the-theory-on-your-own-data). A few of the queries make up "
-     "the means: the median beside them is over the same draws."),
+     "is described in [method](../../explanations/method.md#the-theory-on-your-own-data). A few of "
+     "the queries make up the means: the median beside them is over the same draws."),
     ("After ANCE", "later", tables.later_table, "later",
      "300 steps from one warm-up, mined anew after 150 (ADORE retrieves at each step). Paired "
      "tests over queries against uniform ANCE; Holm corrects over the rows. The other columns are "
@@ -70,7 +70,7 @@ def page(cells: Mapping[str, Cell], results: Mapping[str, Result], figures: list
     parts = [
         "# The study, in tables",
         "Made from `results.jsonl` by `python -m benchmarks.study table`; how it is run "
-        f"stands in [reproduce](../reproduce.md#the-study). {_made_on(results)}",
+        f"is described in [reproduce](../reproduce.md#the-study). {_made_on(results)}",
     ]
     for title, prefixes, table, figure, words in _ITEMS:
         own = [name for name in cells if name.split("/")[0] in prefixes.split()]

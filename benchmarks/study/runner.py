@@ -24,7 +24,7 @@ from ance_cli.errors import AnceError, Busy, Stopped, die_with_parent, hold_sign
 from ance_cli.formats import lease
 from ance_cli.formats.run_folder import now
 from benchmarks.study import collecting, machine
-from benchmarks.study.cell import Cell, Outcome, Positions
+from benchmarks.study.cell import Cell, Outcome, Placeholders
 from benchmarks.study.results import Results
 
 _POLL_SECONDS = 10.0
@@ -47,7 +47,7 @@ class State(StrEnum):
 
 
 def trainer_state(
-    cells: Mapping[str, Cell], results: Results, places: Positions
+    cells: Mapping[str, Cell], results: Results, places: Placeholders
 ) -> dict[str, State]:
     """How each cell stands, without touching anything."""
     done = results.of(cells.values())
@@ -67,7 +67,7 @@ def trainer_state(
     return states
 
 
-def claim(cell: Cell, places: Positions) -> Path:
+def claim(cell: Cell, places: Placeholders) -> Path:
     """The lease file of a cell."""
     return places.work / "cells" / f".{cell.name.replace('/', '.')}.lease"
 
@@ -76,7 +76,7 @@ def run(
     cells: Mapping[str, Cell],
     chosen: Sequence[str],
     results: Results,
-    places: Positions,
+    places: Placeholders,
     say: Callable[[str], None],
 ) -> list[str]:
     """Do the chosen cells, in their order, with what they need; returns those that failed.
@@ -104,7 +104,7 @@ class _Runner:
         self,
         cells: Mapping[str, Cell],
         results: Results,
-        places: Positions,
+        places: Placeholders,
         say: Callable[[str], None],
     ) -> None:
         self._cells, self._results, self._places, self._say = cells, results, places, say

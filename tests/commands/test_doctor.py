@@ -28,7 +28,7 @@ def machine(monkeypatch):
         }
         outcomes |= {name.replace("import_", "import "): found for name, found in changes.items()}
         monkeypatch.setattr(
-            doctor, "run_trials", lambda names, _: {name: outcomes[name] for name in names}
+            doctor, "run_probes", lambda names, _: {name: outcomes[name] for name in names}
         )
         monkeypatch.setattr(
             doctor, "num_gpus", lambda: gpus if driver_gpus is None else driver_gpus

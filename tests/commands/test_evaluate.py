@@ -143,7 +143,7 @@ def same_scores(found, expected):
 
 
 @pytest.mark.parametrize("model", ["checkpoint", "two_towers"])
-@pytest.mark.parametrize("pins", [[], ["--segmentation", "special", "--passage-length", 8]])
+@pytest.mark.parametrize("settings", [[], ["--segmentation", "special", "--passage-length", 8]])
 def test_reranked_scores_are_those_of_the_search(world, request, model, settings):
     ckpt = ["--ckpt", request.getfixturevalue(model), *settings, "--dtype", "fp32"]
     world("encode", *ckpt, "--data", "data", "--output-dtype", "float32", "-o", "emb")

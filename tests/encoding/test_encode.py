@@ -173,13 +173,13 @@ def at_hand_out(monkeypatch):
     Nothing is handed out before every worker is there, so that each gets a block.
     """
 
-    def arrange(number, nth, workers=(1,)):
+    def arrange(number, nth, numbers=(1,)):
         real, given = workers._Process.hand, {}
 
         def hand(self, block):
             real(self, block)
             given[self.name] = given.get(self.name, 0) + 1
-            if given[self.name] == nth and int(self.name.split()[1]) in workers:
+            if given[self.name] == nth and int(self.name.split()[1]) in numbers:
                 os.kill(self.process.pid, number)
 
         hand_out, complete = workers._Pool._hand_out, []
@@ -224,7 +224,7 @@ def test_when_every_worker_died_the_same_command_goes_on(
     opened, whole, tmp_path, at_hand_out, monkeypatch
 ):
     with monkeypatch.context():
-        at_hand_out(signal.SIGKILL, 3, workers=(1, 2))
+        at_hand_out(signal.SIGKILL, 3, numbers=(1, 2))
         with pytest.raises(ResourceExhausted) as caught:
             encode(*opened, tmp_path / "emb", TWO_WORKERS)
     left = NUM_BLOCKS - done_blocks(tmp_path / "emb")

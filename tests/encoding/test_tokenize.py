@@ -57,7 +57,7 @@ MAXP = {"passage_length": 8, "max_segments": 3}
 
 
 @pytest.mark.parametrize(
-    "pins", [{}, {**MAXP, "segmentation": "special"}, {**MAXP, "segmentation": "slice"}]
+    "settings", [{}, {**MAXP, "segmentation": "special"}, {**MAXP, "segmentation": "slice"}]
 )
 @pytest.mark.parametrize("block_docs", [16_384, 10])
 def test_the_cache_holds_what_the_tokenizer_makes(opened, monkeypatch, settings, block_docs):
@@ -94,7 +94,7 @@ def test_a_checkpoint_with_other_weights_takes_the_same_cache(opened, calls, tmp
 
 
 @pytest.mark.parametrize(
-    "pins",
+    "settings",
     [
         {"passage_length": 23},
         {"separator": " : "},

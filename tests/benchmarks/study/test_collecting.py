@@ -8,12 +8,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from benchmarks.study import collecting, plots, tables
-from benchmarks.study.cell import Outcome, Positions
+from benchmarks.study.cell import Outcome, Placeholders
 from tests.world import AnceInside, make_dataset
 
 
 def outcome(folder, commands=(), summaries=()) -> Outcome:
-    places = Positions(data=folder, weights=folder, work=folder, threads=1)
+    places = Placeholders(data=folder, weights=folder, work=folder, threads=1)
     return Outcome(commands=commands, summaries=summaries, places=places)
 
 

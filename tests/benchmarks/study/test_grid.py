@@ -10,11 +10,11 @@ import pytest
 
 from ance_cli.errors import UsageProblem
 from benchmarks.study.__main__ import choose
-from benchmarks.study.cell import Cell, Positions, in_order
+from benchmarks.study.cell import Cell, Placeholders, in_order
 from benchmarks.study.grid import grid
 
 CELLS = grid()
-PLACES = Positions(data=Path("/d"), weights=Path("/w"), work=Path("/r"), threads=3)
+PLACES = Placeholders(data=Path("/d"), weights=Path("/w"), work=Path("/r"), threads=3)
 _WRITTEN = ("-o", "--per-query", "--figures")
 
 

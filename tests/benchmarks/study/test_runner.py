@@ -15,7 +15,7 @@ import pytest
 from ance_cli.formats import lease
 from benchmarks.study import runner
 from benchmarks.study.__main__ import main
-from benchmarks.study.cell import Cell, Positions, in_order
+from benchmarks.study.cell import Cell, Placeholders, in_order
 from benchmarks.study.results import Results
 from benchmarks.study.runner import State
 from tests.world import jsonl
@@ -47,7 +47,7 @@ class World:
             (folder / f"{name}.trec").write_text("\n".join(lines) + "\n")
         labels = ["query-id\tcorpus-id\tscore", "q2\td1\t1", "q10\td3\t1"]
         (folder / "qrels.tsv").write_text("\n".join(labels) + "\n")
-        self.places = Positions(data=folder, weights=folder, work=folder / "work", threads=1)
+        self.places = Placeholders(data=folder, weights=folder, work=folder / "work", threads=1)
         self.results = Results(folder / "results.jsonl")
         self.said = []
 
@@ -175,14 +175,14 @@ _SCRIPT = """
 import sys
 from pathlib import Path
 from ance_cli.errors import Stopped, install_signal_handlers
-from benchmarks.study.cell import Cell, Places, in_order
+from benchmarks.study.cell import Cell, Placeholders, in_order
 from benchmarks.study.results import Results
 from benchmarks.study.runner import run
 
 install_signal_handlers()
 folder = Path(sys.argv[1])
 cell = Cell(name="fused", commands=(sys.argv[2],), minutes=1)
-places = Places(data=folder, weights=folder, work=folder / "work", threads=1)
+places = Placeholders(data=folder, weights=folder, work=folder / "work", threads=1)
 try:
     run(in_order([cell]), ["fused"], Results(folder / "results.jsonl"), places, print)
 except Stopped as stop:
