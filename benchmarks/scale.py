@@ -65,7 +65,7 @@ def _small_encoder(folder: Path, dim: int) -> None:
 
 
 def _encode(folder: Path, rows: int) -> None:
-    """The child: make the tokens, then encode them, and tell how much memory it took."""
+    """The child: make the tokens, encode them, and report the peak memory."""
     import time
 
     from ance_cli.config import EncodeConfig
