@@ -54,6 +54,10 @@ picture *command='ance demo --quick':
 release-check:
     .ci/release-check
 
+# run the guides' commands and write what they print into the pages
+guides *names:
+    python -m tests.regenerate_guides "$@"
+
 # benchmarks print tables and assert nothing
 bench:
     python benchmarks/encode.py

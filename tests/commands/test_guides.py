@@ -1,12 +1,12 @@
 """Every command of the guides runs and prints what the guide shows; every template parses."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from tests.guides import (
     GUIDES,
+    ROOT,
     RUN_ELSEWHERE,
     line_matches,
     output_matches,
@@ -34,9 +34,9 @@ def test_a_guide_prints_what_it_shows(path, tmp_path):
         )
 
 
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*GUIDES, ROOT / "data" / "README.md"], ids=lambda path: path.stem)
 def test_templates_and_commands_parse(path):
-    """No guide names a command or flag that does not exist."""
+    """No page names a command or flag that does not exist."""
     import typer
 
     from ance_cli.cli.main import app
@@ -95,5 +95,5 @@ def test_outputs_compare_and_are_renewed(tmp_path):
 
 
 def test_every_guide_is_linked():
-    index = (Path(__file__).parents[2] / "docs" / "index.md").read_text()
+    index = (ROOT / "docs" / "index.md").read_text()
     assert set(re.findall(r"\(guides/([\w-]+\.md)\)", index)) == {path.name for path in GUIDES}
