@@ -33,7 +33,7 @@ _ITEMS: tuple[tuple[str, str, Callable[[Mapping[str, Result]], str], str, str], 
     ("The asynchronous gap", "gap", tables.gap_table, "gap",
      "300 steps from one warm-up; the top 200, and every 150 steps, where the name says nothing "
      "else (`async-`: every 50, trainer and refresh daemon at the same time). The probe's overlap "
-     "is between successive checkpoints that were refreshed from: the least of them is the greatest "
+     "is between successive checkpoints that were refreshed from: the least is the greatest "
      "drift. *Loss* is the mean of the last 50 steps."),
     ("Refreshing over epochs", "epochs", tables.epochs_table, "",
      "900 steps, two and a quarter epochs, from the same warm-up and from the top 50: mined once, "

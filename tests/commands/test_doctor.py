@@ -1,4 +1,4 @@
-"""`ance doctor`: what it reports, the fixes that it suggests, and that no broken package ends it."""
+"""`ance doctor`: what it reports and suggests, and that no broken package ends it."""
 
 import json
 
