@@ -52,9 +52,9 @@ class Setting:
     positional: bool = False
     is_flag: bool = True
 
-    def refusal(self, name: str, value: Any) -> str | None:
+    def refusal(self, flag: str, value: Any) -> str | None:
         """Why `value` is out of range; None if it is in range."""
-        flag, low, high = flag_of(name), self.at_least, self.at_most
+        low, high = self.at_least, self.at_most
         if value is None or isinstance(value, bool) or not isinstance(value, int | float):
             return None
         if not math.isfinite(value):
@@ -89,6 +89,14 @@ class Declared:
     def choices(self) -> tuple[str, ...]:
         """The values of a closed set."""
         return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    def check(self, value: Any) -> None:
+        """Raise `UsageProblem` if the value is out of its range or outside of its closed set."""
+        flag = self.flags[0] if self.flags else self.name
+        if refusal := self.setting.refusal(flag, value):
+            raise UsageProblem(refusal)
+        if self.choices and value is not None and value not in self.choices:
+            raise UsageProblem(f"{flag} {value!r} is not one of {', '.join(self.choices)}")
 
 
 def flag_of(name: str) -> str:
@@ -145,13 +153,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for each in declared(type(self)):
-            value = getattr(self, each.name)
-            if refusal := each.setting.refusal(each.name, value):
-                raise UsageProblem(refusal)
-            if each.choices and value is not None and value not in each.choices:
-                raise UsageProblem(
-                    f"{flag_of(each.name)} {value!r} is not one of {', '.join(each.choices)}"
-                )
+            each.check(getattr(self, each.name))
 
 
 def shaped_by(config: Config) -> dict[str, Any]:
