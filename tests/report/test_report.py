@@ -7,6 +7,7 @@ import pytest
 
 from ance_cli.call import Call
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
+from ance_cli.formats.run_folder import REFRESHER
 from ance_cli.report.facts import Stretch, stretches_of
 from ance_cli.report.report import report
 from tests.html import Page
@@ -79,9 +80,9 @@ def test_an_asynchronous_loop_while_it_runs(run):
     ledger(run / "metrics.jsonl", *[log_line(s, 2.0, negatives_age=s) for s in range(5, 61, 5)])
     ledger(
         run / "events.jsonl",
-        {"time": "2026-11-20T09:00:00+00:00", "who": "inferencer", "what": "drift measured",
+        {"time": "2026-11-20T09:00:00+00:00", "who": REFRESHER, "what": "drift measured",
          "generation": 1, "checkpoint_step": 20, "overlap": 0.4321, "refresh": True},
-        {"time": "2026-11-20T09:01:00+00:00", "who": "supervisor", "what": "trainer died",
+        {"time": "2026-11-20T09:01:00+00:00", "who": "supervisor", "what": "inferencer died",
          "code": 9},
     )  # fmt: skip
     page, summary = page_of(run)
@@ -108,7 +109,7 @@ def test_an_asynchronous_loop_while_it_runs(run):
     assert ["negative scores", "2", "1", "2", "3", "4", "5.5"] in page.tables[
         "Ranks, scores and margins of the negatives"
     ]
-    assert "trainer died" in page.text["failures"] and "code 9" in page.text["failures"]
+    assert "refresh daemon died" in page.text["failures"] and "code 9" in page.text["failures"]
     assert sum(tag == "svg" for tag, _ in page.elements) == 7
 
 
