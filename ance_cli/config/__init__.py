@@ -7,7 +7,13 @@ from ance_cli.config.data import MIN_REL
 from ance_cli.config.encoding import ClusterConfig, ComputeConfig, DeviceConfig, EncodeConfig
 from ance_cli.config.evaluation import REPORT_CASES, DiagnoseConfig, ReadConfig
 from ance_cli.config.interop import ExportConfig
-from ance_cli.config.loop import FollowConfig, LoopConfig, RefreshConfig, RefreshTiming
+from ance_cli.config.loop import (
+    FollowConfig,
+    LoopConfig,
+    LoopDevices,
+    RefreshConfig,
+    RefreshTiming,
+)
 from ance_cli.config.mining import Bm25Config, DrawConfig, MineConfig
 from ance_cli.config.retrieval import (
     MEASURES,
@@ -41,6 +47,7 @@ __all__ = [
     "FuseConfig",
     "IndexConfig",
     "LoopConfig",
+    "LoopDevices",
     "MineConfig",
     "ReadConfig",
     "RefreshConfig",

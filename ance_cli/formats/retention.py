@@ -9,7 +9,7 @@ from pathlib import Path
 from ance_cli.errors import ResourceExhausted
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.generation_folder import LARGE
-from ance_cli.formats.run_folder import RunFolder
+from ance_cli.formats.run_folder import REFRESHER, RunFolder
 
 
 def prune(run: RunFolder, keep: int) -> list[Path]:
@@ -27,9 +27,7 @@ def prune(run: RunFolder, keep: int) -> list[Path]:
                 atomic.remove(part)
                 removed.append(part)
     if removed:
-        run.event(
-            "inferencer", "pruned", parts=[str(path.relative_to(run.path)) for path in removed]
-        )
+        run.event(REFRESHER, "pruned", parts=[str(path.relative_to(run.path)) for path in removed])
     return removed
 
 

@@ -16,6 +16,7 @@ from ance_cli.config import (
     EncodeConfig,
     FollowConfig,
     LoopConfig,
+    LoopDevices,
     SearchConfig,
     SegmentConfig,
 )
@@ -25,7 +26,7 @@ from ance_cli.evaluation.evaluate import evaluate_runs
 from ance_cli.formats.dataset import Dataset, locate
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
-from ance_cli.loop.loop import Given, loop
+from ance_cli.loop.loop import loop
 from ance_cli.mining.bm25_negatives import bm25_negatives
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
@@ -94,13 +95,9 @@ def demo(
         run.path,
         LoopConfig(refresh_every=config.steps, segments=config.segments, mode="sync"),
         FollowConfig(keep=config.segments + 1),  # every generation's vectors are searched below
-        Given(
-            {"data": data, "split": "train", "ckpt": warmup.latest, **recipe},
-            {},
-            {"depth": config.depth},
-        ),
-        gpus=gpus,
-        call=call,
+        {"data": data, "split": "train", "ckpt": warmup.latest, **recipe, "depth": config.depth},
+        LoopDevices(gpus=gpus),
+        call,
     )
 
     call.reporter.say("5. measures on test")

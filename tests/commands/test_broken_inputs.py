@@ -310,7 +310,7 @@ CASES = {
     "run.json hollow": (text("run/run.json", "{}"), REFRESH, 3, "run/run.json: has no identity"),
     "refresh.json cut": (cut("run/refresh.json"), REFRESH, 3, "run/refresh.json: not valid JSON"),
     "refresh.json strange": (text("run/refresh.json", '{"what":1}'), ["refresh", "run"], 3,
-                             "run/refresh.json: 'what' is no setting of a refresh"),
+                             "run/refresh.json: 'what' is not a setting of a refresh"),
     "pointer cut": (cut("run/negatives.json"), REFRESH, 3, "run/negatives.json: not valid JSON"),
     "segments garbled": (line("run/segments.jsonl", 1, "x"), GO_ON, 3, "run/segments.jsonl:1: not"),
     "log garbled": (line("run/metrics.jsonl", 1, "x"), GO_ON, 3, "run/metrics.jsonl:1: not valid"),

@@ -164,7 +164,7 @@ def test_two_ranks_switch_at_the_same_step(world, checkpoint):
 
 
 @pytest.mark.long
-def test_an_inferencer_that_measures_drift_refreshes_only_where_the_model_moved(world):
+def test_a_refresh_daemon_that_measures_drift_refreshes_only_if_the_model_moved(world):
     """With a threshold of 0 nothing has moved, so only the last checkpoint is refreshed from."""
     refresh(world)
     process = Ance(world.cwd).start(

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ance_cli.formats.manifest import Plan
-from ance_cli.loop.loop import as_flags
+from ance_cli.loop.commands import as_flags
 from tests.commands.test_chain import check_negatives
 from tests.world import Ance, AnceInside, jsonl, make_cross_encoder, make_dataset, tree, write_jsonl
 
@@ -245,7 +245,7 @@ def test_a_refresh_refuses_at_once_what_mining_would_refuse_later(inside, datase
     inside("train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0,
            "--total-steps", 9, "-o", "run")  # fmt: skip
     for flags, code, words in (
-        (["--mix", "previous"], 2, "without ann none of them ranks anything"),
+        (["--mix", "previous"], 2, "without ann no generation has candidates"),
         (["--mix", "lookahead", "--index-factory", "Flat"], 2, "the source lookahead"),
         (["--answers"], 3, "data/queries.jsonl: no query has an answer"),
         (["--teacher", "data"], 3, "not a cross-encoder's folder"),
