@@ -61,7 +61,7 @@ bench:
     python benchmarks/train.py
     python benchmarks/loop.py
 
-# the paper's study: every cell that is not done yet, then the tables (docs/reproduce.md)
+# the paper's study: every cell that is not done yet, then the tables (docs/evidence/reproduce.md)
 reproduce *arguments:
     python -m benchmarks.study run "$@"; code=$?; \
     python -m benchmarks.study table && exit $code

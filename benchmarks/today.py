@@ -3,12 +3,12 @@
     pip install 'sentence-transformers[train]>=5'
     python -m benchmarks.today --work DIR [--data DIR] [--ckpt DIR] [--steps 300] [--seed 42]
 
-Every arm starts from the same checkpoint, a warmed-up one where docs/reproduce.md is followed, and
-trains as `--preset small` does: batch, lengths, AdamW, rate, decay, dropout, number format. All are
-measured by one path, `ance encode`, `ance search` and `ance eval`, on the test split.
+Every arm starts from the same checkpoint (in docs/evidence/reproduce.md after a warm-up) and
+trains as `--preset small` does: batch, lengths, AdamW, rate, decay, dropout, number format. All
+are measured by one path, `ance encode`, `ance search` and `ance eval`, on the test split.
 
-An arm leaves its seconds in DIR/ARM/trained.json and its ranking in DIR/ARM/test.trec; the same
-command skips what is there. One that was interrupted begins anew, so that its seconds are whole.
+An arm writes its seconds to DIR/ARM/trained.json and its ranking to DIR/ARM/test.trec; the same
+command skips what exists. An interrupted arm starts again, so that its seconds are whole.
 """
 
 from __future__ import annotations

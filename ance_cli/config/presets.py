@@ -43,8 +43,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": "adamw", "lr": 2e-5, "warmup_steps": 1000, "batch_size": 64,
         "in_batch": "all", "negatives_per_positive": 4, "query_length": 64, "passage_length": 256,
     },
-    # runs of hundreds of steps on a small corpus (docs/reproduce.md): LAMB at the rates above
-    # would move each tensor by a millionth of its norm a step, and dropout scatters the dot
+    # runs of hundreds of steps on a small corpus (docs/evidence/reproduce.md): LAMB at the rates
+    # above would move each tensor by a millionth of its norm a step, and dropout scatters the dot
     # products of layer-normed vectors by nearly what separates a hard negative from its positive
     "small": {
         "optimizer": "adamw", "lr": 3e-5, "warmup_steps": 0, "dropout": 0.0, "batch_size": 32,

@@ -1,7 +1,8 @@
 """Attention for encoders on a CPU, where torch's fused kernel is slow in bf16.
 
 For the head sizes of BERT-like encoders it reaches a tenth of the machine's bf16 matrix-product
-rate forward, and backward it takes two to four times as long as in float32 (docs/performance.md).
+rate forward, and backward it takes two to four times as long as in float32
+(docs/evidence/measurements.md).
 Inference goes by batched matrix products, which run near that rate; training, which would have to
 keep their scores, by the fused kernel in float32.
 """

@@ -1,7 +1,7 @@
 """Linear maps for inference on a CPU, with weights laid out once, as its matrix products want them.
 
 A plain bf16 linear map lays its weights out anew in every call, which costs an encoder about a
-tenth of its time (docs/performance.md). The results are the same to the bit.
+tenth of its time (docs/evidence/measurements.md). The results are the same to the bit.
 """
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
-"""The paper's study as a grid of cells: `python -m benchmarks.study` (docs/reproduce.md)."""
+"""The paper's study as a grid of cells: `python -m benchmarks.study`, in
+docs/evidence/reproduce.md."""

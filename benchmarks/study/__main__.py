@@ -1,4 +1,4 @@
-"""`python -m benchmarks.study list | run | table | compare`: see docs/reproduce.md."""
+"""`python -m benchmarks.study list | run | table | compare`: see docs/evidence/reproduce.md."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     shared.add_argument("--data", type=Path, help="datasets (default: $ANCE_TEST_DATA)")
     shared.add_argument("--weights", type=Path, help="checkpoints (default: $ANCE_TEST_WEIGHTS)")
     shared.add_argument("--work", type=Path, default=Path("runs/study"))
-    shared.add_argument("--results", type=Path, default=Path("docs/study/results.jsonl"))
+    shared.add_argument("--results", type=Path, default=Path("docs/evidence/study/results.jsonl"))
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, does in (("list", "show the cells and how they stand"), ("run", "do cells")):
         command = verbs.add_parser(verb, parents=[shared], help=does)

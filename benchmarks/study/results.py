@@ -20,7 +20,7 @@ Result = dict[str, Any]
 
 
 class Results:
-    """`docs/study/results.jsonl`, which several runners may append to."""
+    """`docs/evidence/study/results.jsonl`, which several runners may append to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
