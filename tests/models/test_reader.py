@@ -238,7 +238,7 @@ def test_the_prompt_stands_in_the_docs():
         ),
         question="QUESTION",
     )
-    assert shown in (Path(__file__).parents[2] / "docs" / "method.md").read_text()
+    assert shown in (Path(__file__).parents[2] / "docs" / "explanations" / "method.md").read_text()
 
 
 # ---------------------------------------------------------------- what is refused, and edges
