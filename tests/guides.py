@@ -37,7 +37,7 @@ TOLERANCE = 0.05
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _ANY = "..."
-_SECONDS = 600
+_SECONDS = 1800  # of one command, on a machine that has other work
 
 
 @dataclass
