@@ -1,4 +1,4 @@
-"""Starts the ranks of a training segment as torchrun does, and ends with their exit code."""
+"""The devices of a training segment, and one process for each, started as torchrun does."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ance_cli.errors import AnceError, ResourceExhausted, Stopped, UsageProblem
 
-PEER_LOST = 76
-"""Exit code of a rank that ended because another was gone; nobody outside sees it."""
+if TYPE_CHECKING:
+    import torch
 
+PEER_LOST = 76
+"""Exit code of a rank that ended because another rank was gone; no user sees it."""
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """The machines of a run: how many, which of them this is, and where they meet."""
+    """The machines that train together: how many, which of them this is, and where they connect."""
 
     count: int = 1
     rank: int = 0
@@ -33,14 +36,39 @@ class Nodes:
     def __post_init__(self) -> None:
         if self.count < 1 or not 0 <= self.rank < self.count:
             raise UsageProblem(
-                f"--node-rank {self.rank} of --nnodes {self.count}: ranks count from 0 up to the "
+                f"--node-rank {self.rank} and --nnodes {self.count}: ranks count from 0 up to the "
                 "number of machines"
             )
         if self.count > 1 and self.endpoint is None:
             raise UsageProblem(
-                "--nnodes needs --rdzv-endpoint, where the machines meet",
-                hint="--rdzv-endpoint HOST:PORT names a free port of node 0, on every node",
+                "--nnodes needs --rdzv-endpoint, the address to which the machines connect",
+                hint="add --rdzv-endpoint HOST:PORT with a free port of node 0, on every node",
             )
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices of a segment: `gpus` or `cpu_workers` of each machine, and the machines."""
+
+    gpus: str = "all"
+    cpu_workers: int = 1
+    nodes: Nodes = Nodes()
+
+    def __post_init__(self) -> None:
+        if self.cpu_workers < 1:
+            raise UsageProblem("--cpu-workers must be at least 1")
+
+    def here(self) -> list[torch.device]:
+        """One device for each rank of this machine: its GPUs, or the CPU `cpu_workers` times."""
+        from ance_cli.models.devices import choose_devices
+
+        devices = choose_devices(self.gpus)
+        return devices * self.cpu_workers if devices[0].type == "cpu" else devices
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of all machines together; every machine has as many as this one."""
+        return len(self.here()) * self.nodes.count
 
 
 class RankFailed(AnceError):

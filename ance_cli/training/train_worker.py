@@ -28,14 +28,13 @@ from ance_cli.formats.run_folder import RunFolder
 from ance_cli.mining.filtering import DatasetScope
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter
+from ance_cli.training.launch import Devices
 from ance_cli.training.run_creation import config_of, publish_checkpoint
 from ance_cli.training.run_generations import watch_generations
 from ance_cli.training.segments import SegmentInput, state_step
 from ance_cli.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
-    import torch
-
     from ance_cli.models.tokens import TokenRows
     from ance_cli.training.data import PairStream
     from ance_cli.training.distributed import World
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What a rank is told; everything else lies in the run folder.
+    """What a rank must know about a segment in addition to what the run folder holds.
 
     `record` is the segment's line in `segments.jsonl`; `embeddings` holds the vectors of a frozen
     passage tower.
@@ -61,20 +60,37 @@ class TrainJob:
     quiet: bool = False
     embeddings: str | None = None
 
+    @classmethod
+    def of(
+        cls,
+        segment: SegmentConfig,
+        record: Segment,
+        config: TrainConfig,
+        devices: Devices,
+        embeddings: Path | None,
+        call: Call,
+    ) -> TrainJob:
+        """The job of a call; all ranks compute in the number format that fits node 0's devices."""
+        from ance_cli.models.devices import choose_dtype
+
+        dtype = choose_dtype(config.dtype, devices.here()[0])
+        return cls(
+            segment,
+            record,
+            dtype="fp32" if dtype == "fp16" else dtype,
+            gpus=devices.gpus,
+            cpu_workers=devices.cpu_workers,
+            skip_bad=call.skipped is not None,
+            quiet=call.quiet,
+            embeddings=str(embeddings) if embeddings else None,
+        )
+
     def to_json(self) -> str:
         return orjson.dumps(asdict(self)).decode()
 
     @classmethod
     def from_json(cls, text: str) -> TrainJob:
         return parse_record(text.encode(), cls, "the training job")
-
-
-def devices_of(gpus: str, cpu_workers: int) -> list[torch.device]:
-    """One device for each rank of this machine: GPUs, or the CPU `cpu_workers` times."""
-    from ance_cli.models.devices import choose_devices
-
-    devices = choose_devices(gpus)
-    return devices * cpu_workers if devices[0].type == "cpu" else devices
 
 
 def join_segment(run: RunFolder, reporter_of: Callable[[bool, bool], Reporter]) -> None:
@@ -85,7 +101,7 @@ def join_segment(run: RunFolder, reporter_of: Callable[[bool, bool], Reporter]) 
     from ance_cli.training.distributed import join_world
 
     job = TrainJob.from_json(run.train_job.read_text(encoding="utf-8"))
-    world = join_world(devices_of(job.gpus, job.cpu_workers))
+    world = join_world(Devices(job.gpus, job.cpu_workers).here())
     call = Call(
         reporter=reporter_of(world.is_main, job.quiet),
         skipped=SkippedLines() if job.skip_bad else None,

@@ -103,7 +103,9 @@ def test_ranks_take_only_what_every_one_of_them_has_read(checkpoint, tmp_path):
     snapshot = NegativesSnapshot(trainer.snapshot.stream, trainer.snapshot.passages, 3, 0)
     watcher._loaded[3] = snapshot
     theirs = [2, True]  # the newest that the other rank has read, and whether it has that one
-    trainer.world = SimpleNamespace(is_main=True, least=lambda ours: min(ours, theirs.pop(0)))
+    trainer.world = SimpleNamespace(
+        is_main=True, all_reduce_min=lambda ours: min(ours, theirs.pop(0))
+    )
     trainer._follow(watcher, [], Silent())
     assert trainer.snapshot.generation == 1
     theirs += [3, True]

@@ -78,5 +78,5 @@ def test_negatives_that_were_changed_are_not_trained_on(run):
     path = run.generation(2).path / "negatives.jsonl"
     assert segment_input(run, path).fingerprint == "2"
     path.write_text("{}\n")
-    with pytest.raises(BadInput, match="is not what its manifest says"):
+    with pytest.raises(BadInput, match="differs from its manifest"):
         segment_input(run, path)
