@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import InitVar, dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,11 +14,12 @@ from torch import Tensor, nn
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged, Stopped, hold_signals
 from ance_cli.mining.sampling import keyed_generator
+from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import DualEncoder
 from ance_cli.models.flops import training_flops
-from ance_cli.models.tokens import TokenRows
+from ance_cli.models.tokens import Tokenizer, TokenRows
 from ance_cli.progress import Reporter
-from ance_cli.training.data import Batch, Ints, StreamPosition, rows_of_docs
+from ance_cli.training.data import Batch, Ints, rows_of_docs
 from ance_cli.training.distributed import World
 from ance_cli.training.generation_watcher import GenerationWatcher, NegativesSnapshot
 from ance_cli.training.grad_cache import GradCacheStep
@@ -30,46 +30,61 @@ from ance_cli.training.objective import LossInputs, batch_loss
 from ance_cli.training.state import TrainerState
 
 _POLL_SECONDS = 0.2
-"""Between two looks for a generation, where training waits for one."""
-_TRY = "start a new run with a smaller --lr, or more --warmup-steps"
+"""Between two looks for a new generation, while training waits for one."""
+_TRY = "start a new run with a smaller --lr, or with more --warmup-steps"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """An encoder in training, and the checkpoint that it was loaded from."""
+
+    start: Checkpoint
+    tokenizer: Tokenizer
+    encoder: DualEncoder
+    optimizer: torch.optim.Optimizer
+
+
+class TrainerOutput(Protocol):
+    """Writes what a trainer made. Every method is called between two steps, on the main rank."""
+
+    def save_state(self, trainer: Trainer) -> None: ...
+
+    def save_checkpoint(self, trainer: Trainer) -> None: ...
+
+    def log(self, line: dict[str, Any]) -> None: ...
+
+    def log_switch(self, trainer: Trainer) -> None:
+        """The next batch is the first one on the trainer's `snapshot`."""
 
 
 @dataclass
 class Trainer:
-    """Trains `encoder` on the pairs of `snapshot` from `step` to `last_step`.
+    """Trains `model` on the pairs of `snapshot`, from the step of `state` to `last_step`.
 
-    `queries` holds the token rows of the stream's `query_ids`, the lesson's `passages` those of its
-    `doc_ids`. With `watcher`, newer lessons come in between two steps. With `live`, negatives are
-    retrieved at each step instead, and passages are not encoded. `ceiling` is the device's measured
-    FLOP/s, 0 = not known. The owner is told when to keep something through the callbacks, each
-    called between two steps, on the main rank.
+    `queries` holds the token rows of the stream's `query_ids`. With `watcher`, the snapshot of a
+    newer generation replaces `snapshot` between two steps. With `live`, negatives are retrieved at
+    each step instead, and passages are not encoded. `ceiling` is the device's measured FLOP/s, 0 if
+    unknown. `facts` are added to each line of the log.
     """
 
-    encoder: DualEncoder
-    optimizer: torch.optim.Optimizer
+    model: TrainedModel
     snapshot: NegativesSnapshot
     queries: TokenRows
-    pads: tuple[int, int]
-    """Padding ids of queries and passages."""
     config: TrainConfig
     segment: SegmentConfig
-    scale: float
     dtype: str
     world: World
-    step: int
-    at: StreamPosition
+    state: InitVar[TrainerState]
     last_step: int
-    save_state: Callable[[Trainer], None]
-    save_checkpoint: Callable[[Trainer], None]
-    log: Callable[[dict[str, Any]], None]
-    switched: Callable[[Trainer], None] = lambda trainer: None
+    output: TrainerOutput
     watcher: GenerationWatcher | None = None
     live: LiveNegatives | None = None
     ceiling: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, state: TrainerState) -> None:
+        self.step, self.at, self.losses = state.step, state.stream, state.losses
+        self.encoder, self.optimizer = self.model.encoder, self.model.optimizer
         self.global_batch = self.config.batch_size * self.config.devices
         """Pairs in a micro-batch of all ranks together."""
         self._trained = [p for p in self.encoder.parameters() if p.requires_grad]
@@ -77,14 +92,15 @@ class Trainer:
             (name, p) for name, p in self.encoder.named_parameters() if p.requires_grad
         )
         self._model: nn.Module = self.world.wrap(self.encoder)
+        pad_id = self.model.tokenizer.pad_id_of
         self._grad_cache_step = GradCacheStep(
-            self._model, self.world, self.queries, self.snapshot.passages, *self.pads, self.dtype,
-            self.segment.grad_cache,
+            self._model, self.world, self.queries, self.snapshot.passages, pad_id("query"),
+            pad_id("passage"), self.dtype, self.segment.grad_cache,
         )  # fmt: skip
 
     @property
     def trainer_state(self) -> TrainerState:
-        """Where the run stands, for its resume state."""
+        """The progress of the run, for its resume state."""
         return TrainerState(self.step, self.at.epoch, self.at.position, self.losses, self.dtype)
 
     def run(self, reporter: Reporter, first_step: int) -> None:
@@ -94,7 +110,9 @@ class Trainer:
         """
         main = self.world.is_main
         if main and self.step > first_step and self._is_checkpoint:
-            self.save_checkpoint(self)  # a kill may have come between this step's state and it
+            self.output.save_checkpoint(
+                self
+            )  # a kill may have come between this step's state and it
         total = self.last_step - first_step
         saved = time.monotonic()
         speed = _Speed(self.step, self._grad_cache_step, self.encoder, self.ceiling)
@@ -117,15 +135,15 @@ class Trainer:
                 if logged:
                     rates = speed.since_last(self.step, self.world)
                     if main:
-                        self.log(self._line(norms, rates))
+                        self.output.log(self._line(norms, rates))
                     losses.clear()
                 if self._is_checkpoint or saving or stopping:
                     self._check_weights()
                     if main:
-                        self.save_state(self)
+                        self.output.save_state(self)
                     saved = time.monotonic()
                 if main and self._is_checkpoint:
-                    self.save_checkpoint(self)
+                    self.output.save_checkpoint(self)
                 if stopping:
                     self.world.wait()  # nobody ends before the state is saved
                     reporter.warn(
@@ -163,7 +181,7 @@ class Trainer:
                 self.snapshot = watcher.take(ready)
                 self._grad_cache_step.passages = self.snapshot.passages
                 if self.world.is_main:
-                    self.switched(self)
+                    self.output.log_switch(self)
                     age = self.step - (self.snapshot.checkpoint_step or 0)
                     reporter.say(f"step {self.step}: on to generation {ready}, {age} steps old")
             limit = self.segment.max_staleness
@@ -173,7 +191,7 @@ class Trainer:
             if self.world.all_reduce_sum(bool(stop))[0]:
                 self._check_weights()
                 if self.world.is_main:
-                    self.save_state(self)
+                    self.output.save_state(self)
                 self.world.wait()  # nobody ends before the state is saved
                 reporter.warn(
                     f"stopped after step {self.step}, state saved: the same command continues"
@@ -261,7 +279,10 @@ class Trainer:
         )
 
     def _loss(self, scores: Tensor, loss_inputs: LossInputs) -> Tensor:
-        return batch_loss(scores, loss_inputs, self.config, self.scale) / self.config.accumulation
+        return (
+            batch_loss(scores, loss_inputs, self.config, self.model.start.settings.scale)
+            / self.config.accumulation
+        )
 
     def _loss_inputs(self, batch: Batch, mine: Ints) -> LossInputs:
         parts = (batch.members, batch.teacher, batch.banned, batch.picks)

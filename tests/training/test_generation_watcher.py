@@ -134,7 +134,7 @@ def test_a_stop_while_waiting_takes_no_step_on_negatives_that_are_too_old(checkp
     trainer = make(checkpoint, tmp_path, config, 4, losses=losses)
     trainer.segment = SegmentConfig(steps=4, log_every=1, checkpoint_every=2, max_staleness=2)
     trainer.watcher = GenerationWatcher(published, lambda number: None, lambda *_: None, {}, 0)
-    trainer.save_state = lambda t: kept.append(t.step)
+    trainer.output.save_state = lambda t: kept.append(t.step)
     reporter = Silent()
     reporter.warn = warnings.append
     with pytest.raises(Stopped) as stop:
