@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ance_cli.config.sets import LossName
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.training.loss import LOSSES
 
@@ -89,7 +90,7 @@ def _best_rows(xq: Singles, embeddings: Embeddings) -> Iterator[tuple[slice, Sin
 
 
 def score_gradients(
-    positive: float, negatives: Singles, loss: str, margin: float, scale: float
+    positive: float, negatives: Singles, loss: LossName, margin: float, scale: float
 ) -> tuple[Doubles, Doubles]:
     """(N,) dl/ds+ and (N,) dl/ds- of the loss l(s+, s-) with each negative alone.
 

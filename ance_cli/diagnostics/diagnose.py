@@ -19,6 +19,7 @@ import orjson
 
 from ance_cli.call import Call, SkippedLines
 from ance_cli.config import ComputeConfig, DiagnoseConfig
+from ance_cli.config.sets import LossName
 from ance_cli.diagnostics.history import history_hash, read_history
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import lease
@@ -240,7 +241,7 @@ def _survey(
     retriever: DenseRetriever,
     embeddings: Embeddings,
     config: DiagnoseConfig,
-    loss: tuple[str, float, float],
+    loss: tuple[LossName, float, float],
     ranks: Positions,
     dataset: Dataset,
     call: Call,
@@ -306,7 +307,7 @@ def _differentiate(
     dataset: Dataset,
     chosen: Chosen,
     analyses: Sequence[Any],
-    loss: tuple[str, float, float],
+    loss: tuple[LossName, float, float],
     retriever: DenseRetriever,
     call: Call,
 ) -> tuple[list[Any], int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ance_cli.config.sets import LossName
 from ance_cli.diagnostics.pair import Doubles, Draws
 from ance_cli.diagnostics.theory import Moments, drawn, squared_mean
 from ance_cli.models.checkpoint import Checkpoint
@@ -39,7 +40,12 @@ class ExampleGradients:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: torch.device, loss: str, margin: float, scale: float
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        loss: LossName,
+        margin: float,
+        scale: float,
     ) -> None:
         self._dual = load_dual(checkpoint).to(device)
         self._tokenizer = Tokenizer(checkpoint)

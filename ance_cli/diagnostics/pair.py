@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ance_cli.config.sets import LossName
 from ance_cli.diagnostics.corpus_scores import CorpusScores, score_gradients
 from ance_cli.diagnostics.theory import (
     EncodingSum,
@@ -68,7 +69,7 @@ class Pair:
         listed: Mapping[str, Positions],
         depth: int,
         batch_size: int,
-        loss: tuple[str, float, float],
+        loss: tuple[LossName, float, float],
     ) -> Pair:
         """`docs` are the negatives' positions, `positive` that of d+; `loss` is its name, margin
         and scale. `listed` are the positions, best first, of what BM25 found, and of what an index

@@ -18,6 +18,7 @@ from ance_cli.formats.ledgers import FOLLOW, Segment, SegmentLedger, cut_ledger
 from ance_cli.formats.manifest import manifest_name
 from ance_cli.formats.run_folder import RunFolder, now
 from ance_cli.retrieval.dense import VectorSource
+from ance_cli.training.schedule import ends
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def state_step(run: RunFolder) -> int:
 def check_horizon(run: RunFolder, steps: int, config: TrainConfig) -> None:
     """Raise `Mismatch` if the segment ends after the step at which the learning rate reaches 0."""
     start = state_step(run)
-    if config.schedule != "constant" and start + steps > config.total_steps:
+    if ends(config) and start + steps > config.total_steps:
         raise Mismatch(
             f"{run.path}: steps {start + 1} to {start + steps} are beyond the --total-steps of the "
             f"run, {config.total_steps}: the learning rate is 0 there",

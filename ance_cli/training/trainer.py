@@ -25,8 +25,8 @@ from ance_cli.training.generation_watcher import GenerationWatcher, NegativesSna
 from ance_cli.training.grad_cache import GradCacheStep
 from ance_cli.training.gradients import group_norms, layer_groups
 from ance_cli.training.live import LiveNegatives
-from ance_cli.training.loss import doc_scores
-from ance_cli.training.objective import LossInputs, batch_loss
+from ance_cli.training.loss import LossInputs, batch_loss, doc_scores
+from ance_cli.training.schedule import learning_rate
 from ance_cli.training.state import TrainerState
 
 _POLL_SECONDS = 0.2
@@ -208,7 +208,7 @@ class Trainer:
             "step": self.step,
             "epoch": self.at.epoch,
             "loss": round(sum(self.losses) / len(self.losses), 6),
-            "lr": self.config.learning_rate(self.step - 1),
+            "lr": learning_rate(self.config, self.step - 1),
             **norms,
             **rates,
             **self.facts,
@@ -222,7 +222,7 @@ class Trainer:
     def _optimizer_step(self, with_groups: bool) -> tuple[float, dict[str, float]]:
         """One optimizer step over `accumulation` micro-batches: loss and gradient norms."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate(self.step)
+            group["lr"] = learning_rate(self.config, self.step)
         self.encoder.train()
         total, at = 0.0, self.at
         for micro in range(self.config.accumulation):
