@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ance_cli.formats.tokens import TokenRows
 from ance_cli.models.devices import torch_dtype
-from ance_cli.models.tokens import TokenRows
 from ance_cli.training.distributed import World
 
 Ints = npt.NDArray[np.int64]

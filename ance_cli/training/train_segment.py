@@ -22,6 +22,7 @@ from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
+from ance_cli.training.data import TrainingSet
 from ance_cli.training.launch import Devices, launch
 from ance_cli.training.run_creation import (
     RunSetup,
@@ -38,7 +39,6 @@ from ance_cli.training.segments import (
     new_segment,
 )
 from ance_cli.training.train_worker import TrainJob, train_rank
-from ance_cli.training.training_set import TrainingSet
 
 
 def train_segment(

@@ -18,31 +18,25 @@ import orjson
 from ance_cli.call import Call, SkippedLines
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.config.sets import Tracker
-from ance_cli.errors import BadInput, Diverged, Stopped
+from ance_cli.errors import BadInput, Diverged, Mismatch, Stopped
 from ance_cli.formats import atomic, lease
-from ance_cli.formats.dataset import (
-    Dataset,
-)
 from ance_cli.formats.ledgers import FOLLOW, Segment, cut_ledger
 from ance_cli.formats.records import parse_record
 from ance_cli.formats.run_folder import RunFolder
-from ance_cli.mining.filtering import DatasetScope
+from ance_cli.formats.tokens import TokenRows, join_rows
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter
+from ance_cli.training.data import Ints, NegativesSnapshot, TrainingSet
+from ance_cli.training.generation_watcher import GenerationWatcher, watch_generations
 from ance_cli.training.launch import Devices
 from ance_cli.training.run_creation import config_of, publish_checkpoint
-from ance_cli.training.run_generations import watch_generations
 from ance_cli.training.segments import SegmentInput, state_step
 from ance_cli.training.trackers import Track, make_tracker
-from ance_cli.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
     import torch
 
-    from ance_cli.models.tokens import TokenRows
-    from ance_cli.training.data import PairStream
     from ance_cli.training.distributed import World
-    from ance_cli.training.generation_watcher import GenerationWatcher, NegativesSnapshot
     from ance_cli.training.live import LiveNegatives
     from ance_cli.training.state import TrainerState
     from ance_cli.training.trainer import TrainedModel, Trainer
@@ -158,16 +152,16 @@ def _make_trainer(
     from ance_cli.models.flops import matmul_ceiling
     from ance_cli.training.trainer import Trainer
 
-    dataset = run.dataset()
+    run.dataset()  # refuses data that changed since the run began
     model = _load_model(run, config, job.segment, world.device)
     resumed = _resume(run, model, job, world, call.reporter)
-    load = SnapshotLoader(model.start, dataset, training_set, call)
+    load = SnapshotLoader(model.start, training_set, call)
     watcher, snapshot = _first_negatives(run, job, resumed, load, world)
     trainer = Trainer(
         model=model,
         snapshot=snapshot,
         queries=model.tokenizer(
-            [training_set.queries[name] for name in snapshot.stream.query_ids], "query"
+            [training_set.queries[query_id] for query_id in training_set.query_ids], "query"
         ),
         config=config,
         segment=job.segment,
@@ -177,7 +171,7 @@ def _make_trainer(
         last_step=job.record.start_step + job.record.steps,
         output=RunOutput.open(run, model, config, job.segment.track if world.is_main else None),
         watcher=watcher,
-        live=_live(config, job, training_set, snapshot.stream, world),
+        live=_live(config, job, training_set, world),
         ceiling=matmul_ceiling(world.device, job.dtype),
         facts={"segment": job.record.segment},
     )
@@ -248,20 +242,30 @@ def _resume(
 
 @dataclass(frozen=True)
 class SnapshotLoader:
-    """Reads the negatives of a segment or of a generation, with the token rows of the documents."""
+    """Reads the negatives of a segment or a generation, and the token rows of their documents."""
 
     start: Checkpoint
-    dataset: Dataset
     training_set: TrainingSet
     call: Call
 
     def __call__(self, source: SegmentInput) -> NegativesSnapshot:
-        from ance_cli.training.generation_watcher import NegativesSnapshot
-
         stream = self.training_set.stream(source.path, source.checkpoint_step or 0)
-        doc_ids = [] if self.training_set.config.freeze_passages else stream.doc_ids
-        passages = _passage_rows(self.start, self.dataset, doc_ids, self.call)
+        is_encoded = not self.training_set.config.freeze_passages
+        passages = self.token_rows(stream.docs) if is_encoded else join_rows([])
         return NegativesSnapshot(stream, passages, source.generation, source.checkpoint_step)
+
+    def token_rows(self, docs: Ints) -> TokenRows:
+        """The token rows of some positions in the corpus, from the corpus's token cache."""
+        from ance_cli.encoding.tokenize import corpus_tokens
+
+        dataset = self.training_set.dataset
+        cache = corpus_tokens(self.start, dataset, None, self.call)
+        if cache.manifest["inputs"]["corpus"] != self.training_set.corpus_hash:
+            raise Mismatch(
+                f"{dataset.corpus}: changed while the run trained on it",
+                hint="restore the old file and repeat the command",
+            )
+        return cache.rows_of(docs)
 
 
 def _first_negatives(
@@ -322,33 +326,13 @@ class RunOutput:
 
 
 def _live(
-    config: TrainConfig, job: TrainJob, training_set: TrainingSet, stream: PairStream, world: World
+    config: TrainConfig, job: TrainJob, training_set: TrainingSet, world: World
 ) -> LiveNegatives | None:
-    """Live retrieval for a frozen passage tower, from vectors that this very tower made."""
+    """Live retrieval from the vectors of a frozen passage tower."""
     if not config.freeze_passages:
         return None
     from ance_cli.formats.embeddings import Embeddings
     from ance_cli.training.live import LiveNegatives
 
     assert job.embeddings is not None
-    embeddings = Embeddings(Path(job.embeddings))
-    scope = DatasetScope(embeddings.ids, list(training_set.shares)) if training_set.shares else None
-    return LiveNegatives(
-        embeddings, world.device, stream.known, config.live_depth, config.negatives_per_positive,
-        config.seed, scope,
-    )  # fmt: skip
-
-
-def _passage_rows(
-    start: Checkpoint,
-    dataset: Dataset,
-    doc_ids: list[str],
-    call: Call,
-) -> TokenRows:
-    """Token rows of the documents that occur, in corpus order, from the corpus's token cache."""
-    from ance_cli.encoding.tokenize import corpus_tokens
-    from ance_cli.formats.tokens import join_rows
-
-    if not doc_ids:
-        return join_rows([])
-    return corpus_tokens(start, dataset, None, call).rows_of(set(doc_ids))
+    return LiveNegatives(Embeddings(Path(job.embeddings)), training_set, world.device)

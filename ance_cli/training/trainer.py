@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged, Stopped, hold_signals
+from ance_cli.formats.tokens import TokenRows
 from ance_cli.mining.sampling import keyed_generator
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import DualEncoder
 from ance_cli.models.flops import training_flops
-from ance_cli.models.tokens import Tokenizer, TokenRows
+from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Reporter
-from ance_cli.training.data import Batch, Ints, rows_of_docs
+from ance_cli.training.data import Batch, Ints, NegativesSnapshot
 from ance_cli.training.distributed import World
-from ance_cli.training.generation_watcher import GenerationWatcher, NegativesSnapshot
+from ance_cli.training.generation_watcher import GenerationWatcher
 from ance_cli.training.grad_cache import GradCacheStep
 from ance_cli.training.gradients import group_norms, layer_groups
 from ance_cli.training.live import LiveNegatives
@@ -61,7 +62,7 @@ class TrainerOutput(Protocol):
 class Trainer:
     """Trains `model` on the pairs of `snapshot`, from the step of `state` to `last_step`.
 
-    `queries` holds the token rows of the stream's `query_ids`. With `watcher`, the snapshot of a
+    `queries` holds the token rows of `TrainingSet.query_ids`. With `watcher`, the snapshot of a
     newer generation replaces `snapshot` between two steps. With `live`, negatives are retrieved at
     each step instead, and passages are not encoded. `ceiling` is the device's measured FLOP/s, 0 if
     unknown. `facts` are added to each line of the log.
@@ -261,8 +262,8 @@ class Trainer:
                 batch.queries[mine], nothing, lambda q, _: self._live_loss(q, batch, mine), last,
                 seed,
             )  # fmt: skip
-        rows, rows_of = rows_of_docs(batch.docs, self.snapshot.passages)
-        counts = self.world.shares(self.snapshot.passages.row_counts[batch.docs])
+        rows, rows_of = self.snapshot.rows_of(batch.docs)
+        counts = self.world.shares((rows_of >= 0).sum(1))
         first = sum(counts[: self.world.rank])
         own = rows[first : first + counts[self.world.rank]]
         places = torch.from_numpy(rows_of).to(self.world.device)
@@ -289,13 +290,10 @@ class Trainer:
         return LossInputs(*(torch.from_numpy(part[mine]).to(self.world.device) for part in parts))
 
     def _live_loss(self, q: Tensor, batch: Batch, mine: Ints) -> Tensor:
-        """The loss of the queries with the negatives that they meet in the frozen vectors."""
+        """The loss of the queries, with negatives retrieved from the frozen vectors."""
         assert self.live is not None
-        query_ids = [self.snapshot.stream.query_ids[query] for query in batch.queries[mine]]
-        positives = [
-            self.snapshot.stream.doc_ids[batch.docs[row[0]]] for row in batch.members[mine]
-        ]
-        scores, members = self.live.scores(q, query_ids, positives, self.step)
+        positives = batch.docs[batch.members[mine, 0]]
+        scores, members = self.live.scores(q, batch.queries[mine], positives, self.step)
         return self._loss(scores, LossInputs(members))
 
 

@@ -119,7 +119,7 @@ def test_a_damaged_generation_is_passed_over(world):
     wait_for(lambda: lines(world)[-1]["step"] > at + 10, process)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=180)
-    assert "generation 2 cannot be read, training goes on" in stderr
+    assert "generation 2 cannot be read and is skipped" in stderr
     assert {line["generation"] for line in lines(world)} == {1}
     assert jsonl(world.run / "switches.jsonl") == [{"step": 0, "generation": 1}]
     assert "generation refused" in (world.run / "events.jsonl").read_text()

@@ -8,15 +8,16 @@ import torch
 
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged
+from ance_cli.formats.dataset import Dataset, Passage
 from ance_cli.formats.negatives_file import PairNegatives
+from ance_cli.mining.filtering import DuplicateIndex
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import load_dual
 from ance_cli.models.encoder import set_dropout
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Silent
-from ance_cli.training.data import PairStream
+from ance_cli.training.data import NegativesSnapshot, PairStream, TrainingSet
 from ance_cli.training.distributed import World
-from ance_cli.training.generation_watcher import NegativesSnapshot
 from ance_cli.training.optim import make_optimizer
 from ance_cli.training.state import TrainerState, load_state, save_state
 from ance_cli.training.trainer import TrainedModel, Trainer
@@ -45,11 +46,16 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
     encoder = load_dual(start)
     negatives = [PairNegatives(q, d, [f"d{8 + n}", f"d{(n + 3) % 8 + 8}"])
                  for n, (q, d) in enumerate(PAIRS)]  # fmt: skip
-    order = {name: n for n, name in enumerate(TEXTS)}
-    stream = PairStream(PAIRS, negatives, order, config.seed, 0, config.negatives_per_positive)
+    corpus = [Passage(name, "", text) for name, text in TEXTS.items()]
+    training_set = TrainingSet(
+        config, Dataset(tmp_path, None, None), "", {q: f"river word{q[1:]}" for q, _ in PAIRS},
+        {q: [d] for q, d in PAIRS}, DuplicateIndex(corpus),
+    )  # fmt: skip
+    stream = PairStream(training_set, negatives, 0)
     optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
     trainer_state = load_state(state, encoder, optimizer) if state else TrainerState()
-    queries = [f"river word{query_id[1:]}" for query_id in stream.query_ids]
+    queries = [training_set.queries[query_id] for query_id in training_set.query_ids]
+    passages = [corpus[doc].text for doc in stream.docs]
     output = Output(
         lambda t: save_state(tmp_path / f"s{t.step}", t.encoder, t.optimizer, t.trainer_state)
     )
@@ -57,9 +63,7 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
         output.log = lambda line: losses.append((line["step"], line["loss"], line["lr"]))
     return Trainer(
         model=TrainedModel(start.with_settings(scale=0.1), tokenizer, encoder, optimizer),
-        snapshot=NegativesSnapshot(
-            stream, tokenizer([TEXTS[name] for name in stream.doc_ids], "passage"), 1, 0
-        ),
+        snapshot=NegativesSnapshot(stream, tokenizer(passages, "passage"), 1, 0),
         queries=tokenizer(queries, "query"),
         config=config,
         segment=SegmentConfig(steps=last_step, log_every=log_every, state_minutes=0.0),
