@@ -26,7 +26,7 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True)
 class Nodes:
-    """The machines that train together: how many, which of them this is, and where they connect."""
+    """The machines that train together: how many, this one's number, and where they connect."""
 
     count: int = 1
     rank: int = 0
@@ -72,30 +72,31 @@ class Devices:
 
 
 class RankFailed(AnceError):
-    """A rank ended with an error; `exit_code` is its own."""
+    """A rank ended with an error; `exit_code` is that rank's exit code."""
 
     exit_code = ResourceExhausted.exit_code
 
 
 def _pass_on(signum: int, _frame: FrameType | None) -> None:
-    """Hand a signal to the ranks: they finish their step, save the state and end."""
+    """Send a signal to the ranks, which finish their step, save the state and end."""
     for listed in Path("/proc/self/task").glob("*/children"):  # Linux, as are the GPUs
         for pid in listed.read_text().split():
             os.kill(int(pid), signum)
 
 
 def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int) -> None:
-    """Run `python -m ARGUMENTS` as `num_ranks` processes on this machine, joined with those of
-    the other nodes.
+    """Run `python -m ARGUMENTS` as `num_ranks` processes on this machine, joined with the processes
+    of the other nodes.
 
-    Raises `RankFailed` with the exit code of the rank that failed first, and `Stopped` where a
-    signal arrived here; the ranks are ended in both cases.
+    Raises `RankFailed` with the exit code of the rank that failed first, and `Stopped` if this
+    process received a signal; no rank is left running in either case.
     """
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves
+    # what torchrun would log is reported below
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     if threads or "OMP_NUM_THREADS" not in os.environ:
         own = threads or max(1, len(os.sched_getaffinity(0)) // num_ranks)
         os.environ["OMP_NUM_THREADS"] = str(own)
@@ -111,13 +112,13 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
         max_restarts=0,
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(),
-        signals_to_handle="SIGUSR1",  # not those that stop us: torchrun would kill after 30 seconds
+        signals_to_handle="SIGUSR1",  # after a signal that it handles, torchrun kills in 30 s
     )
     handlers = {number: signal.signal(number, _pass_on) for number in _STOPS}
     try:
         elastic_launch(config, sys.executable)("-m", *arguments)
     except ChildFailedError as failed:
-        # a rank whose peer is gone is not the cause, though it may well be seen to end first
+        # a rank that lost its peer is not the cause, though torchrun may report it first
         found = {rank: failure.exitcode for rank, failure in failed.failures.items()}
         causes = {rank: code for rank, code in found.items() if code != PEER_LOST} or found
         rank, code = min(causes.items())
@@ -130,7 +131,8 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
             named = "lost a rank on another machine"
         problem = RankFailed(
             f"rank {rank} {named}; the others were stopped",
-            hint="its own message stands above; the same command continues from the newest state",
+            hint="read that rank's message above, then repeat the command to continue from the "
+            "newest state",
         )
         if code != PEER_LOST:
             problem.exit_code = code if code > 0 else 128 - code

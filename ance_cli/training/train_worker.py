@@ -271,7 +271,7 @@ class SnapshotLoader:
 def _first_negatives(
     run: RunFolder, job: TrainJob, resumed: Resumed, load: SnapshotLoader, world: World
 ) -> tuple[GenerationWatcher | None, NegativesSnapshot]:
-    """The negatives of the next batch; and with --follow, what watches for newer ones."""
+    """The negatives of the next batch and, with --follow, the watcher for newer negatives."""
     watcher, reporter = None, load.call.reporter
     if job.record.input == FOLLOW:
         watcher, snapshot = watch_generations(

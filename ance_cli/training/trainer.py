@@ -95,8 +95,8 @@ class Trainer:
         self._model: nn.Module = self.world.wrap(self.encoder)
         pad_id = self.model.tokenizer.pad_id_of
         self._grad_cache_step = GradCacheStep(
-            self._model, self.world, self.queries, self.snapshot.passages, pad_id("query"),
-            pad_id("passage"), self.dtype, self.segment.grad_cache,
+            self._model, self.world, self.queries, self.snapshot.passages,
+            (pad_id("query"), pad_id("passage")), self.dtype, self.segment.grad_cache,
         )  # fmt: skip
 
     @property
@@ -105,15 +105,13 @@ class Trainer:
         return TrainerState(self.step, self.at.epoch, self.at.position, self.losses, self.dtype)
 
     def run(self, reporter: Reporter, first_step: int) -> None:
-        """Train to the last step; raises `Diverged` before anything of a bad step is kept.
+        """Train to the last step; raises `Diverged` before anything of a bad step is written.
 
-        A signal to any rank is obeyed by all after the step in hand, with the state saved.
+        After a signal to any rank, all ranks finish their step and stop, with the state saved.
         """
         main = self.world.is_main
         if main and self.step > first_step and self._is_checkpoint:
-            self.output.save_checkpoint(
-                self
-            )  # a kill may have come between this step's state and it
+            self.output.save_checkpoint(self)  # a kill may have come right after the state
         total = self.last_step - first_step
         saved = time.monotonic()
         speed = _Speed(self.step, self._grad_cache_step, self.encoder, self.ceiling)
@@ -146,11 +144,13 @@ class Trainer:
                 if main and self._is_checkpoint:
                     self.output.save_checkpoint(self)
                 if stopping:
-                    self.world.wait()  # nobody ends before the state is saved
-                    reporter.warn(
-                        f"stopped after step {self.step}, state saved: the same command continues"
-                    )
+                    self.world.wait()  # no rank ends before the state is saved
+                    reporter.warn(self._stopped)
                     return
+
+    @property
+    def _stopped(self) -> str:
+        return f"stopped after step {self.step}, state saved: repeat the command to continue"
 
     @property
     def _is_checkpoint(self) -> bool:
@@ -159,20 +159,22 @@ class Trainer:
         return self.step == self.last_step or bool(every and self.step % every == 0)
 
     def _check_weights(self) -> None:
-        """Raise `Diverged` where the last step made a weight that is not finite: a finite gradient
-        does not rule it out, and no loss has shown it yet."""
+        """Raise `Diverged` if the last step made a weight that is not finite.
+
+        A finite gradient does not rule that out, and no loss has shown it yet.
+        """
         if not all(bool(torch.isfinite(weights).all()) for weights in self._trained):
             raise Diverged(
                 f"step {self.step}: a weight is not finite: training diverged; nothing of this "
-                "step was kept",
+                "step was written",
                 hint=_TRY,
             )
 
     def _follow(self, watcher: GenerationWatcher, stop: list[int], reporter: Reporter) -> None:
-        """Take the newest generation that every rank has read, and wait for one where the
-        negatives in use are too old.
+        """Take the newest generation that every rank has read; wait for one if the negatives in use
+        are too old.
 
-        A signal ends the waiting without another step: raises `Stopped`, with the state saved.
+        A signal ends the wait without another step: raises `Stopped`, with the state saved.
         """
         waiting = False
         while True:
@@ -184,7 +186,9 @@ class Trainer:
                 if self.world.is_main:
                     self.output.log_switch(self)
                     age = self.step - (self.snapshot.checkpoint_step or 0)
-                    reporter.say(f"step {self.step}: on to generation {ready}, {age} steps old")
+                    reporter.say(
+                        f"step {self.step}: switched to generation {ready}, {age} steps old"
+                    )
             limit = self.segment.max_staleness
             age = self.step - (self.snapshot.checkpoint_step or 0)
             if not limit or age < limit or watcher.is_replaying(self.step):
@@ -193,18 +197,20 @@ class Trainer:
                 self._check_weights()
                 if self.world.is_main:
                     self.output.save_state(self)
-                self.world.wait()  # nobody ends before the state is saved
-                reporter.warn(
-                    f"stopped after step {self.step}, state saved: the same command continues"
-                )
+                self.world.wait()  # no rank ends before the state is saved
+                reporter.warn(self._stopped)
                 raise Stopped(stop[0] if stop else signal.SIGTERM)
             if not waiting and self.world.is_main:
-                reporter.say(f"step {self.step}: waiting, the negatives are {age} steps old")
+                reporter.say(
+                    f"step {self.step}: waiting for a new generation, the negatives are {age} "
+                    "steps old"
+                )
             waiting = True
             time.sleep(_POLL_SECONDS)
 
     def _line(self, norms: dict[str, float], rates: dict[str, float]) -> dict[str, Any]:
-        """One line of the log: the mean loss since the line before, and the last step's norms."""
+        """One line of the log: the mean loss since the line before, the last step's norms, and the
+        rates."""
         line = {
             "step": self.step,
             "epoch": self.at.epoch,
@@ -239,7 +245,7 @@ class Trainer:
         if not np.isfinite([total, norm]).all():
             raise Diverged(
                 f"step {self.step + 1}: loss {total}, gradient norm {norm}: training diverged; "
-                "nothing of this step was kept",
+                "nothing of this step was written",
                 hint=_TRY,
             )
         self.optimizer.step()
@@ -249,8 +255,8 @@ class Trainer:
         return total, norms
 
     def _backward(self, batch: Batch, micro: int) -> float:
-        """Add the gradients of this rank's share of a micro-batch; returns its loss."""
-        mine = self.world.share(len(batch.queries))
+        """Add the gradients of this rank's part of a micro-batch; returns its loss."""
+        mine = self.world.part_of(len(batch.queries))
         last = micro == self.config.accumulation - 1
         key: list[str | int] = ["dropout", self.step]
         if micro or not self.world.is_main:
@@ -263,7 +269,7 @@ class Trainer:
                 seed,
             )  # fmt: skip
         rows, rows_of = self.snapshot.rows_of(batch.docs)
-        counts = self.world.shares((rows_of >= 0).sum(1))
+        counts = self.world.part_sums((rows_of >= 0).sum(1))
         first = sum(counts[: self.world.rank])
         own = rows[first : first + counts[self.world.rank]]
         places = torch.from_numpy(rows_of).to(self.world.device)
@@ -273,17 +279,15 @@ class Trainer:
             gathered = self.world.gather(d[: len(own)], counts)
             return self._loss(doc_scores(q, gathered, places), self._loss_inputs(batch, mine))
 
-        # a rank without a document of its own encodes one all the same: the averaging of the
-        # gradients waits for every parameter
+        # a rank whose part has no document encodes one anyway: averaging the gradients waits for
+        # every parameter
         return self._grad_cache_step.backward(
             batch.queries[mine], own if len(own) else rows[:1], loss_of, last, seed
         )
 
     def _loss(self, scores: Tensor, loss_inputs: LossInputs) -> Tensor:
-        return (
-            batch_loss(scores, loss_inputs, self.config, self.model.start.settings.scale)
-            / self.config.accumulation
-        )
+        scale = self.model.start.settings.scale
+        return batch_loss(scores, loss_inputs, self.config, scale) / self.config.accumulation
 
     def _loss_inputs(self, batch: Batch, mine: Ints) -> LossInputs:
         parts = (batch.members, batch.teacher, batch.banned, batch.picks)
@@ -298,8 +302,8 @@ class Trainer:
 
 
 class _Speed:
-    """Tokens and steps a second, and the share of the device's ceiling (MFU), between two lines of
-    the log."""
+    """Tokens and steps per second between two lines of the log, and MFU: the fraction of the
+    device's measured FLOP/s."""
 
     def __init__(
         self, step: int, grad_cache_step: GradCacheStep, encoder: DualEncoder, ceiling: float
@@ -314,14 +318,14 @@ class _Speed:
         self._grad_cache_step.widths.clear()
 
     def since_last(self, step: int, world: World) -> dict[str, float]:
-        """The rates since the last call, of all ranks together."""
+        """The rates of all ranks together since the last call."""
         elapsed = time.monotonic() - self._since
-        tokens = sum(rows * width for rows, width in self._grad_cache_step.widths)
+        padded = sum(rows * width for rows, width in self._grad_cache_step.widths)
         squares = sum(rows * width**2 for rows, width in self._grad_cache_step.widths)
-        flops = training_flops(self._backbone, tokens, squares)
-        seen, all_flops = world.all_reduce_sum(self._grad_cache_step.tokens, flops)
+        flops = training_flops(self._backbone, padded, squares)
+        tokens, all_flops = world.all_reduce_sum(self._grad_cache_step.tokens, flops)
         found = {
-            "tokens_per_s": round(seen / elapsed),
+            "tokens_per_s": round(tokens / elapsed),
             "steps_per_s": round((step - self._step) / elapsed, 3),
         }
         if self._ceiling:

@@ -103,7 +103,7 @@ def test_what_is_read_while_another_is_taken_is_not_lost():
 
 def test_ranks_take_only_what_every_one_of_them_has_read(checkpoint, tmp_path):
     """The other rank has read generation 2. This one could not, and has read 3: the smaller of
-    their newest cannot be read here, and training goes on with the first until both have 3."""
+    their newest cannot be read here, and training continues with 1 until both have read 3."""
     published = Published(broken=[2])
     watcher = published.watcher()
     for published.newest in (2, 3):
@@ -150,7 +150,7 @@ def test_a_stop_while_waiting_takes_no_step_on_negatives_that_are_too_old(checkp
         trainer.run(reporter, 0)
     assert stop.value.exit_code == 143
     assert [step for step, *_ in losses] == [1, 2] and kept[-1] == 2
-    assert warnings == ["stopped after step 2, state saved: the same command continues"]
+    assert warnings == ["stopped after step 2, state saved: repeat the command to continue"]
 
 
 WORLD = World(torch.device("cpu"))

@@ -25,7 +25,7 @@ from ance_cli.training.trainer import TrainedModel, Trainer
 
 @dataclass
 class Output:
-    """What a trainer gives out, to functions that a test may replace."""
+    """A `TrainerOutput` of functions, which a test may replace."""
 
     save_state: Callable = lambda trainer: None
     save_checkpoint: Callable = lambda trainer: None
@@ -79,7 +79,7 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
 def test_stopping_and_going_on_gives_the_same_losses_and_weights(
     checkpoint, tmp_path, optimizer, log_every
 ):
-    """Dropout is on, the schedule decays, and the cut lies inside an epoch."""
+    """Dropout is on, the schedule decays, and the cut is inside an epoch."""
     config = TrainConfig(
         optimizer=optimizer, lr=1e-2, batch_size=3, accumulation=2, total_steps=9, warmup_steps=2
     )
