@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ance_cli.config.sets import LossName
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.training.loss import LOSSES
 
@@ -25,7 +26,7 @@ class PairLoss:
     """The loss l(s+, s-) of a pair with one negative: its name, the margin of `hinge`, and the
     factor on the scores."""
 
-    name: str
+    name: LossName
     margin: float
     scale: float
 

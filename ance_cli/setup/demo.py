@@ -32,6 +32,8 @@ from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.retrieval.search import queries_of_split, search
 from ance_cli.setup.docstrings import docstring_dataset
+from ance_cli.training.launch import Devices
+from ance_cli.training.run_creation import RunSpec
 from ance_cli.training.train_segment import train_segment
 
 _MEASURE = "RR@10"
@@ -85,8 +87,8 @@ def demo(
 
     call.reporter.say(f"3. warm-up: {config.steps} steps on BM25 negatives")
     train_segment(
-        warmup.path, output / "bm25.jsonl", SegmentConfig(steps=config.steps), train, start,
-        given=recipe, gpus=gpus, call=call,
+        warmup.path, output / "bm25.jsonl", SegmentConfig(steps=config.steps),
+        RunSpec(train, start, given=recipe), Devices(gpus), call=call,
     )  # fmt: skip
 
     call.reporter.say(f"4. ANCE: {config.segments} times refresh and {config.steps} steps")

@@ -169,7 +169,7 @@ def test_a_trainer_that_fails_for_good_ends_the_inferencer(world):
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 3, stderr
     text = " ".join(stderr.split())
-    assert "negatives.jsonl: is not what its manifest says" in text
+    assert "negatives.jsonl: differs from its manifest" in text
     assert "ance refresh run --force makes another generation" in text
     assert not [member for member in members if alive(member)]
     assert "trainer died" in [event["what"] for event in events(world)]

@@ -58,7 +58,7 @@ def test_a_switch_comes_at_the_next_batch_without_a_pause(world):
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=180)
     assert process.returncode == 143, stderr
-    assert "waiting for the first negatives" in stderr and "on to generation 2" in stderr
+    assert "waiting for the first negatives" in stderr and "switched to generation 2" in stderr
     first, second = jsonl(world.run / "switches.jsonl")
     assert first == {"step": 0, "generation": 1} and second["generation"] == 2
     found = lines(world)
@@ -119,7 +119,7 @@ def test_a_damaged_generation_is_passed_over(world):
     wait_for(lambda: lines(world)[-1]["step"] > at + 10, process)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=180)
-    assert "generation 2 cannot be read, training goes on" in stderr
+    assert "generation 2 cannot be read and is skipped" in stderr
     assert {line["generation"] for line in lines(world)} == {1}
     assert jsonl(world.run / "switches.jsonl") == [{"step": 0, "generation": 1}]
     assert "generation refused" in (world.run / "events.jsonl").read_text()
@@ -137,7 +137,7 @@ def test_negatives_may_not_grow_older_than_they_may(world):
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=180)
     assert process.returncode == 143, stderr
-    assert "waiting, the negatives are 20 steps old" in stderr
+    assert "waiting for a new generation, the negatives are 20 steps old" in stderr
     assert jsonl(world.run / "switches.jsonl")[1] == {"step": 20, "generation": 2}
     found = world(*FOLLOW, "--max-staleness", 5, code=2)
     assert "--max-staleness needs --checkpoint-every, and at least as many steps" in found.stderr

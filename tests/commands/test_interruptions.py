@@ -93,7 +93,7 @@ def test_sigterm_saves_the_state_after_the_step_in_hand(ance, negatives, checkpo
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stderr
-    assert "state saved: the same command continues" in stderr and "Traceback" not in stderr
+    assert "state saved: repeat the command to continue" in stderr and "Traceback" not in stderr
     steps = [json.loads((path / "state.json").read_text())["step"]
              for path in (ance.cwd / "run" / "state").iterdir()]  # fmt: skip
     assert steps == [jsonl(metrics)[-1]["step"]]

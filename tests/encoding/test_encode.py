@@ -341,21 +341,6 @@ def test_what_is_no_shard(text):
     assert parse_shard("2/8") == (2, 8) and parse_shard(None) is None
 
 
-# ---------------------------------------------------------------- training reads the cache
-
-
-def test_training_takes_its_rows_from_the_cache(opened):
-    from ance_cli.training.train_worker import _passage_rows
-
-    checkpoint, dataset = opened
-    found = _passage_rows(checkpoint, dataset, ["d3", "d20", "d63"], Call())
-    cache = tokenize.corpus_tokens(checkpoint, dataset)
-    everything = [cache.block(block) for block in range(cache.num_blocks)]
-    for place, doc in enumerate((3, 20, 63)):
-        np.testing.assert_array_equal(found.row(place), everything[doc // 5].row(doc % 5))
-    assert _passage_rows(checkpoint, dataset, [], Call()).num_rows == 0
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_share_the_blocks(opened, tmp_path):
