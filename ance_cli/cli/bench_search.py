@@ -38,8 +38,8 @@ def register(app: typer.Typer) -> None:
         Example: `ance bench-search emb/ hnsw/ ivf/ --ckpt runs/ance/latest --data data/medquad
         --split dev`
         """
+        from ance_cli.formats.dataset import queries_of_split
         from ance_cli.retrieval.bench_search import bench_search as stage
-        from ance_cli.retrieval.search import queries_of_split
 
         dataset = dataset_of(data)
         found = stage(

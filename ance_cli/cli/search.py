@@ -101,7 +101,8 @@ def _queries(
     data: DataFiles, dataset: Dataset | None, skipped: SkippedLines | None
 ) -> dict[str, str]:
     """query_id -> text, from stdin, the dataset or --queries."""
-    from ance_cli.retrieval.search import queries_from_stdin, queries_of_split
+    from ance_cli.formats.dataset import queries_of_split
+    from ance_cli.retrieval.search import queries_from_stdin
 
     if data.queries == STDIO:
         return queries_from_stdin()

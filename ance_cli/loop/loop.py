@@ -13,7 +13,6 @@ from ance_cli.call import Call
 from ance_cli.config import FollowConfig, LoopConfig, RefreshConfig
 from ance_cli.config.presets import train_config
 from ance_cli.config.setting import flag_of
-from ance_cli.encoding.ray_workers import check_gpus
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.ledgers import FOLLOW
 from ance_cli.formats.retention import has_room, prune
@@ -23,6 +22,7 @@ from ance_cli.loop.devices import Devices, place_devices
 from ance_cli.loop.disk import check_disk
 from ance_cli.loop.processes import ManagedProcess, run_processes
 from ance_cli.loop.supervisor import cycle, run_stage
+from ance_cli.models.ray_cluster import check_gpus
 from ance_cli.progress import Reporter
 from ance_cli.training.segments import state_step
 

@@ -26,7 +26,7 @@ from ance_cli.encoding.encode import encode
 from ance_cli.errors import BadInput, ResourceExhausted, UsageProblem
 from ance_cli.evaluation.evaluate import evaluate_runs
 from ance_cli.formats import atomic, lease
-from ance_cli.formats.dataset import Dataset, read_answers
+from ance_cli.formats.dataset import Dataset, queries_of_split, read_answers
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.generation_folder import GenerationFolder
 from ance_cli.formats.ledgers import Switch, read_ledger_as
@@ -43,7 +43,7 @@ from ance_cli.mining.sources import ANN, PREVIOUS
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.retrieval.index import index
-from ance_cli.retrieval.search import queries_of_split, search
+from ance_cli.retrieval.search import search
 
 NO_DEV = "none"
 

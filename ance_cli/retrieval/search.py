@@ -16,14 +16,7 @@ from ance_cli.call import Call, SkippedLines
 from ance_cli.config import ComputeConfig, SearchConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats import lease
-from ance_cli.formats.dataset import (
-    Dataset,
-    Passage,
-    checked_id,
-    read_corpus,
-    read_qrels,
-    read_queries,
-)
+from ance_cli.formats.dataset import Passage, checked_id, read_corpus
 from ance_cli.formats.hashing import hash_file, hash_lines
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
@@ -124,15 +117,6 @@ def hits(
         ]
         for row, query_id in enumerate(queries)
     }
-
-
-def queries_of_split(dataset: Dataset, skipped: SkippedLines | None = None) -> dict[str, str]:
-    """The queries that the split's labels judge; all queries where no split is named."""
-    queries = read_queries(dataset.need("queries"), skipped)
-    if dataset.qrels is None:
-        return queries
-    qrels = read_qrels(dataset.qrels, known_queries=queries, skipped=skipped)
-    return {query_id: queries[query_id] for query_id in qrels}
 
 
 def queries_from_stdin() -> dict[str, str]:

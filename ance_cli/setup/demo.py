@@ -22,14 +22,14 @@ from ance_cli.config import (
 from ance_cli.encoding.encode import encode
 from ance_cli.errors import UsageProblem
 from ance_cli.evaluation.evaluate import evaluate_runs
-from ance_cli.formats.dataset import Dataset, locate
+from ance_cli.formats.dataset import Dataset, locate, queries_of_split
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.loop.loop import Given, loop
 from ance_cli.mining.bm25_negatives import bm25_negatives
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
-from ance_cli.retrieval.search import queries_of_split, search
+from ance_cli.retrieval.search import search
 from ance_cli.setup.docstrings import docstring_dataset
 from ance_cli.training.train_segment import train_segment
 
