@@ -43,7 +43,7 @@ from ance_cli.mining.sources import ANN, PREVIOUS
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.retrieval.index import index
-from ance_cli.retrieval.search import search
+from ance_cli.retrieval.search import DenseSearcher, search
 
 NO_DEV = "none"
 
@@ -322,11 +322,8 @@ def _measure(
     search(
         queries_of_split(dev),
         made.dev_run,
-        dataset.corpus,
-        checkpoint,
-        source,
+        DenseSearcher(checkpoint, source, dataset.corpus, compute),
         SearchConfig(depth=config.dev_depth, probes=config.probes),
-        compute,
         call=call,
     )
     found = evaluate_runs([made.dev_run], qrels, config.measures)["runs"][0]["measures"]

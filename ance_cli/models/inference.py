@@ -146,7 +146,8 @@ class InferenceEngine:
     ) -> npt.NDArray[np.float32]:
         """(rows, dim) float32 vectors of the token rows.
 
-        `on_rows` hears of each batch's size, `on_batch` of its rows and its padded width.
+        After each batch `on_rows` is called with its number of rows, and `on_batch` with its row
+        indices and its padded width.
         """
         vectors = np.empty((rows.num_rows, self.dim), np.float32)
         lengths, budget = rows.lengths, self._batch_tokens

@@ -29,7 +29,7 @@ from ance_cli.loop.loop import Given, loop
 from ance_cli.mining.bm25_negatives import bm25_negatives
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
-from ance_cli.retrieval.search import search
+from ance_cli.retrieval.search import Bm25Searcher, DenseSearcher, search
 from ance_cli.setup.docstrings import docstring_dataset
 from ance_cli.training.train_segment import train_segment
 
@@ -64,8 +64,8 @@ def demo(
     call.reporter.say("1. BM25: negatives for the warm-up, and the baseline")
     bm25_negatives(train, output / "bm25.jsonl", Bm25Config(depth=config.depth), call=call)
     runs["BM25"] = output / "test.bm25.trec"
-    search(queries_of_split(test), runs["BM25"], test.corpus,
-           config=SearchConfig(engine="lucene", depth=_DEPTH), call=call)  # fmt: skip
+    search(queries_of_split(test), runs["BM25"], Bm25Searcher(test.corpus),
+           SearchConfig(engine="lucene", depth=_DEPTH), call=call)  # fmt: skip
 
     call.reporter.say("2. the start: a general encoder, untrained on this")
     recipe = {
@@ -140,8 +140,8 @@ def _test(
     run = output / f"test.{name}.trec"
     source = VectorSource(vectors, "embeddings")
     search(
-        queries_of_split(test), run, test.corpus, checkpoint, source, SearchConfig(depth=_DEPTH),
-        config, call=call,
+        queries_of_split(test), run, DenseSearcher(checkpoint, source, test.corpus, config),
+        SearchConfig(depth=_DEPTH), call=call,
     )  # fmt: skip
     return run
 
