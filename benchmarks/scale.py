@@ -69,7 +69,7 @@ def _encode(folder: Path, rows: int) -> None:
     import time
 
     from ance_cli.config import EncodeConfig
-    from ance_cli.encoding import encode
+    from ance_cli.encoding import encode, tokenize
     from ance_cli.formats.dataset import Dataset
     from ance_cli.models.checkpoint import Checkpoint
     from benchmarks.synthetic import synthetic_tokens
@@ -79,7 +79,7 @@ def _encode(folder: Path, rows: int) -> None:
         vocabulary = json.load(handle)["vocab_size"]
     longest = _LONGEST if vocabulary == _VOCABULARY else 512
     cache = synthetic_tokens(folder / f"tokens-{rows}", rows, vocabulary, longest)
-    encode.corpus_tokens = lambda *_: cache  # type: ignore[assignment]
+    tokenize.CorpusTokens.open = lambda self: cache  # type: ignore[method-assign]
     corpus = folder / f"{rows}.jsonl"
     corpus.write_text(str(rows))  # what the manifest names; nobody reads it
     started = time.perf_counter()

@@ -13,7 +13,7 @@ its share of the pairs that training visits.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -193,10 +193,17 @@ def parse_query(record: dict[str, object], where: str) -> Query:
     return Query(query_id, text, record.get("metadata"))
 
 
-def read_corpus(path: Path, skipped: SkippedLines | None = None) -> Iterator[Passage]:
-    """The passages in file order. Empty ones are passed on; an empty corpus is an error."""
+def read_corpus(
+    path: Path,
+    skipped: SkippedLines | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[Passage]:
+    """The passages in file order. Empty ones are passed on; an empty corpus is an error.
+
+    `on_bytes` is called with the number of bytes of each read from the file.
+    """
     seen: dict[str, int] = {}
-    for number, record in read_records(path, skipped):
+    for number, record in read_records(path, skipped, on_bytes):
         where = f"{path}:{number}"
         try:
             passage = parse_passage(record, where)
@@ -358,6 +365,15 @@ def read_qrels(
             hint="expected lines like `q1 <tab> d1 <tab> 1`, or TREC's four columns",
         )
     return qrels
+
+
+def queries_of_split(dataset: Dataset, skipped: SkippedLines | None = None) -> dict[str, str]:
+    """The queries that the split's labels judge; all queries if no split is named."""
+    queries = read_queries(dataset.need("queries"), skipped)
+    if dataset.qrels is None:
+        return queries
+    qrels = read_qrels(dataset.qrels, known_queries=queries, skipped=skipped)
+    return {query_id: queries[query_id] for query_id in qrels}
 
 
 def unknown_query(query_id: str, where: str) -> BadInput:

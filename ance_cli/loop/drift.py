@@ -10,7 +10,7 @@ import orjson
 from ance_cli.config import ComputeConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
-from ance_cli.formats.dataset import Dataset, read_corpus
+from ance_cli.formats.dataset import Dataset, queries_of_split, read_corpus
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.generation_folder import GenerationFolder
 from ance_cli.formats.records import read_record
@@ -18,7 +18,6 @@ from ance_cli.loop.probe import NUM_PASSAGES, NUM_QUERIES, overlap, sample, top
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.texts import TextEncoder
 from ance_cli.progress import Reporter, Silent
-from ance_cli.retrieval.search import queries_of_split
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from ance_cli.call import Call
 from ance_cli.config import FollowConfig, LoopConfig, LoopDevices, RefreshConfig
 from ance_cli.config.presets import train_config
-from ance_cli.encoding.ray_workers import check_gpus
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.retention import has_room, prune
 from ance_cli.formats.run_folder import LOOP, REFRESHER, SUPERVISOR, TRAINER, RunFolder
@@ -21,6 +20,7 @@ from ance_cli.loop.devices import place_devices
 from ance_cli.loop.disk import check_disk
 from ance_cli.loop.processes import Child, ManagedProcess, run_processes
 from ance_cli.loop.supervisor import cycle, run_stage
+from ance_cli.models.ray_cluster import check_gpus
 from ance_cli.training.segments import state_step
 
 

@@ -14,7 +14,7 @@ from ance_cli.config.loop import NO_DEV
 from ance_cli.encoding.encode import encode
 from ance_cli.evaluation.evaluate import evaluate_runs
 from ance_cli.formats import atomic
-from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.dataset import Dataset, queries_of_split
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.generation_folder import GenerationFolder
 from ance_cli.formats.ledgers import Switch, read_ledger_as
@@ -30,7 +30,7 @@ from ance_cli.mining.sources import PREVIOUS
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.retrieval.index import index
-from ance_cli.retrieval.search import queries_of_split, search
+from ance_cli.retrieval.search import DenseSearcher, search
 
 
 @dataclass(frozen=True)
@@ -182,11 +182,8 @@ def _measure(work: _Work, vectors: _Vectors) -> dict[str, float]:
         search(
             queries_of_split(dev),
             folder.dev_run,
-            dataset.corpus,
-            work.new.checkpoint,
-            vectors.source,
+            DenseSearcher(work.new.checkpoint, vectors.source, dataset.corpus, vectors.compute),
             SearchConfig(depth=config.dev_depth, probes=config.probes),
-            vectors.compute,
             call=call,
         )
         found = evaluate_runs([folder.dev_run], qrels, config.measures)["runs"][0]["measures"]

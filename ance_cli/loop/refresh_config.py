@@ -10,13 +10,12 @@ from ance_cli.call import Call
 from ance_cli.config import RefreshConfig
 from ance_cli.config.loop import NO_DEV
 from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.formats.dataset import Dataset, read_answers
+from ance_cli.formats.dataset import Dataset, queries_of_split, read_answers
 from ance_cli.formats.run_folder import REFRESH, RunFolder, compare_settings
 from ance_cli.mining.candidate_filters import teacher_inputs
 from ance_cli.mining.mine import shares_of
 from ance_cli.mining.sources import ANN, PREVIOUS
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.retrieval.search import queries_of_split
 
 
 def refresh_config(

@@ -60,7 +60,7 @@ from ance_cli.progress import Reporter
 from ance_cli.retrieval.dense import DenseRetriever, VectorSource
 
 if TYPE_CHECKING:
-    from ance_cli.encoding.ray_workers import Cluster
+    from ance_cli.models.ray_cluster import Cluster
     from ance_cli.retrieval.exact import Found
 
 
@@ -223,9 +223,9 @@ def mine(
         texts = all_texts(dataset, call.skipped) if with_text else None
         return write_negatives(plan, pool, recipe, audit, texts, clock, call.reporter)
 
-    from ance_cli.encoding.ray_workers import joined
+    from ance_cli.models.ray_cluster import joined
 
-    in_ray = joined(compute.ray, compute.gpus, None, call.reporter)
+    in_ray = joined(compute, None, call.reporter)
     with (
         lease.reading(source.path),
         lease.of_output(output),
@@ -276,7 +276,11 @@ class _Model:
         xq = self.xq
         with self.clock("search"):
             if self.cluster and self.retriever.embeddings is not None:
-                return self.cluster.search(xq, self.retriever.embeddings, depth, self.reporter)
+                from ance_cli.retrieval.ray_search import search_in_cluster
+
+                return search_in_cluster(
+                    self.cluster, xq, self.retriever.embeddings, depth, self.reporter
+                )
             return self.retriever.search(xq, depth, self.reporter)
 
     def positive_scores(self) -> dict[str, dict[str, float]]:

@@ -29,9 +29,10 @@ class GenerativeReader:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        kind: Kind,
         config: ReadConfig,
         compute: ComputeConfig,
+        *,
+        kind: Kind,
     ) -> None:
         from ance_cli.models.devices import choose_devices, choose_dtype, torch_dtype
         from ance_cli.models.tokens import load_tokenizer

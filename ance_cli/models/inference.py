@@ -20,10 +20,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ance_cli.config import ComputeConfig
 from ance_cli.errors import ResourceExhausted, is_out_of_memory
 from ance_cli.formats.tokens import TokenRows
 from ance_cli.models.attention import use_products
-from ance_cli.models.devices import torch_dtype
+from ance_cli.models.devices import choose_dtype, torch_dtype
 from ance_cli.models.encoder import Encoder
 from ance_cli.models.linear import pack_linears
 
@@ -108,7 +109,8 @@ def fit_to_cpu(backbone: nn.Module) -> None:
 class InferenceEngine:
     """An encoder replicated on one or more devices, in one number format.
 
-    `say` hears of it where batches are made smaller because memory ran out.
+    `dtype` is the number format, with `auto` resolved. `say` is called with a sentence when batches
+    become smaller because memory ran out.
     """
 
     def __init__(
@@ -116,20 +118,20 @@ class InferenceEngine:
         encoder: Encoder,
         pad_id: int,
         devices: list[torch.device],
-        dtype: str,
-        batch_tokens: int,
+        config: ComputeConfig,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.dim = encoder.dim
         self._pad_id = pad_id
-        self._batch_tokens = batch_tokens
+        self.dtype = choose_dtype(config.dtype, devices[0])
+        self._batch_tokens = config.tokens_for(devices[0].type)
         self._say = say
         self._threads = torch.get_num_threads()
         self._threads_each = -(-self._threads // _CPU_LANES)
         self._replicas = []
         for device in devices:
             replica = copy.deepcopy(encoder).eval().requires_grad_(False).to(device)
-            replica.backbone.to(torch_dtype(dtype))
+            replica.backbone.to(torch_dtype(self.dtype))
             lanes = 1
             if device.type == "cpu":
                 fit_to_cpu(replica.backbone)
@@ -144,7 +146,8 @@ class InferenceEngine:
     ) -> npt.NDArray[np.float32]:
         """(rows, dim) float32 vectors of the token rows.
 
-        `on_rows` hears of each batch's size, `on_batch` of its rows and its padded width.
+        After each batch `on_rows` is called with its number of rows, and `on_batch` with its row
+        indices and its padded width.
         """
         vectors = np.empty((rows.num_rows, self.dim), np.float32)
         lengths, budget = rows.lengths, self._batch_tokens

@@ -18,22 +18,21 @@ class TextEncoder:
     config asks for."""
 
     def __init__(self, checkpoint: Checkpoint, side: Side, config: ComputeConfig) -> None:
-        from ance_cli.models.devices import choose_devices, choose_dtype
+        from ance_cli.models.devices import choose_devices
         from ance_cli.models.encoder import load_encoder
         from ance_cli.models.inference import InferenceEngine
         from ance_cli.models.tokens import Tokenizer
 
         self.devices = choose_devices(config.gpus)
-        self.dtype = choose_dtype(config.dtype, self.devices[0])
         self._checkpoint, self._side = checkpoint, side
         self._tokenizer = Tokenizer(checkpoint)
         self._engine = InferenceEngine(
             load_encoder(checkpoint, side),
             self._tokenizer.pad_id_of(side),
             self.devices,
-            self.dtype,
-            config.tokens_for(self.devices[0].type),
+            config,
         )
+        self.dtype = self._engine.dtype
 
     def __call__(
         self, texts: Sequence[str], on_rows: Callable[[int], None] | None = None

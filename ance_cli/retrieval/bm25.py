@@ -28,7 +28,6 @@ from ance_cli.formats.dataset import Passage, read_corpus
 from ance_cli.formats.hashing import cache_dir, hash_file
 from ance_cli.formats.manifest import Plan
 
-ENGINES = ("lucene", "bm25s")
 _MIN_JAVA = 21
 _BATCH = 1000
 
@@ -220,6 +219,13 @@ class FastBm25:
         )
 
 
+ENGINES: dict[str, Callable[[Path, float, float, Call], Bm25]] = {
+    "lucene": open_lucene,
+    "bm25s": FastBm25,
+}
+"""Name -> what opens the index of a corpus, given k1, b and the call."""
+
+
 def open_bm25(
     engine: str,
     corpus: Path,
@@ -228,6 +234,4 @@ def open_bm25(
     call: Call,
 ) -> Bm25:
     """The BM25 index of a corpus by one of `ENGINES`."""
-    if engine == "lucene":
-        return open_lucene(corpus, k1, b, call)
-    return FastBm25(corpus, k1, b, call)
+    return ENGINES[engine](corpus, k1, b, call)

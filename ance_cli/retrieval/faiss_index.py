@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from ance_cli.config import IndexConfig
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.embeddings import Embeddings, read_ids
 from ance_cli.formats.hashing import hash_file
@@ -72,43 +73,46 @@ def rows_to_train(index: Any) -> int:
 
 
 def build_index(
-    embeddings: Embeddings,
-    factory: str,
-    train_rows: int,
-    seed: int,
-    on_rows: Callable[[int], None] | None = None,
-    probes: int | None = None,
+    embeddings: Embeddings, config: IndexConfig, on_rows: Callable[[int], None] | None = None
 ) -> Any:
-    """Train (if the factory string needs it) and fill an index over all rows."""
-    index = new_index(embeddings.dim, factory, probes)
+    """Train (if the factory string needs it) and fill an index over all rows.
+
+    `on_rows` is called with the number of rows added since the last call.
+    """
+    index = new_index(embeddings.dim, config.factory, config.probes)
     if not index.is_trained:
-        count = min(train_rows, embeddings.num_rows)
-        generator = np.random.Generator(np.random.Philox(key=seed))
-        chosen = np.sort(generator.choice(embeddings.num_rows, count, replace=False))
-        sample = np.ascontiguousarray(embeddings.vectors[chosen], np.float32)
-        try:
-            if count < rows_to_train(index):
-                raise RuntimeError(f"it takes at least {rows_to_train(index):,}")
-            index.train(sample)
-        except RuntimeError as error:
-            raise BadInput(
-                f"{embeddings.folder}: {count} rows are too few to train {factory!r} "
-                f"({_reason(error)})",
-                hint="train on more of them with --train-rows"
-                if count < embeddings.num_rows
-                else "use --factory Flat, or fewer centroids",
-            ) from error
+        _train(index, embeddings, config)
     for _, xb in embeddings.blocks():
         try:
             index.add(np.ascontiguousarray(xb, np.float32))
         except RuntimeError as error:
             raise UsageProblem(
-                f"--factory {factory!r} takes no rows here ({_reason(error)})",
-                hint="for instance Flat, HNSW32, IVF1024,Flat",
+                f"--factory {config.factory!r} does not accept rows ({_reason(error)})",
+                hint="use for instance Flat, HNSW32 or IVF1024,Flat",
             ) from error
         if on_rows:
             on_rows(len(xb))
     return index
+
+
+def _train(index: Any, embeddings: Embeddings, config: IndexConfig) -> None:
+    """Train an index on a seeded sample of the rows."""
+    count = min(config.train_rows, embeddings.num_rows)
+    generator = np.random.Generator(np.random.Philox(key=config.seed))
+    chosen = np.sort(generator.choice(embeddings.num_rows, count, replace=False))
+    sample = np.ascontiguousarray(embeddings.vectors[chosen], np.float32)
+    try:
+        if count < rows_to_train(index):
+            raise RuntimeError(f"it takes at least {rows_to_train(index):,}")
+        index.train(sample)
+    except RuntimeError as error:
+        raise BadInput(
+            f"{embeddings.folder}: {count} rows are too few to train {config.factory!r} "
+            f"({_reason(error)})",
+            hint="train on more rows with --train-rows"
+            if count < embeddings.num_rows
+            else "use --factory Flat, or fewer centroids",
+        ) from error
 
 
 def row_names(embeddings: Embeddings) -> list[str]:

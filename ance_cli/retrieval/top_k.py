@@ -278,10 +278,15 @@ class FaissGpuEngine(TorchEngine):
         return _best_by_rows(search, lambda some: self.scores(q[some], x), len(x), starts, k, floor)
 
 
+_ENGINES: dict[str, Callable[[torch.device, torch.dtype], Engine]] = {
+    "faiss": lambda device, stored: FaissEngine(),
+    "torch": TorchEngine,
+    "faiss-gpu": FaissGpuEngine,
+}
+
+
 def engine_of(name: str, device: torch.device, stored: torch.dtype) -> Engine:
-    """`faiss` (CPU), `torch` (any device) or `faiss-gpu`; `auto` is the faster one there."""
+    """`faiss` (CPU), `torch` (any device) or `faiss-gpu`; `auto` is the fastest on the device."""
     if name == "auto":
         name = "faiss" if device.type == "cpu" else "torch"
-    if name == "faiss":
-        return FaissEngine()
-    return {"torch": TorchEngine, "faiss-gpu": FaissGpuEngine}[name](device, stored)
+    return _ENGINES[name](device, stored)

@@ -23,14 +23,14 @@ from ance_cli.config import (
 from ance_cli.encoding.encode import encode
 from ance_cli.errors import UsageProblem
 from ance_cli.evaluation.evaluate import evaluate_runs
-from ance_cli.formats.dataset import Dataset, locate
+from ance_cli.formats.dataset import Dataset, locate, queries_of_split
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.loop.loop import loop
 from ance_cli.mining.bm25_negatives import bm25_negatives
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
-from ance_cli.retrieval.search import queries_of_split, search
+from ance_cli.retrieval.search import Bm25Searcher, DenseSearcher, search
 from ance_cli.setup.docstrings import docstring_dataset
 from ance_cli.training.launch import Devices
 from ance_cli.training.run_creation import RunSpec
@@ -67,8 +67,8 @@ def demo(
     call.reporter.say("1. BM25: negatives for the warm-up, and the baseline")
     bm25_negatives(train, output / "bm25.jsonl", Bm25Config(depth=config.depth), call=call)
     runs["BM25"] = output / "test.bm25.trec"
-    search(queries_of_split(test), runs["BM25"], test.corpus,
-           config=SearchConfig(engine="lucene", depth=_DEPTH), call=call)  # fmt: skip
+    search(queries_of_split(test), runs["BM25"], Bm25Searcher(test.corpus),
+           SearchConfig(engine="lucene", depth=_DEPTH), call=call)  # fmt: skip
 
     call.reporter.say("2. the start: a general encoder, untrained on this")
     recipe = {
@@ -139,8 +139,8 @@ def _test(
     run = output / f"test.{name}.trec"
     source = VectorSource(vectors, "embeddings")
     search(
-        queries_of_split(test), run, test.corpus, checkpoint, source, SearchConfig(depth=_DEPTH),
-        config, call=call,
+        queries_of_split(test), run, DenseSearcher(checkpoint, source, test.corpus, config),
+        SearchConfig(depth=_DEPTH), call=call,
     )  # fmt: skip
     return run
 

@@ -1,9 +1,11 @@
 """`ance doctor`: what it reports and suggests, and that no broken package ends it."""
 
 import json
+from typing import get_args
 
 import pytest
 
+from ance_cli.config.sets import Engine
 from ance_cli.retrieval import bm25
 from ance_cli.setup import doctor
 from ance_cli.setup.doctor_probes import Outcome, importing
@@ -42,7 +44,7 @@ def problems(found):
 
 
 def test_the_engines_are_those_of_the_program():
-    assert tuple(doctor._ENGINES) == bm25.ENGINES
+    assert tuple(doctor._ENGINES) == tuple(bm25.ENGINES) == get_args(Engine)
 
 
 @pytest.mark.java

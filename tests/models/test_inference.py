@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ance_cli.config import ComputeConfig
 from ance_cli.errors import ResourceExhausted
 from ance_cli.models import attention, linear
 from ance_cli.models.checkpoint import Checkpoint
@@ -21,9 +22,8 @@ def rows(checkpoint):
 
 
 def engine(checkpoint, batch_tokens=4096, **options):
-    return InferenceEngine(
-        load_encoder(Checkpoint(checkpoint)), 0, [CPU], "fp32", batch_tokens, **options
-    )
+    config = ComputeConfig(dtype="fp32", batch_tokens=batch_tokens)
+    return InferenceEngine(load_encoder(Checkpoint(checkpoint)), 0, [CPU], config, **options)
 
 
 @pytest.mark.parametrize("pieces", [1, 1 << 21])
@@ -278,7 +278,8 @@ def test_only_bf16_maps_are_packed(checkpoint):
     kinds = {}
     for dtype in ("fp32", "bf16"):
         encoder = load_encoder(Checkpoint(checkpoint))
-        replica, _ = InferenceEngine(encoder, 0, [CPU], dtype, 64)._replicas[0]
+        config = ComputeConfig(dtype=dtype, batch_tokens=64)
+        replica, _ = InferenceEngine(encoder, 0, [CPU], config)._replicas[0]
         kinds[dtype] = {type(module) for module in replica.backbone.modules()}
         assert torch.nn.Linear in {type(module) for module in encoder.modules()}
     assert linear.PackedLinear not in kinds["fp32"]

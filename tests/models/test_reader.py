@@ -110,7 +110,9 @@ def test_batches_change_no_answer(folders, kind):
     for passage in found:
         asked = [*found, passage]
         ours, theirs = whole(QUESTION, asked), one_by_one(QUESTION, asked)
-        assert (ours.text, ours.place) == (theirs.text, theirs.place)
+        # the appended passage ties with its original: the last bits of the two scores, which depend
+        # on the shapes of the batches and on the number of threads, decide between them
+        assert (ours.text, asked[ours.place]) == (theirs.text, asked[theirs.place])
         assert ours.score == pytest.approx(theirs.score, abs=1e-4)
 
 
