@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import time
 
@@ -47,6 +48,31 @@ def test_patience(tmp_path, values, patience, stops):
     assert bool(reason) is stops
     if stops:
         assert reason == f"no generation was better than number 2 of {len(values)} on dev"
+
+
+def test_a_setting_that_no_child_takes_is_refused(tmp_path, dataset, checkpoint):
+    given = {"data": dataset, "ckpt": checkpoint, "relative_margins": 0.05}
+    with pytest.raises(UsageProblem, match="--relative-margins is not a setting of a loop"):
+        loop(tmp_path / "run", LoopConfig(), given=given, call=Call(dry_run=True))
+
+
+def test_each_child_gets_the_settings_that_its_command_takes(tmp_path, dataset, checkpoint):
+    given = {"data": dataset, "ckpt": checkpoint, "lr": 1e-3, "relative_margin": 0.05,
+             "log_every": 5}  # fmt: skip
+    config = LoopConfig(refresh_every=10, segments=2, mode="async", max_staleness=20)
+    commands = loop(tmp_path / "run", config, given=given, call=Call(dry_run=True))["commands"]
+    prepare, train, refresh = (shlex.split(command) for command in commands)
+    takes = {"--data": {"prepare"}, "--lr": {"prepare"}, "--log-every": {"prepare", "train"},
+             "--max-staleness": {"train"}, "--relative-margin": {"refresh"}}  # fmt: skip
+    for flag, expected in takes.items():
+        named = {"prepare": prepare, "train": train, "refresh": refresh}
+        assert {name for name, words in named.items() if flag in words} == expected
+    assert refresh[refresh.index("--relative-margin") + 1] == "0.05"
+
+
+def test_negatives_that_are_always_too_old_are_refused():
+    with pytest.raises(UsageProblem, match="--max-staleness 5 is less than --refresh-every 10"):
+        LoopConfig(refresh_every=10, max_staleness=5)
 
 
 # ---------------------------------------------------------------- threads
