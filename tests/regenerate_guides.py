@@ -16,14 +16,16 @@ def regenerate(path: Path, scratch: Path) -> int:
     page = path.read_text()
     lines = page.splitlines()
     changed = []
-    for step, text in run_all(page, scratch):
-        printed = text.splitlines()
-        if not output_matches(step.expected, printed):
-            changed.append((step, rewritten(step.expected, printed, scratch)))
-        print(f"{path.name}:{step.first}: {step.source.splitlines()[0]}", flush=True)
-    for step, renewed in reversed(changed):
-        lines[step.first : step.first + len(step.expected)] = renewed
-    path.write_text("\n".join(lines) + "\n")
+    try:
+        for step, text in run_all(page, scratch):
+            printed = text.splitlines()
+            if not output_matches(step.expected, printed):
+                changed.append((step, rewritten(step.expected, printed, scratch)))
+            print(f"{path.name}:{step.first}: {step.source.splitlines()[0]}", flush=True)
+    finally:  # what ran before a failure is kept
+        for step, renewed in reversed(changed):
+            lines[step.first : step.first + len(step.expected)] = renewed
+        path.write_text("\n".join(lines) + "\n")
     return len(changed)
 
 
