@@ -105,7 +105,7 @@ def test_killed_after_a_switch_it_repeats_the_switch_and_its_losses(world):
 
 
 @pytest.mark.long
-def test_a_damaged_generation_is_passed_over(world):
+def test_a_damaged_generation_is_skipped(world):
     refresh(world)
     process = Ance(world.cwd).start(*FOLLOW)
     wait_for(lambda: any(line["step"] > 22 for line in lines(world)), process)

@@ -51,7 +51,7 @@ def ready(watcher, step=0):
     return watcher.ready(step)
 
 
-def test_a_generation_that_cannot_be_read_is_passed_over():
+def test_a_generation_that_cannot_be_read_is_skipped():
     published = Published(broken=[1])
     watcher = published.watcher()
     published.newest = 1
@@ -60,7 +60,7 @@ def test_a_generation_that_cannot_be_read_is_passed_over():
     assert ready(watcher) == 2 and watcher.take(2) == "snapshot 2"
 
 
-def test_a_disk_too_full_to_note_it_leaves_no_traceback(monkeypatch):
+def test_a_disk_too_full_to_log_it_leaves_no_traceback(monkeypatch):
     def failed(number, error):
         raise ResourceExhausted("events.jsonl: no room left on the disk")
 
@@ -72,7 +72,7 @@ def test_a_disk_too_full_to_note_it_leaves_no_traceback(monkeypatch):
     assert not strays
 
 
-def test_what_is_read_while_another_is_taken_is_not_lost():
+def test_a_generation_read_while_another_is_taken_is_not_lost():
     published = Published()
     watcher = published.watcher()
 
@@ -122,7 +122,7 @@ def test_ranks_take_only_what_every_one_of_them_has_read(checkpoint, tmp_path):
     assert trainer.snapshot is snapshot and not theirs
 
 
-def test_what_is_repeated_is_read_then_and_there():
+def test_a_replayed_generation_is_read_at_once():
     published = Published()
     watcher = published.watcher(switches={3: 2}, replay_until=5)
     assert [watcher.ready(step) for step in (2, 3, 4)] == [0, 2, 0]

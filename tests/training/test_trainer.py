@@ -150,7 +150,7 @@ def test_weights_that_are_not_finite_are_never_kept(checkpoint, tmp_path):
     assert not kept and not list(tmp_path.glob("s*"))
 
 
-def test_a_checkpoint_that_a_kill_came_before_is_made_up_for(checkpoint, tmp_path):
+def test_a_checkpoint_that_a_kill_prevented_is_written_on_resume(checkpoint, tmp_path):
     """The state of a step is kept first, then its checkpoint: a kill in between costs neither."""
     config = TrainConfig(lr=1e-3, batch_size=8, total_steps=6)
     made = []
