@@ -3,11 +3,10 @@
 python benchmarks/soak.py --rounds 100 --mode sync
 python benchmarks/soak.py --rounds 100 --mode async --seed 2 --ranks 2
 
-A round is one kill: SIGKILL of the supervisor, the trainer, a rank, the refresh daemon
-or all of them at once, or SIGTERM of the supervisor, at an instant that follows what happens in
-the run folder.
-Whenever the supervisor has ended, the same command is given again; when a loop finishes, the next
-begins in a new folder. Exits 1 at the first violation and keeps the folder.
+A round is one kill: SIGKILL of the supervisor, the trainer, a rank, the refresh daemon or all of
+them at once, or SIGTERM of the supervisor, at an instant that follows what happens in the run
+folder. Whenever the supervisor has ended, the same command is given again; when a loop finishes,
+the next begins in a new folder. Exits 1 at the first violation and keeps the folder.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ from tests.processes import Process, alive, family
 from tests.world import make_backbone, make_dataset
 
 SLOW = float(os.environ.get("ANCE_SOAK_PATIENCE", "1"))
-"""Multiplies every deadline, for a machine that also does other work."""
+"""Multiplies every deadline, for a machine that does other work beside."""
 ORPHANS_SECONDS = 15.0
 """How long children of a killed supervisor may take for the step in hand and its state."""
 VICTIMS = {"supervisor": 4, "trainer": 4, "inferencer": 4, "rank": 2, "all": 2, "SIGTERM": 2}
-"""How often each is drawn; if the drawn one is not running, another is taken."""
+"""How often each is drawn; one that is not running makes way for one that is."""
 
 
 @dataclass(frozen=True)
