@@ -142,7 +142,7 @@ def test_dprs_answer_is_transformers_own_best_span(folders, longest):
 
 
 def test_dpr_reads_a_long_passage_to_its_end(folders):
-    """The stretch that alone is most relevant decides, wherever it stands."""
+    """The window with the highest relevance decides, wherever it is in the passage."""
     reader = opened(folders["dpr"])
     long = Passage("d", "bread", " ".join(np.random.default_rng(4).choice(WORDS, 500)))
     windows = list(reader._windows(QUESTION, [long]))
