@@ -317,7 +317,7 @@ def test_what_is_more_than_tensors_is_not_unpickled(tmp_path):
     torch.save({"roberta.x": torch.ones(1), "evil": Evil()}, tmp_path / "evil/pytorch_model.bin")
     with pytest.raises(BadInput, match="cannot be read without running code from it") as caught:
         load_foreign([tmp_path / "evil"], tmp_path / "scratch")
-    assert "two options" not in caught.value.what, "torch goes on with how to run it"
+    assert "two options" not in caught.value.what, "torch also explains how to run it"
     assert not (tmp_path / "ran").exists()
 
 
