@@ -210,7 +210,7 @@ class _Encoding:
         )  # fmt: skip
 
     def _devices_and_dtype(self) -> tuple[list[torch.device], str]:
-        """The device of each worker, and the number format that `auto` stands for on them."""
+        """The device of each worker, and the number format with `auto` resolved on it."""
         if self.cluster:
             return self.cluster.devices, self.cluster.dtype(self.config.dtype)
         from ance_cli.models.devices import choose_devices, choose_dtype

@@ -260,7 +260,7 @@ def write_tokens(plan: Plan, checkpoint: Checkpoint, texts: Texts, call: Call) -
             for doc_ids, rows in _blocks(tokenizer, pairs, texts.side, block_docs):
                 writer.write_block(doc_ids, rows)
             content = writer.finish()
-        except AnceError:  # one pass: no part of it can be continued
+        except AnceError:  # tokenising is one pass: it cannot be continued
             atomic.remove(folder)
             raise
     seconds = time.monotonic() - started

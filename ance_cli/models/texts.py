@@ -1,4 +1,4 @@
-"""Texts to vectors in memory: queries, and passages few enough to need no folder."""
+"""Texts to vectors in memory: queries, and small numbers of passages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TextEncoder:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """(rows, d) vectors, text by text, and (texts,) how many rows each has (MaxP passages).
 
-        Raises `BadInput` where a vector is not finite.
+        Raises `BadInput` if a vector is not finite.
         """
         rows = self._tokenizer(texts, self._side)
         vectors = self._engine.encode(rows, on_rows)

@@ -1,4 +1,4 @@
-"""From texts to token rows, by the tokenizer and the pins of a checkpoint."""
+"""From texts to token rows, by the tokenizer and the encoding settings of a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _TOKENIZER_FILES = ("*token*.json", "*vocab*", "merges.txt", "*.model", "*.bpe",
 
 
 def tokenizer_hash(tower: Tower) -> str:
-    """Hash of what turns texts into token ids: the tokenizer's files and the type of the model,
-    which decides how they are read. Weights and lengths are not in it."""
+    """Hash of what turns texts into token ids: the tokenizer's files, and the type of the model,
+    which decides how the files are read. Weights and lengths are not hashed."""
     files = {
         path.name: hash_file(path)
         for pattern in _TOKENIZER_FILES
@@ -34,7 +34,7 @@ def tokenizer_hash(tower: Tower) -> str:
 
 
 def load_tokenizer(tower: Tower) -> Any:
-    """The fast tokenizer in a tower's folder; `BadInput` where it is broken or not a fast one."""
+    """The fast tokenizer in a tower's folder; `BadInput` if it is broken or not a fast one."""
     from transformers import AutoTokenizer
 
     with as_bad_input(f"{tower.shown}: the tokenizer does not load", hint=COPY_AGAIN):
@@ -50,8 +50,7 @@ def load_tokenizer(tower: Tower) -> Any:
 
 
 class TokenizerSource(Protocol):
-    """What names the tokenizers of both sides, and how texts are cut: a `Checkpoint`, or what will
-    be one."""
+    """The tokenizers and the settings of both sides: a `Checkpoint`, or a `Foreign` one."""
 
     settings: EncodingSettings
 
@@ -62,7 +61,7 @@ class TokenizerSource(Protocol):
 
 
 class Tokenizer:
-    """Tokenises the queries and the passages of a checkpoint, each as their own tower does.
+    """Tokenises the queries and the passages of a checkpoint with the tokenizer of their tower.
 
     The fast tokenizer works on a batch of texts in parallel, on `RAYON_NUM_THREADS` threads.
     """
@@ -75,7 +74,7 @@ class Tokenizer:
         self._fast = {side: _own_copy(whole) for side, whole in self._tokenizers.items()}
 
     def pad_id_of(self, side: Side) -> int:
-        """The token that fills the rows of one side."""
+        """The padding token of one side."""
         return int(self._tokenizers[side].pad_token_id or 0)
 
     def vocabulary_of(self, side: Side) -> int:

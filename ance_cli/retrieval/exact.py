@@ -1,9 +1,8 @@
-"""Exact top-k over memory-mapped embeddings, in one reading and in bounded memory.
+"""Exact top-k over memory-mapped embeddings, which are read once, in bounded memory.
 
-Every function ranks by inner product and orders ties by position, ascending, also at the cut.
+Every function ranks by inner product and sorts ties by ascending position, also at the cut.
 
-Shapes: xq (nq, d) float32 queries, D (nq, k) float32 scores, I (nq, k) int32 positions, -1 where
-there is nothing.
+Shapes: xq (nq, d) float32 queries, D (nq, k) float32 scores, I (nq, k) int32 positions, -1 = none.
 """
 
 from __future__ import annotations
@@ -173,7 +172,7 @@ def _search_group(
 
 
 class _Share:
-    """The queries of one device, and the best that they have found so far."""
+    """The queries of one device, and their best results so far."""
 
     def __init__(
         self,
@@ -196,7 +195,7 @@ class _Share:
         self._is_empty = True
 
     def add(self, chunk: Chunk, x: torch.Tensor) -> None:
-        """Search a chunk, whose vectors on the device are `x`, and merge what is found."""
+        """Search a chunk, whose vectors on the device are `x`, and merge the results."""
         import torch
 
         k = self._D.shape[1]
@@ -211,10 +210,10 @@ class _Share:
                 D, I = self._D[part], self._I[part]  # noqa: E741
                 D_new, I_new = self.engine.best(self._q[part], x, starts, k, D[:, -1])
                 I_new = torch.where(I_new < 0, I_new, I_new + first).int()
-                if self._is_empty:  # nothing to merge with, and the new ones are in order
+                if self._is_empty:  # no results to merge with; the new ones are in order
                     D[:, : D_new.shape[1]], I[:, : I_new.shape[1]] = D_new, I_new
                     continue
-                # what was there comes first, and the sort is stable: ties stay in corpus order
+                # earlier results come first and the sort is stable, so ties stay in corpus order
                 both = torch.cat([D, D_new], 1).sort(dim=1, descending=True, stable=True)
                 places = torch.cat([I, I_new], 1)
                 D.copy_(both.values[:, :k])
@@ -224,7 +223,7 @@ class _Share:
             torch.cuda.synchronize(self.device)
 
     def finish(self) -> None:
-        """Put the results where they belong."""
+        """Copy the results to D and I."""
         if self.engine.scale != 1:
             self._D /= self.engine.scale
         for filled, found in zip(self._filled, (self._D, self._I), strict=True):
@@ -235,7 +234,7 @@ class _Share:
 
 
 def in_order(D: Scores, I: npt.NDArray[Any]) -> tuple[Scores, npt.NDArray[Any]]:  # noqa: E741
-    """Each row by score, descending, ties by position, ascending; empty places (-1) last."""
+    """Each row by descending score, ties by ascending position; empty places (-1) last."""
     empty = I < 0
     order = np.lexsort((np.where(empty, np.iinfo(np.int64).max, I), np.where(empty, np.inf, -D)))
     return np.take_along_axis(D, order, 1), np.take_along_axis(I, order, 1)
@@ -265,7 +264,7 @@ def pool_to_documents(
 
 
 class DocumentVectors(Protocol):
-    """What `Embeddings` are, or vectors that were never stored."""
+    """`Embeddings`, or vectors in memory."""
 
     @property
     def vectors(self) -> Floats:
@@ -284,7 +283,7 @@ def pair_scores(
 ) -> Scores:
     """(pairs,) exact scores of queries `query_of` (rows of xq) and documents `doc_of`, MaxP.
 
-    The bits of a score do not depend on the other pairs. Rows are read in corpus order.
+    The bits of a score do not depend on other pairs. Rows are read in corpus order.
     """
     scores = np.empty(len(doc_of), np.float32)
     in_corpus = np.argsort(doc_of, kind="stable")

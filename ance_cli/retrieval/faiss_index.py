@@ -1,7 +1,7 @@
-"""FAISS indexes in pyserini's folder layout: the file `index` and `docid`, one id a row.
+"""FAISS indexes in pyserini's folder layout: the files `index` and `docid` (one id per row).
 
-Any factory string builds one; those that need training learn from a bounded, seeded sample of the
-embeddings. A MaxP document's rows are named `ID#0`, `ID#1`, ...
+Any factory string can be built. An index that needs training learns from a bounded, seeded sample
+of the embeddings. A MaxP document's rows are named `ID#0`, `ID#1`, ...
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _RESULT_BYTES = 64 << 20
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line of what faiss says: the lines before it are its own source."""
+    """The last line of faiss's message; the lines before it are its source code."""
     return str(error).strip().splitlines()[-1]
 
 
 def new_index(dim: int, factory: str, probes: int | None = None) -> Any:
-    """An empty inner-product index; `UsageProblem` where faiss does not know the string.
+    """An empty inner-product index; `UsageProblem` if faiss does not know the string.
 
-    `probes` is how many inverted lists a query visits unless its search says otherwise.
+    `probes` is the number of inverted lists that a query visits, unless its search sets another.
     """
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
@@ -44,25 +44,27 @@ def new_index(dim: int, factory: str, probes: int | None = None) -> Any:
         raise UsageProblem(
             f"--factory {factory!r} is not a faiss factory string for {dim} dimensions "
             f"({_reason(error)})",
-            hint="for instance Flat, IVF1024,Flat, HNSW32, OPQ16,IVF1024,PQ16; "
+            hint="use for instance Flat, IVF1024,Flat, HNSW32 or OPQ16,IVF1024,PQ16; "
             "PQ needs a divisor of the dimension",
         ) from error
     if probes is not None and not set_probes(index, probes):
-        raise UsageProblem(f"--probes does not apply to --factory {factory!r}: no inverted lists")
+        raise UsageProblem(
+            f"--probes does not apply to --factory {factory!r}: it has no inverted lists"
+        )
     return index
 
 
 def rows_to_train(index: Any) -> int:
-    """The fewest rows from which an index learns its centroids: one for each of them.
+    """The fewest rows from which an index can learn its centroids: one per centroid.
 
-    faiss checks this too, but does not say how many it wants.
+    faiss checks this as well, but does not say how many rows it needs.
     """
     index = faiss.downcast_index(index)
     needed = [int(getattr(index, "nlist", 1))]
     if hasattr(index, "pq"):
         needed.append(int(index.pq.ksub))
     if isinstance(index, faiss.IndexPreTransform):
-        chain: Any = index.chain  # a C++ vector, whatever its type hints say
+        chain: Any = index.chain  # a C++ vector, although its type hints say otherwise
         transforms = [chain.at(place) for place in range(chain.size())]
         if any(isinstance(faiss.downcast_VectorTransform(t), faiss.OPQMatrix) for t in transforms):
             needed.append(256)  # its rotation is fitted to a quantizer of 8 bits
@@ -116,7 +118,7 @@ def _train(index: Any, embeddings: Embeddings, config: IndexConfig) -> None:
 
 
 def row_names(embeddings: Embeddings) -> list[str]:
-    """One name a row: the document's id, or `ID#segment` where documents have several rows."""
+    """One name per row: the document's id, or `ID#segment` if documents have several rows."""
     counts = np.diff(embeddings.doc_offsets)
     if embeddings.max_segments == 1:
         return list(embeddings.ids)
@@ -128,7 +130,7 @@ def row_names(embeddings: Embeddings) -> list[str]:
 
 
 class FaissIndex:
-    """A published index, opened by mmap where its type can be."""
+    """A published index, memory-mapped if its type allows that."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -146,7 +148,7 @@ class FaissIndex:
                 self.index = faiss.read_index(str(path))
             except RuntimeError as error:
                 raise BadInput(
-                    f"{path}: not a whole FAISS index ({_reason(error)})",
+                    f"{path}: not a complete FAISS index ({_reason(error)})",
                     hint="build it again with: ance index --force",
                 ) from error
         names = read_ids(folder / DOC_IDS)
@@ -173,7 +175,7 @@ class FaissIndex:
         return str(self.manifest["inputs"]["tower"])
 
     def set_probes(self, probes: int | None) -> None:
-        """How many inverted lists a query visits, where the index has any; None leaves it."""
+        """Set how many inverted lists a query visits; None keeps the index's number."""
         if probes is not None and not set_probes(self.index, probes):
             raise UsageProblem(
                 f"--probes does not apply to {self.folder}: it has no inverted lists"
@@ -182,7 +184,7 @@ class FaissIndex:
     def search(
         self, xq: npt.NDArray[np.float32], k: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """(nq, k) scores and row positions, best first, -1 where there is nothing."""
+        """(nq, k) scores and row positions, best first, -1 = none."""
         D, I = self.index.search(np.ascontiguousarray(xq), k)  # noqa: E741
         return D, I
 
@@ -195,7 +197,7 @@ class FaissIndex:
     ) -> Found:
         """(nq, depth) scores and document positions in corpus order, best first, -1 = none.
 
-        `out` takes the results.
+        The results are written to `out`, if given.
         """
         return index_top_docs(
             self.index, xq, depth, self.max_segments, self.doc_of_row, on_queries, out
@@ -203,7 +205,7 @@ class FaissIndex:
 
 
 def set_probes(index: Any, probes: int) -> bool:
-    """Set how many inverted lists a query visits (`nprobe`); False where there are none."""
+    """Set how many inverted lists a query visits (`nprobe`); False if the index has none."""
     try:
         faiss.ParameterSpace().set_index_parameter(index, "nprobe", probes)
     except RuntimeError:
@@ -220,7 +222,7 @@ def index_top_docs(
     on_queries: Callable[[int], None] | None = None,
     out: Found | None = None,
 ) -> Found:
-    """(nq, depth) scores and document positions that a faiss index finds, best first, -1 = none.
+    """(nq, depth) scores and document positions from a faiss index, best first, -1 = none.
 
     MaxP searches `depth * max_segments` rows, which hold at least `depth` documents, and pools.
     """

@@ -240,7 +240,7 @@ CASES = {
     "config not JSON": (text("ckpt/config.json", "a: b"), ENCODE, 3, "ckpt/config.json: not valid"),
     "config a list": (text("ckpt/config.json", "[]"), TOKENIZE, 3, "config.json: expected a JSON"),
     "config of the head": (text("ckpt/2_Dense/config.json", '{"out_features":"b"}'), ENCODE, 3,
-                           "'out_features' should be a whole number from 1 on, found 'b'"),
+                           "'out_features' should be a whole number of at least 1, found 'b'"),
     "pooling a list": (text("ckpt/1_Pooling/config.json", "[]"), ENCODE, 3, "expected a JSON obj"),
     "pins of another type": (text("ckpt/ance.json", '{"query_length":"x"}'), TRAIN, 3,
                              "ckpt/ance.json: 'query_length': expected int, found str"),

@@ -449,7 +449,7 @@ def test_a_stage_that_was_stopped_makes_the_bytes_of_one_that_was_not(
     ("arguments", "words"),
     [
         (["search", "--corpus", "data/corpus.jsonl", "--engine", "bm25s", "--queries", "-"],
-         "stdin: there is no query in it"),
+         "stdin: holds no query"),
         (["train-segment", "-", "--data", "data", "--ckpt", "{ckpt}", "--steps", 2, "-o", "run"],
          "there are no negatives in it"),
     ],

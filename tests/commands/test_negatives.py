@@ -248,7 +248,7 @@ def test_a_refresh_refuses_at_once_what_mining_would_refuse_later(inside, datase
         (["--mix", "previous"], 2, "without ann no generation has candidates"),
         (["--mix", "lookahead", "--index-factory", "Flat"], 2, "the source lookahead"),
         (["--answers"], 3, "data/queries.jsonl: no query has an answer"),
-        (["--teacher", "data"], 3, "not a cross-encoder's folder"),
+        (["--teacher", "data"], 3, "not a cross-encoder folder"),
     ):
         assert words in inside("refresh", "run", *flags, code=code).stderr
         assert not (inside.cwd / "run" / "refresh.json").exists()

@@ -142,7 +142,7 @@ def test_dprs_answer_is_transformers_own_best_span(folders, longest):
 
 
 def test_dpr_reads_a_long_passage_to_its_end(folders):
-    """The stretch that alone is most relevant decides, wherever it stands."""
+    """The window with the highest relevance decides, wherever it is in the passage."""
     reader = opened(folders["dpr"])
     long = Passage("d", "bread", " ".join(np.random.default_rng(4).choice(WORDS, 500)))
     windows = list(reader._windows(QUESTION, [long]))
@@ -269,7 +269,7 @@ def test_a_folder_that_is_no_reader_is_refused(backbone, copied):
         reader_kind(backbone)
     folder = copied("extractive")
     (folder / "model.safetensors").write_bytes((backbone / "model.safetensors").read_bytes())
-    with pytest.raises(BadInput, match="weights are not in the file, qa_outputs"):
+    with pytest.raises(BadInput, match="weights are not in the file, for instance qa_outputs"):
         opened(folder)
     (folder / "model.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(BadInput, match="the reader does not load"):

@@ -95,7 +95,7 @@ def test_a_string_that_faiss_does_not_know_is_refused(factory):
         f"--factory {factory!r} is not a faiss factory string for 8 dimensions ("
     )
     assert "\n" not in caught.value.what
-    assert caught.value.hint.startswith("for instance Flat, IVF1024,Flat, HNSW32")
+    assert caught.value.hint.startswith("use for instance Flat, IVF1024,Flat, HNSW32")
     assert caught.value.exit_code == 2
 
 
@@ -225,7 +225,9 @@ def test_probes_without_lists_are_refused_before_any_work(vectors, publish, tmp_
     with pytest.raises(UsageProblem) as caught:
         publish(vectors, "HNSW8", probes=4)
     assert sorted(tmp_path.iterdir()) == there
-    assert caught.value.what == "--probes does not apply to --factory 'HNSW8': no inverted lists"
+    assert caught.value.what == (
+        "--probes does not apply to --factory 'HNSW8': it has no inverted lists"
+    )
 
 
 # ---------------------------------------------------------------- names of rows
