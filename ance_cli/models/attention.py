@@ -2,8 +2,8 @@
 
 For the head sizes of BERT-like encoders its forward pass reaches a tenth of the machine's bf16
 matrix-product rate, and its backward pass takes two to four times as long as in float32
-(docs/evidence/measurements.md). Inference uses batched matrix products, which run near that rate. Training
-would have to keep their scores, so it uses the fused kernel in float32.
+(docs/evidence/measurements.md). Inference uses batched matrix products, which run near that rate.
+Training would have to keep their scores, so it uses the fused kernel in float32.
 """
 
 from __future__ import annotations
