@@ -8,7 +8,7 @@ from ance_cli.config.encoding import ClusterConfig, ComputeConfig, DeviceConfig,
 from ance_cli.config.evaluation import REPORT_CASES, DiagnoseConfig, ReadConfig
 from ance_cli.config.interop import ExportConfig
 from ance_cli.config.loop import FollowConfig, LoopConfig, RefreshConfig, RefreshTiming
-from ance_cli.config.mining import Bm25Config, DrawConfig, MineConfig
+from ance_cli.config.mining import Bm25Config, DrawConfig, DrawRules, MineConfig
 from ance_cli.config.retrieval import (
     MEASURES,
     PAIR_LENGTH,
@@ -35,6 +35,7 @@ __all__ = [
     "DeviceConfig",
     "DiagnoseConfig",
     "DrawConfig",
+    "DrawRules",
     "EncodeConfig",
     "ExportConfig",
     "FollowConfig",

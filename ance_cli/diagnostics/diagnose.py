@@ -27,10 +27,10 @@ from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
-from ance_cli.mining.drawing import MiningData, read_mining_data
+from ance_cli.mining.bm25_rankings import search_bm25
+from ance_cli.mining.mining_data import MiningData, read_mining_data
 from ance_cli.mining.pool import RankedLists
 from ance_cli.mining.sampling import keyed_generator
-from ance_cli.mining.sources import search_bm25
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import DenseRetriever, VectorSource
 from ance_cli.retrieval.search import passages_of

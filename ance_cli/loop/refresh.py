@@ -38,8 +38,9 @@ from ance_cli.loop.drift import probe_generation, read_probe
 from ance_cli.loop.integrity import damaged_parts, negatives_to_compare
 from ance_cli.loop.probe import overlap
 from ance_cli.mining.candidate_filters import teacher_inputs
-from ance_cli.mining.mine import mine, shares_of
-from ance_cli.mining.sources import ANN, PREVIOUS
+from ance_cli.mining.mine import mine
+from ance_cli.mining.mining_job import MiningFiles, shares_of
+from ance_cli.mining.mix import ANN, PREVIOUS
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.retrieval.index import index
@@ -262,14 +263,16 @@ def _make(
             checkpoint,
             dataset,
             source,
-            made.negatives,
-            config.mining,
+            MiningFiles(
+                made.negatives,
+                earlier=negatives_to_compare(before, call.reporter),
+                candidates=made.candidates,
+                previous=previous if previous and previous.exists() else None,
+                bm25=run.inputs / "bm25",
+            ),
+            config,
             compute,
-            candidates_folder=made.candidates,
-            previous=previous if previous and previous.exists() else None,
-            earlier=negatives_to_compare(before, call.reporter),
-            bm25_folder=run.inputs / "bm25",
-            call=call,
+            call,
         )
     with clock("probe"):
         ranked = probe_generation(
