@@ -117,6 +117,7 @@ def _stage(folder: Path, name: str) -> None:
     from ance_cli.encoding.encode import encode
     from ance_cli.formats.dataset import locate
     from ance_cli.mining.mine import mine
+    from ance_cli.mining.mining_job import MiningFiles
     from ance_cli.models.checkpoint import Checkpoint
     from ance_cli.retrieval.dense import VectorSource
 
@@ -131,8 +132,8 @@ def _stage(folder: Path, name: str) -> None:
         _tell(_bare_search(checkpoint, dataset, folder / "emb"), folder / "emb")
         return
     found = mine(
-        checkpoint, dataset, VectorSource(folder / "emb", "embeddings"), folder / "ann.jsonl",
-        MineConfig(), config,
+        checkpoint, dataset, VectorSource(folder / "emb", "embeddings"),
+        MiningFiles(folder / "ann.jsonl"), MineConfig(), config,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     _tell(seconds, folder / "ann.candidates", **found["seconds"])

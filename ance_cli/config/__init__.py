@@ -14,7 +14,7 @@ from ance_cli.config.loop import (
     RefreshConfig,
     RefreshTiming,
 )
-from ance_cli.config.mining import Bm25Config, DrawConfig, MineConfig
+from ance_cli.config.mining import Bm25Config, DrawConfig, DrawRules, MineConfig
 from ance_cli.config.retrieval import (
     MEASURES,
     PAIR_LENGTH,
@@ -43,6 +43,7 @@ __all__ = [
     "DeviceConfig",
     "DiagnoseConfig",
     "DrawConfig",
+    "DrawRules",
     "EncodeConfig",
     "ExportConfig",
     "FollowConfig",

@@ -48,11 +48,6 @@ class RefreshRules(MineRules):
 class RefreshConfig(RefreshRules, MineConfig):
     """The rules of a refresh, with the run's seed and labels."""
 
-    @property
-    def mining(self) -> MineConfig:
-        """The part that mining needs."""
-        return MineConfig.part_of(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class RefreshTiming(Config):

@@ -155,11 +155,15 @@ class Config:
             each.check(getattr(self, each.name))
 
 
-def shaped_by(config: Config) -> dict[str, Any]:
-    """The settings on which the content of an artifact depends, for its manifest."""
+def shaped_by(config: Config, kind: type[Config] | None = None) -> dict[str, Any]:
+    """The settings on which the content of an artifact depends, for its manifest.
+
+    If `config` is of a larger class than the artifact needs, `kind` names the class whose settings
+    count.
+    """
     return {
         each.name: getattr(config, each.name)
-        for each in declared(type(config))
+        for each in declared(kind or type(config))
         if each.setting.shapes
     }
 

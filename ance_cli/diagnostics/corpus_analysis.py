@@ -17,8 +17,8 @@ from ance_cli.diagnostics.pair import ANCE, BM25, Enumeration, ExactMoments, Pai
 from ance_cli.diagnostics.pair_analysis import PairAnalysis, analyze
 from ance_cli.diagnostics.pair_set import PairSet, banned_docs, negatives_of
 from ance_cli.formats.embeddings import Embeddings
+from ance_cli.mining.bm25_rankings import search_bm25
 from ance_cli.mining.pool import RankedLists
-from ance_cli.mining.sources import search_bm25
 
 _CORPUS_BYTES = 2 << 30
 """Memory for arrays over the corpus: the pairs are analysed in groups that fit into it."""

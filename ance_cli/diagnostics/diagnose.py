@@ -25,7 +25,7 @@ from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
-from ance_cli.mining.drawing import read_mining_data
+from ance_cli.mining.mining_data import read_mining_data
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import DenseRetriever, VectorSource
 from ance_cli.retrieval.search import passages_of

@@ -13,7 +13,7 @@ from ance_cli.config import DiagnoseConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.embeddings import Embeddings
-from ance_cli.mining.drawing import MiningData
+from ance_cli.mining.mining_data import MiningData
 from ance_cli.mining.sampling import keyed_generator
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import DenseRetriever

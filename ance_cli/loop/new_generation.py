@@ -25,8 +25,9 @@ from ance_cli.loop.drift import probe_generation, read_probe
 from ance_cli.loop.integrity import damaged_parts, negatives_to_compare
 from ance_cli.loop.probe import overlap
 from ance_cli.loop.refresh_config import labels_of_split
-from ance_cli.mining.mine import mine, shares_of
-from ance_cli.mining.sources import PREVIOUS
+from ance_cli.mining.mine import mine
+from ance_cli.mining.mining_job import shares_of
+from ance_cli.mining.mix import PREVIOUS
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.retrieval.index import index
@@ -142,14 +143,16 @@ def _mine(work: _Work, vectors: _Vectors) -> Summary:
             work.new.checkpoint,
             new.dataset,
             vectors.source,
-            folder.negatives,
-            new.config.mining,
+            MiningFiles(
+                folder.negatives,
+                earlier=negatives_to_compare(before, work.call.reporter),
+                candidates=folder.candidates,
+                previous=previous if previous and previous.exists() else None,
+                bm25=new.run.inputs / "bm25",
+            ),
+            new.config,
             vectors.compute,
-            candidates_folder=folder.candidates,
-            previous=previous if previous and previous.exists() else None,
-            earlier=negatives_to_compare(before, work.call.reporter),
-            bm25_folder=new.run.inputs / "bm25",
-            call=work.call,
+            work.call,
         )
 
 

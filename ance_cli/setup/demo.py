@@ -28,6 +28,7 @@ from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.loop.loop import loop
 from ance_cli.mining.bm25_negatives import bm25_negatives
+from ance_cli.mining.negatives_output import NegativesFiles
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.retrieval.search import Bm25Searcher, DenseSearcher, search
@@ -65,7 +66,9 @@ def demo(
     runs: dict[str, Path] = {}
 
     call.reporter.say("1. BM25: negatives for the warm-up, and the baseline")
-    bm25_negatives(train, output / "bm25.jsonl", Bm25Config(depth=config.depth), call=call)
+    bm25_negatives(
+        train, NegativesFiles(output / "bm25.jsonl"), Bm25Config(depth=config.depth), call=call
+    )
     runs["BM25"] = output / "test.bm25.trec"
     search(queries_of_split(test), runs["BM25"], Bm25Searcher(test.corpus),
            SearchConfig(engine="lucene", depth=_DEPTH), call=call)  # fmt: skip

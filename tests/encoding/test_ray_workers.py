@@ -21,6 +21,7 @@ from ance_cli.formats.candidates import read_candidates
 from ance_cli.formats.dataset import locate
 from ance_cli.formats.embeddings import DOC_OFFSETS, IDS, VECTORS, Embeddings
 from ance_cli.mining.mine import mine
+from ance_cli.mining.mining_job import MiningFiles
 from ance_cli.models import ray_cluster
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Silent
@@ -91,8 +92,8 @@ def test_ray_chooses_the_gpus():
 def test_an_index_is_not_searched_in_parts(checkpoint, dataset, tmp_path):
     source = vector_source(None, tmp_path / "index")
     with pytest.raises(UsageProblem, match="--ray searches embeddings"):
-        mine(Checkpoint(checkpoint), locate(dataset, "train"), source, tmp_path / "n.jsonl",
-             compute=ON_RAY)  # fmt: skip
+        mine(Checkpoint(checkpoint), locate(dataset, "train"), source,
+             MiningFiles(tmp_path / "n.jsonl"), compute=ON_RAY)  # fmt: skip
 
 
 def test_folders_that_a_node_does_not_have(tmp_path):
@@ -187,9 +188,9 @@ def test_a_search_whose_worker_is_killed_finds_the_same(cluster, world, tmp_path
 
     monkeypatch.setattr(ray_search, "_search", search)
     source, config = vector_source(tmp_path / "one", None), MineConfig(depth=20, negatives=5)
-    mine(*world, source, tmp_path / "one.jsonl", config, ONE)
+    mine(*world, source, MiningFiles(tmp_path / "one.jsonl"), config, ONE)
     two = EncodeConfig(gpus="none", dtype="fp32", ray=cluster)
-    mine(*world, source, tmp_path / "ray.jsonl", config, two)
+    mine(*world, source, MiningFiles(tmp_path / "ray.jsonl"), config, two)
     assert os.path.exists(begun)
     assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     one, other = (read_candidates(tmp_path / f"{name}.candidates", 64) for name in ("one", "ray"))
@@ -207,7 +208,7 @@ def test_what_a_worker_finds_wrong_is_told_as_by_one_process(cluster, world, tmp
     matrix.write_bytes(damaged)
     two = EncodeConfig(gpus="none", dtype="fp32", ray=cluster)
     with pytest.raises(BadInput, match="block 12 .* is damaged") as caught:
-        mine(*world, vector_source(tmp_path / "one", None), tmp_path / "n.jsonl",
+        mine(*world, vector_source(tmp_path / "one", None), MiningFiles(tmp_path / "n.jsonl"),
              MineConfig(depth=20), two)  # fmt: skip
     assert "ance encode --force" in caught.value.hint
 
