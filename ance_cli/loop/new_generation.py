@@ -26,7 +26,7 @@ from ance_cli.loop.integrity import damaged_parts, negatives_to_compare
 from ance_cli.loop.probe import overlap
 from ance_cli.loop.refresh_config import labels_of_split
 from ance_cli.mining.mine import mine
-from ance_cli.mining.mining_job import shares_of
+from ance_cli.mining.mining_job import MiningFiles, shares_of
 from ance_cli.mining.mix import PREVIOUS
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
