@@ -171,13 +171,13 @@ def _run(step: Step, scratch: Path, folder: Path) -> str:
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE if step.is_python else subprocess.STDOUT,  # libraries talk there
         text=True,
         timeout=_SECONDS,
     )
     may_fail = any(line.startswith("error:") for line in step.expected)
     assert found.returncode == 0 or may_fail, (
-        f"exit code {found.returncode}:\n{step.source}\n{found.stdout}"
+        f"exit code {found.returncode}:\n{step.source}\n{found.stdout}{found.stderr or ''}"
     )
     return found.stdout
 
