@@ -159,6 +159,7 @@ def _ceilings() -> list[dict[str, Any]]:
 
 
 @_probe("java")
+@_probe("java")
 def _java() -> dict[str, Any]:
     from ance_cli.retrieval.bm25 import find_java
 
