@@ -6,7 +6,7 @@
 unknown id is an error with its file and line.
 
 A merged dataset (`ance merge`) is such a folder whose ids are `NAME/ID`, NAME being the dataset
-that the document or query came from. Beside its corpus `datasets.json` lists the names, each with
+that the document or query came from. Next to its corpus, `datasets.json` lists the names, each with
 its share of the pairs that training visits.
 """
 
@@ -49,7 +49,7 @@ class Passage(NamedTuple):
     def body_hash(self) -> int:
         """64-bit hash of the body with white space folded; two passages with it are copies.
 
-        The title stays out of it: collections file one text under several titles. A passage
+        The title is not compared: collections file one text under several titles. A passage
         without a body is compared by its title.
         """
         body = " ".join((self.text or self.title).split())
@@ -62,12 +62,12 @@ class Query(NamedTuple):
     query_id: str
     text: str
     metadata: Any = None
-    """The record's field `metadata`, as it stands there; None where it has none."""
+    """The record's field `metadata`, unchanged; None if it has none."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where the files of a dataset lie, and which split of the labels is meant."""
+    """The paths of a dataset, and the split of its labels."""
 
     corpus: Path
     queries: Path | None
@@ -160,7 +160,7 @@ def _text_field(record: dict[str, object], names: tuple[str, ...], where: str, w
 
 
 def checked_id(value: str, where: str) -> str:
-    """The id, if it can stand in a column of a text file; else `BadInput`."""
+    """The id, if it fits in a column of a text file; otherwise `BadInput`."""
     if value.split() != [value]:
         raise BadInput(
             f"{where}: {value!r} cannot be an id: it is empty or holds white space",
@@ -305,7 +305,7 @@ def read_answers(
 ) -> dict[str, list[str]]:
     """query_id -> the answers of the queries that have any, in file order.
 
-    They stand in `queries.jsonl`, under `answers` or `answer`, in the record or in its `metadata`:
+    They are in `queries.jsonl`, under `answers` or `answer`, in the record or in its `metadata`:
     a list of strings or one string. Blank ones are left out. Raises `BadInput` where no query has
     an answer and one is `needed`.
     """

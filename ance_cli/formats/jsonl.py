@@ -29,7 +29,7 @@ DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 """What reading raises where a compressed file is not whole."""
 
 
-_MEND = "mend the line, or count and pass over such lines with --skip-bad, where a command has it"
+_MEND = "fix the line, or skip bad lines with --skip-bad if the command has it"
 
 
 def refuse(problem: BadInput, skipped: SkippedLines | None) -> None:
@@ -150,7 +150,7 @@ def read_records(
                 BadInput(
                     f"{path}:{number}: not valid JSON ({error}); the line begins {start!r}",
                     hint=f"look at it with: sed -n {number}p {path}; "
-                    "--skip-bad counts and passes over such lines",
+                    "skip bad lines with --skip-bad",
                 ),
                 skipped,
             )

@@ -59,7 +59,7 @@ class Extent:
 def disk_need(extent: Extent) -> dict[str, int]:
     """Bytes, at most, of each part of a run, and of `all`.
 
-    float16 vectors, a Flat index beside them where there is one, candidates of 8 bytes each,
+    float16 vectors, a Flat index if there is one, candidates of 8 bytes each,
     float32 weights, two resume states of three times the weights, while one more of each is being
     written; and the records: the negatives and dev runs of every generation, and the log.
     """

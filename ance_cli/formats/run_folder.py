@@ -149,7 +149,7 @@ class RunFolder:
                             atomic.remove(self.path / name)
                     raise
         finally:
-            if not self.exists:  # the folders go unless somebody else's lease lies there
+            if not self.exists:  # remove the folders unless they hold somebody else's lease
                 for folder in (self.path / "lease", self.path):
                     if folder.is_dir() and not any(folder.iterdir()):
                         folder.rmdir()

@@ -251,7 +251,7 @@ class TokenCache:
         )
 
     def _part(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
-        # mapped anew each time: pages of a map that stays open would add up to the whole file
+        # mapped again each time: pages of a map that stays open would add up to the whole file
         return np.array(load_array(self.folder / name, mapped=True)[start:stop])
 
     def doc_ids(self) -> Iterator[str]:

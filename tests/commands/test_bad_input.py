@@ -229,7 +229,7 @@ TRIPLES = [
     ({"query_id": "q0", "positive_id": "d0", "negative_ids": ["zz"]}, ":1: document 'zz' is not"),
     ({"query_id": "q0", "positive_id": "d1", "negative_ids": ["d5"]}, ":1: 'd1' is not a positive"),
     ({"query_id": "q0", "positive_id": "d0", "negative_ids": ["d8"]},
-     ":1: 'd8' is a positive of query 'q0' and stands among its negatives"),
+     ":1: 'd8' is a positive of query 'q0' and is among its negatives"),
 ]  # fmt: skip
 
 

@@ -267,7 +267,7 @@ def test_what_was_read_is_not_taken_for_other_settings_and_not_dropped(inside, s
     inside(*command, "-o", "cut.trec", code=5)
     other = slow.filled(OTHERS[what])
     refused = inside(*command, *other, "-o", "cut.trec", code=4)
-    assert "an unfinished run with other settings lies here" in refused.stderr
+    assert "an unfinished run with other settings is in the way" in refused.stderr
     assert "--force" in refused.stderr
     slow.stop_after(total - 3)
     inside(*command, "-o", "cut.trec")
@@ -348,7 +348,7 @@ def test_an_unfinished_output_of_other_settings_is_refused(ance, inside, dataset
         9,
     ]
     found = inside(*arguments, code=4)
-    assert "an unfinished embeddings with other settings lies here" in found.stderr
+    assert "an unfinished embeddings with other settings is in the way" in found.stderr
     inside(*arguments, "--force")
 
 
