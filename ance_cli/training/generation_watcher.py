@@ -110,9 +110,7 @@ def watch_generations(
 
     def failed(number: int, error: Exception) -> None:
         if world.is_main:
-            reporter.warn(
-                f"generation {number} cannot be read, training continues without it: {error}"
-            )
+            reporter.warn(f"generation {number} cannot be read and is skipped: {error}")
             run.event("trainer", "generation refused", generation=number, reason=str(error))
 
     watcher = GenerationWatcher(published, load, failed, switches, replay_until)

@@ -140,7 +140,7 @@ def test_negatives_may_not_grow_older_than_they_may(world):
     assert "waiting for a new generation, the negatives are 20 steps old" in stderr
     assert jsonl(world.run / "switches.jsonl")[1] == {"step": 20, "generation": 2}
     found = world(*FOLLOW, "--max-staleness", 5, code=2)
-    assert "--max-staleness needs --checkpoint-every, and at least as many steps" in found.stderr
+    assert "--max-staleness needs a --checkpoint-every that is at most as large" in found.stderr
 
 
 @pytest.mark.long
