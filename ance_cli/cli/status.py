@@ -162,10 +162,10 @@ def _sections(found: RunStatus) -> dict[str, list[str]]:
         or ["none"],
     }
     if drift := found.drift:
-        kept = "refresh" if drift.get("refresh") else "no refresh"
+        outcome = "refresh" if drift.get("refresh") else "no refresh"
         sections["drift"] = [
-            f"step {drift.get('checkpoint_step')} overlaps by {drift.get('overlap')} with "
-            f"generation {drift.get('generation')}: {kept} ({_clock(drift.get('time'))})"
+            f"overlap {drift.get('overlap')} between step {drift.get('checkpoint_step')} and "
+            f"generation {drift.get('generation')}: {outcome} ({_clock(drift.get('time'))})"
         ]
     parts = [f"{name} {decimal(size)}" for name, size in found.disk.items()
              if size and name not in ("all", "free")]  # fmt: skip
