@@ -1,4 +1,4 @@
-"""Every failure that a person can act on, and the exit code that tells a script which kind it is.
+"""Every failure that a person can act on, and the exit code that shows a script its kind.
 
 An `AnceError` says what was found and where, and `hint` names the next command or edit. Anything
 else that escapes a stage is a bug in ance and ends with a traceback and exit code 1.
@@ -53,7 +53,7 @@ class UsageProblem(AnceError):
 
 
 class BadInput(AnceError):
-    """Data from outside is broken: `what` begins with `file:line:` where there is a line."""
+    """Data from outside is broken: `what` begins with `file:line:` if a line is known."""
 
     exit_code = 3
 
@@ -84,7 +84,7 @@ def as_bad_input(what: str, hint: str) -> Iterator[None]:
     """What fails within is `BadInput`, with the reason in brackets behind `what`.
 
     For readers of other libraries, which raise many types for a broken file. Of their words the
-    first sentence is shown: torch goes on with how to run what is in the file, transformers with
+    first sentence is shown: torch continues with how to run what is in the file, transformers with
     its hub. Our own errors, which say more, and memory that ran out are passed on as they are.
     """
     try:
@@ -147,7 +147,7 @@ def _on_unraisable(dropped: sys.UnraisableHookArgs) -> None:
 
 
 def install_signal_handlers() -> None:
-    """Turn SIGINT and SIGTERM into `Stopped`, raised where the program stands."""
+    """Turn SIGINT and SIGTERM into `Stopped`, raised where the program is."""
     signal.signal(signal.SIGINT, _on_signal)
     signal.signal(signal.SIGTERM, _on_signal)
     sys.unraisablehook = _on_unraisable

@@ -1,4 +1,4 @@
-"""What a stage tells the person who waits, without knowing how it is shown.
+"""How a command reports its progress, independent of how it is shown.
 
 The library reports to a `Reporter`; `cli/console.py` draws it with rich, and a caller from Python
 who passes nothing gets silence.
@@ -17,7 +17,7 @@ class Bar(Protocol):
     def advance(self, amount: int = 1) -> None: ...
 
     def describe(self, text: str) -> None:
-        """Replace the words beside the bar, for instance with the loss."""
+        """Replace the text next to the bar, for instance with the loss."""
 
 
 class Reporter(Protocol):

@@ -27,6 +27,7 @@ from rich.table import Table
 from sentence_transformers import SentenceTransformer
 
 from ance_cli.config import DemoConfig, EncodeConfig
+from ance_cli.config.sets import Dtype
 from ance_cli.formats.dataset import read_corpus
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.encoder import load_encoder
@@ -92,13 +93,12 @@ def main() -> None:
         model.max_seq_length = options.length
         return lambda: model.encode(texts, convert_to_tensor=True).float().cpu().numpy()
 
-    def ours(dtype: str, from_cache: bool = False) -> Callable[[], np.ndarray]:
+    def ours(dtype: Dtype, from_cache: bool = False) -> Callable[[], np.ndarray]:
         engine = InferenceEngine(
             encoder,
             tokenizer.pad_id_of("passage"),
             [device],
-            dtype,
-            EncodeConfig().tokens_for(device.type),
+            EncodeConfig(dtype=dtype),
         )
         if from_cache:
             return lambda: engine.encode(rows)

@@ -3,7 +3,7 @@
     python benchmarks/loop.py [--ckpt DIR] [--data DIR] [--steps 60] [--every 10] [--rounds 4]
 
 Two CPU cores stand for two devices: `ance loop --mode async` pins the trainer to one and the
-inferencer to the other. What the loop itself costs is the rate against the same trainer pinned to
+refresh daemon to the other. What the loop costs is the rate against the same trainer pinned to
 the same core, with nobody beside it, and with a stranger on the other core: cores share their
 memory and their clock, which devices do not, and `ance encode` takes of both what a refresh takes.
 The three follow each other in rounds, since a machine drifts by more than what is looked for. Says
@@ -111,8 +111,8 @@ def side_by_side(
 
 
 def delays(run: Path) -> list[tuple[float, float]]:
-    """For each generation of the loop: seconds from its checkpoint, or from when the inferencer
-    had time for it, to its publication; and the sum of the stages' own seconds."""
+    """For each generation of the loop: seconds from its checkpoint, or from when the refresh
+    daemon had time for it, to its publication; and the sum of the stages' own seconds."""
     found = []
     published = 0.0
     for folder in sorted((run / "generations").glob("[0-9]*")):
@@ -165,7 +165,7 @@ def main() -> None:
     table = Table("what", "measured", box=None)
     for name, words in (("alone", "trainer alone on its core"),
                         ("stranger", "the same, a stranger encodes on the other core"),
-                        ("loop", "trainer in the loop, inferencer on the other core")):  # fmt: skip
+                        ("loop", "trainer in the loop, refreshes on the other core")):  # fmt: skip
         every = ", ".join(f"{value:.2f}" for value in rates[name])
         table.add_row(words, f"{statistics.median(rates[name]):.2f} steps/s ({every})")
     for name, words in (("alone", "of the trainer alone"),

@@ -65,11 +65,11 @@ def _small_encoder(folder: Path, dim: int) -> None:
 
 
 def _encode(folder: Path, rows: int) -> None:
-    """The child: make the tokens, then encode them, and tell how much memory it took."""
+    """The child: make the tokens, encode them, and report the peak memory."""
     import time
 
     from ance_cli.config import EncodeConfig
-    from ance_cli.encoding import encode
+    from ance_cli.encoding import encode, tokenize
     from ance_cli.formats.dataset import Dataset
     from ance_cli.models.checkpoint import Checkpoint
     from benchmarks.synthetic import synthetic_tokens
@@ -79,7 +79,7 @@ def _encode(folder: Path, rows: int) -> None:
         vocabulary = json.load(handle)["vocab_size"]
     longest = _LONGEST if vocabulary == _VOCABULARY else 512
     cache = synthetic_tokens(folder / f"tokens-{rows}", rows, vocabulary, longest)
-    encode.corpus_tokens = lambda *_: cache  # type: ignore[assignment]
+    tokenize.CorpusTokens.open = lambda self: cache  # type: ignore[method-assign]
     corpus = folder / f"{rows}.jsonl"
     corpus.write_text(str(rows))  # what the manifest names; nobody reads it
     started = time.perf_counter()
@@ -117,6 +117,7 @@ def _stage(folder: Path, name: str) -> None:
     from ance_cli.encoding.encode import encode
     from ance_cli.formats.dataset import locate
     from ance_cli.mining.mine import mine
+    from ance_cli.mining.mining_job import MiningFiles
     from ance_cli.models.checkpoint import Checkpoint
     from ance_cli.retrieval.dense import VectorSource
 
@@ -131,8 +132,8 @@ def _stage(folder: Path, name: str) -> None:
         _tell(_bare_search(checkpoint, dataset, folder / "emb"), folder / "emb")
         return
     found = mine(
-        checkpoint, dataset, VectorSource(folder / "emb", "embeddings"), folder / "ann.jsonl",
-        MineConfig(), config,
+        checkpoint, dataset, VectorSource(folder / "emb", "embeddings"),
+        MiningFiles(folder / "ann.jsonl"), MineConfig(), config,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     _tell(seconds, folder / "ann.candidates", **found["seconds"])

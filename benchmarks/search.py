@@ -5,7 +5,7 @@
 
 Bare faiss searches float32 vectors that are in memory already; ance searches float16 embeddings in
 a folder, whose blocks it reads, checks and converts. The runs alternate and the best of each
-counts, so that the ratios stand where other programs disturb both. On a GPU the engines compete: a
+counts, so that the ratios hold if other programs disturb both. On a GPU the engines compete: a
 torch product and faiss's brute force. `--memory` prints how the resident memory of a search grows
 with the corpus, in a process for each size. `--cpu-time` counts processor time instead of the
 clock's: for one thread on a machine that has other work.

@@ -4,7 +4,7 @@
 
 A machine is NAME:ENCODE:SEARCH:DEVICES: passages that one device encodes a second, GFLOP/s that it
 reaches in a search, and how many devices share the work. Nothing is measured here: the rates are
-those that `encode.py` and `search.py` print on the machine that is meant.
+those that `encode.py` and `search.py` print on your machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Sizes(NamedTuple):
     run: float
     memory: float
     parts: int
-    """Folders that the corpus goes into: a position has 32 bits."""
+    """Folders that the corpus needs: a position has 32 bits."""
 
 
 def sizes_of(rows: int, dim: int, queries: int, depth: int) -> Sizes:

@@ -3,10 +3,10 @@
 python benchmarks/soak.py --rounds 100 --mode sync
 python benchmarks/soak.py --rounds 100 --mode async --seed 2 --ranks 2
 
-A round is one kill: SIGKILL of the supervisor, the trainer, a rank, the inferencer or all of them
-at once, or SIGTERM of the supervisor, at an instant that follows what happens in the run folder.
-Whenever the supervisor has ended, the same command is given again; when a loop finishes, the next
-begins in a new folder. Exits 1 at the first violation and keeps the folder.
+A round is one kill: SIGKILL of the supervisor, the trainer, a rank, the refresh daemon or all of
+them at once, or SIGTERM of the supervisor, at an instant that follows what happens in the run
+folder. Whenever the supervisor has ended, the same command is given again; when a loop finishes,
+the next begins in a new folder. Exits 1 at the first violation and keeps the folder.
 """
 
 from __future__ import annotations

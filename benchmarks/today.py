@@ -1,4 +1,4 @@
-"""ANCE beside what people do today: sentence-transformers with negatives that were mined once.
+"""ANCE compared with what people do today: sentence-transformers with negatives mined once.
 
     pip install 'sentence-transformers[train]>=5'
     python -m benchmarks.today --work DIR [--data DIR] [--ckpt DIR] [--steps 300] [--seed 42]
@@ -8,7 +8,7 @@ trains as `--preset small` does: batch, lengths, AdamW, rate, decay, dropout, nu
 measured by one path, `ance encode`, `ance search` and `ance eval`, on the test split.
 
 An arm leaves its seconds in DIR/ARM/trained.json and its ranking in DIR/ARM/test.trec; the same
-command skips what is there. One that was interrupted begins anew, so that its seconds are whole.
+command skips what is there. One that was interrupted starts again, so that its seconds are whole.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ ARMS = {
     "st-ranks-time": Arm("mined once, by ranks; equal time", mining="ranks",
                          time_of="ance-in-batch", like="st-ranks"),
 }  # fmt: skip
-"""In the order in which they run: an arm stands below those it needs."""
+"""In the order in which they run: an arm comes after those it needs."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def rank(checkpoint: Path, setting: Setting, folder: Path) -> None:
 # ---------------------------------------------------------------- the table
 
 Measured = dict[str, dict[str, dict[str, float]]]
-"""Arm -> measure -> what `ance eval` says of it."""
+"""Arm -> measure -> the result of `ance eval`."""
 
 
 def measured(names: list[str], first: str, setting: Setting, work: Path) -> Measured:

@@ -7,10 +7,10 @@ import typer
 from ance_cli.call import Call
 from ance_cli.cli.command import command
 from ance_cli.cli.runner import checkpoint_of, dataset_of
-from ance_cli.config import ComputeConfig
+from ance_cli.config import BenchSearchConfig, ComputeConfig
 from ance_cli.config.calling import CallSettings
 from ance_cli.config.data import Ckpt, DataFiles, EncodingOverrides
-from ance_cli.config.retrieval import Depth, SearchedFolders, Trials
+from ance_cli.config.retrieval import SearchedFolders
 from ance_cli.formats.summary import Summary
 
 
@@ -25,8 +25,7 @@ def register(app: typer.Typer) -> None:
         sources: SearchedFolders,
         ckpt: Ckpt,
         data: DataFiles,
-        depth: Depth = 100,
-        trials: Trials = 200,
+        config: BenchSearchConfig,
         overrides: EncodingOverrides,
         compute: ComputeConfig,
     ) -> Summary | None:
@@ -38,8 +37,8 @@ def register(app: typer.Typer) -> None:
         Example: `ance bench-search emb/ hnsw/ ivf/ --ckpt runs/ance/latest --data data/medquad
         --split dev`
         """
+        from ance_cli.formats.dataset import queries_of_split
         from ance_cli.retrieval.bench_search import bench_search as stage
-        from ance_cli.retrieval.search import queries_of_split
 
         dataset = dataset_of(data)
         found = stage(
@@ -47,8 +46,7 @@ def register(app: typer.Typer) -> None:
             checkpoint_of(ckpt, overrides),
             queries_of_split(dataset, call.skipped),
             dataset.corpus,
-            depth,
-            trials,
+            config,
             compute,
             call=call,
         )

@@ -36,14 +36,13 @@ def register(app: typer.Typer) -> None:
         Example: `ance bm25-negatives --data data/medquad --split train --depth 200 -o bm25.jsonl`
         """
         from ance_cli.mining.bm25_negatives import bm25_negatives as stage
+        from ance_cli.mining.negatives_output import NegativesFiles
 
         return stage(
             dataset_of(data),
-            output,
+            NegativesFiles(output, overlap_with, with_text),
             config,
             device,
-            run=run,
-            earlier=overlap_with,
-            with_text=with_text,
-            call=call,
+            run,
+            call,
         )

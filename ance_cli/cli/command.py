@@ -115,7 +115,12 @@ def _part(name: str, hint: Any, default: Any) -> _Part:
     kind = get_args(hint)[0] if is_given else hint
     if not (isinstance(kind, type) and issubclass(kind, Config | Call)):
         one = setting_of(name, hint, MISSING if default is inspect.Parameter.empty else default)
-        return _Part(name, hint, (one,), lambda values, _: values[name])
+
+        def checked(values: dict[str, Any], _: set[str]) -> Any:
+            one.check(values[name])
+            return values[name]
+
+        return _Part(name, hint, (one,), checked)
     if kind in (Call, CallSettings):
         return _Part(name, hint, (), lambda values, _: CallSettings(**_own(CallSettings, values)))
     settings = tuple(each for each in declared(kind) if each.setting.is_flag)

@@ -141,7 +141,7 @@ def show_error(error: AnceError) -> None:
 
 
 def show_skipped(skipped: SkippedLines | None) -> None:
-    """How many broken lines were passed over, and the first of them."""
+    """How many broken lines were skipped, and the first of them."""
     if skipped and skipped.count:
         stderr.print(f"[yellow]skipped {skipped.count} broken lines[/yellow]; the first:")
         for reason in list(skipped.reasons)[:5]:

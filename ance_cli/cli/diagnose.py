@@ -46,20 +46,12 @@ def register(app: typer.Typer) -> None:
         Example: `ance diagnose --ckpt runs/ance/best --data data/medquad --split dev
         --embeddings emb/ --run runs/ance -o diagnosis.json --figures figures/`
         """
+        from ance_cli.diagnostics.diagnose import Subject
         from ance_cli.diagnostics.diagnose import diagnose as stage
 
-        found = stage(
-            checkpoint_of(ckpt, overrides),
-            dataset_of(data),
-            embeddings,
-            output,
-            config,
-            compute,
-            index=index,
-            run=history,
-            figures=figures,
-            call=call,
-        )
+        checkpoint = checkpoint_of(ckpt, overrides)
+        subject = Subject(checkpoint, dataset_of(data), embeddings, index, history)
+        found = stage(subject, output, config, compute, figures, call)
         if asked.json or asked.quiet or "samplers" not in found:
             return found
         _show(found)
@@ -68,22 +60,25 @@ def register(app: typer.Typer) -> None:
 
 
 def _show(found: Summary) -> None:
-    """The tables, on stderr: what was asked for is the file."""
+    """Show the tables on stderr: the result of the command is the file."""
     from ance_cli.cli.console import show_rows, stderr
 
     for where, what in (
         ("encodings", "gradients at the encodings, exact over the corpus"),
-        ("parameters", f"gradients of {found['parameters']:,} parameters, from drawn negatives"),
+        (
+            "parameters",
+            f"gradients of all {found['parameters']:,} parameters, from drawn negatives",
+        ),
     ):
         stderr.print(f"\n{what}", style="bold")
         show_rows([_row(row, where) for row in found["samplers"]])
     rho = found["bound"]["spearman"]
     batch, rank = found["batch"], found["reciprocal_rank"]
     stderr.print(
-        f"\nrank correlation of the two norms: {'-' if rho is None else f'{rho:.3f}'} over "
+        f"\nrank correlation of the two gradient norms: {_figure(rho)} over "
         f"{found['bound']['gradients']} negatives\n"
-        f"a random batch of {batch['batch_size']} holds one of the {batch['informative']} "
-        f"best-scoring negatives with probability {batch['paper']:.3g} (paper), "
+        f"probability that a random batch of {batch['batch_size']} contains one of the "
+        f"{batch['informative']} best-scoring negatives: {batch['paper']:.3g} (paper), "
         f"{batch['at_least_one']:.3g} (at least one), {batch['simulated_uniform']:.3g} "
         f"(simulated), {batch['simulated_in_batch']:.3g} (simulated, other pairs' positives)\n"
         f"reciprocal rank of the {found['queries']} positives: {rank['model']:.3f}, "
@@ -107,7 +102,7 @@ def _show(found: Summary) -> None:
                     "generation": row["generation"],
                     "step": row["checkpoint_step"],
                     "churn": _figure(row["churn_against_earlier"]),
-                    "met when testing": _figure(row["test_time"]),
+                    "ranked high at test time": _figure(row["test_time"]),
                     **{name: f"{value:.4f}" for name, value in row["dev"].items()},
                 }
                 for row in generations
@@ -121,8 +116,8 @@ def _row(row: dict[str, Any], where: str) -> dict[str, str]:
     if where == "encodings":
         shown |= {
             "support": f"{row['support']:,.0f}",
-            "met when testing": f"{row['test_time']:.1%}",
-            "of the oracle": f"{row['oracle_mass']:.1%}",
+            "ranked high at test time": f"{row['test_time']:.1%}",
+            "mass of the oracle": f"{row['oracle_mass']:.1%}",
         }
     shown["mean norm"] = f"{found['norm']:.3g}"
     if where == "parameters":

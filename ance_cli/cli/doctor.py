@@ -37,8 +37,9 @@ def register(app: typer.Typer) -> None:
             _show(found)
         if needed := [problem for problem in found["problems"] if problem["needed"]]:
             raise ResourceExhausted(
-                f"no loop can run here: {'; '.join(problem['what'] for problem in needed)}",
-                hint=needed[0]["mend"],
+                "no loop can run on this machine: "
+                f"{'; '.join(problem['what'] for problem in needed)}",
+                hint=needed[0]["fix"],
             )
 
 
@@ -96,7 +97,7 @@ def _rows(found: Summary) -> Iterator[tuple[str, str]]:
         yield "ceiling", f"{each['device']} {each['dtype']} {each['gflops']:,.0f} GFLOP/s"
     for problem in found["problems"]:
         yield "missing" if problem["needed"] else "note", problem["what"]
-        yield "  fix", problem["mend"]
+        yield "  fix", problem["fix"]
     yield "ready", "yes" if found["ready"] else "no"
 
 

@@ -10,7 +10,7 @@ from ance_cli.errors import AnceError, ResourceExhausted, Stopped, UsageProblem,
 from ance_cli.formats.atomic import is_full_disk
 
 _NO_SUCH_PLACE = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
-"""The names on the command line do not fit what lies there."""
+"""The paths on the command line do not fit what exists there."""
 
 
 def _explained(error: Exception) -> AnceError | None:
@@ -29,7 +29,7 @@ def _explained(error: Exception) -> AnceError | None:
         )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return UsageProblem(
-            f"{error.filename}: this user may not write or read there",
+            f"{error.filename}: permission denied",
             hint="check the permissions, or choose another place with -o or --cache-dir",
         )
     if error.errno in _NO_SUCH_PLACE:
@@ -37,7 +37,7 @@ def _explained(error: Exception) -> AnceError | None:
         return UsageProblem(
             f"{named if len(named) < 300 else named[:300] + '...'}: nothing can be written or read "
             f"there ({os.strerror(error.errno)})",
-            hint="a file stands where a folder is meant, or the reverse: check the paths",
+            hint="a file is where a folder is expected, or the reverse: check the paths",
         )
     return None
 

@@ -1,4 +1,4 @@
-"""The `ance` program: its commands, and how a run of it ends."""
+"""The `ance` program: its commands, and its exit code."""
 
 from __future__ import annotations
 

@@ -44,18 +44,15 @@ def register(app: typer.Typer) -> None:
         --embeddings emb/ -o ann.jsonl`
         """
         from ance_cli.mining.mine import mine as stage
+        from ance_cli.mining.mining_job import MiningFiles
         from ance_cli.retrieval.dense import vector_source
 
         return stage(
             checkpoint_of(ckpt, overrides),
             dataset_of(data),
             vector_source(embeddings, index),
-            output,
+            MiningFiles(output, overlap_with, with_text, candidates, previous),
             config,
             compute,
-            candidates_folder=candidates,
-            previous=previous,
-            earlier=overlap_with,
-            with_text=with_text,
-            call=call,
+            call,
         )

@@ -7,7 +7,7 @@ from typing import get_args
 
 import ance_cli.cli.main  # noqa: F401 (registers the commands)
 from ance_cli.cli.command import COMMANDS, CallFlag, Command
-from ance_cli.config.setting import Declared, has_default
+from ance_cli.config.setting import Declared, flag_of, has_default
 
 _SHARED = 3
 """A flag that at least this many commands take with the same help is described once."""
@@ -35,10 +35,10 @@ def reference() -> str:
                 described.setdefault(_identity(each), each)
     of_the_call = [each for each in described.values() if each.name in get_args(CallFlag)]
     others = [each for each in described.values() if each.name not in get_args(CallFlag)]
-    page += ["### Global flags", "", *_table(of_the_call, with_default=True)]
+    page += ["### Global flags", "", *_listed(of_the_call, with_default=True)]
     for panel in dict.fromkeys(each.setting.panel for each in others):
         rows = [each for each in others if each.setting.panel == panel]
-        page += [f"### {panel}", "", *_table(rows, with_default=False)]
+        page += [f"### {panel}", "", *_listed(rows, with_default=False)]
     return "\n".join(page).rstrip() + "\n"
 
 
@@ -51,36 +51,46 @@ def _section(command: Command, shared: set[tuple[str, str]]) -> list[str]:
     also = [each for each in command.settings if _identity(each) in shared]
     lines = [f"## ance {command.name}", "", command.help, ""]
     if own:
-        lines += _table(own, with_default=True)
+        lines += _listed(own, with_default=True)
     named = [_with_default(each) for each in also if each.name not in get_args(CallFlag)]
     if named:
         lines += [f"Shared flags: {', '.join(named)}.", ""]
-    called = [f"`{each.flags[0]}`" for each in also if each.name in get_args(CallFlag)]
-    if called:
-        lines += [f"Global flags: {', '.join(called)}.", ""]
-    return lines
+    called = [each.name for each in also if each.name in get_args(CallFlag)]
+    return [*lines, f"Global flags: {_of_the_call(called)}.", ""] if called else lines
+
+
+def _of_the_call(names: list[str]) -> str:
+    left_out = [name for name in get_args(CallFlag) if name not in names]
+    if len(left_out) > len(names):
+        return ", ".join(f"`{flag_of(name)}`" for name in names)
+    but = " and ".join(f"`{flag_of(name)}`" for name in left_out)
+    return f"all but {but}" if left_out else "all"
 
 
 def _with_default(each: Declared) -> str:
     name = f"`{each.flags[0]}`"
     if not has_default(each):
         return f"{name} (required)"
-    return f"{name} (`{each.default}`)" if each.default not in (None, False) else name
+    return (
+        f"{name} (`{each.default}`)"
+        if each.default is not None and each.default is not False
+        else name
+    )
 
 
-def _table(settings: list[Declared], with_default: bool) -> list[str]:
-    rows = []
+def _listed(settings: list[Declared], with_default: bool) -> list[str]:
+    lines = []
     for each in settings:
         spelled = ", ".join(f"`{flag}`" for flag in each.flags) or f"`{each.name.upper()}`"
-        notes = [each.setting.help]
+        notes = [each.setting.help.replace("<", "&lt;")]
         if each.choices:
             notes.append(f"One of {', '.join(f'`{choice}`' for choice in each.choices)}.")
         if with_default and not has_default(each):
             notes.append("Required.")
-        elif with_default and each.default not in (None, False):
+        elif with_default and each.default is not None and each.default is not False:
             notes.append(f"Default `{each.default}`.")
-        rows.append(f"| {spelled} | {' '.join(notes).replace('|', chr(92) + '|')} |")
-    return ["| flag | meaning |", "|---|---|", *rows, ""]
+        lines.append(f"- {spelled}: {' '.join(notes)}")
+    return [*lines, ""]
 
 
 if __name__ == "__main__":

@@ -38,5 +38,5 @@ def register(app: typer.Typer) -> None:
 
         made = stage(run_folder, output, against or (), report_cases, call=call)
         if not asked.json:
-            del made["missing"]  # was reported in warnings
+            del made["missing"]  # the warnings have named it
         return made

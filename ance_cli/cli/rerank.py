@@ -41,6 +41,7 @@ def register(app: typer.Typer) -> None:
         -o reranked.trec`
         """
         from ance_cli.retrieval.dense import vector_source
+        from ance_cli.retrieval.rerank import CrossScoring, DualScoring, Scoring
         from ance_cli.retrieval.rerank import rerank as stage
 
         if (ckpt is None) == (cross_encoder is None):
@@ -49,13 +50,18 @@ def register(app: typer.Typer) -> None:
             raise UsageProblem("--pair-length needs --cross-encoder")
         if embeddings is not None and ckpt is None:
             raise UsageProblem("--embeddings needs --ckpt: a cross-encoder reads texts")
+        scoring: Scoring
+        if ckpt is not None:
+            source = vector_source(embeddings, None) if embeddings else None
+            scoring = DualScoring(checkpoint_of(ckpt, overrides), source)
+        else:
+            assert cross_encoder is not None
+            scoring = CrossScoring(cross_encoder)
         return stage(
             run,
             dataset_of(data),
             output,
-            checkpoint_of(ckpt, overrides) if ckpt else None,
-            vector_source(embeddings, None) if embeddings else None,
-            cross_encoder,
+            scoring,
             config,
             compute,
             call=call,

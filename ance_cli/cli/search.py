@@ -47,43 +47,38 @@ def register(app: typer.Typer) -> None:
         --data data/medquad --queries - --depth 5`
         """
         from ance_cli.retrieval.dense import vector_source
-        from ance_cli.retrieval.search import hits
+        from ance_cli.retrieval.search import Bm25Searcher, DenseSearcher, Searcher
         from ance_cli.retrieval.search import search as stage
 
         dataset = _dataset(data)
         queries = _queries(data, dataset, call.skipped)
-        checkpoint = source = None
+        corpus = dataset.corpus if dataset else None
+        searcher: Searcher
         if config.engine == "dense":
             if ckpt is None:
                 raise UsageProblem(
                     "dense search needs --ckpt", hint="or use --engine lucene for BM25"
                 )
             checkpoint = checkpoint_of(ckpt, overrides)
-            source = vector_source(embeddings, index)
-        elif dataset is None:
+            searcher = DenseSearcher(checkpoint, vector_source(embeddings, index), corpus, compute)
+        elif corpus is None:
             raise UsageProblem(f"--engine {config.engine} needs --data or --corpus")
-        corpus = dataset.corpus if dataset else None
+        else:
+            searcher = Bm25Searcher(corpus)
 
         if output is None and asked.json:
             raise UsageProblem(
                 "--json and the run both need stdout", hint="write the run with -o FILE"
             )
         if output is None and sys.stdout.isatty() and not call.dry_run:
-            if source is not None and checkpoint is not None:
-                from ance_cli.formats.hashing import hash_file
-
-                source.check(checkpoint, hash_file(corpus) if corpus else None)
-            ranked = hits(queries, corpus, checkpoint, source, config, compute, call=call)
-            _show_hits(queries, ranked, corpus, call.skipped)
+            searcher.check()
+            _show_hits(queries, searcher.hits(queries, config, call), corpus, call.skipped)
             return None
         found = stage(
             queries,
             output or STDIO,
-            corpus,
-            checkpoint,
-            source,
+            searcher,
             config,
-            compute,
             queries_from=dataset.files if dataset else [data.queries] if data.queries else [],
             call=call,
         )
@@ -101,7 +96,8 @@ def _queries(
     data: DataFiles, dataset: Dataset | None, skipped: SkippedLines | None
 ) -> dict[str, str]:
     """query_id -> text, from stdin, the dataset or --queries."""
-    from ance_cli.retrieval.search import queries_from_stdin, queries_of_split
+    from ance_cli.formats.dataset import queries_of_split
+    from ance_cli.retrieval.search import queries_from_stdin
 
     if data.queries == STDIO:
         return queries_from_stdin()

@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
             _watch(run_folder, interval, asked.json) if watch else _show_once(
                 run_folder, asked.json
             )
-        except Stopped as stop:  # Ctrl-C is how one leaves a viewer
+        except Stopped as stop:  # Ctrl-C is the usual end of --watch
             if stop.signum != signal.SIGINT or not watch:
                 raise
 
@@ -86,7 +86,7 @@ def _watch(run_folder: Path, interval: float, as_json: bool) -> None:
 
 
 def _views(run_folder: Path, interval: float) -> Iterator[RunStatus]:
-    """The state of the run, now and after every interval, until the run has finished."""
+    """The state of the run, now and after each interval, until the run has finished."""
     from ance_cli.loop.status import status
 
     while True:
@@ -109,7 +109,7 @@ def _print_json(found: RunStatus, indented: bool) -> None:
 
 
 def _fitting(found: RunStatus, console: Console) -> Group:
-    """The view with as many of the last refreshes as the terminal has lines for."""
+    """The view with as many of the last refreshes as fit into the terminal."""
     last = len(found.refreshes)
     while True:
         shown = view(found, console.width, last)
@@ -119,8 +119,8 @@ def _fitting(found: RunStatus, console: Console) -> Group:
 
 
 def view(found: RunStatus, width: int, last_refreshes: int | None = None) -> Group:
-    """Everything in one block for a console of `width` columns: lines that fold, and the table of
-    refreshes, cut into several where it is wider."""
+    """The whole view for a console of `width` columns: lines that wrap, and the table of refreshes,
+    split into several tables if it is wider."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -129,8 +129,8 @@ def view(found: RunStatus, width: int, last_refreshes: int | None = None) -> Gro
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for label, lines in _sections(found).items():
-        for place, line in enumerate(lines):
-            grid.add_row("" if place else label, Text.from_markup(line))
+        for position, line in enumerate(lines):
+            grid.add_row("" if position else label, Text.from_markup(line))
     shown = found.refreshes[-last_refreshes:] if last_refreshes else found.refreshes
     rows = [_row(refresh) for refresh in shown]
     left_out = len(found.refreshes) - len(rows)
@@ -143,6 +143,8 @@ def _sections(found: RunStatus) -> dict[str, list[str]]:
     from rich.filesize import decimal
     from rich.markup import escape
 
+    from ance_cli.loop.status_schema import shown_event, shown_role
+
     colour = {"running": "green", "finished": "green", "stopped": "yellow"}.get(found.state, "bold")
     mode = f", {found.mode}" if found.mode else ""
     reason = f": {found.reason}" if found.reason else ""
@@ -150,20 +152,20 @@ def _sections(found: RunStatus) -> dict[str, list[str]]:
         "run": [f"{escape(found.run)}  [{colour}]{found.state}[/{colour}]{mode}{escape(reason)}"],
         "training": _training_lines(found),
         "negatives": [_negatives_line(found)],
-        "inferencer": [_inferencer_line(found)],
+        "refresh": [_refresh_line(found)],
         "processes": [
-            f"[{'green' if worker.alive else 'red'}]{worker.role}[/] "
+            f"[{'green' if worker.alive else 'red'}]{shown_role(worker.role)}[/] "
             f"{'' if worker.alive else 'dead: '}process {worker.pid} on {escape(worker.host)}, "
-            f"since {_clock(worker.started)}, heartbeat {_duration(worker.heartbeat_age)} ago"
+            f"started {_clock(worker.started)}, heartbeat {_duration(worker.heartbeat_age)} ago"
             for worker in found.workers
         ]
         or ["none"],
     }
     if drift := found.drift:
-        kept = "refresh" if drift.get("refresh") else "no refresh"
+        outcome = "refresh" if drift.get("refresh") else "no refresh"
         sections["drift"] = [
-            f"overlap {drift.get('overlap')} of step {drift.get('checkpoint_step')} with "
-            f"generation {drift.get('generation')}: {kept} ({_clock(drift.get('time'))})"
+            f"overlap {drift.get('overlap')} between step {drift.get('checkpoint_step')} and "
+            f"generation {drift.get('generation')}: {outcome} ({_clock(drift.get('time'))})"
         ]
     parts = [f"{name} {decimal(size)}" for name, size in found.disk.items()
              if size and name not in ("all", "free")]  # fmt: skip
@@ -172,7 +174,8 @@ def _sections(found: RunStatus) -> dict[str, list[str]]:
     ]
     if found.problems:
         sections["errors"] = [
-            f"[red]{_clock(problem.time)}[/red] {escape(problem.who)}: {escape(problem.what)}"
+            f"[red]{_clock(problem.time)}[/red] {escape(shown_role(problem.who))}: "
+            + escape(shown_event(problem.what))
             + escape("".join(f", {name} {value}" for name, value in problem.facts.items()))
             for problem in found.problems
         ]
@@ -212,34 +215,37 @@ def _negatives_line(found: RunStatus) -> str:
     if negatives.generation is not None:
         line = f"generation {negatives.generation}"
     else:
-        line = "of a file" if negatives.checkpoint_step is not None else "none in use"
+        line = "from a file" if negatives.checkpoint_step is not None else "none in use"
     if negatives.checkpoint_step is not None:
-        line += f" from step {negatives.checkpoint_step:,}, {negatives.age:,} steps old"
+        line += f", mined at step {negatives.checkpoint_step:,}, {negatives.age:,} steps old"
     if negatives.published is None:
         return f"{line}; none published"
     if negatives.published == negatives.generation:
-        return f"{line}, the published one"
-    return f"{line}; published: {negatives.published} from step {negatives.published_step:,}"
+        return f"{line} (published)"
+    return (
+        f"{line}; published: generation {negatives.published}, mined at step "
+        f"{negatives.published_step:,}"
+    )
 
 
-def _inferencer_line(found: RunStatus) -> str:
+def _refresh_line(found: RunStatus) -> str:
     at = found.refreshing
     if at.phase is None:
         return "none"
     if at.phase == "waiting":
         return "waiting for a checkpoint"
-    line = at.phase if at.running else f"[yellow]left unfinished[/yellow]: {at.phase}"
+    line = at.phase if at.running else f"[yellow]interrupted[/yellow]: {at.phase}"
     if at.generation is not None:
         line += f" of generation {at.generation}"
     if at.checkpoint_step is not None:
         line += f" from step {at.checkpoint_step:,}"
     if at.blocks and at.blocks_done is not None:
         line += f": {at.blocks_done:,} of {at.blocks:,} blocks ({at.blocks_done / at.blocks:.0%})"
-    return f"{line}, begun {_clock(at.started)}" if at.started else line
+    return f"{line}, started {_clock(at.started)}" if at.started else line
 
 
 def _row(refresh: Refresh) -> dict[str, str]:
-    """One refresh, the columns in the order of their weight."""
+    """One refresh; the most important columns come first."""
     return {
         "gen": f"{refresh.generation}{'*' if refresh.is_best else ''}",
         "step": f"{refresh.checkpoint_step:,}",
@@ -261,7 +267,7 @@ def _figure(value: float | None) -> str:
 
 
 def _tables(rows: list[dict[str, str]], width: int) -> list[Table]:
-    """The rows as a table, cut into several that fit; each begins with the first column."""
+    """The rows as tables that fit into `width` columns; each begins with the first column."""
     from rich.table import Table
 
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -298,7 +304,7 @@ def _duration(seconds: float) -> str:
 
 
 def _clock(moment: Any) -> str:
-    """A time from a ledger, in the zone of who looks."""
+    """A time from a ledger, in the local time zone."""
     from datetime import datetime
 
     try:

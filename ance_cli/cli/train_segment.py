@@ -39,7 +39,8 @@ def register(app: typer.Typer) -> None:
         Example: `ance train-segment bm25.jsonl --data data/medquad --split train
         --ckpt bert-base-uncased/ --steps 900 -o runs/warmup`
         """
-        from ance_cli.training.launch import Nodes
+        from ance_cli.training.launch import Devices, Nodes
+        from ance_cli.training.run_creation import RunSpec
         from ance_cli.training.train_segment import train_segment as stage
 
         is_located = bool({"datas", "corpus", "queries", "qrels"} & start.values.keys())
@@ -47,17 +48,14 @@ def register(app: typer.Typer) -> None:
             raise UsageProblem("--split needs --data: a run keeps the split it started with")
         began = start.config()
         data = merged_data(began, output, call)
+        dataset = dataset_of(began, data) if is_located else None
+        machines = Nodes(nodes.nnodes, nodes.node_rank, nodes.rdzv_endpoint)
         return stage(
             output,
             negatives,
             segment,
-            dataset=dataset_of(began, data) if is_located else None,
-            checkpoint=began.ckpt,
-            preset=preset,
-            given=recipe.values,
-            gpus=nodes.gpus,
-            cpu_workers=nodes.cpu_workers,
-            nodes=Nodes(nodes.nnodes, nodes.node_rank, nodes.rdzv_endpoint),
-            embeddings=embeddings,
-            call=call,
+            RunSpec(dataset, began.ckpt, preset, recipe.values),
+            Devices(nodes.gpus, nodes.cpu_workers, machines),
+            embeddings,
+            call,
         )

@@ -14,7 +14,7 @@ from ance_cli.errors import die_with_parent, install_signal_handlers
 
 
 def train(run_folder: Path) -> None:
-    """Join the other ranks and train what the run folder's orders say."""
+    """Join the other ranks and train the job that the run folder describes."""
     from ance_cli.cli.console import ConsoleReporter
     from ance_cli.formats.run_folder import RunFolder
     from ance_cli.progress import Silent

@@ -7,12 +7,19 @@ from ance_cli.config.data import MIN_REL
 from ance_cli.config.encoding import ClusterConfig, ComputeConfig, DeviceConfig, EncodeConfig
 from ance_cli.config.evaluation import REPORT_CASES, DiagnoseConfig, ReadConfig
 from ance_cli.config.interop import ExportConfig
-from ance_cli.config.loop import FollowConfig, LoopConfig, RefreshConfig, RefreshTiming
-from ance_cli.config.mining import Bm25Config, DrawConfig, MineConfig
+from ance_cli.config.loop import (
+    FollowConfig,
+    LoopConfig,
+    LoopDevices,
+    RefreshConfig,
+    RefreshTiming,
+)
+from ance_cli.config.mining import Bm25Config, DrawConfig, DrawRules, MineConfig
 from ance_cli.config.retrieval import (
     MEASURES,
     PAIR_LENGTH,
     SEED,
+    BenchSearchConfig,
     FuseConfig,
     IndexConfig,
     RerankConfig,
@@ -28,6 +35,7 @@ __all__ = [
     "PAIR_LENGTH",
     "REPORT_CASES",
     "SEED",
+    "BenchSearchConfig",
     "Bm25Config",
     "ClusterConfig",
     "ComputeConfig",
@@ -35,12 +43,14 @@ __all__ = [
     "DeviceConfig",
     "DiagnoseConfig",
     "DrawConfig",
+    "DrawRules",
     "EncodeConfig",
     "ExportConfig",
     "FollowConfig",
     "FuseConfig",
     "IndexConfig",
     "LoopConfig",
+    "LoopDevices",
     "MineConfig",
     "ReadConfig",
     "RefreshConfig",

@@ -56,10 +56,10 @@ class ReadConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnoseConfig(Config):
-    """What `ance diagnose` looks at. The paper meets the top 100 when testing (ICLR Sec. 6.3)."""
+    """What `ance diagnose` analyses. The paper's test negatives are the top 100 (ICLR Sec. 6.3)."""
 
     sample: Annotated[int, Setting(
-        "Queries to look at, each with one of its positives.", METHOD, at_least=1)] = 32
+        "Queries to analyse, each with one of its positives.", METHOD, at_least=1)] = 32
     draws: Annotated[int, Setting(
         "Negatives that each sampler draws per pair, whose gradients are computed.", METHOD,
         at_least=2)] = 8

@@ -7,10 +7,15 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
+from ance_cli.config.encoding import Gpus, Ray
 from ance_cli.config.mining import MineConfig, MineRules
 from ance_cli.config.retrieval import MEASURES, Measures
 from ance_cli.config.sets import BaselineName, Dtype, Mode, RefreshPolicy
 from ance_cli.config.setting import METHOD, RUNTIME, TRAINING, Config, Setting, check
+from ance_cli.config.training import MaxStaleness
+
+NO_DEV = "none"
+"""The `dev_split` of a refresh that measures nothing."""
 
 FollowRun = Annotated[bool, Setting(
     "Keep running, and refresh from the run's checkpoints as they appear, up to --until.",
@@ -42,11 +47,6 @@ class RefreshRules(MineRules):
 @dataclass(frozen=True, kw_only=True)
 class RefreshConfig(RefreshRules, MineConfig):
     """The rules of a refresh, with the run's seed and labels."""
-
-    @property
-    def mining(self) -> MineConfig:
-        """The part that mining needs."""
-        return MineConfig.part_of(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,7 @@ class LoopConfig(Config):
         at_least=0)] = 0
     max_restarts: Annotated[int, Setting(
         "How often a process that died is started again.", RUNTIME)] = 3
+    max_staleness: MaxStaleness = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,9 +101,29 @@ class LoopConfig(Config):
             re.fullmatch(r"[1-9]\d*:[1-9]\d*", self.gpu_split) is not None,
             f"--gpu-split {self.gpu_split!r}: expected TRAINER:REFRESHES, for instance 1:1",
         )
+        check(
+            not 0 < self.max_staleness < self.refresh_every,
+            f"--max-staleness {self.max_staleness} is less than --refresh-every "
+            f"{self.refresh_every}: newer negatives come from a newer checkpoint",
+        )
+
+    @property
+    def last_step(self) -> int:
+        """The step at which the loop ends."""
+        return self.segments * self.refresh_every
 
     @property
     def split(self) -> tuple[int, int]:
         """Parts of the devices for the trainer and for the refreshes."""
         trainer, refreshes = self.gpu_split.split(":")
         return int(trainer), int(refreshes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopDevices(Config):
+    """Which devices a loop may use, and which of them are for its trainer or its refreshes."""
+
+    gpus: Gpus = "all"
+    train_gpus: TrainGpus | None = None
+    infer_gpus: InferGpus | None = None
+    ray: Ray | None = None

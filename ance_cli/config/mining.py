@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -167,8 +167,3 @@ class MineRules(DrawRules):
 @dataclass(frozen=True, kw_only=True)
 class MineConfig(MineRules, DrawConfig):
     """Negatives that the model ranks high."""
-
-    @classmethod
-    def part_of(cls, config: MineConfig) -> MineConfig:
-        """The settings of a larger config that mining needs."""
-        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +24,9 @@ B = Annotated[float, Setting("b of BM25.", METHOD, at_least=0, at_most=1)]
 Probes = Annotated[int, Setting(
     "Inverted lists that a query visits (IVF indexes; default: the index's own).", METHOD,
     at_least=1)]
-PairLength = Annotated[int, Setting(
-    "Tokens of query and passage together that a cross-encoder reads.", METHOD, at_least=8)]
+_PAIR_LENGTH = Setting(
+    "Tokens of query and passage together that a cross-encoder reads.", METHOD, at_least=8)
+PairLength = Annotated[int, _PAIR_LENGTH]
 Measures = Annotated[str, Setting(
     "Measures in the grammar of ir_measures, separated by spaces.", METHOD)]
 Tag = Annotated[str, Setting("Text of the run's last column, one word.", METHOD)]
@@ -78,11 +79,20 @@ class SearchConfig(TaggedConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchSearchConfig(Config):
+    """Latencies of searches."""
+
+    depth: Depth = 100
+    trials: Trials = 200
+
+
+@dataclass(frozen=True, kw_only=True)
 class RerankConfig(TaggedConfig):
     """New scores for the top of a run."""
 
     depth: Depth = 100
-    pair_length: PairLength = PAIR_LENGTH
+    pair_length: Annotated[int, replace(_PAIR_LENGTH, shapes=False)] = PAIR_LENGTH
+    """Among the inputs: it is part of the cross-encoder's fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,21 +52,19 @@ class Setting:
     positional: bool = False
     is_flag: bool = True
 
-    def refusal(self, name: str, value: Any) -> str | None:
-        """Why `value` is out of range; None if it is in range."""
-        flag, low, high = flag_of(name), self.at_least, self.at_most
-        if value is None or isinstance(value, bool) or not isinstance(value, int | float):
-            return None
+    def refusal(self, value: float) -> str | None:
+        """What is wrong with a number that is out of range; None if it is in range."""
+        low, high = self.at_least, self.at_most
         if not math.isfinite(value):
-            return f"{flag} {value}: expected a finite number"
+            return "must be a finite number"
         if low is not None and high is not None and not low <= value <= high:
-            return f"{flag} must be between {low:g} and {high:g}"
+            return f"must be between {low:g} and {high:g}"
         if low is not None and value < low:
-            return f"{flag} must {'not be negative' if low == 0 else f'be at least {low:g}'}"
+            return "must not be negative" if low == 0 else f"must be at least {low:g}"
         if self.above is not None and value <= self.above:
-            return f"{flag} must be greater than {self.above:g}"
+            return f"must be greater than {self.above:g}"
         if self.below is not None and value >= self.below:
-            return f"{flag} must be less than {self.below:g}"
+            return f"must be less than {self.below:g}"
         return None
 
 
@@ -89,6 +87,15 @@ class Declared:
     def choices(self) -> tuple[str, ...]:
         """The values of a closed set."""
         return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    def check(self, value: Any) -> None:
+        """Raise a `UsageProblem` if `value` is out of range or outside of its closed set."""
+        flag = self.flags[0] if self.flags else self.name.upper()
+        if self.choices and value is not None and value not in self.choices:
+            raise UsageProblem(f"{flag} {value!r} is not one of {', '.join(self.choices)}")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and (refusal := self.setting.refusal(value)):
+            raise UsageProblem(f"{flag} {refusal}")
 
 
 def flag_of(name: str) -> str:
@@ -145,20 +152,18 @@ class Config:
 
     def __post_init__(self) -> None:
         for each in declared(type(self)):
-            value = getattr(self, each.name)
-            if refusal := each.setting.refusal(each.name, value):
-                raise UsageProblem(refusal)
-            if each.choices and value is not None and value not in each.choices:
-                raise UsageProblem(
-                    f"{flag_of(each.name)} {value!r} is not one of {', '.join(each.choices)}"
-                )
+            each.check(getattr(self, each.name))
 
 
-def shaped_by(config: Config) -> dict[str, Any]:
-    """The settings on which the content of an artifact depends, for its manifest."""
+def shaped_by(config: Config, kind: type[Config] | None = None) -> dict[str, Any]:
+    """The settings on which the content of an artifact depends, for its manifest.
+
+    If `config` is of a larger class than the artifact needs, `kind` names the class whose settings
+    count.
+    """
     return {
         each.name: getattr(config, each.name)
-        for each in declared(type(config))
+        for each in declared(kind or type(config))
         if each.setting.shapes
     }
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -139,19 +138,6 @@ class TrainConfig(RecipeConfig):
     def needs_negatives(self) -> bool:
         """Whether a segment trains on a file of negatives."""
         return self.negatives_per_positive > 0 and not self.freeze_passages
-
-    def learning_rate(self, step: int) -> float:
-        """Learning rate of optimizer step `step` (from 0): linear warm-up, then linear or cosine
-        decay to 0 at `total_steps`, or constant."""
-        factor = 1.0
-        if step < self.warmup_steps:
-            factor = (step + 1) / self.warmup_steps
-        elif self.schedule != "constant" and self.total_steps > self.warmup_steps:
-            factor = (self.total_steps - step) / (self.total_steps - self.warmup_steps)
-            factor = max(0.0, factor)
-            if self.schedule == "cosine":
-                factor = 0.5 * (1 - math.cos(math.pi * factor))
-        return self.lr * factor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Every document of the corpus as a negative of some pairs, from the stored vectors alone."""
+"""Scores of every document of the corpus as a negative of some pairs, from the stored vectors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ance_cli.config.sets import LossName
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.training.loss import LOSSES
 
@@ -17,19 +18,30 @@ Doubles = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.int64]
 
 BYTES_A_DOCUMENT = 32
-"""What a pair takes in memory for each document of the corpus."""
+"""Memory of a pair for each document of the corpus."""
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """The loss l(s+, s-) of a pair with one negative: its name, the margin of `hinge`, and the
+    factor on the scores."""
+
+    name: LossName
+    margin: float
+    scale: float
 
 
 @dataclass(frozen=True)
 class CorpusScores:
     """Queries, each with one positive, over a corpus of N documents.
 
-    `xq` (n, d) queries, `positives` (n, d) the positives' vectors; `scores` (n, N) q . d,
-    `nearness` (n, N) d . d+, `lengths` (n, N) |d|^2. MaxP: of a document's rows the one that scores
-    best for the query stands for it.
+    `xq` (n, d) queries, `positive_docs` (n,) the positives' positions in the corpus, `positives`
+    (n, d) the positives' vectors; `scores` (n, N) q . d, `nearness` (n, N) d . d+, `lengths` (n, N)
+    |d|^2. MaxP: a document's vector is its row that scores best for the query.
     """
 
     xq: Singles
+    positive_docs: Sequence[int]
     positives: Singles
     scores: Singles
     nearness: Singles
@@ -45,7 +57,7 @@ def compute(xq: Singles, positives: Sequence[int], embeddings: Embeddings) -> Co
         chosen.append(rows[np.argmax(rows @ query)])
     plus = np.stack(chosen)
     shape = (len(xq), embeddings.num_docs)
-    found = CorpusScores(xq, plus, *(np.empty(shape, np.float32) for _ in range(3)))
+    found = CorpusScores(xq, positives, plus, *(np.empty(shape, np.float32) for _ in range(3)))
     for docs, rows, best in _best_rows(xq, embeddings):
         squares = np.einsum("rd,rd->r", rows, rows)
         for array, values in (
@@ -60,8 +72,9 @@ def compute(xq: Singles, positives: Sequence[int], embeddings: Embeddings) -> Co
 def weighted_sums(
     weights: Singles, pair_of: Sequence[int], xq: Singles, embeddings: Embeddings
 ) -> Doubles:
-    """(R, d) for each row of `weights` (R, N) the weighted sum of all documents' vectors, as they
-    stand for the pair `pair_of` that row; reads the corpus once."""
+    """(R, d) for each row of `weights` (R, N) the weighted sum of all documents' vectors. With MaxP
+    a document's vector depends on the pair; `pair_of` gives the pair of each row. Reads the corpus
+    once."""
     sums = np.zeros((len(weights), embeddings.dim))
     for docs, rows, best in _best_rows(xq, embeddings):
         exact = rows.astype(np.float64)
@@ -71,8 +84,8 @@ def weighted_sums(
 
 
 def _best_rows(xq: Singles, embeddings: Embeddings) -> Iterator[tuple[slice, Singles, Positions]]:
-    """Block by block the documents, their rows (r, d), and (n, docs) which of the rows scores best
-    for each query."""
+    """For each block its documents, their rows (r, d), and (n, docs) the row of each document that
+    scores best for each query."""
     for first, block in embeddings.blocks():
         rows = block.astype(np.float32)
         start, stop = np.searchsorted(embeddings.doc_offsets, [first, first + len(rows)])
@@ -83,22 +96,18 @@ def _best_rows(xq: Singles, embeddings: Embeddings) -> Iterator[tuple[slice, Sin
         else:
             scores = xq @ rows.T
             top = np.repeat(np.maximum.reduceat(scores, begins, axis=1), counts, axis=1)
-            places = np.where(scores == top, np.arange(len(rows)), len(rows))
-            best = np.minimum.reduceat(places, begins, axis=1)
+            positions = np.where(scores == top, np.arange(len(rows)), len(rows))
+            best = np.minimum.reduceat(positions, begins, axis=1)
         yield slice(int(start), int(stop)), rows, best
 
 
-def score_gradients(
-    positive: float, negatives: Singles, loss: str, margin: float, scale: float
-) -> tuple[Doubles, Doubles]:
-    """(N,) dl/ds+ and (N,) dl/ds- of the loss l(s+, s-) with each negative alone.
-
-    The scores are those before `scale`.
-    """
+def score_gradients(positive: float, negatives: Singles, loss: PairLoss) -> tuple[Doubles, Doubles]:
+    """(N,) dl/ds+ and (N,) dl/ds- of the loss with each negative alone, for the scores before
+    `loss.scale`."""
     pairs = torch.tensor(
         np.stack([np.full(len(negatives), positive), negatives.astype(np.float64)], 1),
         requires_grad=True,
     )
-    total = LOSSES[loss](pairs * scale, margin) * len(pairs)
+    total = LOSSES[loss.name](pairs * loss.scale, loss.margin) * len(pairs)
     (found,) = torch.autograd.grad(total, pairs)
     return found[:, 0].numpy(), found[:, 1].numpy()

@@ -1,4 +1,4 @@
-"""True gradients of single negatives: dl(d+, d-) / d theta over all parameters, one at a time."""
+"""True gradients of single negatives: dl(d+, d-) / d theta over all parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ance_cli.diagnostics.pair import Doubles, Draws
+from ance_cli.diagnostics.corpus_scores import PairLoss
+from ance_cli.diagnostics.pair import OracleDraws
 from ance_cli.diagnostics.theory import Moments, drawn, squared_mean
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import load_dual
@@ -21,10 +22,11 @@ from ance_cli.training.loss import LOSSES, doc_scores
 
 @dataclass(frozen=True)
 class Gradients:
-    """What the drawn negatives of one pair gave.
+    """The gradients of one pair's drawn negatives.
 
-    `norms` position -> group -> norm of l's gradient there, `all` for every parameter together.
-    `moments` kind -> of its weighted estimator; `mean` |G|^2. Both from the oracle's draws.
+    `norms` position -> group of parameters -> norm of l's gradient; the group `all` is all
+    parameters. `moments` kind -> moments of the sampler's weighted estimator; `mean` |G|^2. Both
+    are estimated from the oracle's draws.
     """
 
     norms: dict[int, dict[str, float]]
@@ -35,16 +37,15 @@ class Gradients:
 class ExampleGradients:
     """An encoder in float32, without dropout, that differentiates l(d+, d-) for one d- at a time.
 
-    Memory beside the model: a gradient, and one more for each sampler without the whole support.
+    Memory in addition to the model: one gradient, and one more for each sampler whose support is
+    not the whole corpus.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, device: torch.device, loss: str, margin: float, scale: float
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, loss: PairLoss) -> None:
         self._dual = load_dual(checkpoint).to(device)
         self._tokenizer = Tokenizer(checkpoint)
         self._device = device
-        self._loss = lambda scores: LOSSES[loss](scores * scale, margin)
+        self._loss = lambda scores: LOSSES[loss.name](scores * loss.scale, loss.margin)
         named = [(name, p) for name, p in self._dual.named_parameters() if p.requires_grad]
         self._parameters = [parameter for _, parameter in named]
         self._groups = layer_groups(named)
@@ -58,15 +59,15 @@ class ExampleGradients:
         query: str,
         positive: str,
         negatives: Mapping[int, str],
-        draws: Draws,
-        densities: Mapping[str, Doubles],
+        oracle: OracleDraws,
         on_gradient: Callable[[], None] = lambda: None,
     ) -> Gradients:
         """The gradients of all `negatives`, position -> text; each is differentiated once.
 
-        `draws` are the oracle's, some of them, and `densities` kind -> (K,) N p of these under
-        each sampler, from which its moments are estimated (`theory.drawn`).
+        The moments of each sampler are estimated from the oracle's draws, which are among
+        `negatives` (`theory.drawn`).
         """
+        draws, densities = oracle.draws, oracle.densities
         weight_of: Counter[int] = Counter()
         for doc, weight in zip(draws.docs.tolist(), draws.weights.tolist(), strict=True):
             weight_of[doc] += weight
@@ -93,7 +94,7 @@ class ExampleGradients:
         return Gradients(norms, moments, squared_mean(weighted, _square(total), len(draws.docs)))
 
     def _backward(self, query: str, passages: Sequence[str]) -> dict[str, float]:
-        """Leave the gradient of l(positive, negative) in the parameters; returns its norms."""
+        """Put the gradient of l(positive, negative) into the parameters; returns its norms."""
         self._dual.zero_grad(set_to_none=True)
         queries, rows = self._tokenizer([query], "query"), self._tokenizer(passages, "passage")
         _, rows_of = rows_of_docs(np.arange(len(passages)), rows)

@@ -1,7 +1,7 @@
 """The paper's figures, one function each, from plain numbers to a matplotlib Figure.
 
-Readable in black and white and by colour-blind people: Okabe and Ito's colours, and everywhere a
-marker, a line style or a hatch beside the colour.
+Readable in black and white and by colour-blind people: the colours are Okabe and Ito's, and every
+series also has a marker, a line style or a hatch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "svg.hashsalt": "ance",
 }
-"""The salt makes the same figure the same file."""
+"""The salt makes equal figures equal files."""
 
 _KINDS: dict[str, dict[str, Any]] = {
     "random": {"marker": "x", "color": GREY, "s": 22, "linewidths": 1, "zorder": 1},
@@ -40,7 +40,7 @@ _KINDS: dict[str, dict[str, Any]] = {
     "query": {"marker": "*", "color": VERMILION, "s": 110, "edgecolors": BLACK, "linewidths": 0.8,
               "zorder": 6},
 }  # fmt: skip
-"""What is often at one place does not hide each other: triangles and squares are hollow."""
+"""Triangles and squares are hollow, because they often share a point with another marker."""
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 _LINES = ("-", "--", "-.", ":")
 
@@ -105,9 +105,10 @@ def long_tail(
     depth: int,
     overlaps: Mapping[str, float],
 ) -> Figure:
-    """Fig. 3: scores minus the corpus average by rank, a line a query and their mean.
+    """Fig. 3: scores minus the corpus average by rank, a line for each query and their mean.
 
-    `depth` marks the negatives met when testing; `overlaps` sampler -> its probability of them.
+    `depth` marks the negatives that are ranked high at test time; `overlaps` sampler -> the
+    probability that it draws one of them.
     """
     figure, axes = _figure(1, 1, 5.2, 3.4)
     ax = axes[0, 0]
@@ -120,8 +121,8 @@ def long_tail(
         ax.axvline(depth, color=VERMILION, linestyle=":", linewidth=1.2, label=f"rank {depth}")
     ax.set_xscale("log")
     ax.set(xlabel="rank", ylabel="score - corpus average")
-    told = "   ".join(f"{kind} {share:.0%}" for kind, share in overlaps.items())
-    ax.set_title(f"training negatives that are met when testing\n{told}")
+    shares = "   ".join(f"{kind} {share:.0%}" for kind, share in overlaps.items())
+    ax.set_title(f"training negatives that are ranked high at test time\n{shares}")
     ax.legend()
     return figure
 
@@ -135,8 +136,8 @@ def gradient_norms(
     along: Mapping[str, Sequence[float | None]] | None = None,
     switches: Sequence[int] = (),
 ) -> Figure:
-    """Fig. 4: mean gradient norm of a negative by sampler and group of layers, and, of a run, the
-    norms along training, before clipping.
+    """Fig. 4: mean gradient norm of a negative by sampler and group of layers, and for a run the
+    norms during training, before clipping.
 
     `by_sampler` sampler -> group -> norm; `along` group -> norms at `steps`.
     """
@@ -162,7 +163,7 @@ def gradient_norms(
 
 
 def _logarithmic(ax: Axes, axis: str, bars: Sequence[float]) -> None:
-    """The axis along the bars from the power of ten below the least one, which shows it, too."""
+    """A logarithmic axis that starts at the power of ten below the smallest bar."""
     if positive := [value for value in bars if value > 0]:
         ax.set(**{f"{axis}scale": "log"})
         least = 10 ** np.floor(np.log10(0.9 * min(positive)))
@@ -185,7 +186,7 @@ def _norms_along(
         if not (values > 0).any():
             continue
         colour, line = _GROUP_LINES[group]
-        # the log rounds to six decimals: a zero is less than this
+        # the log rounds to six decimals, so that a zero means less than this
         shown = np.maximum(_smoothed(values), 1e-6)
         ax.plot(steps, shown, color=colour, linestyle=line, label=group)
     ax.set_yscale("log")
@@ -195,7 +196,7 @@ def _norms_along(
 
 
 def _smoothed(values: Numbers) -> Numbers:
-    """Median over a window of a fortieth: single steps jump by orders of magnitude."""
+    """Median over a window of a fortieth of the values: single steps differ by powers of ten."""
     half = max(1, len(values) // 80)
     padded = np.pad(values.astype(np.float64), half, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
@@ -219,8 +220,8 @@ def training_curve(
     dev: Sequence[float],
     measure: str,
 ) -> Figure:
-    """Fig. 5: the training loss, the steps at which new negatives came into use, and a dev measure
-    of the checkpoints that were refreshed from."""
+    """Fig. 5: the training loss, the steps at which training switched to new negatives, and a dev
+    measure of the checkpoint of each refresh."""
     figure, axes = _figure(1, 1, 5.6, 3.4)
     ax = axes[0, 0]
     ax.plot(steps, losses, color=SKY, linewidth=0.7, label="loss")
@@ -251,7 +252,7 @@ def _moving_mean(values: Numbers) -> Numbers:
 
 
 def bias_and_variance(by_sampler: Mapping[str, Mapping[str, float | None]]) -> Figure:
-    """Sec. 3.1: what each sampler's estimator misses, and how it scatters.
+    """Sec. 3.1: the bias and the variance of each sampler's estimator.
 
     `by_sampler` sampler -> `bias` (a share of the gradient) and `variance`, both exact.
     """
@@ -266,9 +267,9 @@ def bias_and_variance(by_sampler: Mapping[str, Mapping[str, float | None]]) -> F
         ax.margins(x=0.2)
         if what == "variance":
             _logarithmic(ax, "x", values)
-        told = [f"{v:.0%}" if what == "bias" else f"{v:,.0f}" if v >= 100 else f"{v:.2g}"
+        shown = [f"{v:.0%}" if what == "bias" else f"{v:,.0f}" if v >= 100 else f"{v:.2g}"
                 for v in values]  # fmt: skip
-        ax.bar_label(bars, told, padding=3)
+        ax.bar_label(bars, shown, padding=3)
         ax.invert_yaxis()
         ax.set_xlabel(label)
     return figure

@@ -1,4 +1,4 @@
-"""What a run tells of its training: the curve, the refreshes, and how fresh its negatives were."""
+"""The history of a run: its training curve, its refreshes, and the quality of its negatives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ance_cli.loop.status import status
 from ance_cli.training.gradients import GROUPS
 
 _POINTS = 1_000
-"""Lines of the log that are kept, at most."""
+"""The most lines of the log that are kept."""
 
 
 def history_hash(path: Path) -> str:
@@ -31,9 +31,10 @@ def history_hash(path: Path) -> str:
 def read_history(path: Path, test_time: Mapping[tuple[str, str], set[str]]) -> dict[str, Any]:
     """The run's log and generations.
 
-    `test_time` (query, positive) -> the negatives met when testing, by the model that is looked at;
-    each generation is told how many of its negatives of those pairs are among them, looking no
-    deeper into its ranking than those sets are large (None where it mined for none of the pairs).
+    `test_time` (query, positive) -> the negatives that the diagnosed model ranks high at test time.
+    The `test_time` of a generation is the share of its negatives for these pairs that are among
+    them; of each pair only as many ranks count as its set has documents. None if the generation has
+    no negatives for these pairs.
     """
     run = RunFolder(path)
     log = read_ledger(run.metrics)
@@ -52,7 +53,9 @@ def read_history(path: Path, test_time: Mapping[tuple[str, str], set[str]]) -> d
                 "checkpoint_step": refresh.checkpoint_step,
                 "churn_against_earlier": refresh.churn_against_earlier,
                 "probe_overlap": refresh.probe_overlap,
-                "test_time": _still_met(run.generation(refresh.generation).negatives, test_time),
+                "test_time": _test_time_share(
+                    run.generation(refresh.generation).negatives, test_time
+                ),
                 "dev": refresh.dev,
             }
             for refresh in status(path).refreshes
@@ -60,11 +63,13 @@ def read_history(path: Path, test_time: Mapping[tuple[str, str], set[str]]) -> d
     }
 
 
-def _still_met(negatives: Path, test_time: Mapping[tuple[str, str], set[str]]) -> float | None:
-    """Share of a generation's negatives that the model meets when testing."""
+def _test_time_share(
+    negatives: Path, test_time: Mapping[tuple[str, str], set[str]]
+) -> float | None:
+    """Share of a generation's negatives that the model ranks high at test time."""
     if not negatives.exists():
         return None
-    met = seen = 0
+    found = seen = 0
     for _, record in read_records(negatives):
         expected = test_time.get((str(record["query_id"]), str(record["positive_id"])))
         if expected is None:
@@ -73,5 +78,5 @@ def _still_met(negatives: Path, test_time: Mapping[tuple[str, str], set[str]]) -
         for doc_id, rank in zip(record["negative_ids"], ranks, strict=True):
             if rank is None or rank <= len(expected):
                 seen += 1
-                met += doc_id in expected
-    return met / seen if seen else None
+                found += doc_id in expected
+    return found / seen if seen else None

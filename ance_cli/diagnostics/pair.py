@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.diagnostics.corpus_scores import CorpusScores, score_gradients
+from ance_cli.config import DiagnoseConfig
+from ance_cli.diagnostics.corpus_scores import CorpusScores, PairLoss, score_gradients
 from ance_cli.diagnostics.theory import (
     EncodingSum,
     Moments,
@@ -23,11 +24,14 @@ from ance_cli.diagnostics.theory import (
 RAND, NCE, BM25, ANCE, MIXED, ORACLE = "rand", "nce", "bm25", "ance", "ance+rand", "oracle"
 KINDS = (RAND, NCE, BM25, ANCE, MIXED, ORACLE)
 MIXED_SHARE = 0.1
-"""Of `rand` in `ance+rand`: what makes the support whole again."""
+"""Share of `rand` in `ance+rand`, which makes the support the whole corpus again."""
 
 Doubles = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
+
+ExactMoments = tuple[dict[str, Moments], float]
+"""The enumerated moments of a pair by sampler, and |G|^2."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,14 @@ class Draws:
 
 
 @dataclass(frozen=True)
+class OracleDraws:
+    """The oracle's draws, and for each sampler (K,) N p of the drawn documents under it."""
+
+    draws: Draws
+    densities: Mapping[str, Doubles]
+
+
+@dataclass(frozen=True)
 class Pair:
     """A pair's N negatives, in corpus order.
 
@@ -47,7 +59,7 @@ class Pair:
     """
 
     number: int
-    """Its row in the landscape."""
+    """The pair's row in `CorpusScores`."""
     docs: Positions
     scores: Singles
     positive_score: float
@@ -55,28 +67,29 @@ class Pair:
     to_negative: Doubles
     norms: Doubles
     ranked: Positions
-    """(N,) places in `docs`, highest score first, ties in corpus order."""
+    """(N,) indices into `docs`, highest score first, ties in corpus order."""
     p: Mapping[str, Doubles]
 
     @classmethod
     def of(
         cls,
-        number: int,
         corpus_scores: CorpusScores,
+        number: int,
         docs: Positions,
-        positive: int,
         listed: Mapping[str, Positions],
-        depth: int,
-        batch_size: int,
-        loss: tuple[str, float, float],
+        config: DiagnoseConfig,
+        loss: PairLoss,
     ) -> Pair:
-        """`docs` are the negatives' positions, `positive` that of d+; `loss` is its name, margin
-        and scale. `listed` are the positions, best first, of what BM25 found, and of what an index
-        found for ANCE, which otherwise has the exact ranking; each draws from its first `depth`.
+        """The pair in row `number` of `corpus_scores`, with the negatives at the positions `docs`.
+
+        `listed` holds the positions, best first, that BM25 found and that an index found for ANCE;
+        without an index ANCE has the exact ranking. Each draws from its first `config.depth`
+        negatives.
         """
         row = corpus_scores.scores[number]
-        scores, positive_score = row[docs], float(row[positive])
-        a, b = score_gradients(positive_score, scores, *loss)
+        scores = row[docs]
+        positive_score = float(row[corpus_scores.positive_docs[number]])
+        a, b = score_gradients(positive_score, scores, loss)
         query, plus = corpus_scores.xq[number], corpus_scores.positives[number]
         norms = encoding_norms(
             a, b, corpus_scores.lengths[number, docs], corpus_scores.nearness[number, docs],
@@ -85,9 +98,10 @@ class Pair:
         ranked = np.argsort(-scores, kind="stable")
         total = len(docs)
         p = {RAND: uniform_on(np.arange(total), total)}
-        p[NCE] = hardest_of_batch(ranked, batch_size - 1)
-        for kind, places in {ANCE: docs[ranked], **listed}.items():
-            inside = np.flatnonzero(np.isin(docs, places[np.isin(places, docs)][:depth]))
+        p[NCE] = hardest_of_batch(ranked, config.batch_size - 1)
+        for kind, found in {ANCE: docs[ranked], **listed}.items():
+            top = found[np.isin(found, docs)][: config.depth]
+            inside = np.flatnonzero(np.isin(docs, top))
             if len(inside):
                 p[kind] = uniform_on(inside, total)
         if ANCE in p:
@@ -98,23 +112,23 @@ class Pair:
     def draw(self, kind: str, count: int, rng: np.random.Generator) -> Draws:
         """`count` independent draws of a sampler."""
         p = self.p[kind]
-        places = rng.choice(len(p), count, p=p)
-        return Draws(self.docs[places], 1 / (len(p) * p[places]))
+        drawn = rng.choice(len(p), count, p=p)
+        return Draws(self.docs[drawn], 1 / (len(p) * p[drawn]))
 
     def top(self, depth: int) -> Positions:
-        """The places of the `depth` best-scoring negatives: those met when testing."""
+        """Indices of the `depth` best-scoring negatives: those ranked high at test time."""
         return self.ranked[:depth]
 
     def sum_over(self, inside: npt.NDArray[np.bool_], vectors: Doubles) -> EncodingSum:
-        """The sum of some negatives' gradients; their weighted vectors add up to `vectors`."""
+        """The sum of the gradients of some negatives; `vectors` is their weighted sum."""
         a, b = self.to_positive[inside], self.to_negative[inside]
         return EncodingSum(float(a.sum()), float((b**2).sum()), vectors)
 
 
 class Enumeration:
-    """The exact moments of one pair's samplers, once the weighted sums of vectors are known.
+    """The exact moments of one pair's samplers, from weighted sums of vectors.
 
-    It keeps sums and no array over the corpus but the weights of the vectors.
+    Of the arrays over the corpus it keeps only the weights of the vectors.
     """
 
     def __init__(self, pair: Pair, num_docs: int) -> None:
@@ -126,16 +140,14 @@ class Enumeration:
         rows = [pair.to_negative]
         for kind, p in pair.p.items():
             outside = p == 0
-            if kind != ORACLE and outside.any():  # where the oracle has no p there is no gradient
+            if kind != ORACLE and outside.any():  # the gradient is 0 wherever the oracle's p is
                 self._outside[kind] = pair.sum_over(outside, nothing)
                 rows.append(np.where(outside, pair.to_negative, 0))
         self.weights = np.zeros((len(rows), num_docs), np.float32)
         self.weights[:, pair.docs] = rows
 
-    def moments(
-        self, sums: Doubles, positive: Singles, query_length: float
-    ) -> tuple[dict[str, Moments], float]:
-        """The moments of each sampler and |G|^2; `sums` are the weighted sums of `weights`."""
+    def moments(self, sums: Doubles, positive: Singles, query_length: float) -> ExactMoments:
+        """The moments of each sampler and |G|^2; `sums` are the weighted sums by `weights`."""
 
         def mean(of: EncodingSum) -> float:
             return of.mean_square(positive, query_length, self.total)

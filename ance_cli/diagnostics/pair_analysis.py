@@ -1,4 +1,4 @@
-"""What is kept of one pair once its distributions over the corpus are gone."""
+"""What is kept of one pair after its distributions over the corpus are dropped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.diagnostics.pair import ORACLE, Draws, Pair
+from ance_cli.config import DiagnoseConfig
+from ance_cli.diagnostics.pair import ORACLE, Draws, OracleDraws, Pair
+from ance_cli.diagnostics.pair_set import SampledPair
 from ance_cli.diagnostics.theory import simulated_batches
 from ance_cli.mining.sampling import keyed_generator
 
@@ -25,7 +27,7 @@ class Sampling:
     support: int
     """Negatives with p > 0."""
     test_time: float
-    """Its probability of the negatives met when testing."""
+    """Its probability of the negatives that the model ranks high at test time."""
     oracle_mass: float
     """The oracle's probability of its support."""
     norm: float
@@ -34,7 +36,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class PairAnalysis:
-    """A pair: positions of documents, scores, and what each sampler drew."""
+    """A pair: positions of documents, scores, and the draws of each sampler."""
 
     query_id: str
     positive_id: str
@@ -44,69 +46,69 @@ class PairAnalysis:
     samplings: dict[str, Sampling]
     draws: dict[str, Draws]
     densities: dict[str, Doubles]
-    """N p under each sampler, of what the oracle drew."""
+    """N p under each sampler, for the oracle's draws."""
     drawn_norms: dict[int, float]
-    """position -> norm of the gradient at the encodings, of everything drawn"""
+    """position -> norm of the gradient at the encodings, for every drawn document"""
     top: Positions
-    """Positions of the negatives met when testing, best first."""
+    """Positions of the negatives that the model ranks high at test time, best first."""
     top_scores: Doubles
     bm25: Positions
     """Positions of BM25's negatives, best first."""
     above_average: Doubles
     """(ranks,) scores minus the corpus average."""
     reciprocal_ranks: dict[str, float]
-    """Of the positive among the negatives, by the model and by BM25."""
+    """Of the positive among the negatives, for the model and for BM25."""
     simulated: dict[str, float]
     """Share of simulated batches with an informative negative."""
+
+    @property
+    def drawn(self) -> OracleDraws:
+        return OracleDraws(self.draws[ORACLE], self.densities)
 
 
 def analyze(
     pair: Pair,
-    query_id: str,
-    positive_id: str,
-    positive: int,
+    of: SampledPair,
     bm25: Positions,
     positives_of_split: Positions,
     ranks: Positions,
-    depth: int,
-    draws: int,
-    batch_size: int,
-    seed: int,
+    config: DiagnoseConfig,
 ) -> PairAnalysis:
-    """Everything that needs the pair's whole corpus; `bm25` is BM25's raw list, best first.
+    """Everything that needs the pair's whole corpus; `bm25` is BM25's unfiltered list, best first.
 
-    Informative (D-*) are the `depth` best-scoring negatives. `ranks` from 0 are those at which the
-    tail of the scores is kept.
+    The `config.depth` best-scoring negatives are informative (D-*). `ranks` (from 0) are the ranks
+    at which the tail of the scores is kept.
     """
 
     def generator(what: str) -> np.random.Generator:
-        return keyed_generator(seed, "diagnose", query_id, positive_id, what)
+        return keyed_generator(config.seed, "diagnose", of.query_id, of.positive_id, what)
 
+    depth, batch_size = config.depth, config.batch_size
     top = pair.top(depth)
     informative = np.zeros(len(pair.docs), bool)
     informative[top] = True
     in_batch = np.isin(positives_of_split, pair.docs[top])
-    drawn = {kind: pair.draw(kind, draws, generator(kind)) for kind in pair.p}
-    place_of = {
-        doc: place
+    drawn = {kind: pair.draw(kind, config.draws, generator(kind)) for kind in pair.p}
+    index_of = {
+        doc: index
         for found in drawn.values()
-        for doc, place in zip(found.docs.tolist(), _places(pair, found).tolist(), strict=True)
+        for doc, index in zip(found.docs.tolist(), _indices(pair, found).tolist(), strict=True)
     }
-    listed = bm25[np.isin(bm25, pair.docs) | (bm25 == positive)]
-    found_at = np.flatnonzero(listed == positive)
+    listed = bm25[np.isin(bm25, pair.docs) | (bm25 == of.positive)]
+    found_at = np.flatnonzero(listed == of.positive)
     return PairAnalysis(
-        query_id,
-        positive_id,
-        positive,
+        of.query_id,
+        of.positive_id,
+        of.positive,
         pair.positive_score,
         len(pair.docs),
         {kind: _sampling(pair, p, informative) for kind, p in pair.p.items()},
         drawn,
-        {kind: len(p) * p[_places(pair, drawn[ORACLE])] for kind, p in pair.p.items()},
-        {doc: float(pair.norms[place]) for doc, place in place_of.items()},
+        {kind: len(p) * p[_indices(pair, drawn[ORACLE])] for kind, p in pair.p.items()},
+        {doc: float(pair.norms[index]) for doc, index in index_of.items()},
         pair.docs[top],
         pair.scores[top].astype(np.float64),
-        listed[listed != positive][:depth],
+        listed[listed != of.positive][:depth],
         _tail(pair, ranks),
         {
             "model": 1 / (1 + int((pair.scores > pair.positive_score).sum())),
@@ -119,8 +121,8 @@ def analyze(
     )
 
 
-def _places(pair: Pair, draws: Draws) -> Positions:
-    """Where what was drawn stands among the pair's negatives."""
+def _indices(pair: Pair, draws: Draws) -> Positions:
+    """The indices of the drawn documents among the pair's negatives."""
     return np.asarray(np.searchsorted(pair.docs, draws.docs), np.int64)
 
 
@@ -135,16 +137,9 @@ def _sampling(pair: Pair, p: Doubles, informative: npt.NDArray[np.bool_]) -> Sam
 
 
 def _tail(pair: Pair, ranks: Positions) -> Doubles:
-    """Scores minus their average over the negatives, at some ranks; NaN beyond the last one."""
+    """Scores minus their average over the negatives at some ranks; NaN beyond the last rank."""
     ordered = pair.scores[pair.ranked].astype(np.float64)
     values = np.full(len(ranks), np.nan)
     there = ranks < len(ordered)
     values[there] = ordered[ranks[there]] - ordered.mean()
     return values
-
-
-def ranks_to_show(num_docs: int, depth: int) -> Positions:
-    """Every rank of the top (from 0), and up to sixty beyond it, ever further apart."""
-    beyond = np.geomspace(depth, max(num_docs - 1, depth), 60).astype(np.int64)
-    shown = np.unique(np.concatenate([np.arange(depth), beyond]))
-    return shown[shown < num_docs]

@@ -1,4 +1,4 @@
-"""The findings of all pairs as tables, and as the curves that figures are made of."""
+"""The analyses of all pairs as tables, and as the curves of the figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from ance_cli.diagnostics.examples import Gradients
-from ance_cli.diagnostics.pair import KINDS
+from ance_cli.diagnostics.pair import KINDS, ExactMoments
 from ance_cli.diagnostics.pair_analysis import PairAnalysis
 from ance_cli.diagnostics.theory import Moments, batch_probability, paper_batch_probability
 from ance_cli.training.gradients import GROUPS
@@ -18,21 +18,20 @@ from ance_cli.training.gradients import GROUPS
 CURVES = 10
 """Queries whose tail of scores is kept, as in the paper's figure."""
 PANELS = 3
-"""Queries that the model wins, and that it loses, in the figure of both."""
-
-Exact = list[tuple[dict[str, Moments], float]]
-"""For each pair the enumerated moments by sampler, and |G|^2."""
+"""Queries in each of the figures of wins and of losses."""
 
 
 def sampler_rows(
-    analyses: Sequence[PairAnalysis], exact: Exact, gradients: Sequence[Gradients]
+    analyses: Sequence[PairAnalysis],
+    exact: Sequence[ExactMoments],
+    gradients: Sequence[Gradients],
 ) -> list[dict[str, Any]]:
     """A row for each sampler: means over the pairs that have it.
 
-    `bias` is the norm of the missing gradient as a share of that of the whole one, both root mean
-    squares over the pairs; `variance` is Tr(Var), whose mean a few hard pairs make up, and `noise`
-    the median over the pairs of Tr(Var) / |G|^2, in which each counts the same. What was estimated
-    from draws and came out below zero counts as zero in `bias`.
+    `bias` is the norm of the missing gradient as a share of the norm of the whole gradient, both
+    as root mean squares over the pairs. `variance` is Tr(Var); a few hard pairs dominate its mean.
+    `noise` is the median of Tr(Var) / |G|^2 over the pairs, in which each pair counts alike. A bias
+    that was estimated from draws as below zero counts as zero.
     """
     rows = []
     for kind in KINDS:
@@ -89,8 +88,8 @@ def _moments(found: Sequence[tuple[Moments, float]]) -> dict[str, float | None]:
 
 
 def bound(analyses: Sequence[PairAnalysis], gradients: Sequence[Gradients]) -> dict[str, Any]:
-    """How well the gradient at the encodings ranks the true ones (ICLR Eqn. 12): Spearman's rho
-    over all differentiated negatives, None where one of the two does not vary."""
+    """How well the gradients at the encodings rank the true gradients (ICLR Eqn. 12): Spearman's
+    rho over all differentiated negatives, None if one of the two does not vary."""
     seen = [
         (analysis.drawn_norms[doc], norm["all"])
         for analysis, found in zip(analyses, gradients, strict=True)
@@ -103,7 +102,7 @@ def bound(analyses: Sequence[PairAnalysis], gradients: Sequence[Gradients]) -> d
 
 
 def batch_record(analyses: Sequence[PairAnalysis], batch: int, depth: int) -> dict[str, Any]:
-    """The chance that a random batch holds one of a query's informative negatives."""
+    """The chance that a random batch contains an informative negative of a query."""
     sizes = [(min(depth, analysis.num_negatives), analysis.num_negatives) for analysis in analyses]
     return {
         "batch_size": batch,
@@ -118,7 +117,7 @@ def batch_record(analyses: Sequence[PairAnalysis], batch: int, depth: int) -> di
 
 
 def tail_record(analyses: Sequence[PairAnalysis], ranks: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Scores minus the corpus average by rank: of the first queries, and the mean of all."""
+    """Scores minus the corpus average by rank: for the first queries, and as a mean of all."""
     curves = np.array([analysis.above_average for analysis in analyses])
     whole = ~np.isnan(curves).any(0)
     return {
@@ -142,10 +141,8 @@ def reciprocal_rank_record(analyses: Sequence[PairAnalysis]) -> dict[str, float]
 def suspects_of(
     analyses: Sequence[PairAnalysis], count: int
 ) -> list[tuple[PairAnalysis, int, float]]:
-    """The unlabelled documents that score highest against a positive: (pair, position, s- - s+).
-
-    One of each query, the furthest above its positive first.
-    """
+    """The unlabelled documents that score highest compared with a positive: (pair, position,
+    s- - s+), one per query, the largest difference first."""
     leading = [
         (analysis, int(analysis.top[0]), float(analysis.top_scores[0]) - analysis.positive_score)
         for analysis in analyses
@@ -155,8 +152,8 @@ def suspects_of(
 
 
 def panels_of(analyses: Sequence[PairAnalysis]) -> list[tuple[str, PairAnalysis]]:
-    """The queries to draw: the first, and those where the model is furthest ahead of BM25
-    (`win`) and behind it (`loss`)."""
+    """The queries to draw: the first, and those on which the model is furthest ahead of BM25
+    (`win`) and furthest behind it (`loss`)."""
 
     def lead(analysis: PairAnalysis) -> float:
         return analysis.reciprocal_ranks["model"] - analysis.reciprocal_ranks["bm25"]

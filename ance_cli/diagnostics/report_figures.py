@@ -1,4 +1,4 @@
-"""From a diagnosis to its figures, as files."""
+"""Draws the figures of a diagnosis into files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TITLE = 60
 
 
 def check_figures() -> None:
-    """Raise `UsageProblem` where the libraries that draw are not installed."""
+    """Raise `UsageProblem` if the plotting libraries are not installed."""
     missing = [name for name in ("matplotlib", "sklearn") if not importlib.util.find_spec(name)]
     if missing:
         raise UsageProblem(
@@ -44,9 +44,9 @@ def draw_report(
     folder: Path,
     reporter: Reporter,
 ) -> list[str]:
-    """Draw every figure that the report has the numbers for; returns the names of the files.
+    """Draw every figure that the report has numbers for; returns the names of the files.
 
-    `source` are the embeddings that the report was made from: projections need vectors.
+    `source` is the embeddings that the report was made from: the projections need vectors.
     """
     drawn = {
         "long-tail": _long_tail(report),
@@ -133,7 +133,7 @@ def _neighbourhoods(
     compute: ComputeConfig,
     reporter: Reporter,
 ) -> dict[str, Figure]:
-    """`negatives` (Fig. 1), `wins` and `losses` (Fig. 6 and 7) where there are any."""
+    """`negatives` (Fig. 1), and `wins` and `losses` (Fig. 6 and 7) if there are any."""
     from ance_cli.diagnostics import figures
 
     panels = report["panels"]
@@ -141,7 +141,7 @@ def _neighbourhoods(
     embeddings = retriever.embeddings
     assert embeddings is not None
     xq = retriever.encode_queries([panel["query"] for panel in panels], reporter)
-    position = {doc_id: place for place, doc_id in enumerate(embeddings.ids)}
+    position = {doc_id: number for number, doc_id in enumerate(embeddings.ids)}
     seed = report["settings"]["seed"]
     found: dict[str, list[Any]] = {"example": [], "win": [], "loss": []}
     for panel, query in zip(panels, xq, strict=True):
@@ -153,7 +153,7 @@ def _neighbourhoods(
             "model's negatives": [position[doc_id] for doc_id in panel["model"]],
             "BM25 negatives": [position[doc_id] for doc_id in panel["bm25"]],
         }
-        named = {doc for places in kinds.values() for doc in places}
+        named = {doc for docs in kinds.values() for doc in docs}
         kinds["random"] = [doc for doc in drawn.tolist() if doc not in named]
         docs = np.unique(np.concatenate([np.array(places, int) for places in kinds.values()]))
         vectors = [embeddings.vectors[embeddings.doc_offsets[doc]] for doc in docs]

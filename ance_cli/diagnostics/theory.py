@@ -2,10 +2,10 @@
 
 For one (q, d+) the negatives are the N documents of C \\ D+. A sampler is a distribution p over
 them; its gradient estimator is g = 1 / (N p_d) * grad l(d+, d) for a d drawn from p (ICLR Eqn. 5).
-Its expectation is 1 / N times the sum of the gradients over p's support, so it is unbiased only
-where that support holds every document whose gradient is not zero.
+The expectation of g is 1 / N times the sum of the gradients over p's support. So g is unbiased only
+if the support contains every document whose gradient is not zero.
 
-Shapes: every array is (N,), one entry for each negative, unless it says otherwise.
+Shapes: every array is (N,), one entry for each negative, unless its docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ Doubles = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.int64]
 
 HARDEST_MASS = 0.99
-"""The share of the batches that the support of `hardest_of_batch` covers."""
+"""The probability that the support of `hardest_of_batch` covers."""
 
 # ---------------------------------------------------------------- distributions
 
 
 def uniform_on(places: Positions, total: int) -> Doubles:
-    """(total,) the uniform distribution on some of the negatives; all zero where there are none."""
+    """(total,) the uniform distribution on some of the negatives; all zero if there are none."""
     p = np.zeros(total)
     p[places] = 1 / max(1, len(places))
     return p
 
 
 def hardest_of_batch(ranked: Positions, draws: int) -> Doubles:
-    """How likely each negative is the hardest of `draws` uniform draws with replacement: NCE Neg.
+    """The probability that each negative is the hardest of `draws` uniform draws with replacement
+    (NCE Neg).
 
     `ranked` (N,) lists the negatives, highest score first. The r-th is the hardest with probability
-    ((N - r + 1) / N)^k - ((N - r) / N)^k. The support is the hardest ones that make up
-    `HARDEST_MASS` of it: beyond them p falls as fast as 1 / N^k, and dividing by it means nothing.
+    ((N - r + 1) / N)^k - ((N - r) / N)^k. The support is the hardest negatives that have together
+    a probability of `HARDEST_MASS`: beyond them p falls as fast as 1 / N^k, too small to divide by.
     """
     total = len(ranked)
-    beaten = (1 - np.arange(total + 1) / total) ** draws  # nothing of the first r was drawn
+    beaten = (1 - np.arange(total + 1) / total) ** draws  # none of the first r was drawn
     by_rank = beaten[:-1] - beaten[1:]
     kept = int(np.searchsorted(1 - beaten[1:], HARDEST_MASS)) + 1
     by_rank[kept:] = 0
@@ -52,7 +53,7 @@ def hardest_of_batch(ranked: Positions, draws: int) -> Doubles:
 def oracle(norms: Floats) -> Doubles:
     """The distribution of least variance: p in proportion to the gradient's norm (ICLR Eqn. 11).
 
-    All alike where every gradient is zero.
+    Uniform if every gradient is zero.
     """
     exact = norms.astype(np.float64)
     total = exact.sum()
@@ -83,7 +84,7 @@ def encoding_norms(
 
 
 class EncodingSum(NamedTuple):
-    """The sum of such gradients over some of the negatives."""
+    """The sum of the gradients at the encodings over some of the negatives."""
 
     to_positive: float
     """The sum of dl/ds+"""
@@ -93,7 +94,7 @@ class EncodingSum(NamedTuple):
     """(d,) the sum of dl/ds- times the negative's encoding"""
 
     def without(self, part: EncodingSum) -> EncodingSum:
-        """What is left where the sum over some of them is taken away."""
+        """The sum without the negatives of `part`."""
         return EncodingSum(
             self.to_positive - part.to_positive,
             self.squares - part.squares,
@@ -103,8 +104,8 @@ class EncodingSum(NamedTuple):
     def mean_square(self, positive: Floats, query_length: float, total: int) -> float:
         """|1 / N times the sum|^2; `positive` (d,) = d+, `query_length` |q|^2, `total` N.
 
-        Every document's encoding is a parameter of its own here, as in a last layer that is a
-        table: the parts at different negatives do not cancel.
+        Here every document's encoding is a separate parameter, as if the last layer were a table,
+        so that the parts of different negatives do not cancel.
         """
         at_query = float(np.square(self.to_positive * positive + self.vectors).sum())
         return (at_query + (self.to_positive**2 + self.squares) * query_length) / total**2
@@ -114,7 +115,7 @@ class EncodingSum(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Of an importance-weighted gradient estimator."""
+    """The moments of an importance-weighted gradient estimator."""
 
     variance: float
     """Tr(Var(g)), ICLR Eqn. 10"""
@@ -133,8 +134,8 @@ def second_moment(norms: Floats, p: Floats) -> float:
 def squared_mean(square_sum: float, sum_square: float, draws: int) -> float:
     """Unbiased estimate of |E[g]|^2 from K >= 2 independent draws of a vector g.
 
-    `square_sum` the sum of |g|^2, `sum_square` |sum of g|^2: what is left of the latter are the
-    products of different draws (a U-statistic; it may come out below zero).
+    `square_sum` is the sum of |g|^2, `sum_square` is |sum of g|^2; their difference is the sum of
+    the products of different draws (a U-statistic; the estimate may be below zero).
     """
     return (sum_square - square_sum) / (draws * (draws - 1))
 
@@ -146,12 +147,13 @@ def drawn(
     inside_sum_square: float,
     outside_sum_square: float,
 ) -> Moments:
-    """Unbiased estimates of a sampler's moments from K >= 2 independent draws of another one, q.
+    """Unbiased estimates of a sampler's moments from K >= 2 independent draws of another sampler q.
 
-    A sampler's own draws would not do: what makes a uniform one vary is what it hardly ever draws.
-    q should draw where the gradients are, as `oracle` does. (K,) each: `square_norms` |grad l|^2,
-    `weights` 1 / (N q), `densities` N p. `inside_sum_square` is |sum of weight * grad l|^2 over the
-    draws inside the support of p, `outside_sum_square` over the others.
+    A sampler's own draws are not enough: the variance of a uniform sampler comes from negatives
+    that it rarely draws. q should draw negatives with large gradients, as `oracle` does. (K,) each:
+    `square_norms` |grad l|^2, `weights` 1 / (N q), `densities` N p. `inside_sum_square` is
+    |sum of weight * grad l|^2 over the draws inside the support of p, `outside_sum_square` over the
+    other draws.
     """
     inside = densities > 0
     draws = len(densities)
@@ -166,13 +168,14 @@ def drawn(
 
 
 def paper_batch_probability(batch: int, informative: int, corpus: int) -> float:
-    """b |D-*| / |C|^2, the paper's expression for a batch that holds an informative negative (ICLR
+    """b |D-*| / |C|^2, the paper's probability that a batch contains an informative negative (ICLR
     Sec. 3.2)."""
     return batch * informative / corpus**2
 
 
 def batch_probability(batch: int, informative: int, corpus: int) -> float:
-    """1 - (1 - |D-*| / |C|)^b: b uniform draws with replacement hold at least one of D-*."""
+    """1 - (1 - |D-*| / |C|)^b, the probability that b uniform draws with replacement contain at
+    least one of D-*."""
     if informative >= corpus:
         return 1.0
     return float(-np.expm1(batch * np.log1p(-informative / corpus)))
@@ -181,6 +184,6 @@ def batch_probability(batch: int, informative: int, corpus: int) -> float:
 def simulated_batches(
     informative: npt.NDArray[np.bool_], batch: int, trials: int, rng: np.random.Generator
 ) -> float:
-    """The share of `trials` batches of `batch` uniform draws that hold an informative entry."""
+    """The share of `trials` batches of `batch` uniform draws that contain an informative entry."""
     places = rng.integers(len(informative), size=(trials, batch))
     return float(informative[places].any(1).mean())

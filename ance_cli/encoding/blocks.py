@@ -1,59 +1,59 @@
-"""Encoding blocks of a token cache into unfinished embeddings: the part of one process.
+"""The worker's part of encoding: blocks of a token cache to blocks of an embeddings folder.
 
-A block's vectors depend on the block, the tower and the number format alone, so it does not matter
-which process encodes it, or when.
+A block's vectors depend on the block, the tower and the number format alone. Any process may encode
+any block at any time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 import torch
 
-from ance_cli.config.sets import Side
+from ance_cli.config import EncodeConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats.embeddings import EmbeddingsWriter
+from ance_cli.formats.records import parse_record
 from ance_cli.formats.tokens import TokenCache, TokenRows
-from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.checkpoint import Checkpoint, EncodingSettings
 from ance_cli.models.encoder import load_encoder
 from ance_cli.models.flops import forward_flops, matmul_ceiling
 from ance_cli.models.inference import InferenceEngine
 
 _CEILING_AFTER_SECONDS = 10.0
-"""Encoding shorter than this is not worth the time in which the ceiling is measured."""
+"""The speed of matrix products is measured only after an encoding that took longer than this."""
 
 
 @dataclass(frozen=True)
 class EncodeJob:
-    """What a process needs to know to encode blocks; the rest lies in the folders."""
+    """Everything that a process has to know to encode blocks; it travels as one line of JSON."""
 
     checkpoint: str
-    settings: dict[str, Any]
-    side: Side
+    settings: EncodingSettings
     tokens: str
+    """Folder of the token cache."""
     folder: str
-    output_dtype: str
-    block_docs: int
+    """Partial embeddings folder."""
+    config: EncodeConfig
+    """With `dtype` resolved."""
     device: str
-    dtype: str
-    batch_tokens: int
     pad_id: int
 
     def to_json(self) -> bytes:
-        return orjson.dumps(asdict(self))
+        return orjson.dumps(self)
 
     @classmethod
     def from_json(cls, text: bytes) -> EncodeJob:
-        return cls(**orjson.loads(text))
+        return parse_record(text, cls, "the job of an encoding worker")
 
 
 @dataclass
@@ -64,9 +64,9 @@ class Work:
     tokens: int = 0
     padded_tokens: int = 0
     flops: int = 0
-    """Of the forward passes, padding included."""
+    """FLOPs of the forward passes, including padding."""
     capacity: float = 0.0
-    """FLOPs that large matrix products could have done meanwhile; 0 = not measured."""
+    """FLOPs that large matrix products could have done in the same time; 0 = not measured."""
 
     def add(self, other: Work) -> None:
         for name, value in asdict(other).items():
@@ -74,41 +74,47 @@ class Work:
 
 
 class Listener(Protocol):
-    """Who hears how the work goes."""
+    """Receives the progress of an encoding."""
 
     def say(self, text: str) -> None: ...
 
     def encoded(self, block: int, tokens: int) -> None:
-        """So many tokens more of a block are encoded."""
+        """Called when `tokens` more tokens of a block are encoded."""
 
     def finished(self, block: int, work: Work) -> None:
-        """A block is durable. Comes from another thread than the rest."""
+        """Called when a block is durable, from another thread than the other methods."""
+
+
+def encode_here(job: EncodeJob, blocks: Iterable[int], listener: Listener) -> float:
+    """Encode the blocks in this process; returns what `BlockEncoder.run` returns."""
+    remaining = iter(blocks)
+    return BlockEncoder(job, listener).run(lambda: next(remaining, None))
 
 
 class BlockEncoder:
     """An encoder on one device, the token cache it reads and the embeddings it writes."""
 
     def __init__(self, job: EncodeJob, listener: Listener) -> None:
-        checkpoint = Checkpoint(Path(job.checkpoint)).with_settings(**job.settings)
+        checkpoint = Checkpoint(Path(job.checkpoint))
+        checkpoint.settings = job.settings
         self._shown = checkpoint.shown
         self._device = torch.device(job.device)
-        self._dtype = job.dtype
         self._listener = listener
         self._tokens = TokenCache(Path(job.tokens))
-        encoder = load_encoder(checkpoint, job.side)
+        encoder = load_encoder(checkpoint, job.config.side)
         self._backbone = encoder.backbone
         self._engine = InferenceEngine(
-            encoder, job.pad_id, [self._device], job.dtype, job.batch_tokens, listener.say
+            encoder, job.pad_id, [self._device], job.config, listener.say
         )
         self._writer = EmbeddingsWriter(
-            Path(job.folder), self._engine.dim, job.output_dtype, job.block_docs
+            Path(job.folder), self._engine.dim, job.config.output_dtype, self._tokens.block_docs
         )
 
     def run(self, next_block: Callable[[], int | None]) -> float:
-        """Encode the blocks that `next_block` names until it names none.
+        """Encode the blocks that `next_block` returns until it returns None.
 
         A block is written while the next one is encoded. Returns the FLOPs that the device could
-        have done meanwhile, 0 where that was not measured. Raises `BadInput` where a vector is not
+        have done in the same time, 0 if that was not measured. Raises `BadInput` if a vector is not
         finite.
         """
         started = time.monotonic()
@@ -125,7 +131,7 @@ class BlockEncoder:
         seconds = time.monotonic() - started
         if seconds < _CEILING_AFTER_SECONDS:
             return 0.0
-        return seconds * matmul_ceiling(self._device, self._dtype)
+        return seconds * matmul_ceiling(self._device, self._engine.dtype)
 
     def _encode(self, block: int, rows: TokenRows) -> tuple[npt.NDArray[np.float32], Work]:
         lengths = rows.lengths
@@ -139,18 +145,23 @@ class BlockEncoder:
             self._listener.encoded(block, int(lengths[batch].sum()))
 
         vectors = self._engine.encode(rows, on_batch=on_batch)
-        bad = np.flatnonzero(~np.isfinite(vectors).all(1))
-        if len(bad):
-            doc = int(np.searchsorted(rows.starts, bad[0], side="right")) - 1
-            place = self._tokens.docs_of(block)[doc]
-            name = next(islice(self._tokens.doc_ids(), place, None))
-            raise BadInput(
-                f"{self._shown}: the vector of {name!r} and {len(bad) - 1} others "
-                "are not finite (NaN or infinite)",
-                hint="the checkpoint is damaged or training diverged; use an earlier one, "
-                "or --dtype fp32",
-            )
+        self._refuse_not_finite(block, rows, vectors)
         return vectors, work
+
+    def _refuse_not_finite(
+        self, block: int, rows: TokenRows, vectors: npt.NDArray[np.float32]
+    ) -> None:
+        bad = np.flatnonzero(~np.isfinite(vectors).all(1))
+        if not len(bad):
+            return
+        doc = int(np.searchsorted(rows.starts, bad[0], side="right")) - 1
+        name = next(islice(self._tokens.doc_ids(), self._tokens.docs_of(block)[doc], None))
+        raise BadInput(
+            f"{self._shown}: the vector of {name!r} and {len(bad) - 1} others "
+            "are not finite (NaN or infinite)",
+            hint="the checkpoint is damaged or training diverged; use an earlier one, "
+            "or --dtype fp32",
+        )
 
     def _write(self, block: int, vectors: npt.NDArray[np.float32], work: Work) -> None:
         self._writer.write_block(block, vectors)

@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import glob
-import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from ance_cli.call import Call, SkippedLines
-from ance_cli.config import EncodeConfig
-from ance_cli.encoding.tokenize import corpus_tokens, tokens_plan, write_tokens
+from ance_cli.call import Call
+from ance_cli.config import EncodeConfig, shaped_by
+from ance_cli.config.sets import Dtype
+from ance_cli.encoding.tokenize import CorpusTokens, QueryTokens, Tokens
 from ance_cli.errors import AnceError, UsageProblem
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset
-from ance_cli.formats.embeddings import BLOCK_DOCS, UNFINISHED_ONLY, EmbeddingsWriter
-from ance_cli.formats.hashing import hash_lines
+from ance_cli.formats.embeddings import UNFINISHED_ONLY, EmbeddingsWriter
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
-from ance_cli.formats.tokens import KIND, TokenCache
+from ance_cli.formats.tokens import TokenCache
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.tokens import tokenizer_hash
 from ance_cli.progress import Bar, Reporter
-from ance_cli.retrieval.search import queries_of_split
 
 if TYPE_CHECKING:
+    import torch
+
     from ance_cli.encoding.blocks import EncodeJob, Work
-    from ance_cli.encoding.ray_workers import Cluster
+    from ance_cli.models.ray_cluster import Cluster
 
 Shard = tuple[int, int]
-"""Which of how many, from 1."""
+"""(number, count): part `number`, from 1, of `count` parts."""
 
 
 def parse_shard(text: str | None) -> Shard | None:
@@ -56,75 +55,109 @@ def encode(
     shard: Shard | None = None,
     call: Call = Call(),
 ) -> Summary:
-    """Encode the dataset's corpus (`side="passage"`) or its queries (`side="query"`).
+    """Encode the dataset's corpus (`config.side` passage) or its queries (query).
 
-    The corpus's tokens come from its token cache, in the folder `tokens` if that is named, which is
-    made first where there is none. Only blocks that are missing are encoded; `shard` (i, n) takes
-    every n-th block, for n such calls side by side on one file system, and the last of them to end
-    publishes. With `config.ray` the workers are those of a Ray cluster.
+    The corpus's tokens are read from its token cache, in the folder `tokens` or else in the cache
+    folder; the cache is made if it does not exist. Only missing blocks are encoded. `shard` (i, n)
+    encodes every n-th block, for n such calls at the same time on one file system; the last call to
+    finish publishes the output. With `config.ray` the workers are processes of a Ray cluster.
 
-    Raises `BadInput` for a broken corpus, a checkpoint that is not whole, or vectors that are not
-    finite, and `ResourceExhausted` where every worker process died.
+    Raises `BadInput` for a broken corpus, an incomplete checkpoint or vectors that are not finite,
+    and `ResourceExhausted` if every worker process died.
     """
     refuse_stdio(output, "an embeddings folder")
     if shard and call.force:
         raise UsageProblem(
-            "--force with --shard: each shard would drop what the others have done",
+            "--force with --shard: each shard would remove the blocks of the others",
             hint=f"remove {output} and {atomic.partial_name(output)} first, or name another -o",
         )
     checkpoint.need_head()
-    plan = _plan(checkpoint, dataset, output, config, call.skipped)
+    texts: Tokens = (
+        CorpusTokens(checkpoint, dataset, tokens, call)
+        if config.side == "passage"
+        else QueryTokens(checkpoint, dataset, output, call)
+    )
+    plan = _plan(checkpoint, dataset, texts, output, config)
     if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
     if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
-    from ance_cli.encoding.ray_workers import joined
-
-    with joined(config.ray, config.gpus, config.cpu_workers, call.reporter) as cluster:
-        job = _Job(checkpoint, dataset, plan, config, tokens, cluster, call)
-        return _encode_shard(job, shard) if shard else _encode_all(job)
+    with _cluster(config, call.reporter) as cluster:
+        encoding = _Encoding(checkpoint, texts, plan, config, cluster, call)
+        return _encode_shard(encoding, shard) if shard else _encode_all(encoding)
 
 
-def _encode_all(job: _Job) -> Summary:
-    output = job.plan.output
+def _plan(
+    checkpoint: Checkpoint, dataset: Dataset, texts: Tokens, output: Path, config: EncodeConfig
+) -> Plan:
+    shaping = {
+        **shaped_by(config),
+        "block_docs": texts.block_docs,
+        **checkpoint.settings.shaping(config.side),
+    }
+    inputs = {"tower": checkpoint.tower_hash(config.side), **texts.inputs}
+    ran_with = {"checkpoint": str(checkpoint.path), "gpus": config.gpus}
+    reads = (checkpoint.path, *dataset.files)
+    return Plan("embeddings", output, shaping, inputs, ran_with, reads)
+
+
+@contextmanager
+def _cluster(config: EncodeConfig, reporter: Reporter) -> Iterator[Cluster | None]:
+    """The Ray cluster that the config names, None if it names none."""
+    if config.ray is None:
+        yield None
+        return
+    from ance_cli.models.ray_cluster import joined
+
+    with joined(config, config.cpu_workers, reporter) as cluster:
+        yield cluster
+
+
+# ---------------------------------------------------------------- all blocks, or a shard of them
+
+
+def _encode_all(encoding: _Encoding) -> Summary:
+    output = encoding.plan.output
     with lease.hold(lease.lease_name(output), str(output)):
         with _no_shard(output):
-            job.open()
+            encoding.open()
         try:
-            work, seconds = job.encode(job.writer.missing())
+            work, seconds = encoding.encode(encoding.writer.missing())
         except AnceError:
-            job.drop_if_empty()
+            encoding.drop_if_empty()
             raise
-        return job.publish(work, seconds)
+        return encoding.publish(work, seconds)
 
 
-def _encode_shard(job: _Job, shard: Shard) -> Summary:
-    """One shard's blocks. What all share is prepared, and published, by one process at a time."""
-    output, say = job.plan.output, job.call.reporter.say
+def _encode_shard(encoding: _Encoding, shard: Shard) -> Summary:
+    """Encode one shard's blocks. One process at a time prepares the shared folder, or publishes
+    it."""
+    plan, say = encoding.plan, encoding.call.reporter.say
+    output = plan.output
     main, own = lease.lease_name(output), _shard_lease(output, shard)
-    what = f"shard {shard[0]} of {shard[1]} of {output}"
     with ExitStack() as holding:
         with lease.hold_in_turn(main, str(output), say):
-            if manifest := job.plan.published():
+            if manifest := plan.published():
                 return summary_of(manifest, output, up_to_date=True)
-            holding.enter_context(lease.hold(own, what))
-            job.open()
-        blocks = [block for block in job.writer.missing() if block % shard[1] == shard[0] - 1]
-        work, seconds = job.encode(blocks)
+            holding.enter_context(lease.hold(own, f"shard {shard[0]} of {shard[1]} of {output}"))
+            encoding.open()
+        missing = encoding.writer.missing()
+        blocks = [block for block in missing if block % shard[1] == shard[0] - 1]
+        work, seconds = encoding.encode(blocks)
         with lease.hold_in_turn(main, str(output), say):
-            if manifest := job.plan.published():
+            if manifest := plan.published():
                 return summary_of(manifest, output, up_to_date=False)
-            if left := len(job.writer.missing()):
-                return {
-                    "output": str(output),
-                    "kind": job.plan.kind,
-                    "up_to_date": False,
-                    "shard": f"{shard[0]}/{shard[1]}",
-                    "blocks_encoded": len(blocks),
-                    "blocks_left": left,
-                    **job.figures(work, seconds),
-                }
-            return job.publish(work, seconds)
+            if not (left := len(encoding.writer.missing())):
+                return encoding.publish(work, seconds)
+    return {
+        "output": str(output),
+        "kind": plan.kind,
+        "up_to_date": False,
+        "shard": f"{shard[0]}/{shard[1]}",
+        "blocks_encoded": len(blocks),
+        "blocks_left": left,
+        **encoding.figures(work, seconds),
+    }
 
 
 def _shard_lease(output: Path, shard: Shard) -> Path:
@@ -133,8 +166,8 @@ def _shard_lease(output: Path, shard: Shard) -> Path:
 
 @contextmanager
 def _no_shard(output: Path) -> Iterator[None]:
-    """Raises `Busy` where a shard of the output is being encoded. None can begin meanwhile: it
-    needs the output's own lease first."""
+    """Raises `Busy` if a shard of the output is being encoded. No shard can begin while the caller
+    holds the output's own lease, which a shard needs first."""
     pattern = lease.lease_name(output.with_name(f"{glob.escape(output.name)}.shard-*")).name
     with ExitStack() as held:
         for path in sorted(output.parent.glob(pattern)):
@@ -142,103 +175,54 @@ def _no_shard(output: Path) -> Iterator[None]:
         yield
 
 
-def _plan(
-    checkpoint: Checkpoint,
-    dataset: Dataset,
-    output: Path,
-    config: EncodeConfig,
-    skipped: SkippedLines | None,
-) -> Plan:
-    side = config.side
-    inputs = {"tower": checkpoint.tower_hash(side)}
-    block_docs = BLOCK_DOCS
-    if side == "passage":
-        read = tokens_plan(checkpoint, dataset, None, skipped)
-        inputs["corpus"], block_docs = read.inputs["corpus"], read.shaped_by["block_docs"]
-    else:
-        queries = queries_of_split(dataset, skipped)
-        inputs["queries"] = hash_lines(f"{name}\t{text}" for name, text in queries.items())
-    shaped_by = {
-        "side": side,
-        "dtype": config.dtype,
-        "output_dtype": config.output_dtype,
-        "block_docs": block_docs,
-        **checkpoint.settings.shaping(side),
-    }
-    ran_with = {"checkpoint": str(checkpoint.path), "gpus": config.gpus}
-    reads = (checkpoint.path, *dataset.files)
-    return Plan("embeddings", output, shaped_by, inputs, ran_with, reads)
+# ---------------------------------------------------------------- the work on an output
 
 
-class _Job:
-    """One call's work on an output: open, encode some blocks, publish."""
+class _Encoding:
+    """One call's work on an output: open it, encode some blocks, publish it."""
 
     tokens: TokenCache
     writer: EmbeddingsWriter
+    devices: list[torch.device]
 
     def __init__(
         self,
         checkpoint: Checkpoint,
-        dataset: Dataset,
+        texts: Tokens,
         plan: Plan,
         config: EncodeConfig,
-        tokens_folder: Path | None,
         cluster: Cluster | None,
         call: Call,
     ) -> None:
-        self.checkpoint = checkpoint
-        self.dataset = dataset
-        self.plan = plan
-        self.config = config
-        self.tokens_folder = tokens_folder
-        self.cluster = cluster
-        self.call = call
+        self.checkpoint, self.texts, self.plan = checkpoint, texts, plan
+        self.config, self.cluster, self.call = config, cluster, call
 
     def open(self) -> None:
-        """Find the tokens and the unfinished embeddings, or begin them."""
-        from ance_cli.models.devices import choose_devices, choose_dtype
-
-        if self.cluster:
-            self.devices, dtype = self.cluster.devices, self.cluster.dtype(self.config.dtype)
-        else:
-            self.devices = choose_devices(self.config.gpus)
-            if self.devices[0].type == "cpu":
-                self.devices = self.devices * self.config.cpu_workers
-            dtype = choose_dtype(self.config.dtype, self.devices[0])
+        """Choose the devices, open the tokens, and open or begin the unfinished embeddings."""
+        self.devices, dtype = self._devices_and_dtype()
+        self.config = replace(self.config, dtype=cast(Dtype, dtype))
         self.plan.shaped_by["dtype"] = dtype
         self.plan.ran_with["devices"] = [str(device) for device in self.devices]
-        self.tokens = self._find_tokens()
-        folder = self.plan.open_partial(self.call.force)
+        self.tokens = self.texts.open()
         self.writer = EmbeddingsWriter.begin(
-            folder, self.tokens.doc_offsets, self.checkpoint.dim, self.config.output_dtype,
-            self.tokens.block_docs,
+            self.plan.open_partial(self.call.force), self.tokens.doc_offsets, self.checkpoint.dim,
+            self.config.output_dtype, self.tokens.block_docs,
         )  # fmt: skip
 
-    def _find_tokens(self) -> TokenCache:
-        """The corpus's from the cache; queries are few, and theirs lie beside the output."""
-        if self.config.side == "passage":
-            return corpus_tokens(self.checkpoint, self.dataset, self.tokens_folder, self.call)
-        plan = Plan(
-            KIND,
-            self._query_tokens,
-            {name: self.plan.shaped_by[name]
-             for name in ("block_docs", *self.checkpoint.settings.shaping("query"))},
-            {"queries": self.plan.inputs["queries"],
-             "tokenizer": tokenizer_hash(self.checkpoint.tower("query"))},
-        )  # fmt: skip
-        atomic.remove(plan.output)
-        queries = queries_of_split(self.dataset, self.call.skipped)
-        whole = replace(self.call, skipped=None)
-        write_tokens(plan, self.checkpoint, queries.items(), "query", len(queries), whole)
-        return TokenCache(plan.output)
+    def _devices_and_dtype(self) -> tuple[list[torch.device], str]:
+        """The device of each worker, and the number format with `auto` resolved on it."""
+        if self.cluster:
+            return self.cluster.devices, self.cluster.dtype(self.config.dtype)
+        from ance_cli.models.devices import choose_devices, choose_dtype
 
-    @property
-    def _query_tokens(self) -> Path:
-        return self.plan.output.with_name(f".{self.plan.output.name}.tokens")
+        devices = choose_devices(self.config.gpus)
+        if devices[0].type == "cpu":
+            devices = devices * self.config.cpu_workers
+        return devices, choose_dtype(self.config.dtype, devices[0])
 
     def encode(self, blocks: list[int]) -> tuple[Work, float]:
-        """Encode some blocks, here or in worker processes; what was done, in how many seconds."""
-        from ance_cli.encoding.blocks import BlockEncoder, Work
+        """Encode some blocks; returns what was done, and in how many seconds."""
+        from ance_cli.encoding.blocks import Work
 
         work = Work()
         started = time.monotonic()
@@ -247,61 +231,58 @@ class _Job:
         done = self.writer.num_blocks - len(self.writer.missing())
         if done:
             self.call.reporter.say(f"{done} of {self.writer.num_blocks} blocks are done already")
-        sizes = self.tokens.block_tokens
-        with self.call.reporter.task("encoding", int(sizes[blocks].sum()), "token") as bar:
-            listener = _Listener(work, bar, self.call.reporter)
-            jobs = self._jobs()
-            if self.cluster:
-                work.capacity = self.cluster.encode(jobs, blocks, listener)
-            elif len(jobs) == 1:
-                remaining = iter(blocks)
-                encoder = BlockEncoder(jobs[0], listener)
-                work.capacity = encoder.run(lambda: next(remaining, None))
-            else:
-                from ance_cli.encoding.workers import run_workers
-
-                threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
-                share = max(1, threads // len(jobs))
-                work.capacity = run_workers(jobs, share, blocks, listener)
+        tokens = int(self.tokens.block_tokens[blocks].sum())
+        with self.call.reporter.task("encoding", tokens, "token") as bar:
+            work.capacity = self._run(blocks, _Progress(work, bar, self.call.reporter))
         return work, time.monotonic() - started
 
-    def drop_if_empty(self) -> None:
-        """Remove a partial folder in which nothing was done: whoever mends what was wrong with the
-        checkpoint comes with another tower, which would be refused for its sake."""
-        if len(self.writer.missing()) == self.writer.num_blocks:
-            atomic.remove(self.plan.partial)
+    def _run(self, blocks: list[int], progress: _Progress) -> float:
+        """Encode in a cluster, in this process, or in one process per device; the FLOPs that the
+        devices could have done in the same time."""
+        jobs = self._jobs()
+        if self.cluster:
+            from ance_cli.encoding.ray_workers import encode_in_cluster
+
+            return encode_in_cluster(self.cluster, jobs, blocks, progress)
+        if len(jobs) == 1:
+            from ance_cli.encoding.blocks import encode_here
+
+            return encode_here(jobs[0], blocks, progress)
+        from ance_cli.encoding.workers import encode_in_processes
+
+        return encode_in_processes(jobs, blocks, progress)
 
     def _jobs(self) -> list[EncodeJob]:
+        """One job per device."""
         from ance_cli.encoding.blocks import EncodeJob
         from ance_cli.models.tokens import Tokenizer
 
-        side = self.config.side
-        pad_id = Tokenizer(self.checkpoint).pad_id_of(side)
-        return [
-            EncodeJob(
-                checkpoint=str(self.checkpoint.path),
-                settings=asdict(self.checkpoint.settings),
-                side=side,
-                tokens=str(self.tokens.folder),
-                folder=str(self.writer.folder),
-                output_dtype=self.config.output_dtype,
-                block_docs=self.writer.block_docs,
-                device=str(device),
-                dtype=self.plan.shaped_by["dtype"],
-                batch_tokens=self.config.tokens_for(device.type),
-                pad_id=pad_id,
-            )
-            for device in self.devices
-        ]
+        job = EncodeJob(
+            checkpoint=str(self.checkpoint.path),
+            settings=self.checkpoint.settings,
+            tokens=str(self.tokens.folder),
+            folder=str(self.writer.folder),
+            config=self.config,
+            device="",
+            pad_id=Tokenizer(self.checkpoint).pad_id_of(self.config.side),
+        )
+        return [replace(job, device=str(device)) for device in self.devices]
+
+    def drop_if_empty(self) -> None:
+        """Remove a partial folder without a single block. A user who fixes the checkpoint comes
+        back with another tower, which an unfinished folder would refuse."""
+        if len(self.writer.missing()) == self.writer.num_blocks:
+            atomic.remove(self.plan.partial)
 
     def figures(self, work: Work, seconds: float) -> dict[str, Any]:
-        """What this call did, and how fast. `mfu` is the share of what matrix products reach."""
+        """What this call did, and how fast. `mfu` is a fraction of the speed of large matrix
+        products."""
         figures: dict[str, Any] = {
             "tokens": work.tokens,
             "seconds": round(seconds, 2),
             "rows_per_s": round(work.rows / seconds, 1) if seconds else 0.0,
             "tokens_per_s": round(work.tokens / seconds) if seconds else 0,
-            "dtype": self.plan.shaped_by["dtype"],
+            "dtype": self.config.dtype,
         }
         if work.tokens:
             figures["padding"] = round(work.padded_tokens / work.tokens - 1, 4)
@@ -316,13 +297,12 @@ class _Job:
             **self.figures(work, seconds),
         }
         manifest = self.plan.publish_folder(content, stats, UNFINISHED_ONLY)
-        if self.config.side == "query":
-            atomic.remove(self._query_tokens)
+        self.texts.close()
         return summary_of(manifest, self.plan.output, up_to_date=False)
 
 
-class _Listener:
-    """Adds up the work and moves the bar."""
+class _Progress:
+    """Adds up the work and advances the bar."""
 
     def __init__(self, work: Work, bar: Bar, reporter: Reporter) -> None:
         self._work, self._bar = work, bar

@@ -1,12 +1,14 @@
-"""Workers, one for each device, over one queue of blocks: processes of this machine, or those of
-another kind (`ray_workers`).
+"""Workers, one per device, over one queue of blocks: processes of this machine, or of a Ray cluster
+(`ray_workers`).
 
-A worker says when it is ready for a block and when one is durable; the parent hands out blocks. So
-a slow worker merely takes fewer of them, and what a dead one had in hand goes back to the queue.
+A worker reports when it is ready for a block and when a block is durable; the parent assigns the
+blocks. A slow worker therefore gets fewer blocks, and the blocks of a dead worker return to the
+queue. `python -m ance_cli.encoding.workers PARENT` is such a worker process.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import queue
 import signal
@@ -30,49 +32,52 @@ if TYPE_CHECKING:
 
 _OVERDUE = 3.0
 _OVERDUE_AT_LEAST_SECONDS = 10.0
-"""A block in hand for longer than this, and than `_OVERDUE` times as long as any block has taken,
-is given to a worker that has nothing left to do."""
+"""A block that takes longer than this, and longer than `_OVERDUE` times the slowest block so far,
+is assigned to a worker that is idle."""
 
-_LAST_WORDS_SECONDS = 60.0
-_LOOK_SECONDS = 0.5
+_LAST_MESSAGES_SECONDS = 60.0
+_POLL_SECONDS = 0.5
+
+_PR_SET_PDEATHSIG = 1
 
 
 class Worker(ABC):
-    """What the parent knows of a worker: what it has in hand, and how it is reached.
+    """The parent's view of a worker: its blocks, and how to send to it.
 
-    Its messages arrive in a queue as (worker, message), None when it is gone.
+    The worker's messages arrive in a queue as (worker, message); the message None says that the
+    worker has ended.
     """
 
     def __init__(self, number: int, job: EncodeJob) -> None:
         self.name = f"worker {number} ({job.device})"
-        self.in_hand: dict[int, float] = {}
-        """Block -> when it was handed out."""
-        self.told: dict[int, int] = {}
-        """Block -> tokens of it that the listener has heard of."""
+        self.assigned: dict[int, float] = {}
+        """Block -> when it was assigned."""
+        self.reported: dict[int, int] = {}
+        """Block -> encoded tokens that were reported to the listener."""
         self.is_waiting = self.is_gone = False
         self.capacity = 0.0
         self.problem: AnceError | None = None
 
-    def hand(self, block: int) -> None:
+    def assign(self, block: int) -> None:
         self.is_waiting = False
-        self.in_hand[block] = time.monotonic()
+        self.assigned[block] = time.monotonic()
         self.send(block)
 
     @abstractmethod
     def send(self, block: int) -> None:
-        """Tell it which block is next; one that is gone hears nothing."""
+        """Send the number of the worker's next block; does nothing if the worker has ended."""
 
     @abstractmethod
     def no_more(self) -> None:
-        """Let it end: there is nothing left to do."""
+        """Let the worker end: no block is left."""
 
     @abstractmethod
     def end(self) -> None:
-        """End it at once, also one that hangs or is gone; no block is harmed."""
+        """End the worker at once, even if it hangs or has ended; no block is damaged."""
 
     @abstractmethod
     def ending(self) -> str:
-        """How one that is gone ended, in words."""
+        """How a worker that is gone has ended, in words."""
 
 
 class _Process(Worker):
@@ -80,14 +85,14 @@ class _Process(Worker):
 
     def __init__(self, number: int, job: EncodeJob, threads: int, events: queue.Queue[Any]) -> None:
         super().__init__(number, job)
-        share = str(threads)
-        environment = {"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share}
+        count = str(threads)
+        environment = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ance_cli.cli.block_worker", str(os.getpid())],
+            [sys.executable, "-m", "ance_cli.encoding.workers", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **environment},
-            start_new_session=True,  # Ctrl-C is for the parent, who then ends the workers
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the workers
         )
         self._write(job.to_json())
         threading.Thread(target=self._listen, args=(events,), daemon=True).start()
@@ -98,7 +103,7 @@ class _Process(Worker):
             self.process.stdin.write(line + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it is gone, which the end of its stdout tells as well
+            pass  # the worker has ended; so does its stdout, which `_listen` notices
 
     def _listen(self, events: queue.Queue[Any]) -> None:
         assert self.process.stdout is not None
@@ -115,10 +120,10 @@ class _Process(Worker):
         try:
             self.process.stdin.close()
         except BrokenPipeError:
-            pass  # it is gone already
+            pass  # the worker has ended already
 
     def end(self) -> None:
-        self.process.kill()  # also one that is stopped
+        self.process.kill()  # SIGKILL also ends a stopped process
         self.process.wait()
 
     def ending(self) -> str:
@@ -143,15 +148,15 @@ class _Pool:
 
     def run(self) -> None:
         while self.missing:
-            self._next_event(_LOOK_SECONDS)
+            self._next_event(_POLL_SECONDS)
             if self.missing and all(worker.is_gone for worker in self.workers):
                 raise self._all_gone()
-            self._hand_out()
+            self._assign()
         for worker in self.workers:
             worker.no_more()
-        until = time.monotonic() + _LAST_WORDS_SECONDS
+        until = time.monotonic() + _LAST_MESSAGES_SECONDS
         while time.monotonic() < until and not all(worker.is_gone for worker in self.workers):
-            self._next_event(_LOOK_SECONDS)
+            self._next_event(_POLL_SECONDS)
 
     def _next_event(self, timeout: float) -> None:
         from ance_cli.encoding.blocks import Work
@@ -165,11 +170,11 @@ class _Pool:
         elif "encoded" in message:
             block, tokens = message["encoded"]
             if block in self.missing:
-                worker.told[block] = worker.told.get(block, 0) + tokens
+                worker.reported[block] = worker.reported.get(block, 0) + tokens
                 self.listener.encoded(block, tokens)
         elif "finished" in message:
             block, work = message["finished"]
-            taken = time.monotonic() - worker.in_hand.pop(block)
+            taken = time.monotonic() - worker.assigned.pop(block)
             self.longest = max(self.longest or 0.0, taken)
             self.missing.discard(block)
             self.listener.finished(block, Work(**work))
@@ -177,7 +182,7 @@ class _Pool:
             name, what, hint = message["problem"]
             worker.problem = getattr(errors, name)(what, hint=hint)
             if not isinstance(worker.problem, ResourceExhausted):
-                raise worker.problem  # the others would come to the same
+                raise worker.problem  # every other worker would fail in the same way
         elif "say" in message:
             self.listener.say(message["say"])
         elif "capacity" in message:
@@ -187,23 +192,23 @@ class _Pool:
 
     def _lose(self, worker: Worker) -> None:
         worker.is_gone, worker.is_waiting = True, False
-        back = [block for block in worker.in_hand if block in self.missing]
+        back = [block for block in worker.assigned if block in self.missing]
         for block in back:
-            self.listener.encoded(block, -worker.told.get(block, 0))
+            self.listener.encoded(block, -worker.reported.get(block, 0))
         self.left.extendleft(back)
         if self.missing:
             others = sum(not other.is_gone for other in self.workers)
-            self.listener.say(f"{worker.name} ended {_how(worker)}; {others} others go on")
+            self.listener.say(f"{worker.name} ended {_how(worker)}; {others} others continue")
 
-    def _hand_out(self) -> None:
+    def _assign(self) -> None:
         idle = [worker for worker in self.workers if worker.is_waiting]
         for worker in idle:
             if self.left:
-                worker.hand(self.left.popleft())
+                worker.assign(self.left.popleft())
             elif (slow := self._overdue()) is not None:
-                self.listener.say(f"{slow.name} is overdue and is ended")
+                self.listener.say(f"{slow.name} is overdue and is stopped")
                 slow.end()
-                slow.is_gone = True  # its last message, still to come, gives its blocks back
+                slow.is_gone = True  # its blocks return to the queue with its last message
                 return
 
     def _overdue(self) -> Worker | None:
@@ -211,7 +216,7 @@ class _Pool:
             return None
         limit = time.monotonic() - max(_OVERDUE_AT_LEAST_SECONDS, _OVERDUE * self.longest)
         for worker in self.workers:
-            if not worker.is_gone and any(since < limit for since in worker.in_hand.values()):
+            if not worker.is_gone and any(since < limit for since in worker.assigned.values()):
                 return worker
         return None
 
@@ -236,62 +241,102 @@ def share_out(
     blocks: Sequence[int],
     listener: Listener,
 ) -> float:
-    """Hand the blocks to the workers, whose messages arrive in `events`, until all are durable.
+    """Assign the blocks to the workers, whose messages arrive in `events`, until all are durable.
 
-    Returns the FLOPs that their devices could have done meanwhile, 0 where not all said so.
-    Raises what a worker found wrong, and `ResourceExhausted` where every worker died. All workers
-    are ended at the end.
+    Returns the FLOPs that their devices could have done in the same time, 0 if a worker did not
+    measure them. Raises the problem that a worker found, and `ResourceExhausted` if every worker
+    died. Ends all workers.
     """
     try:
         _Pool(workers, events, blocks, listener).run()
     finally:
         for worker in workers:
             worker.end()
-    said = [worker.capacity for worker in workers]
-    return sum(said) if all(said) else 0.0
+    measured = [worker.capacity for worker in workers]
+    return sum(measured) if all(measured) else 0.0
 
 
-def run_workers(
-    jobs: Sequence[EncodeJob], threads: int, blocks: Sequence[int], listener: Listener
+def encode_in_processes(
+    jobs: Sequence[EncodeJob], blocks: Sequence[int], listener: Listener
 ) -> float:
-    """As `share_out`, with one worker process for each of the orders, `threads` threads each. The
-    workers end with this process."""
+    """`share_out` over one process per job, which divide this process's threads among themselves.
+
+    The processes end with this one.
+    """
+    threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
     events: queue.Queue[Any] = queue.Queue()
-    workers = [_Process(number, each, threads, events) for number, each in enumerate(jobs, start=1)]
+    workers = [
+        _Process(number, job, max(1, threads // len(jobs)), events)
+        for number, job in enumerate(jobs, start=1)
+    ]
     return share_out(workers, events, blocks, listener)
 
 
-def serve(job: EncodeJob, pipe: Pipe, next_block: Callable[[], int | None]) -> None:
-    """A worker's part: encode what `next_block` names, and tell the parent."""
-    from ance_cli.encoding.blocks import BlockEncoder
-
-    def ready() -> int | None:
-        pipe.tell(ready=True)
-        return next_block()
-
-    try:
-        encoder = BlockEncoder(job, pipe)
-        pipe.tell(capacity=encoder.run(ready))
-    except AnceError as problem:
-        pipe.tell(problem=(type(problem).__name__, problem.what, problem.hint))
+# ---------------------------------------------------------------- in the worker
 
 
 class Pipe:
-    """What a worker tells its parent, one JSON object each; `write` takes one at a time."""
+    """A worker's messages to its parent, one JSON object each; `write` takes one at a time."""
 
     def __init__(self, write: Callable[[bytes], Any]) -> None:
         self._write = write
-        self._lock = threading.Lock()  # blocks are written by a thread of their own
+        self._lock = threading.Lock()  # a thread of its own writes blocks, and reports them
 
-    def tell(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         with self._lock:
             self._write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
 
     def say(self, text: str) -> None:
-        self.tell(say=text)
+        self.send(say=text)
 
     def encoded(self, block: int, tokens: int) -> None:
-        self.tell(encoded=(block, tokens))
+        self.send(encoded=(block, tokens))
 
     def finished(self, block: int, work: Work) -> None:
-        self.tell(finished=(block, asdict(work)))
+        self.send(finished=(block, asdict(work)))
+
+    def problem(self, problem: AnceError) -> None:
+        self.send(problem=(type(problem).__name__, problem.what, problem.hint))
+
+
+def serve(job: EncodeJob, pipe: Pipe, next_block: Callable[[], int | None]) -> None:
+    """Encode the blocks that `next_block` returns until it returns None; report to the parent."""
+    from ance_cli.encoding.blocks import BlockEncoder
+
+    def ready() -> int | None:
+        pipe.send(ready=True)
+        return next_block()
+
+    try:
+        encoder = BlockEncoder(job, pipe)
+        pipe.send(capacity=encoder.run(ready))
+    except AnceError as problem:
+        pipe.problem(problem)
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when its parent dies. Only Linux can; elsewhere the process
+    ends when it asks for its next block."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the parent is gone")
+
+
+def _work() -> None:
+    """Read a job, then block numbers, from stdin until it ends."""
+    stdout = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library's print must not be a message
+    from ance_cli.encoding.blocks import EncodeJob
+
+    def next_block() -> int | None:
+        line = sys.stdin.buffer.readline()
+        return int(line) if line else None
+
+    job = EncodeJob.from_json(sys.stdin.buffer.readline())
+    serve(job, Pipe(os.fdopen(stdout, "wb", buffering=0).write), next_block)
+
+
+if __name__ == "__main__":
+    _end_with(int(sys.argv[1]))
+    _work()

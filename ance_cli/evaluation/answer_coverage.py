@@ -19,8 +19,8 @@ def passages_with_answers(
     """query_id -> doc_id -> 1 for each passage in a run's top `depth` that holds an answer.
 
     Only the queries of `holds_answer` are looked at, and a passage's text without its title, as DPR
-    does; a text goes through `prepare` once, however many queries retrieved it. Memory is that of
-    the ids: `passages` may be a stream. Raises `BadInput` where a document is not among them.
+    does; a text passes `prepare` once, however many queries retrieved it. Memory grows only with
+    the ids: `passages` may be a stream. Raises `BadInput` if a document is not among them.
     """
     wanted: dict[str, dict[str, None]] = {}  # doc_id -> the queries that retrieved it
     for run in runs:

@@ -48,7 +48,7 @@ class AnswerMatcher:
         self._answers = [tokens for tokens in found if tokens.strip()]
 
     def matches(self, text: str) -> bool:
-        """Whether the tokens of an answer stand in the text, adjacent and in order."""
+        """Whether the text contains the tokens of an answer, adjacent and in order."""
         return self.matches_tokens(answer_tokens(text))
 
     def matches_tokens(self, tokens: str) -> bool:
@@ -60,7 +60,7 @@ class PatternMatcher:
     """The answers of one query as regular expressions, compiled once (DPR's `--match regex`).
 
     They are found anywhere in a text, case ignored, ^ and $ at each line. What is no regular
-    expression matches nothing, as in DPR, and stands in `broken`.
+    expression matches nothing, as in DPR, and is listed in `broken`.
     """
 
     def __init__(self, answers: Iterable[str]) -> None:

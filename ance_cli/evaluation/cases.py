@@ -16,7 +16,7 @@ def wins_and_losses(
 ) -> tuple[list[str], list[str]]:
     """Query ids on which the second run is better, and worse: the `count` greatest differences.
 
-    Equal differences stand in the order of `first`; a query without a difference is in neither.
+    Equal differences keep the order of `first`; a query without a difference is in neither.
     """
     difference = {query_id: second[query_id] - first[query_id] for query_id in first}
     ordered = sorted(difference, key=lambda query_id: -difference[query_id])
@@ -28,7 +28,7 @@ def wins_and_losses(
 
 @dataclass(frozen=True)
 class Shown:
-    """A document of a case: its label, and its ranks from 1; None where there is none."""
+    """A document of a case: its label, and its ranks from 1; None if it has none."""
 
     doc_id: str
     relevance: int | None

@@ -119,7 +119,7 @@ def _check(
     dataset.need("queries")
     if asked[0].labels is Labels.OTHER_RUN:
         raise UsageProblem(
-            f"--cases goes by the first measure, and the first run has no {asked[0].name}",
+            f"--cases uses the first measure, and the first run has no {asked[0].name}",
             hint="begin --measures with another one",
         )
 

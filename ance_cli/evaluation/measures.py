@@ -26,7 +26,7 @@ from ance_cli.formats.trec import Run, in_trec_order
 
 
 class Labels(Enum):
-    """What a measure looks at, beside the run."""
+    """What a measure needs besides the run."""
 
     QRELS = "a file of labels"
     OTHER_RUN = "another run"
@@ -64,7 +64,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What measures look at beside the labels of the dataset."""
+    """What measures need besides the labels of the dataset."""
 
     other_run: Run = field(default_factory=dict)
     answers: Mapping[Labels, Qrels] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """A name on disk means a whole artifact: the only code that creates, replaces or removes one.
 
-Everything is first written under a partial name beside its final one (same file system), made
+Everything is first written under a partial name next to its final one (same file system), made
 durable, and then takes its name with one `rename`. A killed writer leaves either the old artifact
-or the new one under the name, and perhaps a partial one beside it.
+or the new one under the name, and perhaps a partial one next to it.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write `path` whole or not at all; on an error the old file stays, the new one goes."""
+    """Write `path` whole or not at all; on an error the old file stays, the new one is removed."""
     partial = partial_name(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def publish_folder(partial: Path, path: Path) -> None:
 def point(link: Path, target: Path) -> None:
     """Make the symbolic link `link` name `target`, relative to the link's folder, in one step.
 
-    A folder under its name is what a copy made of the link that stood there, and goes.
+    A folder under the name is what a copy of the run made of the link; it is replaced.
     """
     partial = partial_name(link)
     partial.unlink(missing_ok=True)

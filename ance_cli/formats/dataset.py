@@ -6,14 +6,14 @@
 unknown id is an error with its file and line.
 
 A merged dataset (`ance merge`) is such a folder whose ids are `NAME/ID`, NAME being the dataset
-that the document or query came from. Beside its corpus `datasets.json` lists the names, each with
+that the document or query came from. Next to its corpus, `datasets.json` lists the names, each with
 its share of the pairs that training visits.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ class Passage(NamedTuple):
     def body_hash(self) -> int:
         """64-bit hash of the body with white space folded; two passages with it are copies.
 
-        The title stays out of it: collections file one text under several titles. A passage
+        The title is not compared: collections file one text under several titles. A passage
         without a body is compared by its title.
         """
         body = " ".join((self.text or self.title).split())
@@ -62,12 +62,12 @@ class Query(NamedTuple):
     query_id: str
     text: str
     metadata: Any = None
-    """The record's field `metadata`, as it stands there; None where it has none."""
+    """The record's field `metadata`, unchanged; None if it has none."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where the files of a dataset lie, and which split of the labels is meant."""
+    """The paths of a dataset, and the split of its labels."""
 
     corpus: Path
     queries: Path | None
@@ -160,7 +160,7 @@ def _text_field(record: dict[str, object], names: tuple[str, ...], where: str, w
 
 
 def checked_id(value: str, where: str) -> str:
-    """The id, if it can stand in a column of a text file; else `BadInput`."""
+    """The id, if it fits in a column of a text file; otherwise `BadInput`."""
     if value.split() != [value]:
         raise BadInput(
             f"{where}: {value!r} cannot be an id: it is empty or holds white space",
@@ -193,10 +193,17 @@ def parse_query(record: dict[str, object], where: str) -> Query:
     return Query(query_id, text, record.get("metadata"))
 
 
-def read_corpus(path: Path, skipped: SkippedLines | None = None) -> Iterator[Passage]:
-    """The passages in file order. Empty ones are passed on; an empty corpus is an error."""
+def read_corpus(
+    path: Path,
+    skipped: SkippedLines | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[Passage]:
+    """The passages in file order. Empty ones are passed on; an empty corpus is an error.
+
+    `on_bytes` is called with the number of bytes of each read from the file.
+    """
     seen: dict[str, int] = {}
-    for number, record in read_records(path, skipped):
+    for number, record in read_records(path, skipped, on_bytes):
         where = f"{path}:{number}"
         try:
             passage = parse_passage(record, where)
@@ -298,7 +305,7 @@ def read_answers(
 ) -> dict[str, list[str]]:
     """query_id -> the answers of the queries that have any, in file order.
 
-    They stand in `queries.jsonl`, under `answers` or `answer`, in the record or in its `metadata`:
+    They are in `queries.jsonl`, under `answers` or `answer`, in the record or in its `metadata`:
     a list of strings or one string. Blank ones are left out. Raises `BadInput` where no query has
     an answer and one is `needed`.
     """
@@ -358,6 +365,15 @@ def read_qrels(
             hint="expected lines like `q1 <tab> d1 <tab> 1`, or TREC's four columns",
         )
     return qrels
+
+
+def queries_of_split(dataset: Dataset, skipped: SkippedLines | None = None) -> dict[str, str]:
+    """The queries that the split's labels judge; all queries if no split is named."""
+    queries = read_queries(dataset.need("queries"), skipped)
+    if dataset.qrels is None:
+        return queries
+    qrels = read_qrels(dataset.qrels, known_queries=queries, skipped=skipped)
+    return {query_id: queries[query_id] for query_id in qrels}
 
 
 def unknown_query(query_id: str, where: str) -> BadInput:

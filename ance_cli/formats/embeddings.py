@@ -3,7 +3,7 @@
 `embeddings.npy` (rows x dim, float16 or float32, C order), `ids.txt` (one id a line, one for each
 document), `doc_offsets.npy` (int64, documents + 1): document i owns the rows
 `doc_offsets[i]:doc_offsets[i + 1]`, one for FirstP, up to `max_segments` adjacent ones for MaxP.
-While unfinished, `done.npy` tells which blocks of documents are durable.
+While unfinished, `done.npy` records which blocks of documents are durable.
 """
 
 from __future__ import annotations

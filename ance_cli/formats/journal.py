@@ -1,8 +1,8 @@
-"""A journal of finished pieces of work, so that a repeated command goes on where a killed one was.
+"""A journal of finished pieces of work, so that a repeated command continues a killed one.
 
 For an output that is one file and is written at the end, from many small results that each took
 long: the scores of a cross-encoder, the answers of a reader. The pieces come in the same order
-whenever the same command runs, so the journal is a tape. A record holds one result and a hash of it
+whenever the same command runs, so the journal is a tape. A record holds one result and its hash
 together with what it is the result of. It is played back as long as the records fit what is asked
 for, and cut at the first that does not, as one that a kill left half written; from there on it is
 written. Which command it belongs to is not its business (`Plan.journal`).
@@ -31,9 +31,9 @@ two and the result, which follows."""
 class Journal:
     """The journal of one output; leaving it without an error removes it.
 
-    `begin` makes, or finds, the folder in which it lies, and is called when the first result is
+    `begin` makes, or finds, the folder of the journal, and is called when the first result is
     asked for; None keeps nothing. Records are handed to the system at once, so that a killed
-    process loses the piece in hand; they are not forced to the disk, since the hash tells a record
+    process loses the piece in hand; they are not forced to the disk, since the hash shows a record
     that a power cut left incomplete. `output` is what an error names.
     """
 
@@ -99,7 +99,7 @@ class Journal:
 
 
 def _next(file: IO[bytes], key: bytes) -> tuple[bytes, float] | None:
-    """The next record's result and seconds, None where there is none for this key."""
+    """The next record's result and seconds; None if there is none for this key."""
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:
         return None

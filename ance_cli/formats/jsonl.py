@@ -11,7 +11,7 @@ import gzip
 import io
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +29,7 @@ DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 """What reading raises where a compressed file is not whole."""
 
 
-_MEND = "mend the line, or count and pass over such lines with --skip-bad, where a command has it"
+_MEND = "fix the line, or skip bad lines with --skip-bad if the command has it"
 
 
 def refuse(problem: BadInput, skipped: SkippedLines | None) -> None:
@@ -67,16 +67,32 @@ class _ZstReader(io.RawIOBase):
         return count
 
 
+class _CountedFile(io.FileIO):
+    """A file that reports how many of its bytes each read has taken."""
+
+    def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
+        super().__init__(path, "rb")
+        self._on_bytes = on_bytes
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer) or 0
+        self._on_bytes(count)
+        return count
+
+
 @contextmanager
-def open_input(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes: stdin for `-`, decompressed for `.gz` and `.zst`."""
+def open_input(path: Path, on_bytes: Callable[[int], None] | None = None) -> Iterator[IO[bytes]]:
+    """Open a file for reading bytes: stdin for `-`, decompressed for `.gz` and `.zst`.
+
+    `on_bytes` is called with the number of bytes, as they are on disk, of each read from a file.
+    """
     if path == STDIO:
         yield sys.stdin.buffer
         return
     if path.is_dir():
         raise BadInput(f"{path}: is a folder, expected a file", hint="name the file itself")
     try:
-        raw = open(path, "rb")
+        raw = io.BufferedReader(_CountedFile(path, on_bytes)) if on_bytes else open(path, "rb")
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file", hint="check the path") from None
     except PermissionError:
@@ -91,10 +107,15 @@ def open_input(path: Path) -> Iterator[IO[bytes]]:
             yield raw
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a text file with their numbers from 1, without blank ones and a leading BOM."""
+def read_lines(
+    path: Path, on_bytes: Callable[[int], None] | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """The lines of a text file with their numbers from 1, without blank ones and a leading BOM.
+
+    `on_bytes` is that of `open_input`.
+    """
     number = 0
-    with open_input(path) as handle:
+    with open_input(path, on_bytes) as handle:
         try:
             for number, line in enumerate(handle, start=1):
                 if number == 1 and line.startswith(BOM):
@@ -115,10 +136,12 @@ def damaged(where: str, error: Exception) -> BadInput:
 
 
 def read_records(
-    path: Path, skipped: SkippedLines | None = None
+    path: Path,
+    skipped: SkippedLines | None = None,
+    on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The JSON objects of a JSON-lines file, with their line numbers."""
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, on_bytes):
         try:
             record = orjson.loads(line)
         except orjson.JSONDecodeError as error:
@@ -127,7 +150,7 @@ def read_records(
                 BadInput(
                     f"{path}:{number}: not valid JSON ({error}); the line begins {start!r}",
                     hint=f"look at it with: sed -n {number}p {path}; "
-                    "--skip-bad counts and passes over such lines",
+                    "skip bad lines with --skip-bad",
                 ),
                 skipped,
             )

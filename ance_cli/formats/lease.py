@@ -1,4 +1,4 @@
-"""One writer per output: a lease file beside it names the holder and shows that it is alive.
+"""One writer per output: a lease file next to it names the holder and shows that it is alive.
 
 On one host the lock on the lease file decides, and a killed holder frees it at once. Between hosts
 that share a file system locks and process ids mean nothing, so there the heartbeat decides: the
@@ -47,7 +47,7 @@ def read_holder(path: Path) -> dict[str, str | int] | None:
 
 
 class Holder(NamedTuple):
-    """Whom a lease names, and whether they are still there; the heartbeat's age is in seconds."""
+    """The holder that a lease names, and whether it is alive; the heartbeat's age is in seconds."""
 
     host: str
     pid: int
@@ -129,7 +129,7 @@ def _open_locked(path: Path, what: str) -> int:
 
 
 def _is_beating(descriptor: int) -> bool:
-    """Whether a lease's heartbeat goes on.
+    """Whether a lease's heartbeat continues.
 
     One of the last minute does. Any other is watched for a while: by a clock that jumped, or that
     differs from the holder's, a living holder looks dead and a dead one alive.

@@ -37,6 +37,15 @@ class Segment:
     checkpoint_step: int | None = None
     started: str = ""
 
+    @property
+    def end_step(self) -> int:
+        return self.start_step + self.steps
+
+    @property
+    def follows(self) -> bool:
+        """Whether it trains on the run's generations as they are published."""
+        return self.input == FOLLOW
+
 
 @dataclass(frozen=True)
 class Switch:

@@ -1,4 +1,4 @@
-"""Manifests: what made an artifact, and whether it is the one that is asked for now.
+"""Manifests: what made an artifact, and whether it is what the caller asks for now.
 
 A folder holds `manifest.json`, a file has the sidecar `NAME.manifest.json`. It is written last,
 after the content is durable. `shaped_by` holds only what shapes the content, with `auto` resolved,
@@ -53,7 +53,7 @@ _FOLDERS = {"embeddings", "index", "candidates", "generation", "bm25-index", "da
 
 
 def manifest_name(output: Path, kind: str) -> Path:
-    """Where the manifest of an artifact lies."""
+    """The path of an artifact's manifest."""
     return output / MANIFEST if kind in _FOLDERS else output.with_name(f"{output.name}.{MANIFEST}")
 
 
@@ -61,7 +61,7 @@ def read_manifest(output: Path, kind: str) -> dict[str, Any]:
     """The manifest of an existing artifact.
 
     Raises `Mismatch` where it has none, is of another kind, or says of the artifact's making what
-    its own fingerprint does not: somebody edited it. `BadInput` where a part of it is missing.
+    its own fingerprint does not: somebody edited it. `BadInput` if a part is missing.
     """
     path = manifest_name(output, kind)
     if not output.exists():
@@ -82,7 +82,7 @@ def read_manifest(output: Path, kind: str) -> dict[str, Any]:
         raise Mismatch(
             f"{path}: was edited since ance wrote it: its settings and inputs are not those of its "
             "fingerprint",
-            hint="bring the old one back, or make the artifact anew with --force",
+            hint="bring the old one back, or make the artifact again with --force",
         )
     check_record(manifest.get("content"), _CONTENT.get(kind, _Content), f"{path}: content", hint)
     check_record(manifest.get("stats"), _STATS.get(kind, dict), f"{path}: stats", hint)
@@ -200,7 +200,7 @@ class Plan:
         """The manifest of the output if it is up to date; None where it has to be made.
 
         Raises `Mismatch`, naming the keys that differ, where the output exists with other settings,
-        was made by something else, or was changed since; `force` makes it anew instead. Raises
+        was made by something else, or was changed since; `force` makes it again instead. Raises
         `UsageProblem` where the output would take the place of what it is made from.
         """
         if self.output == STDIO:
@@ -227,14 +227,14 @@ class Plan:
         if differing := self._differences(found):
             raise Mismatch(
                 f"{self.output}: exists with other settings: {'; '.join(differing)}",
-                hint="choose another name with -o, or make it anew with --force",
+                hint="choose another name with -o, or replace it with --force",
             )
         for name, size in found["content"]["files"].items():
             path = self.output / name if self.kind in _FOLDERS else self.output
             if not path.exists() or path.stat().st_size != size:
                 raise Mismatch(
                     f"{path}: was changed since ance made it",
-                    hint="choose another name with -o, or make it anew with --force",
+                    hint="choose another name with -o, or replace it with --force",
                 )
         self._finish_interrupted_folder(found)
         return found
@@ -256,14 +256,14 @@ class Plan:
     def open_partial(self, force: bool = False, abandon_other: bool = False) -> Path:
         """The folder to build in: the one an interrupted call left, if it was making the same.
 
-        `abandon_other` starts anew where that call was making something else; otherwise that is a
-        `Mismatch`, since hours of work may lie in it.
+        `abandon_other` starts again if that call was making something else; otherwise that is a
+        `Mismatch`, since it may hold hours of work.
         """
         self._begin(self.partial, force, abandon_other)
         return self.partial
 
     def _begin(self, folder: Path, force: bool, abandon_other: bool = False) -> None:
-        """Make the partial folder, with the plan in it, or look whether it can be gone on with."""
+        """Make the partial folder and its plan, or check that the existing one can be continued."""
         if folder.exists() and (force or not (folder / PLAN).exists()):
             atomic.remove(folder)
         if folder.exists():
@@ -274,7 +274,7 @@ class Plan:
             if differing := self._differences(other):
                 if not abandon_other:
                     raise Mismatch(
-                        f"{folder}: an unfinished {self.kind} with other settings lies here: "
+                        f"{folder}: an unfinished {self.kind} with other settings is in the way: "
                         f"{'; '.join(differing)}",
                         hint="finish it with its own settings, or drop it with --force",
                     )
@@ -290,7 +290,7 @@ class Plan:
         """Give the partial folder its name, with the manifest inside; returns the manifest.
 
         `unfinished_only` names files that serve to continue the work; like the plan they go only
-        once the folder has its name, so that a full disk here costs none of it. Names that begin
+        once the folder has its name, so that a full disk loses none of the work. Names that begin
         with a dot are no part of an artifact: a reader that was killed inside the folder has left
         its lease there, and whoever finds it removes it.
         """
@@ -344,9 +344,9 @@ class Plan:
         """Where the pieces of a long work for this file are kept until it has its name (stdout:
         nowhere).
 
-        It lies in a partial folder as that of a folder artifact does: what an interrupted call left
-        is taken up where that call was making the same, as `say` tells; dropped with `force`;
-        otherwise a `Mismatch`.
+        It is in a partial folder, as for a folder artifact: what an interrupted call left
+        is continued if that call was making the same, and `say` reports it; it is dropped with
+        `force`; otherwise a `Mismatch`.
         """
         if self.output == STDIO:
             return Journal()

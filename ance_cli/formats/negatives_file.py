@@ -40,7 +40,7 @@ def _companion(negatives: Path, ending: str) -> Path:
 
 @dataclass(frozen=True)
 class Texts:
-    """What people read beside the ids: query_id -> text, and doc_id -> title and text."""
+    """What people read next to the ids: query_id -> text, and doc_id -> title and text."""
 
     queries: dict[str, str]
     passages: dict[str, str]
@@ -85,7 +85,7 @@ def read_negatives(
 ) -> Iterator[PairNegatives]:
     """The lines of a negatives file, checked against the dataset.
 
-    Refuses unknown ids, a pair that stands twice, a `positive_id` that the labels do not call a
+    Refuses unknown ids, a pair that occurs twice, a `positive_id` that the labels do not call a
     positive of the query, and a negative that they do.
     """
     seen: dict[tuple[str, str], int] = {}
@@ -112,7 +112,7 @@ def read_negatives(
                 if wrong := set(relevant).intersection(pair.negative_ids):
                     raise BadInput(
                         f"{where}: {sorted(wrong)[0]!r} is a positive of query {pair.query_id!r} "
-                        "and stands among its negatives",
+                        "and is among its negatives",
                         hint="mine again with `ance mine`, which removes every known positive",
                     )
             key = (pair.query_id, pair.positive_id)
@@ -158,7 +158,7 @@ def parse_pair(record: dict[str, object], where: str) -> PairNegatives:
     )
     if pair.teacher_positive_score is not None and negative_ids and not scores:
         raise BadInput(
-            f"{where}: has a 'teacher_positive_score' and no 'teacher_scores' beside it",
+            f"{where}: has a 'teacher_positive_score' and no 'teacher_scores'",
             hint="a teacher scores a positive together with its negatives: mine with --teacher",
         )
     return pair

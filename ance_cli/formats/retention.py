@@ -9,7 +9,7 @@ from pathlib import Path
 from ance_cli.errors import ResourceExhausted
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.generation_folder import LARGE
-from ance_cli.formats.run_folder import RunFolder
+from ance_cli.formats.run_folder import REFRESHER, RunFolder
 
 
 def prune(run: RunFolder, keep: int) -> list[Path]:
@@ -27,9 +27,7 @@ def prune(run: RunFolder, keep: int) -> list[Path]:
                 atomic.remove(part)
                 removed.append(part)
     if removed:
-        run.event(
-            "inferencer", "pruned", parts=[str(path.relative_to(run.path)) for path in removed]
-        )
+        run.event(REFRESHER, "pruned", parts=[str(path.relative_to(run.path)) for path in removed])
     return removed
 
 
@@ -61,7 +59,7 @@ class Extent:
 def disk_need(extent: Extent) -> dict[str, int]:
     """Bytes, at most, of each part of a run, and of `all`.
 
-    float16 vectors, a Flat index beside them where there is one, candidates of 8 bytes each,
+    float16 vectors, a Flat index if there is one, candidates of 8 bytes each,
     float32 weights, two resume states of three times the weights, while one more of each is being
     written; and the records: the negatives and dev runs of every generation, and the log.
     """

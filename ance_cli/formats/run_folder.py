@@ -35,6 +35,10 @@ REFRESH = "refresh.json"
 LOOP = "loop.json"
 POINTER = "negatives.json"
 
+SUPERVISOR, TRAINER, REFRESHER = "supervisor", "trainer", "inferencer"
+"""The roles in a run, as lease files and `events.jsonl` name them. The files keep the first name
+of the role that refreshes, so that runs of every version can be read."""
+
 _RESTORE = "restore the file: ance writes it whole, so something else changed it"
 _REPOINT = "remove the file: the next ance refresh writes it again"
 
@@ -106,7 +110,7 @@ class RunFolder:
         self.train_job = path / "orders.json"
 
     def lease(self, role: str) -> Path:
-        """The lease file of `supervisor`, `trainer` or `inferencer`."""
+        """The lease file of `SUPERVISOR`, `TRAINER` or `REFRESHER`."""
         return self.path / "lease" / role
 
     # ---------------------------------------------------------------- settings
@@ -145,7 +149,7 @@ class RunFolder:
                             atomic.remove(self.path / name)
                     raise
         finally:
-            if not self.exists:  # the folders go unless somebody else's lease lies there
+            if not self.exists:  # remove the folders unless they hold somebody else's lease
                 for folder in (self.path / "lease", self.path):
                     if folder.is_dir() and not any(folder.iterdir()):
                         folder.rmdir()

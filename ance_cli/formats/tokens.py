@@ -8,7 +8,7 @@ hash over its part of the three arrays.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -251,7 +251,7 @@ class TokenCache:
         )
 
     def _part(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
-        # mapped anew each time: pages of a map that stays open would add up to the whole file
+        # mapped again each time: pages of a map that stays open would add up to the whole file
         return np.array(load_array(self.folder / name, mapped=True)[start:stop])
 
     def doc_ids(self) -> Iterator[str]:
@@ -267,11 +267,8 @@ class TokenCache:
                 hint=_AGAIN,
             )
 
-    def rows_of(self, wanted: Collection[str]) -> TokenRows:
-        """The rows of the documents with these ids, in corpus order."""
-        positions = np.fromiter(
-            (place for place, name in enumerate(self.doc_ids()) if name in wanted), np.int64
-        )
+    def rows_of(self, positions: npt.NDArray[np.int64]) -> TokenRows:
+        """The rows of the documents at these positions in the corpus, which are sorted."""
         block_of = positions // self.block_docs
         parts = []
         for inside in np.split(positions, np.flatnonzero(np.diff(block_of)) + 1):

@@ -15,7 +15,7 @@ from ance_cli.formats.records import parse_record, read_record
 
 
 def object_in(path: Path, damage: list[str] | None = None) -> dict[str, Any]:
-    """A JSON object from a file; empty where there is none."""
+    """A JSON object from a file; empty if there is none."""
     try:
         return read_record(path, dict[str, Any])
     except FileNotFoundError:

@@ -46,7 +46,7 @@ class Hit(NamedTuple):
     doc_id: str
     score: float
     rank: str
-    """As it stands in the file; nothing is made of it."""
+    """The text in the file, uninterpreted."""
 
 
 def read_hits(path: Path, skipped: SkippedLines | None = None) -> Iterator[tuple[int, Hit]]:
@@ -92,7 +92,7 @@ def read_run(
             )
             refuse(problem, skipped)
         elif doc_id in hits:
-            refuse(BadInput(f"{where} stands twice for query {query_id!r}"), skipped)
+            refuse(BadInput(f"{where} occurs twice for query {query_id!r}"), skipped)
         else:
             hits[doc_id] = score
     if not run:

@@ -1,7 +1,7 @@
 """The model card of a checkpoint: what it was trained on, how, from what, and how good it is.
 
 A `README.md` as the Hugging Face hub expects it: YAML in front, by huggingface_hub, then Markdown.
-Everything is read from the checkpoint and from the run folder that it lies in. No path of the
+Everything is read from the checkpoint and from the run folder that contains it. No path of the
 machine gets into it, only the names of folders.
 """
 
@@ -55,7 +55,7 @@ def model_card(place: Path, name: str | None = None) -> str:
     """The card of a checkpoint, or of a run's newest one.
 
     `name` is how a reader will call the model, `ORG/NAME` on the hub (None: the folder's name).
-    Raises `BadInput` where there is no checkpoint, or one without a retrieval head.
+    Raises `BadInput` if there is no checkpoint, or if it has no retrieval head.
     """
     checkpoint = checkpoint_at(place)
     ancestors = lineage(checkpoint)

@@ -98,7 +98,7 @@ def _tensors_of(tower: Tower) -> tuple[int, list[str]]:
 
 
 def _lineage(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The step, what it was converted from, and the run that it lies in with that run's start."""
+    """The step, what it was converted from, and the run that contains it with that run's start."""
     found: dict[str, Any] = {"training_step": checkpoint.settings.training_step}
     if checkpoint.is_pinned and (origin := read_object(checkpoint.files.settings).get(ORIGIN)):
         found[ORIGIN] = origin
@@ -120,7 +120,7 @@ def convert(
     """Make a checkpoint folder of one of another layout (see `models.foreign`); a source may be
     the name of a model on the hub.
 
-    `settings` overrides those that the layout stands for. A folder that was made of the same files
+    `settings` overrides those that the layout implies. A folder that was made of the same files
     with the same settings is up to date.
     """
     refuse_stdio(output, "a checkpoint folder")

@@ -17,13 +17,13 @@ def push(
     private: bool = False,
     call: Call = Call(),
 ) -> Summary:
-    """Make the model `repo_id` on the hub where there is none, and commit the checkpoint to it.
+    """Create the model `repo_id` on the hub if it does not exist, and commit the checkpoint to it.
 
-    `place` is a checkpoint or a run folder, whose newest checkpoint is meant. What goes there is
+    `place` is a checkpoint or a run folder, whose newest checkpoint is taken. What is uploaded is
     what a checkpoint is made of, weights as safetensors alone, and its `README.md`, or a generated
     card where it has none. `call.dry_run` lists the files and asks the hub nothing. Raises
     `UsageProblem` where the id is none, `ResourceExhausted` where the hub does not take the commit;
-    it then has all of it or nothing.
+    the hub then has everything or nothing.
     """
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError

@@ -31,6 +31,6 @@ def line_of(query: int, positive: int, negatives: Sequence[int]) -> bytes:
 
 
 def measures(step: int) -> bytes:
-    """What lies beside the negatives: the trainer takes a step from the digits of `checkpoint`, and
+    """Files next to the negatives: the trainer takes a step from the digits of `checkpoint`, and
     logs `ndcg`, which an export does not measure."""
     return orjson.dumps({"ndcg": 0.0, "checkpoint": f"checkpoint-{step}"})

@@ -1,6 +1,6 @@
 """BEIR: `corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`.
 
-It is the layout that ance reads itself, so an import makes a checked copy of it."""
+It is the layout that ance reads itself, so an import makes a checked copy."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def export_negatives(
 ) -> Summary:
     """Write the pairs of a negatives file in one of `interop.NEGATIVES_FORMS`.
 
-    A pair without negatives is left out, as no row of it can be trained on; so is, from
+    A pair without negatives is left out, because no row can be trained on; so is, from
     sentence-transformers' columns, one with fewer than `config.negatives`, or than the pair that
     has most. Raises `BadInput` where the file does not fit the dataset, or no pair is left.
     """
@@ -136,7 +136,7 @@ class _Texts:
 
 
 class _Source:
-    """A negatives file beside its dataset; `stats` counts what has gone out."""
+    """A negatives file and its dataset; `stats` counts what was written."""
 
     def __init__(
         self, path: Path, dataset: Dataset, config: ExportConfig, skipped: SkippedLines | None
@@ -240,7 +240,7 @@ def _write_folder(plan: Plan, source: _Source, write: Callable[[Path, _Source], 
         with atomic.disk_errors(plan.output):
             write(folder, source)
         source.need_pairs()
-    except BaseException:  # nothing of it can be continued
+    except BaseException:  # it cannot be continued
         atomic.remove(folder)
         raise
     plan.publish_folder({}, source.stats)

@@ -71,7 +71,7 @@ def export_onnx(
                     stats["largest_difference"] = max(difference, stats["largest_difference"])
                     bar.advance()
                 write_settings(folder, checkpoint.settings)
-        except BaseException:  # nothing of it can be continued
+        except BaseException:  # it cannot be continued
             atomic.remove(folder)
             raise
         manifest = plan.publish_folder({}, stats)

@@ -1,4 +1,4 @@
-"""FlagEmbedding's training rows: texts alone, with a teacher's scores where there are any; read and
+"""FlagEmbedding's training rows: texts alone, with a teacher's scores if there are any; read and
 written."""
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _scores(row: dict[str, Any], field: str, count: int, where: str) -> list[flo
 
 
 def row_of(example: Example, separator: str) -> dict[str, Any]:
-    """The row of one pair, as `rows` reads it; with scores where the teacher judged all of it."""
+    """The row of one pair, as `rows` reads it; with scores if the teacher scored every text."""
     row: dict[str, Any] = {
         "query": example.query.text,
         "pos": [example.positive.joined(separator)],

@@ -18,7 +18,7 @@ _RECENT: Final = 1 << 16
 class HashedIdMap:
     """Keys, each with an unsigned 64-bit value. An entry is never changed or removed.
 
-    New entries lie in a dict; when that is full they are merged into two sorted arrays.
+    New entries are kept in a dict; when that is full they are merged into two sorted arrays.
     """
 
     def __init__(self, recent: int = _RECENT) -> None:

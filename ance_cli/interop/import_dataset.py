@@ -2,7 +2,7 @@
 
 Records go from the source to the folder one by one; of the ids and texts before them only hashes
 are held. Where a source has negatives or a run, they become `negatives/SPLIT.jsonl` and
-`runs/SPLIT.trec` beside the labels.
+`runs/SPLIT.trec` next to the labels.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def import_dataset(
         try:
             with atomic.disk_errors(output):
                 stats = _write(folder, parts, call)
-        except BaseException:  # nothing of it can be continued
+        except BaseException:  # it cannot be continued
             atomic.remove(folder)
             raise
         _warn_of_missing(stats, call.reporter)

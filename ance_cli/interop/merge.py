@@ -47,7 +47,7 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """`DIR` or `DIR:SHARE`; a folder whose name holds a colon is taken as it stands."""
+    """`DIR` or `DIR:SHARE`; a folder whose name contains a colon is taken literally."""
     folder, colon, share = text.rpartition(":")
     if not colon or Path(text).exists():
         return Source(Path(text))
@@ -113,7 +113,7 @@ def merge(
                     bar.advance()
             shares = _shares(counts, given)
             write_shares(folder, shares)
-        except BaseException:  # nothing of it can be continued
+        except BaseException:  # it cannot be continued
             atomic.remove(folder)
             raise
         for name, share in shares.items():
@@ -149,7 +149,7 @@ def _check(sources: Sequence[Source], output: Path) -> None:
         if source.name in folders:
             raise UsageProblem(
                 f"{folders[source.name]} and {source.folder} are both called {source.name!r}: "
-                "their ids could not be told apart",
+                "their ids could not be distinguished",
                 hint="rename one of the folders, or name a symbolic link to it",
             )
         folders[source.name] = source.folder

@@ -1,4 +1,4 @@
-"""Which neighbour wrote what a source names, and which splits of it are wanted."""
+"""Which tool wrote the files of a source, and which of its splits are wanted."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def _in_splits(parts: list[Part], splits: Sequence[str]) -> list[Part]:
 
 
 def _check(parts: list[Part]) -> None:
-    """Refuse parts that cannot stand beside each other."""
+    """Refuse parts that cannot be combined."""
     corpus = next((part for part in parts if part.role is Role.DOCUMENTS), None)
     taken: dict[tuple[Role, str | None], Part] = {}
     for part in parts:

@@ -45,7 +45,7 @@ class Negative(NamedTuple):
     positive_id: str
     doc_id: str
     source: str
-    """The field or file it stood in: `hard_negative_ctxs`, `triples`."""
+    """The field or file that it comes from: `hard_negative_ctxs`, `triples`."""
     teacher_score: float | None = None
     teacher_positive_score: float | None = None
 
@@ -54,7 +54,7 @@ Record = Passage | Query | Label | Negative | Hit
 
 
 class Example(NamedTuple):
-    """One pair of query and positive with its negatives and all texts, as it goes into a row."""
+    """One pair of query and positive with its negatives and all texts, as written to a row."""
 
     query: Query
     positive: Passage
@@ -81,7 +81,7 @@ class Part:
     split: str | None = None
     """The split that its name says, if it says one."""
     text_only: bool = field(default=False, kw_only=True)
-    """Its documents have no ids of their own, so that a corpus beside it would be a second copy."""
+    """Its documents have no ids of their own, so that a separate corpus would be a second copy."""
     by_row: bool = field(default=False, kw_only=True)
 
     def where(self, number: int) -> str:

@@ -13,7 +13,7 @@ _BATCH = 1024
 
 
 def columns(negatives: int) -> list[str]:
-    """The names of the columns; their order is what its trainer goes by."""
+    """The names of the columns; the trainer uses their order."""
     return ["anchor", "positive", *(f"negative_{number + 1}" for number in range(negatives))]
 
 

@@ -21,9 +21,7 @@ def text_of(line: bytes, where: str) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:
-        raise BadInput(
-            f"{where}: not valid UTF-8", hint="--skip-bad counts and passes over such lines"
-        ) from None
+        raise BadInput(f"{where}: not valid UTF-8", hint="skip bad lines with --skip-bad") from None
 
 
 def rows_of(
@@ -45,7 +43,7 @@ def rows_of(
                     f"{where}: expected {len(names)} columns separated by tabs "
                     f"({', '.join(names)}), found {len(columns)}",
                     hint=f"look at it with: sed -n {number}p {path}; "
-                    "--skip-bad counts and passes over such lines",
+                    "skip bad lines with --skip-bad",
                 )
             found = record(columns, where)
         except BadInput as problem:

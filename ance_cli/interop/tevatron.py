@@ -1,4 +1,4 @@
-"""Tevatron: v1 rows with their passages, v2 rows of ids beside a corpus, all JSON lines; read and
+"""Tevatron: v1 rows with their passages, v2 rows of ids with a corpus, all JSON lines; read and
 written."""
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def row_of_ids(query: Query, positive_id: str, negative_ids: list[str]) -> dict[
 def corpus_record(passage: Passage, separator: str) -> dict[str, str]:
     """A document of a v2 corpus.
 
-    The title stands in the text: Tevatron's v2 training takes `text` alone, and would pass over a
+    The title is part of the text: Tevatron's v2 training takes `text` alone, and would ignore a
     title without a word.
     """
     return {"docid": passage.doc_id, "text": passage.joined(separator)}

@@ -174,7 +174,7 @@ class DatasetWriter:
         self._check(query_id, (doc_id,), part, number)
         if (key := f"{split}\t{query_id}\t{doc_id}") in self._hits:
             raise BadInput(
-                f"{part.where(number)}: document {doc_id!r} stands twice for query {query_id!r}"
+                f"{part.where(number)}: document {doc_id!r} occurs twice for query {query_id!r}"
             )
         self._hits.add(key)
         line = f"{query_id} Q0 {doc_id} {rank} {score:.6f} {_TAG}\n"

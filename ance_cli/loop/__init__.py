@@ -1,1 +1,1 @@
-"""The cycle of training and refreshing, coupled only through the run folder."""
+"""The cycle of training and refreshes, coupled only through the run folder."""

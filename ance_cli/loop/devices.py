@@ -1,45 +1,42 @@
-"""Which devices the two sides of a loop get, decided without torch."""
+"""Which devices the trainer and the refreshes of a loop get, decided without torch."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ance_cli.config import LoopDevices
 from ance_cli.models.devices import parse_gpus
 
 
 @dataclass(frozen=True)
 class Devices:
-    """GPUs of each side in the language of `--gpus`, and where both work on CPUs, which of those
-    each is pinned to (empty = all of them). `mode` is `sync` or `async`."""
+    """The GPUs of the trainer and of the refreshes, as `--gpus` spells them. If both work on CPUs
+    at the same time, the CPUs that each is pinned to (empty = not pinned).
+
+    `mode` is `sync` or `async`; `ray` names the cluster of the refreshes.
+    """
 
     mode: str
     train_gpus: str
     infer_gpus: str
     train_cpus: frozenset[int] = frozenset()
     infer_cpus: frozenset[int] = frozenset()
+    ray: str | None = None
 
 
-def place_devices(
-    mode: str,
-    split: tuple[int, int],
-    gpus: str,
-    train_gpus: str | None,
-    infer_gpus: str | None,
-    in_ray: bool = False,
-) -> Devices:
-    """Place trainer and inferencer.
+def place_devices(mode: str, split: tuple[int, int], asked: LoopDevices) -> Devices:
+    """Place the trainer and the refreshes.
 
-    GPUs that were named for one side are that side's; else those of `gpus` are dealt out in the
-    ratio `split`. `auto` runs side by side where each has GPUs of its own, and in turn otherwise;
-    `async` makes them share a device, too. With `in_ray` the inferencer's devices are a cluster's,
-    which deals them out itself: all GPUs of this machine are the trainer's.
+    `asked.train_gpus` and `asked.infer_gpus` take precedence; otherwise `asked.gpus` are divided in
+    the ratio `split`. `auto` becomes `async` if both have GPUs of their own, otherwise `sync`;
+    with `async` they may also share a device. With `asked.ray` the refreshes get their devices from
+    the cluster, and all GPUs of this machine are for the trainer.
     """
-    if in_ray:
-        parse_gpus(train_gpus or gpus)
-        of_cluster = infer_gpus or ("none" if gpus == "none" else "all")
-        return Devices("async" if mode == "auto" else mode, train_gpus or gpus, of_cluster)
+    if asked.ray:
+        return _placed_with_ray(mode, asked)
+    gpus, train_gpus, infer_gpus = asked.gpus, asked.train_gpus, asked.infer_gpus
     numbers = parse_gpus(gpus)
     available = list(range(num_gpus())) if numbers is None else numbers
     if train_gpus is not None and infer_gpus is not None:
@@ -59,13 +56,32 @@ def place_devices(
     return _placed(mode, split, True, _listed(available[:first]), _listed(available[first:]))
 
 
+def _placed_with_ray(mode: str, asked: LoopDevices) -> Devices:
+    train_gpus = asked.train_gpus or asked.gpus
+    parse_gpus(train_gpus)
+    of_cluster = asked.infer_gpus or ("none" if asked.gpus == "none" else "all")
+    chosen = "async" if mode == "auto" else mode
+    return Devices(chosen, train_gpus, of_cluster, ray=asked.ray)
+
+
 def _placed(mode: str, split: tuple[int, int], apart: bool, train: str, infer: str) -> Devices:
     chosen = ("async" if apart else "sync") if mode == "auto" else mode
+    placed = Devices(chosen, train, infer)
     if chosen == "async" and not apart and _on_cpu(train) and _on_cpu(infer):
-        from ance_cli.loop.processes import split_cpus
+        train_cpus, infer_cpus = split_cpus(split)
+        return replace(placed, train_cpus=train_cpus, infer_cpus=infer_cpus)
+    return placed
 
-        return Devices(chosen, train, infer, *split_cpus(split))
-    return Devices(chosen, train, infer)
+
+def split_cpus(split: tuple[int, int]) -> tuple[frozenset[int], frozenset[int]]:
+    """The CPUs of this process, divided between the trainer and the refreshes in the ratio `split`,
+    at least one each; a single CPU is shared."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) == 1:
+        return frozenset(cpus), frozenset(cpus)
+    first = round(len(cpus) * split[0] / sum(split))
+    first = min(max(first, 1), len(cpus) - 1)
+    return frozenset(cpus[:first]), frozenset(cpus[first:])
 
 
 def _on_cpu(gpus: str) -> bool:
@@ -77,7 +93,7 @@ def _listed(gpus: list[int]) -> str:
 
 
 def num_gpus() -> int:
-    """GPUs that CUDA would see, as the driver lists them."""
+    """The GPUs that CUDA would see, as the driver lists them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])

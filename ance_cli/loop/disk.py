@@ -1,4 +1,4 @@
-"""What a loop will take on disk, from its corpus, its checkpoint and its settings."""
+"""The disk space that a loop needs, from its corpus, its checkpoint and its settings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 
 from ance_cli.config import FollowConfig, LoopConfig, RefreshConfig, SegmentConfig, TrainConfig
 from ance_cli.config.presets import train_config
+from ance_cli.config.sets import Side
 from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset, locate, positives_of, read_qrels
 from ance_cli.formats.jsonl import read_lines
 from ance_cli.formats.retention import Extent, disk_need, disk_use
 from ance_cli.formats.run_folder import RunFolder
+from ance_cli.loop.commands import refresh_settings
+from ance_cli.loop.refresh_config import labels_of_split
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter
 from ance_cli.training.run_creation import config_of
@@ -26,44 +29,37 @@ def check_disk(
     run: RunFolder,
     config: LoopConfig,
     follow: FollowConfig,
-    training: Mapping[str, Any],
-    segment: Mapping[str, Any],
-    refreshing: Mapping[str, Any],
+    given: Mapping[str, Any],
     reporter: Reporter,
 ) -> dict[str, int]:
-    """Bytes that a loop's run will take at most, by part and of `all`, those that it takes already
-    (`used`) and those that are `free` on its disk; warns where it will not fit.
+    """The bytes that the run of a loop will need at most, by part and in `all`; the bytes that it
+    has now (`used`) and those that are `free` on its disk. Warns if the run will not fit.
 
-    `training`, `segment` and `refreshing` are the flags that were given for the run, its training
-    and its refreshes. What an existing run has fixed goes before them.
+    `given` holds the settings of the run, its training and its refreshes that the caller set. The
+    settings that an existing run has fixed take precedence.
     """
-    need = disk_need(_extent(run, config, follow, training, segment, refreshing))
+    need = disk_need(_extent(run, config, follow, given))
     used = disk_use(run)["all"]
     free = atomic.free_bytes(run.path)
     if need["all"] > used + free:
         reporter.warn(
-            f"{run.path}: this run may take {need['all'] / 1e9:,.1f} GB, it has "
-            f"{used / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free on its disk. It keeps every "
-            "checkpoint (one in --refresh-every steps), and the vectors of --keep generations"
+            f"{run.path}: this run may need {need['all'] / 1e9:,.1f} GB; it has "
+            f"{used / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free on its disk. A run keeps "
+            "every checkpoint (one every --refresh-every steps), and the vectors of --keep "
+            "generations"
         )
     return {**need, "used": used, "free": free}
 
 
 def _extent(
-    run: RunFolder,
-    config: LoopConfig,
-    follow: FollowConfig,
-    training: Mapping[str, Any],
-    segment: Mapping[str, Any],
-    refreshing: Mapping[str, Any],
+    run: RunFolder, config: LoopConfig, follow: FollowConfig, given: Mapping[str, Any]
 ) -> Extent:
-    dataset, recipe, start = _start(run, training)
+    dataset, recipe, start = _start(run, given)
     fixed = run.refresh_settings() if run.has_refresh_settings else {}
-    mining = RefreshConfig(**{**refreshing, **fixed})
+    mining = RefreshConfig(**{**refresh_settings(given), **fixed})
     qrels = read_qrels(dataset.need("qrels"))
     positives = positives_of(qrels, recipe.min_rel)
     docs = [doc_id for judged in qrels.values() for doc_id in judged]
-    last_step = config.segments * config.refresh_every
     return Extent(
         num_docs=sum(1 for _ in read_lines(dataset.corpus)),
         rows_per_doc=start.settings.segments,
@@ -77,38 +73,39 @@ def _extent(
         dev_depth=mining.dev_depth,
         weight_bytes=_weight_bytes(start, recipe),
         num_checkpoints=config.segments + 1,
-        num_log_lines=last_step // segment.get("log_every", SegmentConfig.log_every),
+        num_log_lines=config.last_step // given.get("log_every", SegmentConfig.log_every),
         keep=follow.keep,
         has_index=mining.index_factory is not None,
     )
 
 
-def _start(run: RunFolder, training: Mapping[str, Any]) -> tuple[Dataset, TrainConfig, Checkpoint]:
-    """The data, the recipe and a checkpoint of a run, or of one that is to be made."""
+def _start(run: RunFolder, given: Mapping[str, Any]) -> tuple[Dataset, TrainConfig, Checkpoint]:
+    """The data, the recipe and a checkpoint of a run, whether it exists or will be made."""
     if run.exists and (newest := run.newest_checkpoint()):
         facts = run.read()
         dataset = Dataset(Path(facts.data.corpus), Path(facts.data.queries), Path(facts.data.qrels))
         return dataset, config_of(facts.identity), Checkpoint(newest[1])
-    recipe = train_config(training.get("preset"), training)
-    data, split = training["data"], training.get("split", "train")
-    dataset = locate(data, split, *(training.get(part) for part in ("corpus", "queries", "qrels")))
+    recipe = train_config(given.get("preset"), given)
+    data, split = given["data"], given.get("split", "train")
+    dataset = locate(data, split, *(given.get(part) for part in ("corpus", "queries", "qrels")))
     segments = {name: getattr(recipe, name) for name in ("segmentation", "max_segments")}
-    return dataset, recipe, Checkpoint(training["ckpt"]).with_settings(**segments)
+    return dataset, recipe, Checkpoint(given["ckpt"]).with_settings(**segments)
 
 
 def _num_dev_queries(dataset: Dataset, split: str) -> int:
-    """Queries that a refresh measures; 0 where there are no labels of that name."""
-    labels = sorted(dataset.need("qrels").parent.glob(f"{split}.t*"))
-    return len(read_qrels(labels[0])) if labels else 0
+    """The queries that a refresh measures; 0 if the split has no labels."""
+    try:
+        labels = labels_of_split(dataset.need("qrels"), split)
+    except BadInput:
+        return 0
+    return len(read_qrels(labels))
 
 
 def _weight_bytes(start: Checkpoint, recipe: TrainConfig) -> int:
-    """Bytes of a checkpoint of the run: float32 weights, its own head or a fresh one, and the
-    tokenizer's files."""
-    processes = (
-        [start.tower("query")] if start.shared else [start.tower("query"), start.tower("passage")]
-    )
-    files = {path for tower in processes for _, path in tower.files()}
+    """Bytes of a checkpoint of the run: float32 weights, the head of the start or a new one, and
+    the tokenizer's files."""
+    sides: tuple[Side, ...] = ("query",) if start.shared else ("query", "passage")
+    files = {path for side in sides for _, path in start.tower(side).files()}
     total = 0
     for path in files:
         is_weights = path.suffix == ".safetensors"
@@ -120,12 +117,12 @@ def _weight_bytes(start: Checkpoint, recipe: TrainConfig) -> int:
 
 
 def _float32_bytes(path: Path) -> int:
-    """What the tensors of a file take in float32."""
+    """Bytes of a file's tensors in float32."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as tensors:
             shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
     except SafetensorError as error:
-        raise BadInput(f"{path}: not a whole safetensors file ({error})") from error
+        raise BadInput(f"{path}: not a complete safetensors file ({error})") from error
     return _FLOAT32_BYTES * sum(map(math.prod, shapes))

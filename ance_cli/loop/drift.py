@@ -1,4 +1,4 @@
-"""Measuring drift on a run's probe: from a generation's own vectors, or with a newer checkpoint."""
+"""Measures drift on a run's probe: from a generation's own vectors, or with a newer checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import orjson
 from ance_cli.config import ComputeConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
-from ance_cli.formats.dataset import Dataset, read_corpus
+from ance_cli.formats.dataset import Dataset, queries_of_split, read_corpus
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.generation_folder import GenerationFolder
 from ance_cli.formats.records import read_record
@@ -18,17 +18,16 @@ from ance_cli.loop.probe import NUM_PASSAGES, NUM_QUERIES, overlap, sample, top
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.texts import TextEncoder
 from ance_cli.progress import Reporter, Silent
-from ance_cli.retrieval.search import queries_of_split
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What `probe.json` holds; places are those in file order, ascending."""
+    """What `probe.json` holds: positions in file order, ascending."""
 
     queries: list[int]
     passages: list[int]
     top: list[list[int]]
-    """For each query its best passages, as places among `passages`, best first."""
+    """For each query its best passages, as positions in `passages`, best first."""
 
 
 def probe_generation(
@@ -39,23 +38,23 @@ def probe_generation(
     seed: int,
     compute: ComputeConfig,
 ) -> list[list[int]]:
-    """Each probe query's best passages by a generation's own vectors, kept in its `probe.json`."""
+    """Each probe query's best passages by a generation's own vectors; writes `probe.json`."""
     queries = list(queries_of_split(dataset).values())
     asked = sample(len(queries), NUM_QUERIES, seed, "queries").tolist()
-    places = sample(embeddings.num_docs, NUM_PASSAGES, seed, "passages")
-    xq, _ = TextEncoder(checkpoint, "query", compute)([queries[place] for place in asked])
-    starts, ends = embeddings.doc_offsets[places], embeddings.doc_offsets[places + 1]
+    positions = sample(embeddings.num_docs, NUM_PASSAGES, seed, "passages")
+    xq, _ = TextEncoder(checkpoint, "query", compute)([queries[position] for position in asked])
+    starts, ends = embeddings.doc_offsets[positions], embeddings.doc_offsets[positions + 1]
     rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
     vectors = np.asarray(embeddings.vectors[rows], np.float32)
     ranked = top(xq, vectors, ends - starts)
-    kept = Probe(asked, places.tolist(), ranked)
+    kept = Probe(asked, positions.tolist(), ranked)
     atomic.write_bytes(generation.probe, orjson.dumps(asdict(kept)))
     return ranked
 
 
 def read_probe(generation: GenerationFolder) -> Probe | None:
-    """What `probe_generation` kept; None where it kept nothing that can be read: then no drift is
-    measured against that generation, and nothing else is lost."""
+    """The generation's probe; None if there is none that can be read: then only the drift against
+    that generation cannot be measured."""
     try:
         return read_record(generation.probe, Probe)
     except (FileNotFoundError, BadInput):
@@ -69,15 +68,15 @@ def measured_overlap(
     compute: ComputeConfig,
     reporter: Reporter = Silent(),
 ) -> float:
-    """Overlap of the probe's lists under a checkpoint with those of a generation: the probe's
-    texts are encoded anew, and nothing else is."""
+    """Overlap of the probe's rankings by a checkpoint with those of a generation; encodes only the
+    texts of the probe."""
     queries = list(queries_of_split(dataset).values())
-    asked = [queries[place] for place in before.queries]
-    places, separator = set(before.passages), checkpoint.settings.separator
+    asked = [queries[position] for position in before.queries]
+    positions, separator = set(before.passages), checkpoint.settings.separator
     texts = [
         passage.joined(separator)
-        for place, passage in enumerate(read_corpus(dataset.corpus))
-        if place in places
+        for position, passage in enumerate(read_corpus(dataset.corpus))
+        if position in positions
     ]
     with reporter.task("probing", 1, "checkpoint") as bar:
         xq, _ = TextEncoder(checkpoint, "query", compute)(asked)

@@ -1,4 +1,4 @@
-"""Which parts of a generation are not what their manifests say."""
+"""Finds the parts of a generation that were changed after they were made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ance_cli.progress import Reporter
 
 
 def damaged_parts(generation: GenerationFolder) -> Iterator[Path]:
-    """The parts of a half-made generation that are not what their manifests say."""
+    """The parts of an unfinished generation whose content differs from their manifests."""
     if (part := generation.embeddings).exists():
         try:
             for _ in Embeddings(part).blocks():
@@ -28,12 +28,15 @@ def damaged_parts(generation: GenerationFolder) -> Iterator[Path]:
 
 
 def negatives_to_compare(before: GenerationFolder | None, reporter: Reporter) -> Path | None:
-    """The published negatives, which the new ones are compared with; nothing else is lost where
-    they are damaged."""
+    """The published negatives, which the audit compares the new negatives with; None, with a
+    warning, if they were changed."""
     if before is None or not (path := before.negatives).exists():
         return None
     if not _is_whole(path, "negatives", path):
-        reporter.warn(f"{path}: is not what its manifest says: the new are compared with none")
+        reporter.warn(
+            f"{path}: was changed after it was made; the audit will not compare the new "
+            "negatives with it"
+        )
         return None
     return path
 

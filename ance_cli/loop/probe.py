@@ -1,7 +1,7 @@
 """Drift: how far the model has moved from the one that made the published negatives.
 
-A probe is a fixed sample of queries and passages. Two models are compared by the passages that they
-rank first for each query within the sample: the overlap of the two lists, 1 = nothing moved.
+A probe is a fixed sample of queries and passages. Two models are compared by the passages that each
+ranks first within the sample for each query: the overlap of the two lists, 1 = the same passages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Floats = npt.NDArray[np.float32]
 
 
 def sample(total: int, count: int, seed: int, what: str) -> Ints:
-    """`count` of `total` places (all, where there are fewer), ascending; a function of the rest."""
+    """`count` of `total` positions (all, if there are fewer), ascending; a function of the
+    arguments."""
     rng = keyed_generator(seed, "probe", what)
     return np.sort(rng.choice(total, min(count, total), replace=False))
 
@@ -31,7 +32,7 @@ def top(xq: Floats, rows: Floats, row_counts: npt.NDArray[np.integer]) -> list[l
     """The `DEPTH` best of the probe's passages for each query, best first.
 
     `xq` (queries, d); `rows` (sum of row_counts, d), passage by passage; a passage scores as its
-    best row does (MaxP). Ties go to the earlier passage.
+    best row does (MaxP). Of passages with equal scores the earlier one is first.
     """
     starts = np.cumsum(row_counts) - row_counts
     scores = np.maximum.reduceat(xq @ rows.T, starts, axis=1)  # (queries, passages)
@@ -40,6 +41,6 @@ def top(xq: Floats, rows: Floats, row_counts: npt.NDArray[np.integer]) -> list[l
 
 
 def overlap(before: Sequence[Sequence[int]], now: Sequence[Sequence[int]]) -> float:
-    """Mean share of the earlier lists that stands in the later ones, whatever the order."""
+    """Mean share of each earlier list that the later list contains, in any order."""
     shares = [len(set(a) & set(b)) / len(a) for a, b in zip(before, now, strict=True) if len(a)]
     return float(np.mean(shares)) if shares else 1.0

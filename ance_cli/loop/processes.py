@@ -1,15 +1,17 @@
-"""Trainer and inferencer side by side: two children that share nothing but the run folder."""
+"""The trainer and the refresh daemon of an asynchronous loop: two children that share nothing but
+the run folder."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ance_cli.formats.run_folder import RunFolder
-from ance_cli.loop.supervisor import may_pass, named, note, stage_failed, start
+from ance_cli.loop.status_schema import shown_event
+from ance_cli.loop.supervisor import is_worth_restarting, named, note, stage_failed, start
 from ance_cli.progress import Reporter
 
 _POLL_SECONDS = 0.2
@@ -17,127 +19,119 @@ _GRACE_SECONDS = 120.0
 """For a child to finish its step or its block before it is killed."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _STEADY_SECONDS = 300.0
-"""A child that ran this long before it died has its tries back."""
+"""A child that ran this long before it died may be restarted as often as a new one."""
 _DISK_FULL = 5
 
 
-class ManagedProcess:
-    """One child, started again, with backoff, where it died of what may pass.
+@dataclass(frozen=True)
+class Child:
+    """One child of an asynchronous loop.
 
-    `command` gives the arguments of `ance` at each start, None where nothing is left to do.
-    `endures` says how long a full disk or memory is waited for: as long as it is true, such tries
-    do not count among the `max_restarts`.
+    `command` gives the arguments of `ance` at each start, None if nothing is left to do. While
+    `waits_for_room` is true, restarts after a full disk or memory do not count.
     """
 
-    def __init__(
-        self,
-        name: str,
-        command: Callable[[], Sequence[str] | None],
-        cpus: frozenset[int],
-        max_restarts: int,
-        run: RunFolder,
-        reporter: Reporter,
-        endures: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self.name = name
+    role: str
+    command: Callable[[], Sequence[str] | None]
+    cpus: frozenset[int]
+    waits_for_room: Callable[[], bool] = lambda: False
+
+
+class ManagedProcess:
+    """Runs a child, and restarts it with growing pauses if a restart may help."""
+
+    def __init__(self, child: Child, max_restarts: int, run: RunFolder, reporter: Reporter) -> None:
         self.is_done = False
-        self._command, self._cpus = command, cpus
-        self._max_restarts, self._run, self._reporter = max_restarts, run, reporter
-        self._endures = endures
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child, self._max_restarts = child, max_restarts
+        self._run, self._reporter = run, reporter
+        self._process: subprocess.Popen[bytes] | None = None
         self._arguments: Sequence[str] = ()
         self._failures = 0
         self._pause = _SHORTEST_PAUSE
         self._started = self._not_before = 0.0
 
     def tend(self) -> None:
-        """Start the child, or look what became of it; raises `StageFailed` where it is not to be
-        started again."""
+        """Start the child, or see whether it ended; raises `StageFailed` if it ended and must not
+        be restarted."""
         now = time.monotonic()
         if self.is_done:
             return
-        if self._child is None:
+        if self._process is None:
             if now >= self._not_before:
                 self._start(now)
             return
-        code = self._child.poll()
+        code = self._process.poll()
         if code is None:
             return
-        self._child = None
+        self._process = None
         if code == 0:
             self.is_done = True
             self._note("finished")
-            return
-        self._note("died", exit_code=code)
-        if now - self._started > _STEADY_SECONDS:
-            self._failures, self._pause = 0, _SHORTEST_PAUSE
-        patient = code == _DISK_FULL and self._endures()
-        self._failures += not patient
-        if not may_pass(code) or self._failures > self._max_restarts:
-            raise stage_failed(self._arguments, code)
-        self._not_before = now + self._pause
-        self._reporter.warn(
-            f"the {self.name} ended with {named(code)}; again in {self._pause:.0f} s"
-        )
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        else:
+            self._plan_restart(now, code)
 
     def _start(self, now: float) -> None:
-        arguments = self._command()
+        arguments = self._child.command()
         if arguments is None:
             self.is_done = True
             return
         self._arguments = arguments
-        self._child, self._started = start(arguments, self._cpus), now
-        self._note("started", pid=self._child.pid)
+        self._process, self._started = start(arguments, self._child.cpus), now
+        self._note("started", pid=self._process.pid)
+
+    def _plan_restart(self, now: float, code: int) -> None:
+        self._note("died", exit_code=code)
+        if now - self._started > _STEADY_SECONDS:
+            self._failures, self._pause = 0, _SHORTEST_PAUSE
+        is_waiting = code == _DISK_FULL and self._child.waits_for_room()
+        self._failures += not is_waiting
+        if not is_worth_restarting(code) or self._failures > self._max_restarts:
+            raise stage_failed(self._arguments, code)
+        self._not_before = now + self._pause
+        self._reporter.warn(
+            f"the {shown_event(self._child.role)} ended with {named(code)}; restarting it in "
+            f"{self._pause:.0f} s"
+        )
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def _note(self, what: str, **facts: Any) -> None:
-        note(self._run, self._reporter, f"{self.name} {what}", **facts)
+        note(self._run, self._reporter, f"{self._child.role} {what}", **facts)
 
     def ask_to_stop(self) -> None:
-        """Tell the child to end once it has finished what it has in hand."""
-        if self._child is not None:
-            self._child.terminate()
+        """Ask the child to end after the step or block that it is working on."""
+        if self._process is not None:
+            self._process.terminate()
 
     def stop(self) -> None:
-        """Wait until the child has ended as it was asked; it is killed if that takes too long."""
-        if self._child is None:
+        """Wait until the child has ended; kill it if that takes too long."""
+        if self._process is None:
             return
         try:
-            self._child.wait(_GRACE_SECONDS)
+            self._process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-        self._child = None
+            self._process.kill()
+            self._process.wait()
+        self._process = None
 
 
 def run_processes(
     processes: Sequence[ManagedProcess], stop_early: Callable[[], str | None]
 ) -> str | None:
-    """Tend the sides until all are done; returns why they were stopped before, else None.
+    """Tend the processes until all are done; returns why they were stopped early, None if they were
+    not.
 
-    Whatever ends this ends them.
+    No process outlives this call, however it ends.
     """
     try:
-        while not all(side.is_done for side in processes):
-            for side in processes:
-                side.tend()
+        while not all(process.is_done for process in processes):
+            for process in processes:
+                process.tend()
             if reason := stop_early():
                 return reason
             time.sleep(_POLL_SECONDS)
         return None
     finally:
-        for side in processes:
-            side.ask_to_stop()
-        for side in processes:
-            side.stop()
-
-
-def split_cpus(split: tuple[int, int]) -> tuple[frozenset[int], frozenset[int]]:
-    """This process's CPUs dealt out to trainer and inferencer in the ratio `split`, at least one
-    each; the same one where there is no other."""
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) == 1:
-        return frozenset(cpus), frozenset(cpus)
-    first = round(len(cpus) * split[0] / sum(split))
-    first = min(max(first, 1), len(cpus) - 1)
-    return frozenset(cpus[:first]), frozenset(cpus[first:])
+        for process in processes:
+            process.ask_to_stop()
+        for process in processes:
+            process.stop()

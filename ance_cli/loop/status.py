@@ -1,7 +1,6 @@
-"""`ance status`: how a run stands, read from its folder alone.
+"""`ance status`: the state of a run, read from its folder alone.
 
-A pure reader: it takes no lease and writes nothing, and any file may change, vanish or be half-made
-while it looks.
+It only reads: it takes no lease, and any file may change, vanish or be incomplete meanwhile.
 """
 
 from __future__ import annotations
@@ -10,21 +9,32 @@ import os
 import re
 import shutil
 import time
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ance_cli.config.loop import NO_DEV
 from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
 from ance_cli.formats.checkpoint_folder import CheckpointFolder
 from ance_cli.formats.embeddings import DONE, load_array
 from ance_cli.formats.generation_folder import GenerationFolder
 from ance_cli.formats.lease import look
-from ance_cli.formats.ledgers import FOLLOW, SegmentLedger
+from ance_cli.formats.ledgers import SegmentLedger
 from ance_cli.formats.retention import disk_use
-from ance_cli.formats.run_folder import LOOP, POINTER, REFRESH, RUN, RunFolder, now
+from ance_cli.formats.run_folder import (
+    LOOP,
+    POINTER,
+    REFRESH,
+    REFRESHER,
+    RUN,
+    SUPERVISOR,
+    TRAINER,
+    RunFolder,
+    now,
+)
 from ance_cli.formats.tolerant_io import object_in, records_in
-from ance_cli.loop.refresh import NO_DEV
 from ance_cli.loop.status_schema import (
     Negatives,
     Problem,
@@ -35,53 +45,78 @@ from ance_cli.loop.status_schema import (
     Worker,
 )
 
-ROLES = ("supervisor", "trainer", "inferencer")
+ROLES = (SUPERVISOR, TRAINER, REFRESHER)
+
+Record = dict[str, Any]
 
 _TAIL_BYTES = 1 << 16
 _RECENT_LINES = 20
 _MAX_PROBLEMS = 10
 _FAILED = re.compile(r"\b(died|failed|refused|diverged)\b")
-"""What an event says of something that went wrong."""
+"""The words of an event that reports a failure."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was read from the run folder; a file that is absent or damaged is empty."""
+
+    run: RunFolder
+    alive: set[str]
+    """The roles whose process lives."""
+    events: list[Record]
+    loop: Record
+    published: Record
+    """The pointer to the published generation."""
+    log: list[Record]
+    """The end of the training log."""
+    segments: SegmentLedger
+    refreshes: list[Refresh]
 
 
 def status(path: Path) -> RunStatus:
-    """How the run in a folder stands; `BadInput` where there is no run."""
+    """The state of the run in a folder; `BadInput` if there is no run."""
     run = RunFolder(path)
     if not run.exists and not (path / "lease").is_dir():
         raise BadInput(
             f"{path}: {'is not a run folder' if path.exists() else 'no such folder'}: "
             f"there is no {RUN} in it",
-            hint="name the folder that ance loop or ance train-segment was given with -o",
+            hint="name the folder that ance loop or ance train-segment wrote with -o",
         )
     workers = [worker for role in ROLES if (worker := _worker(run, role))]
-    alive = {worker.role for worker in workers if worker.alive}
-    events = records_in(run.events)
-    loop = object_in(path / LOOP)
-    published = object_in(path / POINTER)
-    segments = SegmentLedger.of_readable(records_in(run.segments))
-    log = records_in(run.metrics, _TAIL_BYTES)
-    refreshes = _refreshes(run)
-    negatives = _negatives(run, log, published, refreshes)
-    state = _state(run, alive, events, loop, published, segments)
-    left = _refreshes_left(loop, published) * _last_seconds(refreshes)
+    found = _read(run, {worker.role for worker in workers if worker.alive})
+    negatives = _negatives(found)
+    events = found.events
     return RunStatus(
         run=str(path),
         time=now(),
-        state=state,
-        mode=loop.get("mode"),
-        reason=_told_of_loop(events).get("reason") if loop else None,
+        state=_state(found),
+        mode=found.loop.get("mode"),
+        reason=_last_loop_event(events).get("reason") if found.loop else None,
         workers=workers,
-        training=_training(run, log, loop, segments, negatives, alive, left),
+        training=_training(found, negatives),
         negatives=negatives,
-        refreshing=_refreshing(run, events, alive),
-        refreshes=refreshes,
+        refreshing=_refreshing(found),
+        refreshes=found.refreshes,
         drift=next((e for e in reversed(events) if e.get("what") == "drift measured"), None),
         problems=_problems(events),
         disk={**disk_use(run), "free": shutil.disk_usage(path).free},
     )
 
 
-# ---------------------------------------------------------------- who, and what became of it
+def _read(run: RunFolder, alive: set[str]) -> _Found:
+    return _Found(
+        run=run,
+        alive=alive,
+        events=records_in(run.events),
+        loop=object_in(run.path / LOOP),
+        published=object_in(run.path / POINTER),
+        log=records_in(run.metrics, _TAIL_BYTES),
+        segments=SegmentLedger.of_readable(records_in(run.segments)),
+        refreshes=_refreshes(run),
+    )
+
+
+# ---------------------------------------------------------------- processes and events
 
 
 def _worker(run: RunFolder, role: str) -> Worker | None:
@@ -94,68 +129,52 @@ def _worker(run: RunFolder, role: str) -> Worker | None:
     )  # fmt: skip
 
 
-def _state(
-    run: RunFolder,
-    alive: set[str],
-    events: list[dict[str, Any]],
-    loop: dict[str, Any],
-    published: dict[str, Any],
-    segments: SegmentLedger,
-) -> str:
-    if alive:
+def _state(found: _Found) -> str:
+    if found.alive:
         return "running"
-    if not run.exists:
+    if not found.run.exists:
         return "unmade"
-    if loop:
-        done = published.get("checkpoint_step", -1) >= loop.get("last_step", 0)
-        done = done or _told_of_loop(events).get("what") == "loop finished"
+    if found.loop:
+        done = found.published.get("checkpoint_step", -1) >= found.loop.get("last_step", 0)
+        done = done or _last_loop_event(found.events).get("what") == "loop finished"
         return "finished" if done else "stopped"
-    if not segments.begun:
+    if not found.segments.begun:
         return "prepared"
-    return "stopped" if segments.unfinished else "finished"
+    return "stopped" if found.segments.unfinished else "finished"
 
 
-def _told_of_loop(events: list[dict[str, Any]]) -> dict[str, Any]:
+def _last_loop_event(events: list[Record]) -> Record:
     """The last event about the loop as a whole."""
-    told = [event for event in events if str(event.get("what")).startswith("loop ")]
-    return told[-1] if told else {}
+    about = [event for event in events if str(event.get("what")).startswith("loop ")]
+    return about[-1] if about else {}
 
 
-def _problems(events: list[dict[str, Any]]) -> list[Problem]:
+def _problems(events: list[Record]) -> list[Problem]:
     failed = [event for event in events if _FAILED.search(str(event.get("what")))]
-    found = []
+    problems = []
     for event in failed[-_MAX_PROBLEMS:]:
         facts = {name: event[name] for name in event if name not in ("time", "who", "what")}
-        found.append(Problem(str(event.get("time")), str(event.get("who")), event["what"], facts))
-    return found
+        who = str(event.get("who"))
+        problems.append(Problem(str(event.get("time")), who, event["what"], facts))
+    return problems
 
 
 # ---------------------------------------------------------------- the trainer
 
 
-def _training(
-    run: RunFolder,
-    log: list[dict[str, Any]],
-    loop: dict[str, Any],
-    segments: SegmentLedger,
-    negatives: Negatives,
-    alive: set[str],
-    refresh_seconds: float,
-) -> Training:
+def _training(found: _Found, negatives: Negatives) -> Training:
+    log, loop, begun = found.log, found.loop, found.segments.begun
     last = log[-1] if log else {}
-    newest = run.newest_checkpoint()
+    newest = found.run.newest_checkpoint()
     step = max(int(last.get("step", 0)), newest[0] if newest else 0)
-    begun = segments.begun
     last_step = loop.get("last_step")
     if last_step is None and begun:
-        last_step = begun[-1].start_step + begun[-1].steps
+        last_step = begun[-1].end_step
     rates = _rates(log)
     left = None
-    if rates.get("steps_per_s") and last_step is not None and alive:
-        left = round(max(0, last_step - step) / rates["steps_per_s"] + refresh_seconds, 1)
-    limit = loop.get("max_staleness") or 0
-    follows = bool(begun) and begun[-1].input == FOLLOW
-    stale = bool(limit) and negatives.age is not None and negatives.age >= limit
+    if rates.get("steps_per_s") and last_step is not None and found.alive:
+        seconds = max(0, last_step - step) / rates["steps_per_s"]
+        left = round(seconds + _refresh_seconds_left(found), 1)
     return Training(
         step=step,
         last_step=last_step,
@@ -166,13 +185,23 @@ def _training(
         tokens_per_s=rates.get("tokens_per_s"),
         mfu=rates.get("mfu"),
         seconds_left=left,
-        logged_age=_age(run.metrics) if log else None,
-        waiting="trainer" in alive and follows and (negatives.published is None or stale),
+        logged_age=_age(found.run.metrics) if log else None,
+        waiting=_is_waiting(found, negatives),
     )
 
 
-def _rates(log: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean rates over the last lines of the log's last segment, each weighed by its time."""
+def _is_waiting(found: _Found, negatives: Negatives) -> bool:
+    """Whether a trainer that follows the generations waits for the first or for a newer one."""
+    begun = found.segments.begun
+    if TRAINER not in found.alive or not begun or not begun[-1].follows:
+        return False
+    limit = found.loop.get("max_staleness") or 0
+    is_stale = bool(limit) and negatives.age is not None and negatives.age >= limit
+    return negatives.published is None or is_stale
+
+
+def _rates(log: list[Record]) -> dict[str, float]:
+    """Mean rates over the last lines of the log's last segment, each weighted by its time."""
     recent = [line for line in log if line.get("segment") == log[-1].get("segment")]
     recent = [line for line in recent[-_RECENT_LINES:] if line.get("steps_per_s")]
     timed = [
@@ -188,17 +217,20 @@ def _rates(log: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _refreshes_left(loop: dict[str, Any], published: dict[str, Any]) -> int:
-    """Refreshes for which the end of the loop waits: in turn each one, side by side the last."""
+def _refresh_seconds_left(found: _Found) -> float:
+    """Seconds of the refreshes that the end of the loop waits for."""
+    last = found.refreshes[-1].seconds.get("all", 0.0) if found.refreshes else 0.0
+    return _refreshes_left(found.loop, found.published) * last
+
+
+def _refreshes_left(loop: Record, published: Record) -> int:
+    """The refreshes that the end of the loop waits for: all that are left in a synchronous loop,
+    the last one in an asynchronous loop."""
     if not {"last_step", "refresh_every"} <= set(loop):
         return 0
     missing = max(0, int(loop["last_step"]) - int(published.get("checkpoint_step", -1)))
     left = -(-missing // int(loop["refresh_every"]))
     return left if loop.get("mode") == "sync" else min(left, 1)
-
-
-def _last_seconds(refreshes: list[Refresh]) -> float:
-    return refreshes[-1].seconds.get("all", 0.0) if refreshes else 0.0
 
 
 def _age(path: Path) -> float | None:
@@ -211,41 +243,38 @@ def _age(path: Path) -> float | None:
 # ---------------------------------------------------------------- negatives, made and in use
 
 
-def _negatives(
-    run: RunFolder,
-    log: list[dict[str, Any]],
-    published: dict[str, Any],
-    refreshes: list[Refresh],
-) -> Negatives:
-    switches = records_in(run.switches)
+def _negatives(found: _Found) -> Negatives:
+    switches = records_in(found.run.switches)
     number = switches[-1].get("generation") if switches else None
-    steps = {refresh.generation: refresh.checkpoint_step for refresh in refreshes}
-    last = log[-1] if log else {}
-    if last and last.get("generation") is None:  # a file of its own, since
+    steps = {refresh.generation: refresh.checkpoint_step for refresh in found.refreshes}
+    last = found.log[-1] if found.log else {}
+    if last and last.get("generation") is None:  # since then, trained on a file
         number, mined = None, last.get("negatives_step")
     else:
         mined = steps.get(number) if number is not None else None
     age = None if mined is None else max(0, int(last.get("step", 0)) - mined)
+    published = found.published
     return Negatives(
         number, mined, age, published.get("generation"), published.get("checkpoint_step")
     )  # fmt: skip
 
 
-def _refreshing(run: RunFolder, events: list[dict[str, Any]], alive: set[str]) -> Refreshing:
-    running = "inferencer" in alive
+def _refreshing(found: _Found) -> Refreshing:
+    run, is_running = found.run, REFRESHER in found.alive
     number = _partial_generation(run)
-    told = [event for event in events if event.get("what") == "refresh started"]
-    about = told[-1] if told and (number is None or told[-1].get("generation") == number) else {}
+    started = [event for event in found.events if event.get("what") == "refresh started"]
+    is_this = bool(started) and (number is None or started[-1].get("generation") == number)
+    about = started[-1] if is_this else {}
     if number is None:
-        if not running:
-            phase = "waiting" if _is_between(events, alive) else None
+        if not is_running:
+            phase = "waiting" if _is_between(found.events, found.alive) else None
             return Refreshing(phase, False, None, None, None, None, None)
         phase, done, blocks = "start", None, None
         number = about.get("generation")
     else:
         phase, done, blocks = _phase(run.generation(number).partial, object_in(run.path / REFRESH))
     return Refreshing(
-        phase, running, number, about.get("checkpoint_step"), done, blocks, about.get("time")
+        phase, is_running, number, about.get("checkpoint_step"), done, blocks, about.get("time")
     )  # fmt: skip
 
 
@@ -260,14 +289,15 @@ def _partial_generation(run: RunFolder) -> int | None:
     return max(numbers, default=None)
 
 
-def _phase(made: GenerationFolder, settings: dict[str, Any]) -> tuple[str, int | None, int | None]:
-    """The stage in which a half-made generation is, and for encoding the blocks done, of all."""
+def _phase(made: GenerationFolder, settings: Record) -> tuple[str, int | None, int | None]:
+    """The stage that an unfinished generation is in; for encoding also the blocks that are done and
+    their number."""
     if not made.embeddings.exists():
         try:
             rows = load_array(atomic.partial_name(made.embeddings) / DONE)["rows"]
             return "encode", int((rows >= 0).sum()), len(rows)
         except (BadInput, OSError, ValueError, IndexError):
-            return "encode", None, None  # not begun, or being published
+            return "encode", None, None  # not begun yet, or just published
     if settings.get("index_factory") and not made.index.exists():
         return "index", None, None
     for phase, result in (("mine", made.negatives), ("probe", made.probe)):
@@ -276,13 +306,13 @@ def _phase(made: GenerationFolder, settings: dict[str, Any]) -> tuple[str, int |
     return "publish" if settings.get("dev_split") == NO_DEV else "measure", None, None
 
 
-def _is_between(events: list[dict[str, Any]], alive: set[str]) -> bool:
-    """Whether a loop's inferencer waits for its next checkpoint: it holds no lease then."""
-    if "supervisor" not in alive:
+def _is_between(events: list[Record], alive: set[str]) -> bool:
+    """Whether a loop's refresh daemon waits for a checkpoint; it holds no lease then."""
+    if SUPERVISOR not in alive:
         return False
-    told = [str(event.get("what")) for event in events if event.get("who") == "supervisor"]
-    about = [what for what in told if what.startswith(("inferencer ", "loop "))]
-    return about[-1:] in (["inferencer started"], ["loop started"])
+    said = [str(event.get("what")) for event in events if event.get("who") == SUPERVISOR]
+    about = [what for what in said if what.startswith((f"{REFRESHER} ", "loop "))]
+    return about[-1:] in ([f"{REFRESHER} started"], ["loop started"])
 
 
 def _refreshes(run: RunFolder) -> list[Refresh]:

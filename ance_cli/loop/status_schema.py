@@ -1,9 +1,21 @@
-"""How a run stands: what `ance status` gathers, and the fields of its JSON."""
+"""The state of a run: the fields of `ance status --json`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+from ance_cli.formats.run_folder import REFRESHER
+
+
+def shown_role(role: str) -> str:
+    """A role as people read it."""
+    return "refresh" if role == REFRESHER else role
+
+
+def shown_event(what: str) -> str:
+    """What an event of the supervisor says, as people read it."""
+    return what.replace(REFRESHER, "refresh daemon")
 
 
 @dataclass(frozen=True)
@@ -22,12 +34,12 @@ class Worker:
 
 @dataclass(frozen=True)
 class Training:
-    """Where the trainer stands. `loss` and `lr` are of the last line of the log, the rates are the
-    mean over its last lines."""
+    """The progress of training. `loss` and `lr` are from the last line of the log, the rates are
+    means over its last lines."""
 
     step: int
     last_step: int | None
-    """Of the loop, or of the last segment that was begun."""
+    """At which the loop, or the last segment that was begun, ends."""
     epoch: int | None
     loss: float | None
     lr: float | None
@@ -35,16 +47,16 @@ class Training:
     tokens_per_s: float | None
     mfu: float | None
     seconds_left: float | None
-    """Until the loop, or the segment, ends; only while somebody works on it."""
+    """Until the loop, or the segment, ends; None if no process works on the run."""
     logged_age: float | None
     """Seconds since the last line of the log."""
     waiting: bool
-    """For the first negatives, or for fresher ones (`--max-staleness`)."""
+    """For the first negatives, or for newer ones (`--max-staleness`)."""
 
 
 @dataclass(frozen=True)
 class Negatives:
-    """The generation that is trained on and the one that is published; ages in steps."""
+    """The generation in use by the trainer, and the published one; `age` is in steps."""
 
     generation: int | None
     checkpoint_step: int | None
@@ -55,8 +67,8 @@ class Negatives:
 
 @dataclass(frozen=True)
 class Refreshing:
-    """What the inferencer does: the `phase` of a `generation` that it makes, or `waiting` for a
-    checkpoint; None where there is no inferencer. Not `running`: left unfinished."""
+    """The current refresh: the `phase` that the making of `generation` is in, or `waiting` for a
+    checkpoint; None if no process refreshes. If not `running`, the refresh was interrupted."""
 
     phase: str | None
     running: bool
@@ -64,20 +76,20 @@ class Refreshing:
     checkpoint_step: int | None
     blocks_done: int | None
     blocks: int | None
-    """Of the corpus's encoding."""
+    """Blocks of the corpus to encode."""
     started: str | None
 
 
 @dataclass(frozen=True)
 class Refresh:
-    """A generation, as its manifest tells of it."""
+    """A published generation, from its manifest."""
 
     generation: int
     checkpoint_step: int
     published: str | None
     is_best: bool
     age: int | None
-    """Steps that the trainer was ahead of the checkpoint when it was published."""
+    """Steps from its checkpoint to the trainer's step when it was published."""
     seconds: dict[str, float]
     probe_overlap: float | None
     overlap_with_earlier: float | None
@@ -88,13 +100,13 @@ class Refresh:
     pairs_short_of_negatives: int | None
     negatives_missing: int | None
     consumed: float | None
-    """Share of the earlier generation's pairs that was trained on."""
+    """Pairs trained on the generation before it, as a multiple of all pairs."""
     dev: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """An event that tells of a failure."""
+    """An event that reports a failure."""
 
     time: str
     who: str
@@ -104,25 +116,25 @@ class Problem:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """All that `ance status` shows. `state` is `running` (somebody is at work), `finished`,
-    `stopped` (the same command continues it), `prepared` (nothing was trained yet) or `unmade`
-    (without `run.json`)."""
+    """What `ance status` shows. `state` is `running` (a process works on the run), `finished`,
+    `stopped` (repeating the command continues the run), `prepared` (nothing was trained yet) or
+    `unmade` (there is no `run.json`)."""
 
     run: str
     time: str
     state: str
     mode: str | None
-    """Of the loop: `sync` or `async`."""
+    """`sync` or `async`; None if the run is not a loop's."""
     reason: str | None
-    """Why the loop ended before its last step."""
+    """Why the loop stopped before its last step."""
     workers: list[Worker]
     training: Training
     negatives: Negatives
     refreshing: Refreshing
     refreshes: list[Refresh]
     drift: dict[str, Any] | None
-    """The event of the last measured drift."""
+    """The last event that measured drift."""
     problems: list[Problem]
-    """The last ones, oldest first."""
+    """The last problems, oldest first."""
     disk: dict[str, int]
-    """Bytes by part, of `all` parts, and `free` on the file system."""
+    """Bytes of each part, of `all` parts together, and `free` on the file system."""

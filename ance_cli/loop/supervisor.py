@@ -1,7 +1,7 @@
 """Runs the stage commands of the cycle as child processes, without torch.
 
-The supervisor decides from the run folder alone what comes next, so it can be killed at any instant
-and started again by the same command. Its children end with it.
+The supervisor decides from the run folder alone what comes next, so that it can be killed at any
+time and restarted by the same command. Its children end with it.
 """
 
 from __future__ import annotations
@@ -16,29 +16,33 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.errors import AnceError, ResourceExhausted, Stopped, die_with_parent
-from ance_cli.formats.run_folder import RunFolder
+from ance_cli.formats.run_folder import SUPERVISOR, RunFolder
 from ance_cli.progress import Reporter
 
 
-def may_pass(code: int) -> bool:
-    """Whether a child that ended so is worth starting again: after a bug, a machine that gave out,
-    a lease that is held (for a moment, by the children of a supervisor that was killed), and a
-    signal that killed it or one of its own ranks (128 + signal; 130 and 143 are stops that somebody
-    asked for). All other codes would come again."""
+def is_worth_restarting(code: int) -> bool:
+    """Whether a restart may help a child that ended with this code.
+
+    It may after a bug (1), after the disk or memory ran out (5), while a lease is held (6: for a
+    moment, by the children of a supervisor that was killed), and after a signal that killed the
+    child or one of its ranks (128 + signal; but 130 and 143 are requested stops). Any other code
+    would only be repeated.
+    """
     return code < 0 or code in (1, 5, 6) or (code > 128 and code not in (130, 143))
 
 
 class StageFailed(AnceError):
-    """A child ended with an error that a restart cannot mend; `exit_code` is the child's."""
+    """A child ended with an error that a restart cannot fix; `exit_code` is the child's."""
 
 
 def note(run: RunFolder, reporter: Reporter, what: str, **facts: Any) -> None:
-    """Note in `events.jsonl` what the supervisor saw.
+    """Write what the supervisor saw to `events.jsonl`.
 
-    Where the disk is full it warns instead: what runs may go on, and what died is tried again.
+    If the disk is full, only warns: running children may continue, and a child that died may be
+    restarted.
     """
     try:
-        run.event("supervisor", what, **facts)
+        run.event(SUPERVISOR, what, **facts)
     except ResourceExhausted as problem:
         reporter.warn(problem.what)
 
@@ -46,10 +50,11 @@ def note(run: RunFolder, reporter: Reporter, what: str, **facts: Any) -> None:
 def run_stage(
     command: Callable[[], Sequence[str]], max_restarts: int, run: RunFolder, reporter: Reporter
 ) -> None:
-    """Run `ance` to its end, starting it again a bounded number of times, with backoff.
+    """Run `ance` to its end, and restart it up to `max_restarts` times, with growing pauses.
 
-    `command` gives the arguments at each start: what a first try left may change what is to do.
-    Raises `StageFailed` with the child's exit code; passes a signal that arrives here on to it.
+    `command` gives the arguments at each start, because what an interrupted call left may change
+    what remains to be done. Raises `StageFailed` with the child's exit code; a signal that arrives
+    here is passed on to the child.
     """
     for attempt in range(max_restarts + 1):
         arguments = command()
@@ -58,19 +63,19 @@ def run_stage(
             return
         if run.exists:
             note(run, reporter, "stage failed", command=list(arguments), exit_code=code)
-        if not may_pass(code) or attempt == max_restarts:
+        if not is_worth_restarting(code) or attempt == max_restarts:
             break
         pause = 2**attempt
-        reporter.warn(f"`ance {arguments[0]}` ended with {named(code)}; again in {pause} s")
+        reporter.warn(f"`ance {arguments[0]}` ended with {named(code)}; restarting it in {pause} s")
         time.sleep(pause)
     raise stage_failed(arguments, code)
 
 
 def stage_failed(arguments: Sequence[str], code: int) -> StageFailed:
-    """The failure of a child that is not started again."""
+    """The failure of a child that is not restarted."""
     failure = StageFailed(
         f"`ance {' '.join(arguments)}` ended with {named(code)}",
-        hint="its own message stands above; the same `ance loop` command continues from here",
+        hint="see its own message above; repeat the `ance loop` command to continue from here",
     )
     failure.exit_code = code if code > 0 else 128 - code
     return failure
@@ -81,16 +86,17 @@ def named(code: int) -> str:
 
 
 def start(arguments: Sequence[str], cpus: frozenset[int] = frozenset()) -> subprocess.Popen[bytes]:
-    """Start `ance ARGUMENTS` as a child that ends with us, on some of the CPUs (empty = all).
+    """Start `ance ARGUMENTS` as a child that ends with this process, on some of the CPUs (empty =
+    all).
 
-    Its arguments are all there is: it reads no settings file, which might have changed meanwhile.
+    The arguments are complete: the child reads no settings file, which might have changed since.
     """
 
     parent = os.getpid()
 
     def prepare() -> None:  # between fork and exec: nothing may be imported or locked here
         die_with_parent(signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before the kernel was asked
+        if os.getppid() != parent:  # the parent ended before the kernel was asked
             os._exit(1)
         if cpus:
             os.sched_setaffinity(0, cpus)
@@ -99,7 +105,7 @@ def start(arguments: Sequence[str], cpus: frozenset[int] = frozenset()) -> subpr
         [sys.executable, "-m", "ance_cli", *arguments, "--config", "none"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C reaches the child through us, once
+        start_new_session=True,  # Ctrl-C reaches the child once, through this process
         preexec_fn=prepare,
     )
 
@@ -122,11 +128,11 @@ def cycle(
     train: Callable[[Path, int], None],
     stop_early: Callable[[], str | None],
 ) -> str | None:
-    """Alternate refresh and training until the newest checkpoint stands at `last_step` and has a
-    generation of its own. An unfinished segment is finished first, on its own negatives.
+    """Alternate refreshes and training until the newest checkpoint is at `last_step` and has its
+    generation. An unfinished segment is finished first, on its own negatives.
 
-    `train` takes the negatives and the number of steps. Returns why `stop_early` wanted it to end
-    before, else None. Raises `StageFailed` where a stage ended well and nothing moved.
+    `train` takes the negatives and the number of steps. Returns why `stop_early` ended the cycle,
+    None if it did not. Raises `StageFailed` if a stage ended without an error and changed nothing.
     """
     before = None
     while True:
@@ -134,14 +140,13 @@ def cycle(
         published = run.published()
         unfinished = run.unfinished_segment()
         step = newest[0] if newest else 0
-        standing = (step, published, unfinished)
-        if standing == before:
+        found = (step, published, unfinished)
+        if found == before:
             raise StageFailed(
-                f"{run.path}: a stage ended without an error, and the run still stands at step "
-                f"{step}",
+                f"{run.path}: a stage ended without an error, but the run is still at step {step}",
                 hint=f"look at the end of {run.events}",
             )
-        before = standing
+        before = found
         if reason := stop_early():
             return reason
         if unfinished and unfinished.negatives:
@@ -151,7 +156,7 @@ def cycle(
         elif step >= last_step:
             return None
         else:
-            state = run.newest_state()  # ahead of the checkpoint where a follower was stopped
+            state = run.newest_state()  # ahead of the checkpoint after an interrupted async loop
             trained = state[0] if state else 0
             negatives = run.published_folder(published).negatives
             train(negatives, segment_steps - trained % segment_steps)

@@ -1,7 +1,8 @@
-"""What happened while negatives were chosen: removals, shortfalls, scores, overlap."""
+"""The audit of a draw: candidates removed, negatives missing, their scores, and overlaps."""
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from ance_cli.formats.negatives_file import PairNegatives
-from ance_cli.mining.filtering import logit_of
 
 BM25_TOP = 100
-"""How deep the BM25 ranking is with which negatives are compared, as in the paper's analysis."""
+"""Depth of the BM25 ranking that negatives are compared with, as in the paper's analysis."""
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -25,19 +25,20 @@ def _numbers() -> array[float]:
 
 @dataclass
 class Audit:
-    """Counts over all pairs; `summary` is the JSON that is kept beside the negatives.
-
-    `shares` are those that were drawn by, `absent` the sources of the mix that had nothing to draw
-    from. `earlier` holds the negatives of an earlier file, `bm25` gives a query's BM25 top.
-    `probable` is the teacher's probability above which a negative is probably a positive.
-    """
+    """Counts over all pairs; `summary` is the JSON that is written next to the negatives."""
 
     wanted: int
+    """Negatives per pair."""
     shares: Mapping[str, float] = field(default_factory=dict)
+    """source -> share of the negatives"""
     absent: Sequence[str] = ()
+    """Sources of the mix that had nothing to draw from."""
     earlier: Mapping[tuple[str, str], set[str]] | None = None
+    """(query_id, positive_id) -> negatives in an earlier file"""
     bm25: Callable[[str], set[str]] | None = None
+    """query_id -> the documents that BM25 ranks highest"""
     probable: float = 0.9
+    """Probability, by the teacher, above which a negative is probably a positive."""
     pairs: int = 0
     by_source: Counter[str] = field(default_factory=Counter)
     removed: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -56,17 +57,17 @@ class Audit:
     _bm25_overlaps: array[float] = field(default_factory=_numbers)
 
     def remove(self, source: str, rule: str, count: int) -> None:
-        """Count candidates of a source that a rule took out (zero says that the rule was there)."""
+        """Count the candidates that a rule removed; 0 records that the rule was active."""
         self.removed[source][rule] += count
 
     def judge(self, logit: float, positive_logit: float) -> None:
-        """Count what the teacher says of a candidate that was drawn, kept or not."""
+        """Count the teacher's score of a candidate that was drawn, whether it is kept or not."""
         self.judged += 1
         self.above_positive += logit > positive_logit
         self.probably_positive += logit > logit_of(self.probable)
 
     def add(self, pair: PairNegatives, missing: Mapping[str, int]) -> None:
-        """Count one pair's negatives; `missing` says how many each source could not give."""
+        """Count the negatives of one pair; `missing` is how many each source fell short of."""
         self.pairs += 1
         self.by_source.update(pair.sources)
         self.missing.update(missing)
@@ -89,7 +90,7 @@ class Audit:
                 self._bm25_overlaps.append(len(own & self.bm25(pair.query_id)) / len(own))
 
     def summary(self) -> dict[str, Any]:
-        """All counts; scores and ranks as quantiles (None where there are none to look at)."""
+        """All counts, and quantiles of scores and ranks (None without a value)."""
         found: dict[str, Any] = {
             "pairs": self.pairs,
             "negatives": sum(self.by_source.values()),
@@ -121,6 +122,13 @@ class Audit:
                 "share_above_probability": _share(self.probably_positive, self.judged),
             }
         return found
+
+
+def logit_of(probability: float) -> float:
+    """The logit whose sigmoid is the probability; infinite for 0 and 1."""
+    if probability in (0.0, 1.0):
+        return math.inf if probability else -math.inf
+    return math.log(probability / (1 - probability))
 
 
 def _share(part: int, whole: int) -> float | None:

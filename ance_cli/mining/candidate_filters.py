@@ -1,8 +1,8 @@
-"""Who reads the texts of candidates while negatives are drawn: answers, and a cross-encoder.
+"""Filters that read the texts of candidates: the answer test, and a cross-encoder as teacher.
 
-Both need texts by position in the corpus, in no order that could be foreseen. They are held in
-memory as one block of bytes, the size of the corpus's titles and bodies (about 3 GB for the 8.8
-million passages of MS MARCO); nothing is read where neither is asked for.
+Both need texts by position in the corpus, in an unpredictable order. The texts are held in memory
+as one block of bytes, the size of the corpus's titles and bodies (about 3 GB for the 8.8 million
+passages of MS MARCO). Without --answers and --teacher nothing is read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ance_cli.progress import Reporter
 
 
 class PassageTexts:
-    """Titles and bodies by position, in as many bytes as they have."""
+    """Titles and bodies by position, packed as UTF-8."""
 
     def __init__(self, passages: Iterable[Passage]) -> None:
         self._bytes = bytearray()
@@ -38,7 +38,7 @@ class PassageTexts:
         return self._bytes[self._ends[number] : self._ends[number + 1]].decode()
 
     def title(self, place: int) -> str:
-        """The title, which may be empty."""
+        """The title; may be empty."""
         return self._part(2 * place)
 
     def body(self, place: int) -> str:
@@ -46,12 +46,12 @@ class PassageTexts:
         return self._part(2 * place + 1)
 
     def joined(self, place: int) -> str:
-        """Title and text, as a cross-encoder reads them."""
+        """Title and text, in the form that a cross-encoder reads."""
         return Passage("", self.title(place), self.body(place)).joined(" ")
 
 
 class CandidateFilters(NamedTuple):
-    """The two, each None where it is not asked for, and the number format of the teacher."""
+    """The two filters, each None if it is off, and the teacher's number format."""
 
     has_answer: HasAnswer | None = None
     teacher: Teacher | None = None
@@ -59,7 +59,7 @@ class CandidateFilters(NamedTuple):
 
 
 def teacher_inputs(config: DrawConfig) -> dict[str, str]:
-    """What a teacher adds to the inputs of the negatives: a hash of its files."""
+    """The manifest input that a teacher adds: a hash of its files."""
     if config.teacher is None:
         return {}
     from ance_cli.models.cross_encoder import cross_encoder_fingerprint
@@ -75,8 +75,8 @@ def open_candidate_filters(
     journal: Journal,
     call: Call,
 ) -> CandidateFilters:
-    """The judges that the config names, with the texts that they read; `journal` keeps the
-    teacher's scores."""
+    """The filters that the config asks for; `journal` keeps the teacher's scores, so that an
+    interrupted call does not compute them again."""
     if not config.negatives or not (config.answers or config.teacher):
         return CandidateFilters()
     has_answer = teacher = dtype = None

@@ -1,4 +1,4 @@
-"""What negatives are drawn from: the ranked lists of each source, and who may judge a candidate."""
+"""The pool that negatives are drawn from: ranked lists by source, scores, and candidate filters."""
 
 from __future__ import annotations
 
@@ -23,26 +23,25 @@ Teacher = Callable[[list[tuple[str, int]]], npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class RankedLists:
-    """One source: a ranked list of documents for each query, or for each positive passage.
-
-    `docs` (lists, depth) int32 document positions, best first, -1 = none; `scores` of the same
-    shape, or None where the source has none of the model's; `row_of` query_id (or the positive's
-    doc_id, with `by_positive`) -> row. A name without a row has an empty list.
-    """
+    """One source: a ranked list of documents for each query, or for each positive passage."""
 
     docs: npt.NDArray[np.int32]
+    """(lists, depth) document positions, best first, -1 = none"""
     scores: npt.NDArray[np.float32] | None
+    """(lists, depth) the model's scores; None if the source has only a ranking"""
     row_of: Mapping[str, int]
+    """query_id -> row, or doc_id of the positive -> row; a name without a row has an empty list"""
     by_positive: bool = False
+    """Whether the lists belong to positives instead of queries."""
 
     @classmethod
     def of(cls, candidates: Candidates, scored: bool = True) -> RankedLists:
-        """The candidates of queries; with `scored` off their scores are not the model's."""
+        """The candidates of queries; `scored` is whether their scores are the model's."""
         rows = {query_id: row for row, query_id in enumerate(candidates.query_ids)}
         return cls(candidates.docs, candidates.scores if scored else None, rows)
 
     def listed(self, name: str) -> tuple[Positions, Floats | None]:
-        """Document positions, best first, and their scores."""
+        """The document positions of one list, best first, and their scores."""
         row = self.row_of.get(name)
         if row is None:
             return np.zeros(0, np.int64), None
@@ -54,26 +53,24 @@ class RankedLists:
 
 @dataclass(frozen=True)
 class Pool:
-    """Queries, their positives, and all that a pair's negatives may come from.
-
-    `sources` holds every source of the mix but `random`. `rescore` gives the model's scores where a
-    source brings none; without it such candidates have no score. `positive_scores`
-    query_id -> doc_id -> score, empty where there are none.
-    """
+    """Queries, their positives, and everything that their negatives may come from."""
 
     query_ids: Sequence[str]
     positives: Mapping[str, Sequence[str]]
     duplicates: DuplicateIndex
     sources: Mapping[str, RankedLists]
+    """Every source of the mix except `random`."""
     positive_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """query_id -> doc_id -> score; empty if the scores are not known"""
     rescore: Rescore | None = None
+    """Scores the candidates of sources without scores; None: such candidates have no score."""
     has_answer: HasAnswer | None = None
     teacher: Teacher | None = None
     scope: DatasetScope | None = None
-    """Of a merged dataset."""
+    """For a merged dataset; otherwise None."""
 
     def corpus_of(self, query_id: str) -> Positions:
-        """Positions of all documents from which a query's negatives may come."""
+        """Positions of all documents that may be negatives of a query."""
         if self.scope is not None:
             return self.scope.members(query_id)
         return self._everything
@@ -83,7 +80,7 @@ class Pool:
         return np.arange(len(self.duplicates.doc_ids))
 
     def scored(self, query_id: str, docs: Positions, scores: Floats | None = None) -> Floats:
-        """(docs,) the given scores, else the model's, else NaN."""
+        """(docs,) the given scores; without them the model's scores, or NaN if there are none."""
         if scores is not None:
             return scores
         if self.rescore is not None:

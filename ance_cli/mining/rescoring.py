@@ -1,4 +1,4 @@
-"""The model's own scores for documents that something else found."""
+"""The model's scores of documents that another source found."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ance_cli.formats.embeddings import Embeddings
 from ance_cli.mining.sampling import Floats, Positions
 
 Rescore = Callable[[str, Positions], Floats]
-"""(query_id, document positions) -> the model's score of each of them for that query."""
+"""(query_id, document positions) -> the model's score of each document for the query"""
 
 
 class ExactScores:
-    """Inner products of a query with documents, MaxP: the maximum over a document's rows.
+    """Inner products of a query with documents; MaxP: the maximum over a document's rows.
 
-    The sums do not depend on which documents are asked for together, nor on threads, so that the
-    same draw follows from the same vectors everywhere.
+    A score does not depend on the other documents of the call or on the number of threads, so the
+    same vectors give the same draw on every machine.
     """
 
     def __init__(

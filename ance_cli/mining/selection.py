@@ -1,10 +1,11 @@
-"""From candidates to negatives: remove what may not be one, order the rest, take from the front."""
+"""From candidates to negatives: remove positives and refused candidates, order the rest, and take
+from the front."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice, repeat
 from typing import NamedTuple
@@ -12,55 +13,38 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ance_cli.config import DrawConfig
 from ance_cli.formats.negatives_file import PairNegatives
-from ance_cli.mining.audit import Audit
-from ance_cli.mining.filtering import Filters, logit_of, passing
+from ance_cli.mining.audit import Audit, logit_of
+from ance_cli.mining.mix import RANDOM, split_by_shares
 from ance_cli.mining.pool import Pool
-from ance_cli.mining.sampling import (
-    RANDOM,
-    Floats,
-    Positions,
-    Sampler,
-    draw_from_corpus,
-    keyed_generator,
-    order,
-    split_by_shares,
-)
+from ance_cli.mining.rules import passing
+from ance_cli.mining.sampling import Floats, Positions, draw_from_corpus, keyed_generator, order
 
 _FEW = 8
-"""`np.isin` costs as much as so many comparisons, however little it is asked."""
+"""`np.isin` costs at least as much as this many comparisons."""
 _CHUNK = 512
-"""Pairs that are drawn together, so that a teacher sees thousands of texts in one call."""
+"""Pairs drawn together, so that a teacher scores thousands of texts in one call."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How negatives are drawn from a pool.
+class Draw:
+    """How negatives are drawn from a pool."""
 
-    `shares` says how much of `count` comes from each source, in the order in which sources choose
-    (a document that one has taken is not there for the next). `depth` bounds the documents that
-    `random` looks at for a pair. With a teacher, `teacher_max` is the probability above which a
-    candidate is taken for an unlabelled positive and replaced, and `teacher_pairs` the number of
-    pairs that it scores, 0 = all.
-    """
-
+    config: DrawConfig
+    """`depth` bounds the documents that `random` draws for a pair."""
     shares: Mapping[str, float]
-    count: int
-    seed: int
-    checkpoint_step: int
-    depth: int = 200
-    sampler: Sampler = field(default_factory=Sampler)
-    filters: Filters = field(default_factory=Filters)
-    teacher_max: float | None = None
-    teacher_pairs: int = 0
+    """source -> share of the negatives. A document that one source has given to a pair is not
+    available to the sources after it."""
+    checkpoint_step: int = 0
 
     def generator(self, query_id: str, positive_id: str, what: str) -> np.random.Generator:
-        """The generator of one draw: `what` is a source, or `mix`."""
-        return keyed_generator(self.seed, self.checkpoint_step, query_id, positive_id, what)
+        """The generator of one draw; `what` is a source, or `mix`."""
+        return keyed_generator(self.config.seed, self.checkpoint_step, query_id, positive_id, what)
 
 
 class Candidate(NamedTuple):
-    """A document that a source offers to a pair; rank and score None where it has none."""
+    """A document that a source offers to a pair; rank and score are None if they are not known."""
 
     doc: int
     source: str
@@ -68,59 +52,60 @@ class Candidate(NamedTuple):
     score: float | None
 
 
-def select_negatives(pool: Pool, recipe: Recipe, audit: Audit) -> Iterator[PairNegatives]:
+def select_negatives(pool: Pool, draw: Draw, audit: Audit) -> Iterator[PairNegatives]:
     """The negatives of every (query, positive) pair of the pool.
 
     D- is the candidates without D+ (ANN_f(q, C) \\ D+, ICLR Sec. 4, arXiv Eq. 10), without copies
-    of D+ and without what the filters refuse. The sampler puts each source's candidates into an
-    order, and a pair takes from the front of it, passing over what holds an answer and what the
-    teacher takes for a positive (RocketQA's denoising, Qu et al., NAACL 2021). A source that has
-    too few is never topped up: the shortfall is counted.
+    of D+, and without candidates that a rule refuses. The sampler orders the candidates of each
+    source, and a pair takes candidates from the front. It skips those that contain an answer, and
+    those that the teacher considers a positive (RocketQA's denoising, Qu et al., NAACL 2021). If a
+    source has too few candidates, no other source replaces them: the audit counts the shortfall.
     """
-    drafts = _drafts(pool, recipe, audit)
+    drafts = _drafts(pool, draw, audit)
     at_once = 1 if pool.teacher is None else _CHUNK
     while chunk := list(islice(drafts, at_once)):
         drawn = [(draft, found) for draft in chunk for found in draft.fill()]
         if pool.teacher is not None:
-            _judge(chunk, drawn, pool, recipe, audit)
+            _judge(chunk, drawn, pool, draw, audit)
         for draft in chunk:
             pair = draft.finished()
             audit.add(pair, draft.missing)
             yield pair
 
 
-def _drafts(pool: Pool, recipe: Recipe, audit: Audit) -> Iterator[_Draft]:
-    judged = _judged_pairs(pool, recipe)
+def _drafts(pool: Pool, draw: Draw, audit: Audit) -> Iterator[_Draft]:
+    judged = _judged_pairs(pool, draw)
     number = 0
     for query_id in pool.query_ids:
         positives = pool.positives.get(query_id)
         if not positives:
             continue
-        query = _Query(query_id, positives, pool, recipe, audit)
+        query = _Query(query_id, positives, pool, draw, audit)
         for positive_id in positives:
             yield _Draft(query, positive_id, judged is None or number in judged)
             number += 1
 
 
-def _judged_pairs(pool: Pool, recipe: Recipe) -> set[int] | None:
-    """Numbers of the pairs that the teacher scores; None = all."""
+def _judged_pairs(pool: Pool, draw: Draw) -> set[int] | None:
+    """The numbers of the pairs that the teacher scores; None = all pairs."""
     if pool.teacher is None:
         return set()
     total = sum(len(pool.positives.get(query_id, ())) for query_id in pool.query_ids)
-    if not 0 < recipe.teacher_pairs < total:
+    wanted = draw.config.teacher_pairs
+    if not 0 < wanted < total:
         return None
-    rng = keyed_generator(recipe.seed, recipe.checkpoint_step, "teacher")
-    return set(rng.choice(total, recipe.teacher_pairs, replace=False).tolist())
+    rng = keyed_generator(draw.config.seed, draw.checkpoint_step, "teacher")
+    return set(rng.choice(total, wanted, replace=False).tolist())
 
 
 class _Query:
-    """What the pairs of one query share: what is banned, and the lists that are filtered once."""
+    """What all pairs of one query share: banned documents, and lists that are filtered once."""
 
     def __init__(
-        self, query_id: str, positives: Sequence[str], pool: Pool, recipe: Recipe, audit: Audit
+        self, query_id: str, positives: Sequence[str], pool: Pool, draw: Draw, audit: Audit
     ) -> None:
         self.id = query_id
-        self.pool, self.recipe, self.audit = pool, recipe, audit
+        self.pool, self.draw, self.audit = pool, draw, audit
         self.own, self.same = pool.duplicates.banned(positives)
         self.positive_scores = pool.positive_scores.get(query_id, {})
         known = [self.positive_scores[name] for name in positives if name in self.positive_scores]
@@ -131,7 +116,7 @@ class _Query:
                 self._lists[source] = self._left(source, query_id)
 
     def candidates(self, source: str, positive_id: str) -> tuple[Positions, Positions, Floats]:
-        """Positions, ranks and scores of what a ranked source may offer, by rank."""
+        """Positions, ranks and scores of the candidates that a ranked source may offer, by rank."""
         if source in self._lists:
             return self._lists[source]
         return self._left(source, positive_id)
@@ -149,9 +134,7 @@ class _Query:
             self.audit.remove(source, "other_datasets", int(foreign.sum()))
             gone |= foreign
         left = np.flatnonzero(~gone)
-        passes, refused = passing(
-            self.recipe.filters, ranks[left], scores[left], self.lowest_positive
-        )
+        passes, refused = passing(self.draw.config, ranks[left], scores[left], self.lowest_positive)
         for rule, count in refused.items():
             self.audit.remove(source, rule, count)
         left = left[passes]
@@ -169,14 +152,14 @@ class _Draft:
         self.kept: list[Candidate] = []
         self.logits: dict[int, float] = {}
         self.positive_logit: float | None = None
-        recipe = query.recipe
-        mixing = partial(recipe.generator, query.id, positive_id, "mix")
-        self.missing = split_by_shares(recipe.count, recipe.shares, mixing) if recipe.count else {}
+        count = query.draw.config.negatives
+        mixing = partial(query.draw.generator, query.id, positive_id, "mix")
+        self.missing = split_by_shares(count, query.draw.shares, mixing) if count else {}
         self._seen: set[int] = set()
         self._offers = {source: self._offered(source) for source in self.missing}
 
     def fill(self) -> list[Candidate]:
-        """Take what is missing from the front of each source's order; returns what is new."""
+        """Take the missing negatives from the front of each source's order, and return them."""
         drawn: list[Candidate] = []
         has_answer = self.query.pool.has_answer
         for source, offers in self._offers.items():
@@ -194,14 +177,14 @@ class _Draft:
         return drawn
 
     def refuse(self, found: Candidate) -> None:
-        """Give a candidate back; the next `fill` takes another one from its source."""
+        """Drop a candidate; the next `fill` takes another one from its source."""
         self.kept.remove(found)
         self.missing[found.source] += 1
 
     def finished(self) -> PairNegatives:
-        """The line of the pair: source by source, by rank where there is one."""
+        """The pair's line: negatives sorted by source, then by rank."""
         place = {source: nth for nth, source in enumerate(self._offers)}
-        self._offers.clear()  # generators that hold this draft: else both wait for the collector
+        self._offers.clear()  # the generators refer to this draft: break the cycle
         kept = sorted(self.kept, key=lambda found: (place[found.source], found.rank or 0))
         doc_ids = self.query.pool.duplicates.doc_ids
         return PairNegatives(
@@ -217,13 +200,13 @@ class _Draft:
         )
 
     def _offered(self, source: str) -> Iterator[Candidate]:
-        """The candidates of a source in the order in which this pair wants them."""
-        rng = self.query.recipe.generator(self.query.id, self.positive_id, source)
+        """The candidates of a source, in the order in which this pair takes them."""
+        rng = self.query.draw.generator(self.query.id, self.positive_id, source)
         if source == RANDOM:
             yield from self._from_corpus(rng)
             return
         docs, ranks, scores = self.query.candidates(source, self.positive_id)
-        places = order(scores, self.positive_score, self.query.recipe.sampler, rng)
+        places = order(scores, self.positive_score, self.query.draw.config, rng)
         step = self.missing[source]
         for part in (places[start : start + step] for start in range(0, len(places), step)):
             yield from _as_candidates(source, docs[part], ranks[part].tolist(), scores[part])
@@ -231,19 +214,19 @@ class _Draft:
     def _from_corpus(self, rng: np.random.Generator) -> Iterator[Candidate]:
         query, wanted = self.query, self.missing[RANDOM]
         banned = query.own | query.same | self._seen
-        size = max(query.recipe.depth, wanted)
+        size = max(query.draw.config.depth, wanted)
         drawn = draw_from_corpus(query.pool.corpus_of(query.id), size, banned, rng)
         for start in range(0, len(drawn), wanted):
             docs = drawn[start : start + wanted]
             scores = query.pool.scored(query.id, docs)
-            passes, refused = passing(query.recipe.filters, None, scores, query.lowest_positive)
+            passes, refused = passing(query.draw.config, None, scores, query.lowest_positive)
             for rule, count in refused.items():
                 query.audit.remove(RANDOM, rule, count)
             yield from _as_candidates(RANDOM, docs[passes], repeat(None), scores[passes])
 
 
 def _among(docs: Positions, places: Set[int]) -> npt.NDArray[np.bool_]:
-    """(docs,) which of them are in `places`."""
+    """(docs,) whether each document is in `places`."""
     if len(places) > _FEW:
         return np.isin(docs, list(places))
     found = np.zeros(len(docs), bool)
@@ -262,10 +245,10 @@ def _judge(
     chunk: Iterable[_Draft],
     drawn: list[tuple[_Draft, Candidate]],
     pool: Pool,
-    recipe: Recipe,
+    draw: Draw,
     audit: Audit,
 ) -> None:
-    """The teacher scores what the judged pairs drew; what it takes for a positive is replaced."""
+    """Let the teacher score the negatives of the judged pairs, and replace likely positives."""
     assert pool.teacher is not None
     judged = [draft for draft in chunk if draft.is_judged]
     if not judged:
@@ -274,7 +257,8 @@ def _judge(
     logits = pool.teacher([(draft.query.id, position[draft.positive_id]) for draft in judged])
     for draft, logit in zip(judged, logits.tolist(), strict=True):
         draft.positive_logit = round(logit, 6)
-    limit = math.inf if recipe.teacher_max is None else logit_of(recipe.teacher_max)
+    limit = draw.config.teacher_max
+    highest = math.inf if limit is None else logit_of(limit)
     fresh = [(draft, found) for draft, found in drawn if draft.is_judged]
     while fresh:
         logits = pool.teacher([(draft.query.id, found.doc) for draft, found in fresh])
@@ -282,7 +266,7 @@ def _judge(
         for (draft, found), logit in zip(fresh, logits.tolist(), strict=True):
             assert draft.positive_logit is not None
             audit.judge(logit, draft.positive_logit)
-            if logit > limit:
+            if logit > highest:
                 audit.remove(found.source, "teacher", 1)
                 draft.refuse(found)
                 refilled[id(draft)] = draft
@@ -292,6 +276,6 @@ def _judge(
 
 
 def _all_rounded(scores: Floats) -> list[float | None]:
-    """To six places; None where there is no score."""
+    """Rounded to six places; NaN becomes None."""
     rounded = np.round(scores.astype(np.float64), 6).tolist()
     return [None if math.isnan(score) else score for score in rounded]

@@ -1,85 +1,80 @@
-"""Where candidates come from, beside the search of `mine`: BM25, an earlier model, neighbours."""
+"""The ranked sources of `ance mine`: the model's ranking, BM25, an earlier model, neighbours."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ance_cli.call import Call
-from ance_cli.config import DrawConfig
-from ance_cli.errors import Mismatch
 from ance_cli.formats import lease
 from ance_cli.formats.candidates import Candidates, read_candidates
-from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.embeddings import Embeddings
-from ance_cli.formats.hashing import cache_dir, hash_file
-from ance_cli.formats.manifest import Plan, read_manifest
+from ance_cli.formats.manifest import Plan
+from ance_cli.formats.summary import Clock
 from ance_cli.mining.audit import BM25_TOP
+from ance_cli.mining.bm25_rankings import cached_bm25
+from ance_cli.mining.mining_data import MiningData
+from ance_cli.mining.mining_job import MiningJob
+from ance_cli.mining.mix import ANN, BM25, LOOKAHEAD, PREVIOUS
 from ance_cli.mining.pool import RankedLists
+from ance_cli.mining.query_model import QueryModel
 from ance_cli.progress import Reporter
 
 if TYPE_CHECKING:
     import torch
 
-ANN, BM25, PREVIOUS, LOOKAHEAD = "ann", "bm25", "previous", "lookahead"
+
+class Rankings:
+    """The rankings that the sources of one job read, each made when first needed."""
+
+    def __init__(
+        self, job: MiningJob, plan: Plan, data: MiningData, model: QueryModel, clock: Clock
+    ) -> None:
+        self.job, self.data, self.model = job, data, model
+        self._plan, self._clock = plan, clock
+
+    @cached_property
+    def ann(self) -> Candidates:
+        """The model's own ranking: searched, or read from the candidates folder."""
+        folder, call = self.job.files.candidates_folder, self.job.call
+        if folder is None:
+            return self.model.rank()
+        if manifest := self._plan.published(call.force):
+            self.model.dtype = manifest["shaped_by"]["dtype"]
+            call.reporter.say(f"drawing from the candidates in {folder}")
+            return self.earlier(folder)
+        candidates = self.model.rank()
+        self._plan.shaped_by["dtype"] = self.model.dtype
+        with lease.hold(lease.lease_name(folder), str(folder)):
+            partial = self._plan.open_partial(force=True)  # a search cannot be continued
+            with self._clock("keep"):
+                content = candidates.write(partial)
+                self._plan.publish_folder(content, {"dtype": self.model.dtype})
+        return candidates
+
+    @cached_property
+    def bm25(self) -> Candidates:
+        """BM25's ranking, at least as deep as the audit needs."""
+        job = self.job
+        with self._clock("bm25"):
+            return cached_bm25(job.dataset, self.data, job.config, job.files.bm25, job.call)
+
+    def earlier(self, folder: Path) -> Candidates:
+        """The candidates in a folder, down to the job's depth."""
+        return _cut(read_candidates(folder, self.data.num_docs), self.job.config.depth)
+
+    def bm25_top(self) -> Callable[[str], set[str]]:
+        """query_id -> the documents that BM25 ranks highest, for the audit."""
+        lists = RankedLists.of(_cut(self.bm25, BM25_TOP), scored=False)
+        doc_ids = self.data.duplicates.doc_ids
+        return lambda query_id: {doc_ids[doc] for doc in lists.listed(query_id)[0]}
 
 
-def search_bm25(
-    dataset: Dataset,
-    queries: Mapping[str, str],
-    config: DrawConfig,
-    depth: int,
-    call: Call,
-) -> Candidates:
-    """BM25's ranking of the corpus for each query."""
-    from ance_cli.retrieval.bm25 import open_bm25
-
-    call.reporter.say(f"BM25 ({config.engine}) over {dataset.corpus}")
-    bm25 = open_bm25(config.engine, dataset.corpus, config.k1, config.b, call)
-    with call.reporter.task("BM25", len(queries), "query") as bar:
-        docs, scores = bm25.search(list(queries.values()), depth, bar.advance)
-    return Candidates(list(queries), docs, scores, {})
-
-
-def kept_bm25(
-    dataset: Dataset,
-    queries: Mapping[str, str],
-    config: DrawConfig,
-    kept_in: Path | None,
-    num_docs: int,
-    call: Call,
-) -> Candidates:
-    """BM25's ranking of a corpus of `num_docs`, made once and kept as candidates, in `kept_in` or
-    the cache folder. Of two processes that need the same one the second waits for the first.
-
-    It is at least as deep as the audit looks, whatever `--depth`; its name is its fingerprint.
-    """
-    depth = max(config.depth, BM25_TOP)
-    plan = Plan(
-        "candidates",
-        Path(),
-        {name: getattr(config, name) for name in ("engine", "k1", "b", "min_rel")}
-        | {"depth": depth},
-        {
-            "corpus": hash_file(dataset.corpus),
-            "queries": hash_file(dataset.need("queries")),
-            "qrels": hash_file(dataset.need("qrels")),
-        },
-    )
-    plan.output = (kept_in or cache_dir() / "bm25-rankings") / plan.fingerprint
-    if plan.published() is None:
-        with lease.hold_in_turn(lease.lease_name(plan.output), str(plan.output), call.reporter.say):
-            if plan.published() is None:
-                found = search_bm25(dataset, queries, config, depth, call)
-                plan.publish_folder(found.write(plan.open_partial(force=True)), {})
-    return read_candidates(plan.output, num_docs)
-
-
-def cut(candidates: Candidates, depth: int) -> Candidates:
-    """The best-ranked `depth` of each list."""
+def _cut(candidates: Candidates, depth: int) -> Candidates:
+    """The best-ranked `depth` documents of each list."""
     return Candidates(
         candidates.query_ids,
         candidates.docs[:, :depth],
@@ -88,15 +83,40 @@ def cut(candidates: Candidates, depth: int) -> Candidates:
     )
 
 
-def check_previous(folder: Path, corpus_hash: str) -> str:
-    """The fingerprint of earlier candidates; `Mismatch` where they are of another corpus."""
-    manifest = read_manifest(folder, "candidates")
-    if manifest["inputs"].get("corpus") != corpus_hash:
-        raise Mismatch(
-            f"{folder}: its candidates are of another corpus than the dataset's",
-            hint="name candidates that were mined from this corpus with --previous",
-        )
-    return str(manifest["fingerprint"])
+# ---------------------------------------------------------------- sources
+
+
+def _by_model(rankings: Rankings) -> RankedLists:
+    return RankedLists.of(rankings.ann)
+
+
+def _by_bm25(rankings: Rankings) -> RankedLists:
+    return RankedLists.of(_cut(rankings.bm25, rankings.job.config.depth), scored=False)
+
+
+def _by_earlier_model(rankings: Rankings) -> RankedLists:
+    assert rankings.job.files.previous is not None
+    return RankedLists.of(rankings.earlier(rankings.job.files.previous), scored=False)
+
+
+def _by_neighbours(rankings: Rankings) -> RankedLists:
+    job, model = rankings.job, rankings.model
+    return neighbours(
+        rankings.data.positives,
+        model.embeddings,
+        job.config.depth,
+        model.retriever.device,
+        job.call.reporter,
+    )
+
+
+SOURCES: Mapping[str, Callable[[Rankings], RankedLists]] = {
+    ANN: _by_model,
+    BM25: _by_bm25,
+    PREVIOUS: _by_earlier_model,
+    LOOKAHEAD: _by_neighbours,
+}
+"""Source -> its ranked lists. `random` is drawn from the corpus pair by pair, without a list."""
 
 
 def neighbours(
@@ -106,7 +126,7 @@ def neighbours(
     device: torch.device,
     reporter: Reporter,
 ) -> RankedLists:
-    """For each positive passage the passages nearest to it (ANCE-Tele's lookahead negatives).
+    """For each positive, the passages nearest to it (ANCE-Tele's lookahead negatives).
 
     MaxP: the similarity of two documents is the maximum over their rows.
     """

@@ -1,10 +1,9 @@
 """Attention for encoders on a CPU, where torch's fused kernel is slow in bf16.
 
-For the head sizes of BERT-like encoders it reaches a tenth of the machine's bf16 matrix-product
-rate forward, and backward it takes two to four times as long as in float32
-(docs/evidence/measurements.md).
-Inference goes by batched matrix products, which run near that rate; training, which would have to
-keep their scores, by the fused kernel in float32.
+For the head sizes of BERT-like encoders its forward pass reaches a tenth of the machine's bf16
+matrix-product rate, and its backward pass takes two to four times as long as in float32
+(docs/evidence/measurements.md). Inference uses batched matrix products, which run near that rate.
+Training would have to keep their scores, so it uses the fused kernel in float32.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from torch import Tensor, nn
 
 _PRODUCTS, _FLOAT32 = "ance_products", "ance_float32"
 _MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "electra", "camembert")
-"""Encoders whose attention is softmax(q k / sqrt(d)) v over the keys there are, nothing else."""
+"""Encoders whose attention is softmax(q k / sqrt(d)) v over the unmasked keys, and nothing else."""
 
 _SCORES_AT_A_TIME = 1 << 21
-"""Attention scores in a piece: what the cache holds, so that memory does not slow the softmax."""
+"""Attention scores in a piece: as many as fit in the cache, so that memory does not slow the
+softmax down."""
 
 
 def attend(
@@ -35,8 +35,8 @@ def attend(
 ) -> tuple[Tensor, None]:
     """softmax(q k^T scaling) v, as transformers' attention functions are called.
 
-    q, k, v (B, H, L, D); the mask (B, L) says which keys are there, the first of each row; None is
-    all of them. Returns (B, L, H, D).
+    q, k, v (B, H, L, D); the mask (B, L) selects the first keys of each row; None: all keys.
+    Returns (B, L, H, D).
     """
     rows, heads, length, width = query.shape
     lengths = [length] * rows if attention_mask is None else attention_mask.sum(1).tolist()
@@ -49,7 +49,7 @@ def attend(
         for scores_of_row, end in zip(
             scores.view(-1, heads, length, length), lengths[row : row + step], strict=True
         ):
-            if end < length:  # of sorted rows few, by few tokens: cheaper than to add a mask
+            if end < length:  # rare and short in sorted rows: cheaper than adding a mask
                 scores_of_row[:, :, int(end) :] = -torch.inf
         torch.bmm(torch.softmax(scores, -1), v[piece], out=found[piece])
     return found.view(rows, heads, length, width).transpose(1, 2), None
@@ -75,12 +75,12 @@ def attend_in_float32(
 
 
 def use_products(backbone: nn.Module) -> None:
-    """Have a backbone attend by `attend`, for inference only, if it is of a kind that can."""
+    """Make a backbone use `attend`, for inference only, if its type is in `_MODEL_TYPES`."""
     _use(backbone, _PRODUCTS, attend, _keys_that_are_there)
 
 
 def use_float32(backbone: nn.Module) -> None:
-    """Have a backbone attend by `attend_in_float32`, if it is of a kind that can."""
+    """Make a backbone use `attend_in_float32`, if its type is in `_MODEL_TYPES`."""
     from transformers.masking_utils import sdpa_mask
 
     _use(backbone, _FLOAT32, attend_in_float32, sdpa_mask)

@@ -1,8 +1,9 @@
-"""A checkpoint folder, read without torch: its towers, its tokenisation pins, its towers' hashes.
+"""A checkpoint folder, read without torch: its towers, its encoding settings, its towers' hashes.
 
-The layout is sentence-transformers' (see `tower`) plus `ance.json`, which pins what the vectors
-depend on beside the weights: lengths, case, prefixes, separator, segmentation, similarity. A plain
-Hugging Face encoder has neither; it can start a training run, where it is given a fresh head.
+The layout is sentence-transformers' (see `tower`) plus `ance.json`, which fixes what the vectors
+depend on in addition to the weights: lengths, case, prefixes, separator, segmentation and
+similarity. A plain Hugging Face encoder has neither; it can start a training run, which adds a
+fresh head.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ ORIGIN = "converted_from"
 """The field of `ance.json` that names the layout and the files of a converted checkpoint."""
 
 COSINE_SCALE = 20.0
-"""Cosines lie in [-1, 1]; a softmax over them learns nothing without a scale of about this."""
+"""Cosines are between -1 and 1; a softmax over them learns nothing without a scale of about this
+size."""
 
 
 @dataclass(frozen=True)
 class EncodingSettings:
-    """What vectors depend on beside the weights, and the step at which the weights were taken.
+    """What vectors depend on in addition to the weights, and the training step of the weights.
 
-    Lengths are in tokens, special ones included. `segmentation` is `first` (FirstP), `special`
+    Lengths are in tokens, including special tokens. `segmentation` is `first` (FirstP), `special`
     (MaxP: up to `max_segments` segments, each with its own special tokens) or `slice` (MaxP as in
     the released ANCE models: one sequence with special tokens at its two ends, cut into up to
     `max_segments` pieces). `scale` multiplies scores in the training loss only.
@@ -55,7 +57,7 @@ class EncodingSettings:
     training_step: int = 0
 
     def shaping(self, side: Side) -> dict[str, Any]:
-        """The pins that shape the vectors of one side."""
+        """The settings that shape the vectors of one side."""
         if side == "query":
             names = ["query_length", "query_prefix", "lowercase"]
         else:
@@ -66,18 +68,18 @@ class EncodingSettings:
 
     @property
     def segments(self) -> int:
-        """The most rows that one passage can have."""
+        """The largest number of rows of one passage."""
         return 1 if self.segmentation == "first" else self.max_segments
 
 
 class Checkpoint:
-    """A checkpoint folder whose files were found to be there; no weight has been read yet."""
+    """A checkpoint folder whose files exist; no weight has been read yet."""
 
     def __init__(self, path: Path) -> None:
         """`path` may be the name of a model on the hub (`hub.fetched`).
 
-        Raises `BadInput` where the folder, its weights, its tokenizer or a module is missing, or
-        where its two towers do not belong together.
+        Raises `BadInput` if the folder, its weights, its tokenizer or a module is missing, or if
+        its two towers do not belong together.
         """
         folder = fetched(path)
         if not folder.is_dir():
@@ -87,24 +89,24 @@ class Checkpoint:
                 "ORG/NAME on the hub",
             )
         self.files = CheckpointFolder(folder.resolve())
-        self.path = self.files.path  # `latest` may move while we work: stay with what it names now
+        self.path = self.files.path  # `latest` may move later: keep the folder that it names now
         self.shown = path
         query, passage = read_towers(self.path, path)
         self._towers: dict[Side, Tower] = {"query": query, "passage": passage}
         if query.has_head != passage.has_head:
             headless = passage if query.has_head else query
             raise BadInput(
-                f"{headless.shown}: this tower has no pooling and head, though the other one has"
+                f"{headless.shown}: this tower has no pooling and head, but the other tower has"
             )
         if query.has_head and query.dim != passage.dim:
             raise BadInput(
                 f"{path}: query vectors of {query.dim} dimensions and passage vectors of "
-                f"{passage.dim}: there is no score between them"
+                f"{passage.dim}: they cannot be compared"
             )
         self.settings = self._read_settings()
 
     def tower(self, side: Side) -> Tower:
-        """The tower of one side; the same object for both sides where it is shared."""
+        """The tower of one side; the same object for both sides if the tower is shared."""
         return self._towers[side]
 
     @property
@@ -114,11 +116,11 @@ class Checkpoint:
 
     @property
     def has_head(self) -> bool:
-        """Whether the folder says how token vectors become one vector."""
+        """Whether the folder defines how token vectors become one vector."""
         return self._towers["query"].has_head
 
     def need_head(self) -> None:
-        """Raises `BadInput` where a raw language model is named: its vectors mean nothing yet."""
+        """Raises `BadInput` for a raw language model: its vectors mean nothing yet."""
         if not self.has_head:
             raise BadInput(
                 f"{self.shown}: has no pooling and head ({self.files.modules.name} is missing): "
@@ -139,7 +141,8 @@ class Checkpoint:
 
     @property
     def is_cosine(self) -> bool:
-        """Whether the vectors are compared by their angle: of length one, or to be made so."""
+        """Whether the vectors are compared by their angle: they have, or will be scaled to, length
+        one."""
         if all(tower.has("Normalize") for tower in self._towers.values()):
             return True
         config = self.files.sentence_transformers_config
@@ -166,8 +169,8 @@ class Checkpoint:
             )
         if query.lowercase != passage.lowercase:
             raise BadInput(
-                f"{self.shown}: one tower lower-cases its texts and the other one does not",
-                hint="set do_lower_case alike in both sentence_bert_config.json",
+                f"{self.shown}: one tower lower-cases its texts and the other does not",
+                hint="set do_lower_case to the same value in both sentence_bert_config.json files",
             )
         prompts: dict[str, str] = {}
         if self.files.sentence_transformers_config.exists():
@@ -196,16 +199,17 @@ class Checkpoint:
         return settings
 
     def with_settings(self, **changes: Any) -> Checkpoint:
-        """The same checkpoint with some pins overridden (None leaves a pin as it is)."""
+        """This checkpoint with other settings (None keeps a setting)."""
         changed = copy.copy(self)
         changed.settings = override_settings(self.settings, self._towers, self.shown, **changes)
         return changed
 
     def tower_hash(self, side: Side) -> str:
-        """Hash of everything that the vectors of one side depend on: weights, tokenizer, pins.
+        """Hash of everything that the vectors of one side depend on: weights, tokenizer, settings.
 
-        It is computed from the files, so a checkpoint cannot declare a wrong one, and not from the
-        folders they lie in: a tower keeps its hash when the other side gets one of its own.
+        The hash is computed from the files, so a checkpoint cannot declare a wrong one. The names
+        of the folders are not in the hash: a shared tower keeps its hash when the other side gets a
+        tower of its own.
         """
         tower = self._towers[side]
         files = {f"{place}/{path.name}": hash_file(path) for place, path in tower.files()}
@@ -217,7 +221,7 @@ class Checkpoint:
 def override_settings(
     settings: EncodingSettings, towers: Mapping[Side, Tower], shown: Path, **changes: Any
 ) -> EncodingSettings:
-    """Pins with some of them overridden (None leaves one as it is), held against the towers."""
+    """Settings with some of them overridden (None keeps a setting), checked against the towers."""
     given = {name: value for name, value in changes.items() if value is not None}
     for name, least in _LEAST.items():
         if given.get(name, least) < least:
@@ -228,13 +232,13 @@ def override_settings(
             raise BadInput(
                 f"{shown}: takes at most {tower.max_positions} tokens, "
                 f"--{side}-length asks for {given[name]}",
-                hint=f"give --{side}-length {tower.max_positions} or less",
+                hint=f"use --{side}-length {tower.max_positions} or less",
             )
     return replace(settings, **given)
 
 
 def write_settings(folder: Path, settings: EncodingSettings, origin: Any = None) -> None:
-    """Write `ance.json` into a checkpoint that is being built; `origin` is what it was converted
-    from."""
+    """Write `ance.json` into a checkpoint that is being built; `origin` describes what it was
+    converted from."""
     facts = asdict(settings) if origin is None else {**asdict(settings), ORIGIN: origin}
     write_json(CheckpointFolder(folder).settings, facts)

@@ -1,10 +1,10 @@
 """Cross-encoders: a query and a passage read together, one score for the pair.
 
-Far too slow to search a corpus with, but a better judge than a dual encoder: of a short ranking
-(Nogueira and Cho, 2019), of which negatives are false (RocketQA, Qu et al., NAACL 2021), and of how
-much better a positive is, for distillation. The folder is a Hugging Face sequence classifier with
-one label. Torch is imported with the first model, so that a stage can ask for the fingerprint
-alone.
+A cross-encoder is far too slow to search a corpus, but scores pairs better than a dual encoder: to
+rerank a short ranking (Nogueira and Cho, 2019), to find false negatives (RocketQA, Qu et al., NAACL
+2021), and as a teacher for distillation. The folder is a Hugging Face sequence classifier with one
+label. Torch is imported with the first model, so that a command can compute the fingerprint without
+it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ Pair = tuple[str, str]
 """A query and a passage."""
 
 _BLOCK = 1024
-"""Pairs that are tokenised, sorted by length and kept at a time: a kill costs as many."""
+"""Pairs that are tokenised, sorted by length and stored at a time: a killed call loses at most
+these."""
 
 
 def probability(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Logits as probabilities of relevance: RocketQA's confidence, which its thresholds are for."""
+    """Logits as probabilities of relevance: RocketQA's confidence, to which its thresholds
+    apply."""
     from scipy.special import expit
 
     found: npt.NDArray[np.float32] = expit(logits)
@@ -47,16 +49,16 @@ def probability(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def _open_folder(folder: Path) -> Checkpoint:
     if not ModuleFolder(folder).config.exists():
         raise BadInput(
-            f"{folder}/config.json: no such file: not a cross-encoder's folder",
+            f"{folder}/config.json: no such file: not a cross-encoder folder",
             hint="name a folder with a sequence classifier as save_pretrained writes it: "
             "config.json, model.safetensors and the tokenizer's files",
         )
-    checkpoint = Checkpoint(folder)  # the weights and the tokenizer are there
+    checkpoint = Checkpoint(folder)  # checks the weights and the tokenizer
     kinds = [module.kind for module in checkpoint.tower("passage").modules]
     if kinds != ["Transformer"]:
         raise BadInput(
             f"{folder}: its modules are {', '.join(kinds)}, expected a Transformer alone",
-            hint="a dual encoder cannot judge pairs; name a cross-encoder",
+            hint="a dual encoder cannot score pairs; name a cross-encoder",
         )
     return checkpoint
 
@@ -68,8 +70,7 @@ def _cut(checkpoint: Checkpoint, max_length: int) -> int:
 def cross_encoder_fingerprint(folder: Path, max_length: int = PAIR_LENGTH) -> str:
     """Hash of what the scores depend on: weights, tokenizer and config files, and the length.
 
-    Raises `BadInput` where the folder is not a cross-encoder's, as far as can be seen from its
-    files.
+    Raises `BadInput` if the folder does not look like a cross-encoder, judged by its file names.
     """
     checkpoint = _open_folder(folder)
     files = {
@@ -83,8 +84,9 @@ def cross_encoder_fingerprint(folder: Path, max_length: int = PAIR_LENGTH) -> st
 class CrossEncoder:
     """A cross-encoder on the first of the chosen devices.
 
-    `max_length` is of query and passage together, in tokens, special ones included; a model that
-    takes fewer has its own. `batch_tokens` is the padded size of a batch, 0 chooses by device.
+    `max_length` is the length of query and passage together, in tokens, including special tokens; a
+    model with a smaller maximum uses its own. `batch_tokens` is the padded size of a batch; 0
+    chooses it by device.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class CrossEncoder:
         max_length: int = PAIR_LENGTH,
         batch_tokens: int = 0,
     ) -> None:
-        """Raises `BadInput` where the folder does not hold a whole model with one label."""
+        """Raises `BadInput` if the folder does not hold a complete model with one label."""
         from ance_cli.models.devices import choose_devices, choose_dtype, torch_dtype
         from ance_cli.models.inference import fit_to_cpu
 
@@ -118,11 +120,12 @@ class CrossEncoder:
         on_pairs: Callable[[int], None] | None = None,
         journal: Journal = Journal(),
     ) -> npt.NDArray[np.float32]:
-        """(pairs,) float32 logits in the order of the pairs; `on_pairs` hears each batch's size.
+        """(pairs,) float32 logits in the order of the pairs. `on_pairs` is called with the size of
+        each batch.
 
-        What `journal` holds of an interrupted call, of the same model, length and number format, is
-        not computed again. Raises `BadInput` where a logit is not finite, `ResourceExhausted` where
-        one pair alone does not fit in memory.
+        Scores that `journal` holds from an interrupted call, with the same model, length and number
+        format, are not computed again. Raises `BadInput` if a logit is not finite, and
+        `ResourceExhausted` if one pair alone does not fit in memory.
         """
         logits = np.empty(len(pairs), np.float32)
         for start in range(0, len(pairs), _BLOCK):
@@ -153,15 +156,15 @@ class CrossEncoder:
             raise BadInput(
                 f"{self.folder}: {broken:,} of {len(logits):,} scores are not finite "
                 f"(computed in {self.dtype})",
-                hint="try fp32; if that does not help, the weights are damaged",
+                hint="try --dtype fp32; if that does not help, the weights are damaged",
             )
         return logits.tobytes()
 
     def _tokenised(self, pairs: Sequence[Pair]) -> list[dict[str, list[int]]]:
         """The model's inputs for each pair, cut to `max_length`.
 
-        The passage is cut and the query left whole, except where the query alone would take more
-        than half of the room: of such a pair whichever text is longer is cut.
+        Only the passage is cut, unless the query alone takes more than half of `max_length`: then
+        the longer text of the pair is cut.
         """
         queries = list(dict.fromkeys(query for query, _ in pairs))
         ids = self._tokenizer(queries, add_special_tokens=False, verbose=False)["input_ids"]
@@ -213,9 +216,9 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Any:
     if tokenizer.pad_token is None:
         raise BadInput(
             f"{checkpoint.shown}: the tokenizer has no padding token, which batches need",
-            hint="set `pad_token` in tokenizer_config.json to the one that the model trained with",
+            hint="set pad_token in tokenizer_config.json to the model's padding token",
         )
-    tokenizer.padding_side = "right"  # as attention on a CPU has it
+    tokenizer.padding_side = "right"  # `attention.attend` expects the padding there
     return tokenizer
 
 
@@ -248,7 +251,7 @@ def _load_classifier(checkpoint: Checkpoint) -> nn.Module:
 
 
 def rounded_backbone(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The backbone in `dtype`, what follows it in float32: bf16 logits would often tie."""
+    """The backbone in `dtype` and the head in float32: bf16 logits would often tie."""
 
     def to_float32(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(value.float() for value in inputs)

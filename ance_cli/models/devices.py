@@ -1,4 +1,4 @@
-"""Which devices a command uses, with which number format, on how many threads."""
+"""The devices, the number format and the threads that a command uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DTYPES = ("auto", "fp32", "bf16", "fp16")
 
 
 def parse_gpus(text: str) -> list[int] | None:
-    """`0-3`, `0,2` or `none` (empty list); None for `all`: whatever GPUs there are."""
+    """`0-3`, `0,2` or `none` (an empty list); None for `all`: every GPU of the machine."""
     if text == "all":
         return None
     if text == "none":
@@ -41,7 +41,7 @@ def parse_gpus(text: str) -> list[int] | None:
 
 
 def choose_devices(gpus: str) -> list[torch.device]:
-    """The devices that `--gpus` names; the CPU where it names none or the machine has none."""
+    """The devices that `--gpus` names; the CPU if it names no GPU or the machine has none."""
     import torch
 
     chosen = parse_gpus(gpus)
@@ -51,13 +51,13 @@ def choose_devices(gpus: str) -> list[torch.device]:
     if missing := [gpu for gpu in chosen if gpu >= there]:
         raise UsageProblem(
             f"--gpus {gpus}: there is no GPU {missing[0]}: this machine has {there or 'none'}",
-            hint="use --gpus all for those that there are, or --gpus none for the CPU",
+            hint="use --gpus all for every GPU of this machine, or --gpus none for the CPU",
         )
     return [torch.device("cuda", gpu) for gpu in chosen] or [torch.device("cpu")]
 
 
 def choose_dtype(dtype: str, device: torch.device) -> str:
-    """Resolve `auto`: bf16 where it is native, fp16 on older GPUs, else fp32."""
+    """Resolve `auto`: bf16 if the device supports it natively, fp16 on older GPUs, or else fp32."""
     import torch
 
     if dtype != "auto":
@@ -86,9 +86,9 @@ def torch_dtype(dtype: str) -> torch.dtype:
 
 
 def set_threads(threads: int) -> None:
-    """Bound the threads of this process (torch, faiss, tokenizers); 0 leaves every core to it.
+    """Limit the threads of this process (torch, faiss, tokenizers); 0 = every core.
 
-    Called before any of them is imported: they read these variables once.
+    Call this before importing any of them: they read these variables once.
     """
     if threads:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):

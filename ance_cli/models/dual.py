@@ -28,10 +28,10 @@ from ance_cli.models.tower import PASSAGE_ROUTE, QUERY_ROUTE, Tower
 
 
 class DualEncoder(nn.Module):
-    """The encoders of queries and of passages: one object where they share their weights.
+    """The encoders of queries and of passages: one object if they share their weights.
 
-    `towers` holds each encoder once, so that parameters and state have no duplicates. Poolers of
-    the backbone are frozen: nothing reads them, and a distributed step would wait for their
+    `towers` holds each encoder once, so that parameters and state have no duplicates. The
+    backbone's own pooler is frozen: nothing reads it, and a distributed step would wait for its
     gradients.
     """
 
@@ -71,8 +71,8 @@ class DualEncoder(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """(B, L) int64 token ids and masks of both sides -> (B, dim) float32 vectors of both.
 
-        A side whose ids are None is left out: None comes back. Both are one call, because
-        DistributedDataParallel wraps one call a step.
+        A side whose ids are None is skipped and returns None. Both sides are one call, because
+        DistributedDataParallel wraps one call per step.
         """
         queries = passages = None
         if query_ids is not None:
@@ -84,7 +84,7 @@ class DualEncoder(nn.Module):
     def train(self, mode: bool = True) -> DualEncoder:
         """As `nn.Module.train`, but a frozen tower stays in evaluation mode.
 
-        With dropout it would give other vectors than those that were made from its checkpoint.
+        With dropout its vectors would differ from those that its checkpoint makes.
         """
         super().train(mode)
         for tower in self.towers.values():
@@ -112,23 +112,23 @@ def start_dual(
 ) -> tuple[DualEncoder, bool]:
     """The encoders to train from, and whether their heads are fresh.
 
-    A checkpoint without a head gets the paper's, the same one on both sides, with vectors of length
-    one for `cosine` (see `fresh_encoder`): its caller then pins `similarity`, and the scale
-    `COSINE_SCALE` where the user gave none. `towers` None leaves them as they are; `two` starts
-    both from the shared one. Raises `UsageProblem` where two towers should become one, or where
-    `similarity` is not that of the existing head.
+    A checkpoint without a head gets the paper's head, the same one on both sides; with
+    `similarity` cosine its vectors have length one (see `fresh_encoder`). The caller then stores
+    `similarity` in the settings, with the scale `COSINE_SCALE` if the user gave no scale. `towers`
+    None keeps the checkpoint's towers; `two` starts both from a shared one. Raises `UsageProblem`
+    if two towers should become one, or if `similarity` is not that of the existing head.
     """
     if towers == "shared" and not checkpoint.shared:
         raise UsageProblem(
             f"--towers shared: {checkpoint.shown} has two towers, which cannot become one",
-            hint="leave --towers out, or start from one of its encoders alone",
+            hint="omit --towers, or start from one of the two encoders",
         )
     fresh = not checkpoint.has_head
     found = "cosine" if checkpoint.is_cosine else "dot"
     if not fresh and similarity not in (None, found):
         raise UsageProblem(
             f"--similarity {similarity}: {checkpoint.shown} has a head for {found}",
-            hint="leave --similarity out, or start from a checkpoint without a head",
+            hint="omit --similarity, or start from a checkpoint without a head",
         )
 
     def start(side: Side) -> Encoder:
@@ -144,13 +144,13 @@ def start_dual(
     if query.dim != passage.dim:
         raise UsageProblem(
             f"{checkpoint.shown}: its towers are {query.dim} and {passage.dim} wide",
-            hint="name the width of the vectors of both with --dim",
+            hint="set the width of both with --dim",
         )
     return DualEncoder(query, passage), fresh
 
 
 def freeze_passages(dual: DualEncoder) -> DualEncoder:
-    """The same with a passage tower of its own that is not trained (ADORE's setting)."""
+    """The dual encoder with a separate passage tower that is not trained (ADORE's setting)."""
     passage = copy.deepcopy(dual.passage) if dual.shared else dual.passage
     return DualEncoder(dual.query, passage.requires_grad_(False).eval())
 
@@ -161,7 +161,7 @@ def enable_gradient_checkpointing(dual: DualEncoder) -> None:
         backbone = cast(Encoder, tower).backbone
         if not getattr(backbone, "supports_gradient_checkpointing", False):
             raise UsageProblem(f"{type(backbone).__name__} cannot do gradient checkpointing")
-        # the first name is that of newer transformers, which warn of the second
+        # newer versions of transformers have the first name, and warn about the second
         enable = getattr(backbone, "activation_checkpointing_enable", None)
         enable = enable or backbone.gradient_checkpointing_enable
         enable({"use_reentrant": False})  # type: ignore[operator]
@@ -177,30 +177,16 @@ def save_dual(
 ) -> None:
     """Write a checkpoint into `folder`, which is being built.
 
-    A shared tower lies at the top of the folder, two lie under sentence-transformers' Router. With
-    `frozen_passage_from` the passage tower's files are that checkpoint's, byte by byte, so that the
-    tower keeps its hash and the vectors made with it stay valid. `origin` is what it was
-    converted from, for `ance.json`.
+    A shared tower is at the top of the folder, two towers are under sentence-transformers' Router.
+    With `frozen_passage_from` the passage tower's files are copied from that checkpoint, so that
+    the tower keeps its hash and the vectors made with it stay valid. `origin` describes what the
+    checkpoint was converted from, for `ance.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if dual.shared:
-        modules = write_modules(dual.query, folder, lambda n, kind: f"{n}_{kind}" if n else "")
-        tokenizer.save(str(folder), "passage")
-        _write_length(folder, max(settings.query_length, settings.passage_length), settings)
+        modules = _save_shared(dual, tokenizer, settings, folder)
     else:
-        query = write_modules(dual.query, folder, lambda n, kind: f"{QUERY_ROUTE}_{n}_{kind}")
-        tokenizer.save(str(folder / query[0][0]), "query")
-        if frozen_passage_from is not None:
-            passage = _copy_modules(frozen_passage_from.tower("passage"), folder)
-        else:
-            passage = write_modules(
-                dual.passage, folder, lambda n, kind: f"{PASSAGE_ROUTE}_{n}_{kind}"
-            )
-            tokenizer.save(str(folder / passage[0][0]), "passage")
-        _write_length(folder / query[0][0], settings.query_length, settings)
-        _write_length(folder / passage[0][0], settings.passage_length, settings)
-        _write_router(folder, query, passage)
-        modules = [("", "Router")]
+        modules = _save_two(dual, tokenizer, settings, folder, frozen_passage_from)
     write_json(
         CheckpointFolder(folder).modules,
         [
@@ -218,6 +204,37 @@ def save_dual(
         },
     )
     write_settings(folder, settings, origin)
+
+
+def _save_shared(
+    dual: DualEncoder, tokenizer: Tokenizer, settings: EncodingSettings, folder: Path
+) -> list[tuple[str, str]]:
+    """Write the shared tower at the top of the folder; returns (subfolder, kind) of its modules."""
+    modules = write_modules(dual.query, folder, lambda n, kind: f"{n}_{kind}" if n else "")
+    tokenizer.save(str(folder), "passage")
+    _write_length(folder, max(settings.query_length, settings.passage_length), settings)
+    return modules
+
+
+def _save_two(
+    dual: DualEncoder,
+    tokenizer: Tokenizer,
+    settings: EncodingSettings,
+    folder: Path,
+    frozen_passage_from: Checkpoint | None,
+) -> list[tuple[str, str]]:
+    """Write both towers and a Router between them, which is the checkpoint's only module."""
+    query = write_modules(dual.query, folder, lambda n, kind: f"{QUERY_ROUTE}_{n}_{kind}")
+    tokenizer.save(str(folder / query[0][0]), "query")
+    if frozen_passage_from is not None:
+        passage = _copy_modules(frozen_passage_from.tower("passage"), folder)
+    else:
+        passage = write_modules(dual.passage, folder, lambda n, kind: f"{PASSAGE_ROUTE}_{n}_{kind}")
+        tokenizer.save(str(folder / passage[0][0]), "passage")
+    _write_length(folder / query[0][0], settings.query_length, settings)
+    _write_length(folder / passage[0][0], settings.passage_length, settings)
+    _write_router(folder, query, passage)
+    return [("", "Router")]
 
 
 def _copy_modules(tower: Tower, folder: Path) -> list[tuple[str, str]]:

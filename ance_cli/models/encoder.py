@@ -7,7 +7,8 @@ Pooling, Dense, LayerNorm and Normalize loads as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,21 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+def _cls(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    return hidden[:, 0].float()
+
+
+def _mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return hidden.float().mean(1)
+    weights = mask.unsqueeze(-1).float()  # (B, L, 1)
+    return (hidden.float() * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+
+
+_POOLINGS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {"cls": _cls, "mean": _mean}
+"""(B, L, hidden) token vectors and the mask, None if nothing is padded -> (B, hidden) float32."""
+
+
 class Normalize(nn.Module):
     """Scale each vector to length one."""
 
@@ -40,7 +56,7 @@ class Normalize(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Backbone, pooling (`cls` or `mean`) and head; `dim` is the width of its vectors."""
+    """Backbone, pooling (a name in `_POOLINGS`) and head; `dim` is the width of its vectors."""
 
     def __init__(self, backbone: nn.Module, pooling: str, head: nn.Sequential, dim: int) -> None:
         super().__init__()
@@ -50,27 +66,19 @@ class Encoder(nn.Module):
         self.dim = dim
 
     def forward(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, L) int64 token ids and mask, None where nothing is padded -> (B, dim) float32
-        vectors.
+        """(B, L) int64 token ids and mask, None if nothing is padded -> (B, dim) float32 vectors.
 
-        Pooling and head run in float32 also where the backbone is autocast or held in bf16: they
-        cost nothing and the scores depend on them.
+        Pooling and head run in float32 even if the backbone runs in bf16: they cost nothing and the
+        scores depend on them.
         """
         hidden = self.backbone(input_ids=token_ids, attention_mask=mask).last_hidden_state
         with torch.autocast(hidden.device.type, enabled=False):
-            if self.pooling == "cls":
-                pooled = hidden[:, 0].float()
-            elif mask is None:
-                pooled = hidden.float().mean(1)
-            else:
-                weights = mask.unsqueeze(-1).float()  # (B, L, 1)
-                pooled = (hidden.float() * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
-            vectors: Tensor = self.head(pooled)
+            vectors: Tensor = self.head(_POOLINGS[self.pooling](hidden, mask))
             return vectors
 
 
 def load_backbone(tower: Tower) -> nn.Module:
-    """The Transformer of a tower in float32; `BadInput` where a weight is not in its file."""
+    """The Transformer of a tower in float32; `BadInput` if a weight is missing from its file."""
     from transformers import AutoConfig, AutoModel
 
     with as_bad_input(f"{tower.shown}: the backbone does not load", hint=COPY_AGAIN):
@@ -81,7 +89,7 @@ def load_backbone(tower: Tower) -> nn.Module:
         tower.backbone,
         tower.shown,
         "backbone",
-        "the checkpoint is not what its config.json says, or cut short",
+        "the checkpoint does not match its config.json, or is cut short",
         unread="pooler",
         config=config,
         dtype=torch.float32,
@@ -110,35 +118,47 @@ def _load_weights(folder: Path, module: nn.Module, prefix: str) -> None:
     module.load_state_dict({name: found[f"{prefix}.{name}"].float() for name in wanted})
 
 
-def _load_head(tower: Tower, hidden: int) -> tuple[str, list[nn.Module], int]:
-    pooling, dim = "", hidden
-    head: list[nn.Module] = []
-    for module in tower.modules[1:]:
-        if module.kind == "Normalize":
-            head.append(Normalize())
-            continue
-        folder = module.folder
-        path = ModuleFolder(folder).config
-        config = read_object(path)
-        if module.kind == "Pooling":
-            pooling = _pooling_of(config, path)
-        elif module.kind == "Dense":
-            name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
-            if name not in _ACTIVATIONS:
-                raise BadInput(f"{path}: cannot use the activation {name!r}")
-            width = whole_number(config, "in_features", path)
-            dim = whole_number(config, "out_features", path)
-            linear = nn.Linear(width, dim, bool(config.get("bias", True)))
-            _load_weights(folder, linear, "linear")
-            head += [linear] if name == "Identity" else [linear, _ACTIVATIONS[name]()]
-        else:
-            norm = nn.LayerNorm(whole_number(config, "dimension", path))
-            _load_weights(folder, norm, "norm")
-            head.append(norm)
-    return pooling, head, dim
+def _load_dense(folder: Path) -> list[nn.Module]:
+    path = ModuleFolder(folder).config
+    config = read_object(path)
+    name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
+    if name not in _ACTIVATIONS:
+        raise BadInput(f"{path}: cannot use the activation {name!r}")
+    width = whole_number(config, "in_features", path)
+    dim = whole_number(config, "out_features", path)
+    linear = nn.Linear(width, dim, bool(config.get("bias", True)))
+    _load_weights(folder, linear, "linear")
+    return [linear] if name == "Identity" else [linear, _ACTIVATIONS[name]()]
 
 
-def _pooling_of(config: dict[str, Any], path: Path) -> str:
+def _load_layer_norm(folder: Path) -> list[nn.Module]:
+    path = ModuleFolder(folder).config
+    norm = nn.LayerNorm(whole_number(read_object(path), "dimension", path))
+    _load_weights(folder, norm, "norm")
+    return [norm]
+
+
+_HEAD_MODULES: dict[str, Callable[[Path], list[nn.Module]]] = {
+    "Dense": _load_dense,
+    "LayerNorm": _load_layer_norm,
+    "Normalize": lambda folder: [Normalize()],
+}
+"""Kind of a module after the pooling -> what loads it from its folder."""
+
+
+def _load_head(tower: Tower) -> list[nn.Module]:
+    return [
+        part
+        for module in tower.modules[1:]
+        if module.kind != "Pooling"
+        for part in _HEAD_MODULES[module.kind](module.folder)
+    ]
+
+
+def _pooling_of(tower: Tower) -> str:
+    folder = next(module.folder for module in tower.modules if module.kind == "Pooling")
+    path = ModuleFolder(folder).config
+    config = read_object(path)
     modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on]
     mode = config.get("pooling_mode") or (modes[0] if len(modes) == 1 else ",".join(modes))
     known = {
@@ -155,24 +175,24 @@ def _pooling_of(config: dict[str, Any], path: Path) -> str:
 def load_encoder(checkpoint: Checkpoint, side: Side = "passage") -> Encoder:
     """The encoder of one side of a checkpoint, float32, in evaluation mode, on the CPU.
 
-    Raises `BadInput` where the folder has no pooling and head: a raw language model does not yet
-    make vectors that mean anything.
+    Raises `BadInput` if the folder has no pooling and head: the vectors of a raw language model
+    mean nothing yet.
     """
     checkpoint.need_head()
     tower = checkpoint.tower(side)
     backbone = load_backbone(tower)
-    pooling, head, dim = _load_head(tower, hidden_size(backbone))
+    head = _load_head(tower)
     if checkpoint.is_cosine and not tower.has("Normalize"):
         head.append(Normalize())  # so that an inner-product index ranks by cosine
-    return Encoder(backbone, pooling, nn.Sequential(*head), dim).eval()
+    return Encoder(backbone, _pooling_of(tower), nn.Sequential(*head), tower.dim).eval()
 
 
 def fresh_encoder(tower: Tower, dim: int | None, seed: int, cosine: bool) -> Encoder:
     """The backbone of a tower with the paper's head: [CLS] -> Linear(hidden, dim) ->
     LayerNorm(dim), for `cosine` scaled to length one.
 
-    The linear map is drawn from N(0, 0.02) by `seed` alone; `dim` is the backbone's width where
-    None.
+    The linear map is drawn from N(0, 0.02) and depends on `seed` alone. `dim` None is the
+    backbone's width.
     """
     backbone = load_backbone(tower)
     hidden = hidden_size(backbone)
@@ -189,7 +209,8 @@ def fresh_encoder(tower: Tower, dim: int | None, seed: int, cosine: bool) -> Enc
 def set_dropout(model: nn.Module, probability: float) -> None:
     """Set every dropout of one encoder or of both, modules and plain attributes alike.
 
-    The checkpoint's config keeps its own value: this is of a training run, not of the model.
+    The checkpoint's config keeps its own value: dropout belongs to a training run, not to the
+    model.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -207,60 +228,70 @@ def write_modules(
     `place(number, kind)` names the subfolder of each; returns (subfolder, kind) in order. The
     tokenizer is not written.
     """
-    modules: list[tuple[str, str]] = []
-
-    def add(kind: str, config: dict[str, Any], weights: nn.Module | None = None) -> None:
+    backbone = place(0, "Transformer")
+    encoder.backbone.save_pretrained(folder / backbone, safe_serialization=True)  # type: ignore[operator]
+    modules = [(backbone, "Transformer")]
+    for kind, config, weights in (_described_pooling(encoder), *_described_head(encoder.head)):
         name = place(len(modules), kind)
         modules.append((name, kind))
-        (folder / name).mkdir(exist_ok=True)
-        module = ModuleFolder(folder / name)
-        write_json(module.config, config)
-        if weights is not None:
-            prefix = "norm" if kind == "LayerNorm" else "linear"
-            tensors = {
-                f"{prefix}.{key}": value.detach().cpu().contiguous()
-                for key, value in weights.state_dict().items()
-            }
-            save_file(tensors, module.weights, metadata={"format": "pt"})
+        _write_module(folder / name, kind, config, weights)
+    return modules
 
-    backbone_place = place(0, "Transformer")
-    encoder.backbone.save_pretrained(folder / backbone_place, safe_serialization=True)  # type: ignore[operator]
-    modules.append((backbone_place, "Transformer"))
-    add(
-        "Pooling",
-        {
-            "word_embedding_dimension": hidden_size(encoder.backbone),
-            "pooling_mode_cls_token": encoder.pooling == "cls",
-            "pooling_mode_mean_tokens": encoder.pooling == "mean",
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-    )
-    parts = list(encoder.head)
-    for number, part in enumerate(parts):
+
+_Described = tuple[str, dict[str, Any], nn.Module | None]
+"""Kind, config and weights of a module, as sentence-transformers stores it."""
+
+
+def _write_module(
+    folder: Path, kind: str, config: dict[str, Any], weights: nn.Module | None
+) -> None:
+    folder.mkdir(exist_ok=True)
+    files = ModuleFolder(folder)
+    write_json(files.config, config)
+    if weights is not None:
+        prefix = "norm" if kind == "LayerNorm" else "linear"
+        tensors = {
+            f"{prefix}.{key}": value.detach().cpu().contiguous()
+            for key, value in weights.state_dict().items()
+        }
+        save_file(tensors, files.weights, metadata={"format": "pt"})
+
+
+def _described_pooling(encoder: Encoder) -> _Described:
+    config = {
+        "word_embedding_dimension": hidden_size(encoder.backbone),
+        "pooling_mode_cls_token": encoder.pooling == "cls",
+        "pooling_mode_mean_tokens": encoder.pooling == "mean",
+        "pooling_mode_max_tokens": False,
+        "pooling_mode_mean_sqrt_len_tokens": False,
+    }
+    return "Pooling", config, None
+
+
+def _described_head(head: nn.Sequential) -> Iterator[_Described]:
+    """The modules of a head. A linear map and the activation after it are one module, a Dense."""
+    parts = list(head)
+    for part, after in zip_longest(parts, parts[1:]):
         if isinstance(part, nn.Linear):
-            after = parts[number + 1] if number + 1 < len(parts) else None
-            known = after is not None and type(after) in _ACTIVATIONS.values()
-            activation = type(after) if known and after is not None else nn.Identity
+            known = type(after) in _ACTIVATIONS.values()
             config = {
                 "in_features": part.in_features,
                 "out_features": part.out_features,
                 "bias": part.bias is not None,
-                "activation_function": f"torch.nn.modules.{_torch_module(activation)}",
+                "activation_function": _activation_name(type(after) if known else nn.Identity),
             }
-            add("Dense", config, part)
+            yield "Dense", config, part
         elif isinstance(part, nn.LayerNorm):
-            add("LayerNorm", {"dimension": part.normalized_shape[0]}, part)
+            yield "LayerNorm", {"dimension": part.normalized_shape[0]}, part
         elif isinstance(part, Normalize):
-            add("Normalize", {})
-    return modules
+            yield "Normalize", {}, None
+
+
+def _activation_name(activation: type) -> str:
+    home = "linear" if activation is nn.Identity else "activation"
+    return f"torch.nn.modules.{home}.{activation.__name__}"
 
 
 def hidden_size(backbone: nn.Module) -> int:
     """The width of the backbone's token vectors."""
     return int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
-
-
-def _torch_module(activation: type[nn.Module]) -> str:
-    home = "linear" if activation is nn.Identity else "activation"
-    return f"{home}.{activation.__name__}"

@@ -1,7 +1,7 @@
 """How much of the machine a training step uses.
 
 Model FLOPs utilisation (Chowdhery et al., 2022, App. B) = `training_flops` / seconds /
-`matmul_ceiling`, where the ceiling is measured on the machine at hand and not a vendor's figure.
+`matmul_ceiling`. The ceiling is measured on the machine itself; it is not a vendor's figure.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from ance_cli.models.devices import torch_dtype
 def forward_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> int:
     """FLOPs of a forward pass of a transformer encoder's matrix products.
 
-    `num_tokens` is the sum of the rows' lengths and `sum_squares` that of their squares, padding
-    included as it is computed too: 2 P tokens + 4 layers hidden sum(length^2), with P the weights
-    of the linear maps (each is a multiplication and an addition per token), then the queries
-    against the keys and the weights against the values. Every layer is taken to attend to the whole
-    row and to have weights of its own (unlike those of ALBERT).
+    `num_tokens` is the sum of the rows' lengths and `sum_squares` the sum of their squares, both
+    including padding, which is computed as well. FLOPs = 2 P tokens + 4 layers hidden
+    sum(length^2): the first term are the P weights of the linear maps (one multiplication and one
+    addition each per token), the second term are the products of queries with keys and of attention
+    weights with values. This assumes that every layer attends to the whole row and has weights of
+    its own (unlike ALBERT).
     """
     config: Any = backbone.config
     weights = sum(
@@ -35,16 +36,16 @@ def forward_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> int
 
 
 def training_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> int:
-    """FLOPs of a forward and a backward pass: the latter is two products for each one of the
-    former. Recomputed activations do not count."""
+    """FLOPs of a forward and a backward pass: the backward pass has two products for each product
+    of the forward pass. Recomputed activations do not count."""
     return 3 * forward_flops(backbone, num_tokens, sum_squares)
 
 
 def matmul_ceiling(device: torch.device, dtype: str, seconds: float = 0.3) -> float:
-    """The FLOP/s of a large square matrix product, with the threads and settings at hand.
+    """The FLOP/s of a large square matrix product, with the current threads and settings.
 
-    `dtype` is a resolved `--dtype`. The best of the products that fit into `seconds`, three at
-    least, after one to warm up: what the machine can do when nothing else disturbs it.
+    `dtype` is a resolved `--dtype`. After one product to warm up, measures products for `seconds`,
+    at least three, and returns the speed of the fastest: that of an undisturbed machine.
     """
     size = 8192 if device.type == "cuda" else 2048
     generator = torch.Generator(device).manual_seed(0)

@@ -1,13 +1,13 @@
-"""Checkpoints in other layouts than ours, recognised by the names of their weights.
+"""Checkpoints in other layouts, recognised by the names of their weights.
 
-Original ANCE (and castorini/ance-*): a RoBERTa with `embeddingHead` and `norm`, one for both sides.
+Original ANCE (and castorini/ance-*): one RoBERTa for both sides, with `embeddingHead` and `norm`.
 DPR: two BERTs, in one file (`question_model`, `ctx_model`) or in the folders of the Hugging Face
-classes (`question_encoder`, `ctx_encoder`). sentence-transformers' folders and plain encoders, also
-where their weights are in PyTorch's older files. These are read by torch's weights-only loader,
-which builds tensors and plain values and nothing else; safetensors is taken where it is there.
+classes (`question_encoder`, `ctx_encoder`). sentence-transformers' folders and plain encoders, in
+safetensors or in PyTorch's older files. The older files are read by torch's weights-only loader,
+which builds tensors and plain values and nothing else; safetensors is preferred.
 
-Every weight that a model needs must be in the file, and every one in the file must be known:
-transformers would leave what it does not find at its initial value, and the vectors would mean
+Every weight that a model needs must be in the file, and every weight in the file must be known.
+transformers would leave missing weights at their initial values, and the vectors would mean
 nothing.
 """
 
@@ -47,7 +47,8 @@ ANCE_SETTINGS = EncodingSettings(
 """The released RoBERTa models: lower-cased texts, `<sep>` between url, title and body."""
 
 DPR_SETTINGS = EncodingSettings(query_length=256, passage_length=256, separator=" [SEP] ")
-"""DPR gives its tokenizer title and text as a pair, without segment ids: [SEP] stands between."""
+"""DPR passes title and text to its tokenizer as a pair, without segment ids: [SEP] separates
+them."""
 
 _ANCE_HEAD = ("embeddingHead.weight", "embeddingHead.bias", "norm.weight", "norm.bias")
 _ANCE_UNUSED = ("classifier.", "lm_head.", "roberta.pooler.")
@@ -61,9 +62,9 @@ _COPY_AGAIN = "fetch the checkpoint again, as its authors released it"
 
 @dataclass
 class Foreign:
-    """A checkpoint of another layout as ours: what `save_dual` takes.
+    """A converted checkpoint, as `save_dual` takes it.
 
-    It names the tokenizers (see `TokenizerSource`).
+    It is also a `TokenizerSource`.
     """
 
     layout: str
@@ -77,11 +78,11 @@ class Foreign:
         return self.towers["query"] is self.towers["passage"]
 
     def tower(self, side: Side) -> Tower:
-        """Where the tokenizer of one side lies."""
+        """The tower with the tokenizer of one side."""
         return self.towers[side]
 
     def override(self, shown: Path, **changes: Any) -> None:
-        """Override some of the pins, as `Checkpoint.with_settings` does."""
+        """Override some of the settings, as `Checkpoint.with_settings` does."""
         self.settings = override_settings(self.settings, self.towers, shown, **changes)
 
 
@@ -94,12 +95,12 @@ def load_foreign(
 ) -> Foreign:
     """Load one checkpoint, or the two folders of DPR's question and context encoder.
 
-    `backbone` is a folder with config and tokenizer where a source is a single file. `pooling`
-    (`cls` or `mean`) and `similarity` (None is dot) say how the token vectors of a plain encoder
-    become one vector, which no file of it does. `scratch` is a folder that may be filled.
+    `backbone` is a folder with config and tokenizer, needed if a source is a single file. `pooling`
+    (`cls` or `mean`) and `similarity` (None = dot) define how the token vectors of a plain encoder
+    become one vector, which none of its files defines. `scratch` is a folder for temporary files.
 
-    Raises `BadInput` where a weight is missing, unknown or of another shape, or where the norm of
-    an ANCE model is at its initial value; `UsageProblem` where something has to be said.
+    Raises `BadInput` if a weight is missing, unknown or of another shape, or if the norm of an ANCE
+    model has its initial value; `UsageProblem` if an argument is missing or does not apply.
     """
     first = sources[0]
     if len(sources) == 1 and CheckpointFolder(first).modules.exists():
@@ -116,8 +117,8 @@ def load_foreign(
         return _dpr(weights, backbone)
     if len(sources) > 1:
         raise UsageProblem(
-            f"{first} and {sources[1]}: two sources are the question and the context encoder of "
-            "DPR, and these are not",
+            f"{first} and {sources[1]}: two sources must be the question and the context encoder "
+            "of DPR",
             hint="convert one checkpoint at a time",
         )
     if _is_ance(first, names):
@@ -129,8 +130,8 @@ def load_foreign(
 def _refuse_pooling(pooling: str | None, similarity: SimilarityName | None, source: Path) -> None:
     if pooling is not None or similarity is not None:
         raise UsageProblem(
-            f"{source}: says itself how its vectors are made",
-            hint="leave --pooling and --similarity out: they are for plain encoders",
+            f"{source}: defines its pooling and similarity itself",
+            hint="omit --pooling and --similarity, which apply to plain encoders",
         )
 
 
@@ -145,15 +146,16 @@ def _weights_in(source: Path) -> Path:
         if path.exists():
             return path
     raise BadInput(
-        f"{source}: there are no weights in it (looked for {weights.name} and {PICKLED})",
-        hint="weights in several parts: save the model again with safetensors, in one",
+        f"{source}: holds no weights (looked for {weights.name} and {PICKLED})",
+        hint="if the weights are in several parts, save the model again as one safetensors file",
     )
 
 
 def read_weights(path: Path) -> Weights:
-    """The tensors of a file by name: safetensors, or PyTorch's own by the weights-only loader.
+    """The tensors of a file by name, from safetensors or from PyTorch's format by the weights-only
+    loader.
 
-    A training checkpoint's tensors are those under `model_dict` or `state_dict`.
+    The tensors of a training checkpoint are under `model_dict` or `state_dict`.
     """
     what = f"{path}: its weights cannot be read without running code from it"
     with as_bad_input(what, hint=_COPY_AGAIN):
@@ -172,7 +174,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def _in_safetensors(source: Path, scratch: Path) -> Path:
-    """The folder itself, or a copy of it whose weights are in safetensors."""
+    """The folder itself, or a copy with its weights in safetensors."""
     pickled = [
         path for path in source.rglob(PICKLED) if not ModuleFolder(path.parent).weights.exists()
     ]
@@ -189,12 +191,12 @@ def _in_safetensors(source: Path, scratch: Path) -> Path:
 
 
 def _tower_of(source: Path, backbone: Path | None) -> Tower:
-    """Where config and tokenizer of a source lie."""
+    """A tower with the config and the tokenizer of a source."""
     folder = backbone or source
     if not ModuleFolder(folder).config.exists():
         raise UsageProblem(
-            f"{source}: has no config.json and no tokenizer beside its weights",
-            hint="name a folder that has them with --backbone, for DPR that of bert-base-uncased",
+            f"{source}: has no config.json and no tokenizer next to its weights",
+            hint="name a folder with both by --backbone; for DPR, use bert-base-uncased",
         )
     return Tower((Module("Transformer", folder, folder),))
 
@@ -222,7 +224,9 @@ def _filled_backbone(weights: Weights, tower: Tower, shown: Path) -> nn.Module:
         if not name.startswith("pooler.") and not name.endswith("position_ids")
     }
     _compare(found, wanted, shown)
-    backbone.load_state_dict(found, strict=False)  # what it lacks is a pooler, which nothing reads
+    backbone.load_state_dict(
+        found, strict=False
+    )  # only a pooler may be missing, which nothing reads
     return backbone
 
 
@@ -230,14 +234,14 @@ def _compare(found: Weights, wanted: Weights, shown: Path) -> None:
     needed = {name for name in wanted if "pooler" not in name and "position_ids" not in name}
     if missing := sorted(needed - found.keys()):
         raise BadInput(
-            f"{shown}: {len(missing)} weights are not in the file, {missing[0]} among them: they "
+            f"{shown}: {len(missing)} weights are not in the file, for instance {missing[0]}: they "
             "would keep their initial values",
             hint=_COPY_AGAIN,
         )
     if unknown := sorted(found.keys() - wanted.keys()):
         raise BadInput(
-            f"{shown}: {len(unknown)} weights belong to no part of the model, {unknown[0]} among "
-            "them: it is not what its config.json says",
+            f"{shown}: {len(unknown)} weights belong to no part of the model, for instance "
+            f"{unknown[0]}: the file does not match its config.json",
             hint=_COPY_AGAIN,
         )
     for name, tensor in found.items():
@@ -256,7 +260,7 @@ def _linear(weights: Weights, name: str, hidden: int, shown: Path) -> nn.Linear:
 
 
 def _fill(module: nn.Module, weights: Weights, name: str, shown: Path) -> None:
-    """Load a part of the head from the weights under its name."""
+    """Load a part of the head from the weights whose names begin with `name`."""
     wanted = {f"{name}.{part}": tensor for part, tensor in module.state_dict().items()}
     found = {full: weights[full] for full in wanted if full in weights}
     _compare(found, wanted, shown)
@@ -264,7 +268,7 @@ def _fill(module: nn.Module, weights: Weights, name: str, shown: Path) -> None:
 
 
 def _within(start: EncodingSettings, towers: dict[Side, Tower]) -> EncodingSettings:
-    """Pins whose lengths the towers can take."""
+    """The settings, with lengths that the towers support."""
     return replace(
         start,
         query_length=min(start.query_length, towers["query"].max_positions),
@@ -290,19 +294,19 @@ def _ance(source: Path, found: Weights, backbone: Path | None) -> Foreign:
     for name in _ANCE_HEAD:
         if name not in weights:
             raise BadInput(
-                f"{source}: has no {name}: the head of this ANCE model is not in the file, and a "
-                "fresh one would give vectors that mean nothing",
+                f"{source}: has no {name}: the head of this ANCE model is not in the file, and the "
+                "vectors of a fresh head would mean nothing",
                 hint=_COPY_AGAIN,
             )
     if bool((weights["norm.weight"] == 1).all()):
         raise BadInput(
-            f"{source}: norm.weight is 1 throughout, its initial value: whoever saved this file "
-            "had not loaded the head",
+            f"{source}: every norm.weight is 1, its initial value: the file was saved without "
+            "loading the head",
             hint=_COPY_AGAIN,
         )
     known = (*_ANCE_HEAD, *_ANCE_UNUSED, "roberta.")
     if unknown := [name for name in weights if not name.startswith(known)]:
-        raise BadInput(f"{source}: {unknown[0]} is no weight of an ANCE model", hint=_COPY_AGAIN)
+        raise BadInput(f"{source}: {unknown[0]} is not a weight of an ANCE model", hint=_COPY_AGAIN)
     tower = _tower_of(source, backbone)
     prefix = "roberta."
     body = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
@@ -316,13 +320,13 @@ def _ance(source: Path, found: Weights, backbone: Path | None) -> Foreign:
 
 
 def _dpr(weights: dict[Path, Weights], backbone: Path | None) -> Foreign:
-    """Embedding = h[:, 0], through `encode_proj` where there is one; two towers."""
+    """Embedding = h[:, 0], mapped by `encode_proj` if the file has one; two towers."""
     encoders: dict[Side, Encoder] = {}
     towers: dict[Side, Tower] = {}
     for source, found in weights.items():
         for side, prefix in _dpr_parts(found):
             if side in encoders:
-                raise UsageProblem(f"{source}: the {side} encoder was there before")
+                raise UsageProblem(f"{source}: holds a second {side} encoder")
             body = {
                 name.removeprefix(prefix).removeprefix("bert_model."): tensor.float()
                 for name, tensor in found.items()
@@ -361,9 +365,9 @@ def _plain(
 ) -> Foreign:
     if pooling is None:
         raise UsageProblem(
-            f"{source}: is a plain encoder: nothing in it says how token vectors become one",
-            hint="say it with --pooling cls or mean where it was trained for retrieval; else "
-            "ance train-segment adds a fresh head",
+            f"{source}: is a plain encoder: it does not define how token vectors become one vector",
+            hint="use --pooling cls or mean if the encoder was trained for retrieval; otherwise "
+            "train it first: ance train-segment adds a fresh head",
         )
     if not source.is_dir():
         raise UsageProblem(f"{source}: expected the folder of an encoder, found a file")

@@ -1,4 +1,4 @@
-"""Generative readers: what a language model writes after a prompt that holds the passages."""
+"""Generative readers: the text that a language model generates after a prompt with the passages."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ _WINDOW_WHERE_UNSTATED = 512
 
 
 class GenerativeReader:
-    """Greedy generation after a prompt with as many passages, from the first on, as there is room
-    for; a model with a chat template gets the prompt as the user's message."""
+    """Greedy generation after a prompt with the first passages, as many as fit. A model with a chat
+    template gets the prompt as the user's message."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
-        kind: Kind,
         config: ReadConfig,
         compute: ComputeConfig,
+        *,
+        kind: Kind,
     ) -> None:
         from ance_cli.models.devices import choose_devices, choose_dtype, torch_dtype
         from ance_cli.models.tokens import load_tokenizer
@@ -44,8 +45,8 @@ class GenerativeReader:
         self._room = self._window() - (self._new_tokens if kind == "causal" else 0)
         if len(self._tokens("", [])) >= self._room:
             raise BadInput(
-                f"{checkpoint.shown}: its window holds the prompt and no passage",
-                hint="lower --answer-tokens, or name a reader that takes longer texts",
+                f"{checkpoint.shown}: no passage fits in its window after the prompt",
+                hint="lower --answer-tokens, or name a reader with a larger window",
             )
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> Answer | None:
@@ -70,11 +71,11 @@ class GenerativeReader:
         logits = torch.stack(found.logits)[:, 0].float()  # (generated tokens, vocabulary)
         score = logits.log_softmax(-1).gather(1, new[:, None]).sum()
         text = self._tokenizer.decode(new, skip_special_tokens=True).strip()
-        # a model that was not taught to stop goes on with another question
+        # a model that was not trained to stop writes another question
         return Answer(text.split("\n")[0].strip(), float(score))
 
     def _window(self) -> int:
-        """Tokens that the model takes, the least of what its config and its tokenizer say."""
+        """Tokens that the model takes: the smallest limit in its config and its tokenizer."""
         config = self._model.config.get_text_config()
         stated = [
             getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")
@@ -97,7 +98,8 @@ class GenerativeReader:
         return list(found["input_ids"])
 
     def _prompt(self, question: str, texts: Sequence[str]) -> list[int]:
-        """The prompt's tokens: whole passages while there is room, of the last its beginning."""
+        """The prompt's tokens: whole passages as long as they fit, then the beginning of the next
+        one."""
         question = cut(self._tokenizer, question, self._room // 3)
         kept: list[str] = []
         ids = self._tokens(question, kept)

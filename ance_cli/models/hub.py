@@ -1,8 +1,8 @@
 """Checkpoints by their name on the Hugging Face hub: `ORG/NAME` or `ORG/NAME@REVISION`.
 
-What is downloaded lies in the hub's cache under the commit it is of, so the path that a run notes
-as its start pins the revision. Weights come as safetensors only: no pickle is fetched, but by
-`ance checkpoint convert`.
+A download is stored in the hub's cache under its commit, so the path that a run notes as its start
+fixes the revision. Only safetensors weights are downloaded; `ance checkpoint convert` is the only
+command that downloads pickled ones.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pathlib import Path
 from ance_cli.errors import BadInput
 
 SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
-"""Endings of the files that a checkpoint is made of: weights, configs, tokenizer."""
+"""Suffixes of the files that make a checkpoint: weights, configs, tokenizer."""
 
 _ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w.-]+))?", re.ASCII)
 _SNAPSHOT = re.compile(r"/models--([\w.-]+)--([\w.-]+)/snapshots/([0-9a-f]{40})$", re.ASCII)
 
 
 def fetched(name: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
-    """The folder `name` where it lies on disk, or that of the hub's model of this name.
+    """The folder `name` on disk, or the folder of the hub's model of this name.
 
-    `name` is taken for a hub id where neither it nor its first part lies here; what is no id is
-    returned as it is. Files with other endings than `suffixes` stay on the hub. Raises `BadInput`
-    where the hub does not give the model.
+    `name` is a hub id if neither it nor its first part exists on disk; a name that cannot be an id
+    is returned unchanged. Only files with one of the `suffixes` are downloaded. Raises `BadInput`
+    if the download fails.
     """
     found = _ID.fullmatch(str(name))
     if not found or name.exists() or name.parent.exists():
@@ -37,13 +37,13 @@ def fetched(name: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
             revision=found["revision"],
             allow_patterns=[f"*{suffix}" for suffix in suffixes],
         )
-    except (OSError, ValueError) as error:  # refused, not there, no network, not an id
+    except (OSError, ValueError) as error:  # refused, not found, no network, not an id
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
-            f"{name}: no such checkpoint folder, and the model hub gave no model of that name "
+            f"{name}: no such checkpoint folder, and the model hub returned no model of that name "
             f"({reason})",
-            hint="name a folder, or ORG/NAME or ORG/NAME@REVISION where the hub can be reached; "
-            "a private model needs HF_TOKEN",
+            hint="name a folder, or ORG/NAME or ORG/NAME@REVISION if the hub can be reached; "
+            "set HF_TOKEN for a private model",
         ) from error
     return Path(folder)
 

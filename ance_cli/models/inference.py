@@ -1,8 +1,8 @@
-"""The encoding engine: token rows in, vectors out, as fast as the devices go.
+"""The encoding engine: token rows in, vectors out, at the devices' speed.
 
-Rows are sorted by length, so that a batch pads next to nothing, and batches hold a fixed number of
-tokens rather than of rows. Where all rows of a batch have one length it has no mask either. On a
-CPU each core encodes a batch of its own: cores that share one wait for each other at every
+Rows are sorted by length, so that batches have almost no padding, and batches have a fixed number
+of tokens rather than of rows. If all rows of a batch have the same length, the batch has no mask.
+On a CPU each core encodes a batch of its own: cores that share a batch wait for each other at every
 operation.
 """
 
@@ -20,10 +20,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ance_cli.config import ComputeConfig
 from ance_cli.errors import ResourceExhausted, is_out_of_memory
 from ance_cli.formats.tokens import TokenRows
 from ance_cli.models.attention import use_products
-from ance_cli.models.devices import torch_dtype
+from ance_cli.models.devices import choose_dtype, torch_dtype
 from ance_cli.models.encoder import Encoder
 from ance_cli.models.linear import pack_linears
 
@@ -33,12 +34,12 @@ Positions = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 _CPU_LANES = 8
-"""Batches that are encoded at a time on a CPU; where it has more cores, they share them. More would
-wait for Python's lock."""
+"""Batches that are encoded at the same time on a CPU; more cores than this share the batches. More
+batches would wait for Python's lock."""
 
 _MULTIPLE = 1
-"""Widths are not rounded up: to a multiple of 8 that alone pads passages of MS MARCO's lengths by
-5 %, and neither the matrix products nor the fused attention kernels ask for it."""
+"""Widths are not rounded up: a multiple of 8 would pad passages of MS MARCO's lengths by 5 %, and
+neither the matrix products nor the fused attention kernels need it."""
 
 
 def batches_by_length(
@@ -46,9 +47,9 @@ def batches_by_length(
 ) -> Iterator[Positions]:
     """Row indices in batches of at most `batch_tokens` padded tokens, longest rows first.
 
-    A width has one number of rows, so that few shapes occur: a library that keeps code for each
-    shape (oneDNN) would take memory without end. The order is stable, so it depends on the lengths
-    alone. A row longer than the budget comes by itself.
+    Batches of one width have the same number of rows, so that few shapes occur: a library that
+    keeps code for each shape (oneDNN) would use more and more memory. The order is stable, so it
+    depends on the lengths alone. A row longer than `batch_tokens` is a batch of its own.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0
@@ -60,10 +61,10 @@ def batches_by_length(
 
 
 def rounded_width(longest: int, most: int, multiple: int = 8) -> int:
-    """The width to which rows are padded: a multiple, so that few occur, but never over `most`.
+    """The width to which rows are padded: a multiple, so that few widths occur, but at most `most`.
 
-    On a CPU the libraries under torch keep memory for each shape that they meet, and do not give it
-    back (800 MiB after 497 widths of a 12-layer MiniLM, 154 after every eighth of them).
+    On a CPU the libraries under torch keep memory for each shape that occurs, and never release it
+    (800 MiB after 497 widths of a 12-layer MiniLM, 154 MiB after every eighth of them).
     """
     return max(longest, min(-(-longest // multiple) * multiple, most))
 
@@ -76,17 +77,17 @@ def in_halves(
     join: Callable[[list[T]], T],
     on_halving: Callable[[Positions], None] = lambda batch: None,
 ) -> T:
-    """`compute(batch)`; where memory runs out, that of its halves, `join`ed, and so on.
+    """`compute(batch)`; if memory runs out, the results of its two halves, `join`ed, recursively.
 
-    `on_halving` hears of each batch that did not fit. Raises `ResourceExhausted` where a single row
-    is too much; `one` and `remedy` say so.
+    `on_halving` is called with each batch that did not fit. Raises `ResourceExhausted` if a single
+    row does not fit; `one` and `remedy` are the words of its message.
     """
     try:
         return compute(batch)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-    # gone on with here, where nothing holds on to the failed batch
+    # outside of the except block, nothing keeps the failed batch in memory
     if len(batch) == 1:
         raise ResourceExhausted(
             f"{one} does not fit in memory", hint=f"free the device, or {remedy}"
@@ -100,7 +101,7 @@ def in_halves(
 
 
 def fit_to_cpu(backbone: nn.Module) -> None:
-    """Have a backbone compute, for inference only, in the way that is fast on a CPU."""
+    """Make a backbone fast on a CPU, for inference only."""
     use_products(backbone)
     pack_linears(backbone)
 
@@ -108,7 +109,8 @@ def fit_to_cpu(backbone: nn.Module) -> None:
 class InferenceEngine:
     """An encoder replicated on one or more devices, in one number format.
 
-    `say` hears of it where batches are made smaller because memory ran out.
+    `dtype` is the number format, with `auto` resolved. `say` is called with a sentence when batches
+    become smaller because memory ran out.
     """
 
     def __init__(
@@ -116,20 +118,20 @@ class InferenceEngine:
         encoder: Encoder,
         pad_id: int,
         devices: list[torch.device],
-        dtype: str,
-        batch_tokens: int,
+        config: ComputeConfig,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.dim = encoder.dim
         self._pad_id = pad_id
-        self._batch_tokens = batch_tokens
+        self.dtype = choose_dtype(config.dtype, devices[0])
+        self._batch_tokens = config.tokens_for(devices[0].type)
         self._say = say
         self._threads = torch.get_num_threads()
         self._threads_each = -(-self._threads // _CPU_LANES)
         self._replicas = []
         for device in devices:
             replica = copy.deepcopy(encoder).eval().requires_grad_(False).to(device)
-            replica.backbone.to(torch_dtype(dtype))
+            replica.backbone.to(torch_dtype(self.dtype))
             lanes = 1
             if device.type == "cpu":
                 fit_to_cpu(replica.backbone)
@@ -144,7 +146,8 @@ class InferenceEngine:
     ) -> npt.NDArray[np.float32]:
         """(rows, dim) float32 vectors of the token rows.
 
-        `on_rows` hears of each batch's size, `on_batch` of its rows and its padded width.
+        After each batch `on_rows` is called with its number of rows, and `on_batch` with its row
+        indices and its padded width.
         """
         vectors = np.empty((rows.num_rows, self.dim), np.float32)
         lengths, budget = rows.lengths, self._batch_tokens
@@ -152,15 +155,15 @@ class InferenceEngine:
         lock = threading.Lock()
 
         def work(replica: Encoder, device: torch.device) -> None:
-            if device.type == "cpu":  # of this thread alone
+            if device.type == "cpu":  # applies to this thread alone
                 torch.set_num_threads(self._threads_each)
             on_device: list[tuple[Positions, Tensor]] = []
             while batches:
                 try:
                     batch = batches.popleft()
-                except IndexError:  # another one was faster
+                except IndexError:  # another thread took the last batch
                     break
-                # a GPU works on while the next batch is padded: nothing here waits for it
+                # nothing here waits for a GPU: it works while the next batch is padded
                 on_device.append((batch, self._encode_batch(replica, device, rows, batch)))
                 with lock:
                     if on_rows:
@@ -176,14 +179,14 @@ class InferenceEngine:
                 try:
                     for done in as_completed(working):
                         done.result()
-                except BaseException:  # also a signal: nobody wants the rest
+                except BaseException:  # also after a signal: drop the rest
                     batches.clear()
                     raise
         finally:
-            torch.set_num_threads(self._threads)  # what threads that are yet to come begin with
+            torch.set_num_threads(self._threads)  # new threads inherit this
         if self._batch_tokens < budget:
             self._say(
-                f"memory ran out: going on with batches of {self._batch_tokens:,} tokens "
+                f"memory ran out: continuing with batches of {self._batch_tokens:,} tokens "
                 "(--batch-tokens)"
             )
         return vectors
@@ -211,7 +214,7 @@ class InferenceEngine:
         )
 
     def _shrink(self, tokens: int) -> None:
-        """Plan what comes after with batches half as large as one that did not fit."""
+        """Make later batches half as large as a batch that did not fit."""
         self._batch_tokens = min(self._batch_tokens, tokens // 2)
 
 

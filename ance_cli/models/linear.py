@@ -1,7 +1,7 @@
-"""Linear maps for inference on a CPU, with weights laid out once, as its matrix products want them.
+"""Linear maps for inference on a CPU, whose weights are laid out once for its matrix products.
 
-A plain bf16 linear map lays its weights out anew in every call, which costs an encoder about a
-tenth of its time (docs/evidence/measurements.md). The results are the same to the bit.
+A plain bf16 linear map lays its weights out again in every call, which costs an encoder about a
+tenth of its time (docs/evidence/measurements.md). The results are bit-identical.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 
 class PackedLinear(nn.Module):
-    """x W^T + b in bf16; W is in oneDNN's own layout, which nothing but this can read."""
+    """x W^T + b in bf16; W is in oneDNN's own layout, which only this module can read."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         self._bias = linear.bias
         self.weight = torch.empty_like(linear.weight, device="meta")
-        """Its shape and type alone, which T5's layers ask for."""
+        """Only its shape and type, which T5's layers read."""
 
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = torch.ops.mkldnn._linear_pointwise(
@@ -36,10 +36,9 @@ def _can_pack() -> bool:
 
 
 def pack_linears(module: nn.Module) -> None:
-    """Replace the bf16 linear maps inside a module, for inference only, where oneDNN can.
+    """Replace the bf16 linear maps inside a module, for inference only, if oneDNN supports it.
 
-    These are the operators that torch's own compiler puts in their place; a torch without them
-    keeps its plain ones.
+    torch's own compiler uses the same operators; a torch without them keeps its plain linear maps.
     """
     if not _can_pack():
         return

@@ -1,4 +1,4 @@
-"""One encoder as an ONNX graph, checked with onnxruntime before anybody relies on it."""
+"""One encoder as an ONNX graph, checked with onnxruntime."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "sentence_embedding"
 
 _TEXTS = ("what causes gout", "A longer text " * 30, "granite", "")
-"""Texts of unlike lengths: what they show is that padding, widths and batches of any size work."""
+"""Texts of different lengths, which check padding, widths and batches of several sizes."""
 
 
 def need_onnx() -> None:
-    """Raises `UsageProblem` where one of the packages is not installed."""
+    """Raises `UsageProblem` if one of the packages is not installed."""
     packages = ("onnx", "onnxscript", "onnxruntime")
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
         raise UsageProblem(
@@ -37,8 +37,8 @@ def need_onnx() -> None:
 def write_onnx(checkpoint: Checkpoint, side: Side, folder: Path) -> float:
     """Write the encoder and the tokenizer of one side into `folder`.
 
-    Returns the largest difference of any component, to torch's, of the vectors that onnxruntime
-    gives for a few texts, together and one by one.
+    Encodes a few texts with onnxruntime, together and one by one, and returns the largest
+    difference of a component to torch's vectors.
     """
     import onnxruntime
 
@@ -68,7 +68,7 @@ def _export(
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about itself: nothing that a user could mend
+        warnings.simplefilter("ignore")  # torch's warnings about itself, which no user can act on
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:

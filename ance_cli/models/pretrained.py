@@ -1,4 +1,4 @@
-"""A transformers model from a folder, whole or not at all."""
+"""A transformers model from a folder, with all of its weights."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def load_pretrained(
     unread: str | None = None,
     **options: Any,
 ) -> Any:
-    """The model that one of transformers' classes reads from `folder`: safetensors only, no code.
+    """The model that one of transformers' classes reads from `folder`: only safetensors, no code.
 
-    `what` names it in errors, as `shown`. Raises `BadInput` where it does not load, and where a
-    weight is not in the file (`not_whole` is the hint then): it would keep random values. Weights
-    with `unread` in their names do not count.
+    Errors name the model by `what` and `shown`. Raises `BadInput` if the model does not load, and,
+    with the hint `not_whole`, if a weight is not in the file: it would keep random values. Weights
+    with `unread` in their names may be missing.
     """
     from transformers.utils import logging
 
@@ -39,7 +39,7 @@ def load_pretrained(
     missing = sorted(name for name in info["missing_keys"] if not (unread and unread in name))
     if missing:
         raise BadInput(
-            f"{shown}: {len(missing)} weights are not in the file, {missing[0]} among them: they "
+            f"{shown}: {len(missing)} weights are not in the file, for instance {missing[0]}: they "
             "would keep random values",
             hint=not_whole,
         )

@@ -1,15 +1,17 @@
 """Readers: the answer to a question from a few retrieved passages (OpenQA, end to end).
 
-Three kinds, told apart by the architecture that a folder's `config.json` names. DPR's reader takes
-the passage of the highest relevance and its best span (Karpukhin et al., EMNLP 2020, Sec. 6.1). Any
-other extractive model takes the best span of all passages, each against the null answer of its own
-window (Clark and Gardner, ACL 2018, and Devlin et al., NAACL 2019, Sec. 4.3). A generative model
-gets all passages in one prompt. Torch is imported with the first model, so that a stage can ask for
-the fingerprint alone. The readers themselves are in `spans` and `generation`.
+The architecture in a folder's `config.json` decides between three kinds. DPR's reader takes the
+passage of the highest relevance and its best span (Karpukhin et al., EMNLP 2020, Sec. 6.1). Any
+other extractive model takes the best span of all passages, each compared with the null answer of
+its own window (Clark and Gardner, ACL 2018, and Devlin et al., NAACL 2019, Sec. 4.3). A generative
+model gets all passages in one prompt. The readers themselves are in `spans` and `generation`. Torch
+is imported with the first model, so that a command can compute the fingerprint without it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ance_cli.config import ComputeConfig, ReadConfig
@@ -32,7 +34,7 @@ _ENDINGS: dict[str, Kind] = {
 
 
 def reader_kind(folder: Path) -> Kind:
-    """Which kind of reader lies in a folder; `BadInput` where none does."""
+    """The kind of the reader in a folder; `BadInput` if the folder holds no reader."""
     return _kind(Checkpoint(folder))
 
 
@@ -66,15 +68,16 @@ def open_reader(
 ) -> Reader:
     """The reader in a folder, on the first of the chosen devices.
 
-    Raises `BadInput` where the folder does not hold a whole model of a known kind.
+    Raises `BadInput` if the folder does not hold a complete model of a known kind.
     """
     from ance_cli.models.generation import GenerativeReader
     from ance_cli.models.spans import DprReader, ExtractiveReader
 
+    readers: dict[Kind, Callable[[Checkpoint, ReadConfig, ComputeConfig], Reader]] = {
+        "dpr": DprReader,
+        "extractive": ExtractiveReader,
+        "seq2seq": partial(GenerativeReader, kind="seq2seq"),
+        "causal": partial(GenerativeReader, kind="causal"),
+    }
     checkpoint = Checkpoint(folder)
-    kind = _kind(checkpoint)
-    if kind == "dpr":
-        return DprReader(checkpoint, config, compute)
-    if kind == "extractive":
-        return ExtractiveReader(checkpoint, config, compute)
-    return GenerativeReader(checkpoint, kind, config, compute)
+    return readers[_kind(checkpoint)](checkpoint, config, compute)

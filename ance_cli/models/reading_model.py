@@ -1,4 +1,4 @@
-"""What every reader is made of: its kind, its model, and the answer that it gives."""
+"""What all readers share: their kinds, loading a model, and answers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Kind = Literal["dpr", "extractive", "seq2seq", "causal"]
 
 
 class Answer(NamedTuple):
-    """What a reader says.
+    """A reader's answer.
 
-    `score` is the passage's relevance logit (dpr), the span's start and end logits less those of
-    the null answer (extractive; below 0 the model would rather not answer), or the log-probability
-    of what was generated. `place` is that of the passage, None where it was generated.
+    `score` is the passage's relevance logit (dpr), the span's start and end logits minus those of
+    the null answer (extractive; below 0 the model prefers not to answer), or the log-probability of
+    the generated text. `place` is the position of the passage, None for a generated answer.
     """
 
     text: str
@@ -32,7 +32,7 @@ class Reader(Protocol):
     dtype: str
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> Answer | None:
-        """The answer from passages in the order of their rank; None where they hold no text."""
+        """The answer from passages in the order of their rank; None if they have no text."""
 
 
 def backbone_folder(checkpoint: Checkpoint) -> Path:
@@ -41,7 +41,8 @@ def backbone_folder(checkpoint: Checkpoint) -> Path:
 
 
 def load_model(checkpoint: Checkpoint, kind: Kind, dtype: Any) -> Any:
-    """The whole model of a reader in a torch number format, ready to read; else `BadInput`."""
+    """The complete model of a reader in a torch number format, for inference; `BadInput` if it does
+    not load."""
     import transformers
 
     loaders: dict[Kind, Any] = {
@@ -62,7 +63,7 @@ def load_model(checkpoint: Checkpoint, kind: Kind, dtype: Any) -> Any:
 
 
 def cut(tokenizer: Any, text: str, tokens: int) -> str:
-    """The beginning of a text: at most so many tokens of it."""
+    """The beginning of a text: at most its first `tokens` tokens."""
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
         "offset_mapping"
     ]

@@ -40,17 +40,17 @@ def best_span(start: Floats, end: Floats, longest: int) -> tuple[float, int, int
 
 
 class _Window(NamedTuple):
-    """One input of a span reader: a question and a stretch of a passage."""
+    """One input of a span reader: a question and a part of a passage."""
 
     place: int
-    """Of the passage."""
+    """Position of the passage."""
     inputs: dict[str, list[int]]
     first: int
-    """Where the text begins among the tokens."""
+    """Position of the text's first token."""
     offsets: list[tuple[int, int]]
-    """Of each token of the text, in characters of the passage."""
+    """Start and end of each token of the text, in characters of the passage."""
     words: list[int | None]
-    """Which word of the passage each token of the text belongs to."""
+    """The word of the passage that each token of the text belongs to."""
 
 
 class _Span(NamedTuple):
@@ -61,7 +61,7 @@ class _Span(NamedTuple):
 
 
 class _SpanReader(ABC):
-    """What DPR's reader and other extractive ones share: windows, batches, the best span."""
+    """What DPR's reader and other extractive readers share: windows, batches, the best span."""
 
     kind: Kind
     length: int
@@ -143,16 +143,16 @@ class _SpanReader(ABC):
 
     @abstractmethod
     def _windows(self, question: str, passages: Sequence[Passage]) -> Iterator[_Window]:
-        """What the model is given for a question, window by window."""
+        """The inputs of the model for a question."""
 
     @abstractmethod
     def _compared(self, span: float, found: Any, row: int, window: _Window) -> float:
-        """The score by which the best span of a window meets those of other windows."""
+        """The score that compares the best span of a window with those of other windows."""
 
     def _rounded(self, model: Any, dtype: Any) -> Any:
         from ance_cli.models.cross_encoder import rounded_backbone
 
-        # without a backbone apart from its head, as in T5's, all of it is rounded
+        # a model without a separate backbone, such as T5's, is rounded as a whole
         return model.to(dtype) if model.base_model is model else rounded_backbone(model, dtype)
 
 
@@ -191,7 +191,7 @@ class DprReader(_SpanReader):
 
 
 class ExtractiveReader(_SpanReader):
-    """Question and text; the best span of all windows by its lead over the null answer."""
+    """Question and text; the span of all windows with the largest lead over the null answer."""
 
     kind, length, answer_tokens = "extractive", SPAN_LENGTH, SPAN_ANSWER
 
@@ -230,12 +230,13 @@ class ExtractiveReader(_SpanReader):
 
 
 def _text_of(passage: Passage) -> str:
-    """Where a span is looked for: the body, as coverage does, or the title where there is none."""
+    """The text that holds the spans: the body, or the title if there is no body."""
     return passage.text or passage.title
 
 
 def _whole_words(window: _Window, first: int, last: int) -> tuple[int, int]:
-    """Characters of a span that ends nowhere within a word, as DPR's reader extends it."""
+    """Start and end, in characters, of a span that is extended to whole words, as in DPR's
+    reader."""
     words = window.words
     while first > 0 and words[first - 1] is not None and words[first - 1] == words[first]:
         first -= 1

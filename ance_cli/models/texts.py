@@ -1,4 +1,4 @@
-"""Texts to vectors in memory: queries, and passages few enough to need no folder."""
+"""Texts to vectors in memory: queries, and small numbers of passages."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ class TextEncoder:
     config asks for."""
 
     def __init__(self, checkpoint: Checkpoint, side: Side, config: ComputeConfig) -> None:
-        from ance_cli.models.devices import choose_devices, choose_dtype
+        from ance_cli.models.devices import choose_devices
         from ance_cli.models.encoder import load_encoder
         from ance_cli.models.inference import InferenceEngine
         from ance_cli.models.tokens import Tokenizer
 
         self.devices = choose_devices(config.gpus)
-        self.dtype = choose_dtype(config.dtype, self.devices[0])
         self._checkpoint, self._side = checkpoint, side
         self._tokenizer = Tokenizer(checkpoint)
         self._engine = InferenceEngine(
             load_encoder(checkpoint, side),
             self._tokenizer.pad_id_of(side),
             self.devices,
-            self.dtype,
-            config.tokens_for(self.devices[0].type),
+            config,
         )
+        self.dtype = self._engine.dtype
 
     def __call__(
         self, texts: Sequence[str], on_rows: Callable[[int], None] | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """(rows, d) vectors, text by text, and (texts,) how many rows each has (MaxP passages).
 
-        Raises `BadInput` where a vector is not finite.
+        Raises `BadInput` if a vector is not finite.
         """
         rows = self._tokenizer(texts, self._side)
         vectors = self._engine.encode(rows, on_rows)

@@ -1,14 +1,14 @@
-"""From texts to token rows, by the tokenizer and the pins of a checkpoint."""
+"""From texts to token rows, by the tokenizer and the encoding settings of a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
 
-from ance_cli.config.sets import Side
+from ance_cli.config.sets import Segmentation, Side
 from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.checkpoint_folder import COPY_AGAIN, ModuleFolder
 from ance_cli.formats.hashing import hash_file, hash_json
@@ -22,8 +22,8 @@ _TOKENIZER_FILES = ("*token*.json", "*vocab*", "merges.txt", "*.model", "*.bpe",
 
 
 def tokenizer_hash(tower: Tower) -> str:
-    """Hash of what turns texts into token ids: the tokenizer's files and the type of the model,
-    which decides how they are read. Weights and lengths are not in it."""
+    """Hash of what turns texts into token ids: the tokenizer's files, and the type of the model,
+    which decides how the files are read. Weights and lengths are not hashed."""
     files = {
         path.name: hash_file(path)
         for pattern in _TOKENIZER_FILES
@@ -34,7 +34,7 @@ def tokenizer_hash(tower: Tower) -> str:
 
 
 def load_tokenizer(tower: Tower) -> Any:
-    """The fast tokenizer in a tower's folder; `BadInput` where it is broken or not a fast one."""
+    """The fast tokenizer in a tower's folder; `BadInput` if it is broken or not a fast one."""
     from transformers import AutoTokenizer
 
     with as_bad_input(f"{tower.shown}: the tokenizer does not load", hint=COPY_AGAIN):
@@ -50,8 +50,7 @@ def load_tokenizer(tower: Tower) -> Any:
 
 
 class TokenizerSource(Protocol):
-    """What names the tokenizers of both sides, and how texts are cut: a `Checkpoint`, or what will
-    be one."""
+    """The tokenizers and the settings of both sides: a `Checkpoint`, or a `Foreign` one."""
 
     settings: EncodingSettings
 
@@ -62,7 +61,7 @@ class TokenizerSource(Protocol):
 
 
 class Tokenizer:
-    """Tokenises the queries and the passages of a checkpoint, each as their own tower does.
+    """Tokenises the queries and the passages of a checkpoint with the tokenizer of their tower.
 
     The fast tokenizer works on a batch of texts in parallel, on `RAYON_NUM_THREADS` threads.
     """
@@ -75,7 +74,7 @@ class Tokenizer:
         self._fast = {side: _own_copy(whole) for side, whole in self._tokenizers.items()}
 
     def pad_id_of(self, side: Side) -> int:
-        """The token that fills the rows of one side."""
+        """The padding token of one side."""
         return int(self._tokenizers[side].pad_token_id or 0)
 
     def vocabulary_of(self, side: Side) -> int:
@@ -91,35 +90,47 @@ class Tokenizer:
             texts = [text.lower() for text in texts]
         length = settings.query_length if side == "query" else settings.passage_length
         segments = settings.segments if side == "passage" else 1
-        sliced = segments > 1 and settings.segmentation == "slice"
+        segment = _SEGMENTATIONS[settings.segmentation if segments > 1 else "first"]
         fast = self._fast[side]
         fast.enable_truncation(
-            length * segments if sliced else length,
+            length * segments if segment is _slices else length,
             direction=self._tokenizers[side].truncation_side,
         )
-        found = fast.encode_batch_fast(texts)
-        if sliced:
-            cut = [
-                [ids[at : at + length] for at in range(0, len(ids), length)]
-                for ids in (encoding.ids for encoding in found)
-            ]
-        elif segments > 1:
-            cut = [
-                [part.ids for part in (encoding, *encoding.overflowing[: segments - 1])]
-                for encoding in found
-            ]
-        else:
-            return _ragged([encoding.ids for encoding in found], [1] * len(texts))
-        return _ragged([piece for pieces in cut for piece in pieces], [len(c) for c in cut])
+        rows = [segment(found, length, segments) for found in fast.encode_batch_fast(texts)]
+        return _ragged([row for own in rows for row in own], [len(own) for own in rows])
 
     def save(self, folder: str, side: Side) -> None:
         """Write the files of one tower's tokenizer into a checkpoint that is being built."""
         self._tokenizers[side].save_pretrained(folder)
 
 
+def _first(encoding: Any, length: int, segments: int) -> list[list[int]]:
+    """FirstP: the first `length` tokens."""
+    return [encoding.ids]
+
+
+def _special(encoding: Any, length: int, segments: int) -> list[list[int]]:
+    """MaxP: segments with special tokens of their own."""
+    return [part.ids for part in (encoding, *encoding.overflowing[: segments - 1])]
+
+
+def _slices(encoding: Any, length: int, segments: int) -> list[list[int]]:
+    """MaxP as in the released ANCE models: pieces of one sequence of `length * segments` tokens."""
+    ids = encoding.ids
+    return [ids[at : at + length] for at in range(0, len(ids), length)]
+
+
+_SEGMENTATIONS: dict[Segmentation, Callable[[Any, int, int], list[list[int]]]] = {
+    "first": _first,
+    "special": _special,
+    "slice": _slices,
+}
+"""Name -> the rows of token ids of one encoded text, given the length and the most segments."""
+
+
 def _own_copy(whole: Any) -> Any:
-    """The fast tokenizer inside, apart from the one that is saved: how it was used last, its
-    truncation, would go into the file."""
+    """A copy of the fast tokenizer inside: saving the original would also save the truncation of
+    its last use."""
     import tokenizers
 
     fast = tokenizers.Tokenizer.from_str(whole.backend_tokenizer.to_str())

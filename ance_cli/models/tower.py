@@ -1,4 +1,4 @@
-"""One tower of a checkpoint folder, read without torch: its modules and where they lie.
+"""One tower of a checkpoint folder, read without torch: its modules and their folders.
 
 A folder in sentence-transformers' layout lists its modules in `modules.json`: a Transformer, then
 Pooling, Dense, LayerNorm, Normalize. Queries and passages share them, unless the first module is a
@@ -22,8 +22,7 @@ from ance_cli.formats.checkpoint_folder import (
 )
 
 QUERY_ROUTE, PASSAGE_ROUTE = "query", "document"
-"""sentence-transformers' names of the two sides: `encode_query` and `encode_document` ask for
-them."""
+"""sentence-transformers' names of the two sides, which `encode_query` and `encode_document` use."""
 
 _KINDS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")
 _PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
@@ -41,7 +40,8 @@ class Module:
 
 @dataclass(frozen=True)
 class Tower:
-    """The modules that make vectors of the texts of one side, in order, a Transformer first."""
+    """The modules that turn texts of one side into vectors, in order; the first is a
+    Transformer."""
 
     modules: tuple[Module, ...]
 
@@ -61,7 +61,7 @@ class Tower:
 
     @property
     def has_head(self) -> bool:
-        """Whether the tower says how token vectors become one vector."""
+        """Whether the tower defines how token vectors become one vector."""
         return self.has("Pooling")
 
     @property
@@ -81,7 +81,7 @@ class Tower:
 
     @property
     def max_length(self) -> int:
-        """Where sentence-transformers cuts texts, in tokens.
+        """The length to which sentence-transformers cuts texts, in tokens.
 
         Its `max_seq_length`; version 6 and later keep it in the tokenizer's config.
         """
@@ -105,7 +105,7 @@ class Tower:
         """(place of the module, file) of all that the vectors depend on: weights, configs,
         tokenizer.
 
-        Not the files that say what the pins say.
+        Leaves out the files that repeat the encoding settings.
         """
         return [
             (place, path)
@@ -139,20 +139,20 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def whole_number(config: dict[str, Any], name: str, path: Path) -> int:
-    """A setting of a checkpoint's config, which has to be a whole number greater than 0."""
+    """A setting of a checkpoint's config that must be a whole number greater than 0."""
     value = config.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise BadInput(
-            f"{path}: {name!r} should be a whole number from 1 on, found {value!r}",
+            f"{path}: {name!r} should be a whole number of at least 1, found {value!r}",
             hint=COPY_AGAIN,
         )
     return value
 
 
 def read_towers(path: Path, shown: Path) -> tuple[Tower, Tower]:
-    """The query tower and the passage tower of a checkpoint folder: one object where shared.
+    """The query tower and the passage tower of a checkpoint folder; one object if it is shared.
 
-    A plain Hugging Face folder is a tower without a head. Raises `BadInput` where a module, its
+    A plain Hugging Face folder is a tower without a head. Raises `BadInput` if a module, its
     weights or a tokenizer is missing.
     """
     listing = CheckpointFolder(path).modules
@@ -207,13 +207,12 @@ def _module(listed: _ListedModule, root: Path, listing: Path) -> Module:
     if kind not in _KINDS:
         raise BadInput(
             f"{listing}: cannot use a {kind} module",
-            hint=f"known here: {', '.join(_KINDS)}",
+            hint=f"supported modules: {', '.join(_KINDS)}",
         )
     folder, shown = ModuleFolder(root / listed.path), ModuleFolder(listing.parent / listed.path)
     if kind != "Normalize" and not folder.config.exists():
         raise BadInput(
-            f"{shown.path}: the checkpoint's {kind} module is missing, though {listing.name} "
-            "names it",
+            f"{shown.path}: the checkpoint's {kind} module is missing, but {listing.name} names it",
             hint=COPY_AGAIN,
         )
     if kind in ("Dense", "LayerNorm") and not folder.weights.exists():
@@ -231,11 +230,11 @@ def _tower(modules: list[Module], listing: Path) -> Tower:
     if not folder.config.exists():
         raise BadInput(
             f"{shown.config}: no such file: not a checkpoint folder",
-            hint="--ckpt names a Hugging Face or sentence-transformers folder, or RUN/latest",
+            hint="name a Hugging Face or sentence-transformers folder, or RUN/latest, with --ckpt",
         )
     if not list(folder.path.glob("*.safetensors")):
         raise BadInput(
-            f"{shown.path}: there are no weights in safetensors format",
+            f"{shown.path}: holds no weights in safetensors format",
             hint="pickled weights are never loaded; save the model with safetensors",
         )
     if not any(path.exists() for path in folder.tokenizers):

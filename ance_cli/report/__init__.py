@@ -1,1 +1,1 @@
-"""The page of `ance report`: what it tells, its charts and its HTML."""
+"""The page of `ance report`: its facts, its charts and its HTML."""

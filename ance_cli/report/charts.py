@@ -1,8 +1,8 @@
 """The charts of a report: inline SVG without a script, a link or an outside font.
 
-Colours are Okabe and Ito's (2008) and every series has a line style, marker or hatch of its own, so
-that a chart reads in black and white and for those who see colours differently. What is black takes
-the colour of the page's text, in light and in dark. Text stays text.
+Colours are Okabe and Ito's (2008), and every series also has its own line style, marker or hatch,
+so that a chart is readable in black and white and for colour-blind people. Black becomes the colour
+of the page's text, in the light and the dark theme. Text stays text.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ MARKERS = "osD^vPX"
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
 
 SIZE = (4.6, 2.9)
-"""Inches: legible as it stands on a phone, two beside each other on a desk."""
+"""Inches: readable on a phone without zooming; two charts fit side by side on a desktop."""
 MAX_POINTS = 400
 _LEAST = 1e-6
-"""The log has six decimals: a zero there is less than this."""
+"""The log has six decimals, so that a zero in it means less than this."""
 _MAX_MARKS = 10
 _MAX_ROWS = 24
 _LABEL = 44
-"""Characters of a legend's longest label."""
+"""The most characters of a label in a legend."""
 
 _STYLE: dict[Any, Any] = {
     "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False, "font.size": 9,
@@ -48,14 +48,14 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with the words under it."""
+    """A figure and its caption."""
 
     caption: str
     svg: Markup
 
 
 def need_matplotlib() -> None:
-    """`UsageProblem` where matplotlib is not installed."""
+    """Raise `UsageProblem` if matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -71,8 +71,8 @@ def need_matplotlib() -> None:
 def measure_chart(
     measure: str, runs: Sequence[RunFacts], rankings: Mapping[str, float]
 ) -> Chart | None:
-    """One dev measure by checkpoint step, of each run; `rankings` (label -> mean) are lines
-    across."""
+    """One dev measure by checkpoint step, for each run; `rankings` (label -> mean) are horizontal
+    lines."""
     series = [
         (run.label, [(each.step, each.dev[measure]) for each in run.generations
                      if measure in each.dev])
@@ -93,43 +93,43 @@ def measure_chart(
             colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
             axes.axhline(mean, label=label, color=colour, linestyle=dash)
         low, high = axes.get_ylim()
-        if axes.dataLim.ymax <= 1 < high:  # no measure there is: a point at 1 is the best one
+        if axes.dataLim.ymax <= 1 < high:  # a value above 1 does not exist: a point at 1 is perfect
             axes.set_ylim(top=1 + 0.03 * (1 - low))
         _label(axes, "step of the checkpoint", measure)
 
     names = len(series) + len(rankings) > 1
-    words = f"{measure} on the dev split by the step of the checkpoint, with 95 % intervals."
-    return Chart(words, _svg(f"measure-{measure}", words, draw, legend=names))
+    caption = f"{measure} on the dev split by checkpoint step, with 95 % intervals."
+    return Chart(caption, _svg(f"measure-{measure}", caption, draw, legend=names))
 
 
 # ---------------------------------------------------------------- training
 
 
 def loss_chart(run: RunFacts) -> Chart | None:
-    """Training loss, with a mark where other negatives begin."""
-    words = "Training loss."
-    return _log_chart(run, {"loss": "loss"}, "loss", words, logarithmic=False)
+    """Training loss, with a mark at each change of the negatives."""
+    caption = "Training loss."
+    return _log_chart(run, {"loss": "loss"}, "loss", caption, logarithmic=False)
 
 
 def gradient_chart(run: RunFacts) -> Chart | None:
     """Gradient norms of the whole model and of its parts."""
     names = {"grad_norm": "all", "grad_norm_bottom": "bottom", "grad_norm_middle": "middle",
              "grad_norm_top": "top", "grad_norm_head": "head"}  # fmt: skip
-    words = "Gradient norms before clipping, of all parameters and of the parts of the model."
-    return _log_chart(run, names, "gradient norm", words, logarithmic=True)
+    caption = "Gradient norms before clipping, of all parameters and of the parts of the model."
+    return _log_chart(run, names, "gradient norm", caption, logarithmic=True)
 
 
 def age_chart(run: RunFacts) -> Chart | None:
-    """How many steps old the negatives are that a step is trained on."""
-    words = "Age of the negatives in use: steps since the checkpoint that mined them."
-    return _log_chart(run, {"negatives_age": "age"}, "steps", words, logarithmic=False)
+    """Age of the negatives, in steps, at each training step."""
+    caption = "Age of the negatives in use, in steps since the checkpoint that mined them."
+    return _log_chart(run, {"negatives_age": "age"}, "steps", caption, logarithmic=False)
 
 
 def _log_chart(
-    run: RunFacts, names: dict[str, str], unit: str, words: str, logarithmic: bool
+    run: RunFacts, names: dict[str, str], unit: str, caption: str, logarithmic: bool
 ) -> Chart | None:
-    """Fields of the log by step, thinned to what can be seen, with marks where the negatives
-    change."""
+    """Fields of the log by step, averaged to at most `MAX_POINTS` points, with a mark at each
+    change of the negatives."""
     series = {
         label: [(line["step"], line[name]) for line in run.log
                 if isinstance(line.get(name), int | float)]
@@ -157,16 +157,20 @@ def _log_chart(
             axes.plot(steps, values, label=label, **look)
         if logarithmic:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")  # the usual one writes powers as formulas
+            axes.yaxis.set_major_formatter(
+                "{x:g}"
+            )  # the default formatter writes powers as formulas
             axes.yaxis.set_minor_formatter("")
         _label(axes, "step", unit)
         _mark_changes(axes, run.stretches)
 
     if each > 1:
-        words += f" Each point is the mean of {each} lines of the log."
+        caption += f" Each point is the mean of {each} lines of the log."
     if len(run.stretches) > 1:
-        words += " Dotted lines: other negatives from here on, with the number of the generation."
-    return Chart(words, _svg(f"log-{unit}-{next(iter(names))}", words, draw, len(series) > 1))
+        caption += (
+            " Dotted lines mark a change of the negatives, with the number of the generation."
+        )
+    return Chart(caption, _svg(f"log-{unit}-{next(iter(names))}", caption, draw, len(series) > 1))
 
 
 def _thinned(points: list[tuple[int, float]], each: int) -> tuple[list[float], list[float]]:
@@ -190,7 +194,7 @@ def _mark_changes(axes: Axes, stretches: Sequence[Stretch]) -> None:
 
 
 def lineage_chart(run: RunFacts) -> Chart | None:
-    """For each generation: its checkpoint, when it was published, when it was trained on."""
+    """For each generation: its checkpoint, its publication, and the steps trained on it."""
     shown = run.generations[-_MAX_ROWS:]
     if not shown:
         return None
@@ -203,9 +207,9 @@ def lineage_chart(run: RunFacts) -> Chart | None:
                 published = generation.step + generation.refresh.age
                 axes.plot([generation.step, published], [place, place], color=COLOURS[2],
                           linestyle=":", marker="|", markevery=[1], markersize=9,
-                          label="being made, until published")  # fmt: skip
+                          label="refresh, until published")  # fmt: skip
             axes.plot([generation.step], [place], color=BLACK, marker="D", linestyle="none",
-                      label="its checkpoint")  # fmt: skip
+                      label="checkpoint")  # fmt: skip
         for stretch in run.stretches:
             if stretch.generation in places:
                 axes.barh(places[stretch.generation], stretch.last - stretch.first,
@@ -215,42 +219,46 @@ def lineage_chart(run: RunFacts) -> Chart | None:
         axes.invert_yaxis()
         _label(axes, "step", "generation")
 
-    words = "Lineage: from which checkpoint a generation was made, and at which steps it was used."
+    caption = (
+        "Lineage: the checkpoint of each generation, and the steps at which it was trained on."
+    )
     if len(shown) < len(run.generations):
-        words += f" The last {len(shown)} generations."
+        caption += f" Only the last {len(shown)} generations are shown."
     height = max(SIZE[1], 1.3 + 0.22 * len(shown))
-    return Chart(words, _svg("lineage", words, draw, legend=True, size=(SIZE[0], height)))
+    return Chart(caption, _svg("lineage", caption, draw, legend=True, size=(SIZE[0], height)))
 
 
 def drift_chart(run: RunFacts) -> Chart | None:
-    """How much of a generation is as it was in the one before it."""
+    """How much of each generation is the same as in the generation before."""
     drifts = [(drift.get("checkpoint_step"), drift.get("overlap")) for drift in run.drifts]
     series: dict[str, list[tuple[int | None, float | None]]] = {
         "probe's rankings": [(g.step, g.refresh.probe_overlap) for g in run.generations],
         "negatives": [(g.step, g.refresh.overlap_with_earlier) for g in run.generations],
         "measured while training": drifts,
     }
-    told = {
+    shown_points = {
         label: [(step, value) for step, value in points if step is not None and value is not None]
         for label, points in series.items()
     }
-    if not any(told.values()):
+    if not any(shown_points.values()):
         return None
 
     def draw(axes: Axes) -> None:
-        for place, (label, points) in enumerate(told.items()):
+        for place, (label, points) in enumerate(shown_points.items()):
             if points:
                 steps, values = zip(*points, strict=True)
                 axes.plot(steps, values, label=label, **_look(place))
         axes.set_ylim(-0.02, 1.02)
         _label(axes, "step of the checkpoint", "overlap")
 
-    words = "Drift: overlap with the generation before, of the probe's rankings and of negatives."
-    return Chart(words, _svg("drift", words, draw, legend=True))
+    caption = (
+        "Drift: overlap of the probe's rankings, and of the negatives, with the generation before."
+    )
+    return Chart(caption, _svg("drift", caption, draw, legend=True))
 
 
 def score_chart(run: RunFacts) -> Chart | None:
-    """Scores of positives and of negatives, median and the middle 90 %."""
+    """Scores of positives and of negatives: median and middle 90 %."""
     names = {"positive_scores": "positives", "negative_scores": "negatives"}
     series = {
         label: [(g.step, g.audit[name]) for g in run.generations
@@ -270,8 +278,10 @@ def score_chart(run: RunFacts) -> Chart | None:
             _spread(axes, place, label, [step for step, _ in points], middle, low, high)
         _label(axes, "step of the checkpoint", "score")
 
-    words = "Scores of positives and negatives by the model that mined: median, 5 % to 95 %."
-    return Chart(words, _svg("scores", words, draw, legend=True))
+    caption = (
+        "Scores of positives and negatives by the model that mined them: median, and 5 % to 95 %."
+    )
+    return Chart(caption, _svg("scores", caption, draw, legend=True))
 
 
 def cost_chart(run: RunFacts) -> Chart | None:
@@ -296,8 +306,8 @@ def cost_chart(run: RunFacts) -> Chart | None:
         axes.set_xlabel("generation")
         axes.set_ylabel("seconds")
 
-    words = "What each refresh cost, by stage."
-    return Chart(words, _svg("cost", words, draw, legend=True))
+    caption = "Seconds of each refresh, by stage."
+    return Chart(caption, _svg("cost", caption, draw, legend=True))
 
 
 # ---------------------------------------------------------------- drawing
@@ -327,7 +337,7 @@ def _spread(
         [at - end for at, end in zip(middle, low, strict=True)],
         [end - at for at, end in zip(middle, high, strict=True)],
     ]
-    # not below 0, which the last digits of a mean and its bounds may be apart
+    # a mean and its bounds are rounded separately, so that a length could be below 0
     ends = [[max(0.0, length) for length in lengths] for lengths in ends]
     axes.errorbar(
         steps, middle, yerr=ends, fmt="none", ecolor=look["color"], capsize=3, elinewidth=0.8
@@ -349,7 +359,7 @@ def _svg(
     legend: bool,
     size: tuple[float, float] = SIZE,
 ) -> Markup:
-    """What `draw` puts on the axes, as an element of a page; `name` keeps its ids apart."""
+    """What `draw` puts on the axes, as an element of a page; `name` makes its ids unique."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -369,8 +379,8 @@ def _svg(
 
 
 def _inline(document: bytes, name: str, label: str) -> Markup:
-    """An SVG document as an element of an HTML page: no namespaces, no metadata, no style sheet,
-    ids of its own, black as the colour of the text."""
+    """An SVG document as an element of an HTML page: without namespaces, metadata and style sheet,
+    with unique ids, and with the colour of the text instead of black."""
     root = ElementTree.fromstring(document)
     used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", document.decode()))
     for element in root.iter():

@@ -1,27 +1,26 @@
-"""The sections that compare: generations and baselines by their measures, and query by query."""
+"""The sections that compare generations and baselines, by their measures and query by query."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ance_cli.report import charts
-from ance_cli.report import formatting as words
+from ance_cli.report import charts, formatting
 from ance_cli.report.facts import Comparison, Mean, ReportFacts
 from ance_cli.report.layout import Case, CaseGroup, Document, Section, Table
 
 
 def measures_by_generation(facts: ReportFacts) -> Section:
-    """Each dev measure of the run and of the runs beside it, and the tests between them."""
+    """Each dev measure of the run and of the runs it is compared with, and the tests."""
     runs = [facts.run, *(each.run for each in facts.baselines if each.run is not None)]
-    strangers = {each.label for each in facts.baselines if not each.comparable}
+    incomparable = {each.label for each in facts.baselines if not each.comparable}
     measured = [(run, each) for run in runs for each in run.generations if each.dev]
     measures = list(dict.fromkeys(name for _, each in measured for name in each.dev))
     rows = [
         [
-            run.label + (" (other data, split or depth)" if run.label in strangers else ""),
+            run.label + (" (other data, split or depth)" if run.label in incomparable else ""),
             f"{each.number}{' (best)' if each is run.best else ''}",
-            words.count(each.step),
-            *(words.mean(each.dev.get(measure)) for measure in measures),
+            formatting.count(each.step),
+            *(formatting.mean(each.dev.get(measure)) for measure in measures),
         ]
         for run, each in measured
     ]
@@ -41,7 +40,7 @@ def measures_by_generation(facts: ReportFacts) -> Section:
 
 
 def _means_of_files(facts: ReportFacts, measure: str) -> dict[str, float]:
-    """Label -> mean of the baselines that are rankings and no runs."""
+    """Label -> mean of the baselines that are rankings, not runs."""
     if facts.against is None:
         return {}
     single = {each.label for each in facts.baselines if each.run is None}
@@ -53,7 +52,7 @@ def _means_of_files(facts: ReportFacts, measure: str) -> dict[str, float]:
 
 
 def _tested(caption: str, comparison: Comparison) -> Table:
-    """As `ance eval` shows it: the later ones tested against the first."""
+    """The table of `ance eval`: the other rankings are tested against the first."""
     several = len(comparison.runs) > 2
     rows = []
     for measure in comparison.runs[-1]["measures"]:
@@ -64,27 +63,27 @@ def _tested(caption: str, comparison: Comparison) -> Table:
             difference = value.get("difference")
             p = [value.get(name) for name in ("p_randomisation", "p_t", "p_randomisation_holm")]
             rows.append([
-                label, measure, words.mean(Mean(value["mean"], value["low"], value["high"])),
-                words.NOTHING if difference is None else f"{difference:+.4f}",
-                *map(words.probability, p[: 2 + several]),
+                label, measure, formatting.mean(Mean(value["mean"], value["low"], value["high"])),
+                formatting.NOTHING if difference is None else f"{difference:+.4f}",
+                *map(formatting.probability, p[: 2 + several]),
             ])  # fmt: skip
-    head = ["ranking", "measure", "mean", "difference to the first", "p", "p (t)"]
+    head = ["ranking", "measure", "mean", "difference from the first", "p", "p (t)"]
     return Table(caption, [*head, "p (Holm)"] if several else head, rows, frozenset({0, 1}))
 
 
 def cases(comparison: Comparison | None) -> Section:
-    """The queries that two generations differ most on, with their documents."""
+    """The queries on which two generations differ most, with their documents."""
     if comparison is None:
         return Section(
-            "cases", "Cases", nothing="No two rankings of the dev queries could be compared."
+            "cases", "Cases", nothing="There are no two rankings of the dev queries to compare."
         )
     (first, second), found = comparison.labels, comparison.runs[1]["cases"]
     return Section(
         "cases",
         "Cases",
         text=[
-            f"The dev queries that differ most between {first} and {second}. Each document has its "
-            "rank in both, and its label where it has one."
+            f"The dev queries on which {first} and {second} differ most. Each document is shown "
+            "with its rank in both, and with its label if it has one."
         ],
         tables=[_tested(f"{first} and {second}", comparison)],
         cases=[
@@ -101,16 +100,16 @@ def _case(case: dict[str, Any]) -> Case:
     return Case(
         query_id=case["query_id"],
         query=case["query"],
-        change=words.change(*(words.measure(case[name]) for name in ("first", "second"))),
+        change=formatting.change(*(formatting.measure(case[name]) for name in ("first", "second"))),
         documents=[
             Document(
                 doc_id=document["doc_id"],
-                ranks=words.change(
-                    *(words.figure(document[name]) for name in ("first_rank", "second_rank"))
+                ranks=formatting.change(
+                    *(formatting.figure(document[name]) for name in ("first_rank", "second_rank"))
                 ),
                 label=document["relevance"],
                 title=document["title"],
-                text=words.beginning(document["text"]),
+                text=formatting.beginning(document["text"]),
             )
             for document in case["documents"]
         ],

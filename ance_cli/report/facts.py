@@ -1,4 +1,4 @@
-"""What a report tells of a run: plain values, gathered by `report.report`, shown by `page`."""
+"""The facts of a report: plain values, gathered by `report.report` and shown by `page`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Mean:
-    """A measure's mean over the judged queries and its 95 % interval, if that was kept."""
+    """A measure's mean over the judged queries, and its 95 % interval if it was kept."""
 
     mean: float
     low: float | None = None
@@ -25,7 +25,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Generation:
-    """What one refresh made, and of what. Fingerprints are those of the manifests."""
+    """What one refresh made, and from what; fingerprints are from the manifests."""
 
     refresh: Refresh
     dev: dict[str, Mean]
@@ -33,12 +33,12 @@ class Generation:
     query_tower: str | None
     passage_tower: str | None
     embeddings: str | None
-    """What the negatives were mined with, also where it was removed since."""
+    """The embeddings that the negatives were mined with, even if they were removed since."""
     negatives: str | None
     dev_run: Path | None
-    """The ranking of the dev queries, where it is still there."""
+    """The ranking of the dev queries, if it still exists."""
     num_bytes: int
-    """Of its files, when it was published."""
+    """Size of its files when it was published."""
 
     @property
     def number(self) -> int:
@@ -56,14 +56,14 @@ class Stretch:
     first: int
     last: int
     source: str
-    """`generation 3`, the path of a file, or what took a file's place."""
+    """`generation 3`, the path of a file, or what was used instead of a file."""
     generation: int | None
     mined_at: int | None
-    """Step of the checkpoint that mined them; None where none did."""
+    """Step of the checkpoint that mined them; None if no checkpoint did."""
 
     @property
     def ages(self) -> tuple[int, int] | None:
-        """Age of the negatives in steps, at the beginning and at the end."""
+        """Age of the negatives in steps, at the beginning and at the end of the stretch."""
         if self.mined_at is None or self.generation is None:
             return None
         return self.first - self.mined_at, self.last - self.mined_at
@@ -71,26 +71,27 @@ class Stretch:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run, as its folder tells of it."""
+    """What the folder of one run contains."""
 
     label: str
-    """What it is called in tables and legends."""
+    """Its name in tables and legends."""
     status: RunStatus
     made: Record
-    """`run.json`; so `refreshing` and `looping` are `refresh.json` and `loop.json`."""
+    """`run.json`; `refreshing` is `refresh.json`, and `looping` is `loop.json`."""
     refreshing: Record
     looping: Record
     log: list[dict[str, Any]]
     stretches: list[Stretch]
     drifts: list[dict[str, Any]]
-    """The events of measured drift."""
+    """The events that measured drift."""
     generations: list[Generation]
     damage: list[str]
-    """What lies in the folder and could not be read."""
+    """The files that exist and could not be read, and why."""
 
     @property
     def best(self) -> Generation | None:
-        """The generation whose checkpoint `best` names, else the best by the first measure."""
+        """The generation whose checkpoint `best` points to; without it, the best by the first
+        measure."""
         measured = [generation for generation in self.generations if generation.dev]
         for generation in measured:
             if generation.refresh.is_best:
@@ -100,20 +101,20 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the run is measured against: another run, or a ranking of the dev queries."""
+    """What the run is compared with: another run, or a ranking of the dev queries."""
 
     label: str
     run: RunFacts | None
     ranking: Path | None
-    """That of the other run's best generation, or the file itself."""
+    """The ranking by the other run's best generation, or the file itself."""
     comparable: bool = True
-    """Whether both were measured on the same data, split and depth, as far as is known."""
+    """Whether both were measured on the same data, split and depth, as far as their files say."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `ance eval` says of two or more rankings (`runs` of its summary), the first of which is
-    what the others are tested against."""
+    """The summary (`runs`) of `ance eval` on two or more rankings; the others are tested against
+    the first."""
 
     labels: list[str]
     runs: list[dict[str, Any]]
@@ -121,12 +122,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ReportFacts:
-    """All that a page shows."""
+    """Everything that a page shows."""
 
     run: RunFacts
     baselines: list[Baseline] = field(default_factory=list)
     against: Comparison | None = None
-    """The baselines against the run's best generation."""
+    """The baselines, tested against the run's best generation."""
     cases: Comparison | None = None
     """Two generations of the run, the later one with its cases."""
     missing: list[str] = field(default_factory=list)
@@ -139,9 +140,9 @@ def stretches_of(
     mined_at: Mapping[int, int],
     last_step: int,
 ) -> list[Stretch]:
-    """What was trained on when, from `segments.jsonl` and `switches.jsonl`.
+    """The negatives of each training step, from `segments.jsonl` and `switches.jsonl`.
 
-    `mined_at` gives the checkpoint step of each generation, `last_step` is the last one trained.
+    `mined_at` maps each generation to its checkpoint step; `last_step` is the last trained step.
     """
     switched = sorted((int(each["step"]), int(each["generation"])) for each in switches)
     begun: dict[int, tuple[str, int | None, int | None]] = {}
@@ -149,7 +150,7 @@ def stretches_of(
         if "segment" not in segment:
             continue
         start, generation = int(segment["start_step"]), segment.get("generation")
-        if segment.get("input") == FOLLOW:  # on, with the generation it had, until it switches
+        if segment.get("input") == FOLLOW:  # it starts with the generation in use
             generation = next(
                 (number for step, number in reversed(switched) if step <= start), None
             )

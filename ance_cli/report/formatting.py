@@ -1,4 +1,4 @@
-"""How a report shows values."""
+"""How the report shows values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ance_cli.report.facts import Mean
 
 NOTHING = "-"
 FINGERPRINT = 12
-"""Digits that are shown of one."""
+"""Digits of a fingerprint that are shown."""
 LONG = 22
-"""Characters of a value that takes two columns."""
+"""A value of more characters takes two columns."""
 _TEXT = 600
-"""Characters that are shown of a passage."""
+"""Characters of a passage that are shown."""
 
 
 def measure(value: float | None) -> str:
@@ -38,7 +38,7 @@ def count(value: int | None) -> str:
 
 
 def figure(value: Any) -> str:
-    """A number with as many digits as the run's files have."""
+    """A number with six significant digits; other values as in a settings file."""
     if value is None:
         return NOTHING
     if isinstance(value, float):
@@ -49,7 +49,7 @@ def figure(value: Any) -> str:
 
 
 def setting(value: Any) -> str:
-    """A value as it stands in a file of settings, a string without its quotes."""
+    """A value as a settings file has it; strings without quotes."""
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
@@ -70,7 +70,7 @@ def short(fingerprint: str | None) -> str:
 
 
 def moment(time: Any) -> str:
-    """A time of a ledger, which is in UTC, without what all of them share."""
+    """A UTC time from a ledger, without its time zone."""
     return str(time).replace("T", " ").removesuffix("+00:00") if time else NOTHING
 
 

@@ -1,4 +1,4 @@
-"""What the page is made of: sections of figures, charts, tables and cases."""
+"""The parts of the page: sections of figures, charts, tables and cases."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from ance_cli.report.charts import Chart
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are shown; the first column names the row. `words` are the columns of text."""
+    """Cells as they are shown; the first column names the row."""
 
     caption: str
     head: list[str]
     rows: list[list[str]]
-    words: frozenset[int] = frozenset({0})
+    text_columns: frozenset[int] = frozenset({0})
+    """Columns of text, which are aligned left."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A document of a case; None where there is no label, or no such document in the corpus."""
+    """A document of a case. `label` is None if it has no label; `title` and `text` are None if it
+    is not in the corpus."""
 
     doc_id: str
     ranks: str
@@ -48,7 +50,7 @@ class CaseGroup:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page. What is empty is not there, and `nothing` says why."""
+    """One part of the page. An empty section shows only `nothing`, which says why."""
 
     anchor: str
     title: str
@@ -57,7 +59,7 @@ class Section:
     facts: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     """Named groups of settings or figures."""
     folded: bool = False
-    """Whether these groups are shown when they are asked for."""
+    """Whether the groups are collapsed until the reader opens them."""
     charts: list[Chart | None] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     cases: list[CaseGroup] = field(default_factory=list)

@@ -1,6 +1,6 @@
-"""From the facts of a report to one HTML page that needs nothing else.
+"""Makes one self-contained HTML page from the facts of a report.
 
-Every text is escaped as it is put in: ids, texts and paths come from outside.
+The template escapes every text, because ids, texts and paths come from outside.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from importlib.resources import files
 from markupsafe import Markup
 
 from ance_cli import __version__
-from ance_cli.report import comparisons
-from ance_cli.report import formatting as words
+from ance_cli.report import comparisons, formatting
 from ance_cli.report import sections as single
 from ance_cli.report.facts import ReportFacts
 
@@ -19,7 +18,7 @@ GENERATOR = f"ance {__version__}"
 
 
 def page_of(facts: ReportFacts) -> str:
-    """The page, whole."""
+    """The complete page."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -43,10 +42,10 @@ def page_of(facts: ReportFacts) -> str:
     return template.render(
         title=f"ance report: {run.label}",
         run=run.status.run,
-        time=words.moment(run.status.time),
+        time=formatting.moment(run.status.time),
         generator=GENERATOR,
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
-        long=words.LONG,
+        long=formatting.LONG,
         missing=facts.missing,
         sections=sections,
     )

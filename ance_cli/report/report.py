@@ -1,7 +1,7 @@
-"""`ance report`: a run told on one page, from its folder and the rankings that refreshes left.
+"""`ance report`: a run on one page, from its folder and the rankings that its refreshes wrote.
 
-A pure reader: of the run it takes no lease and changes nothing. What is absent, half made or
-damaged is named on the page, and the rest is told.
+It only reads the run and takes no lease. The page lists what is absent, incomplete or damaged, and
+shows the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ance_cli.formats.jsonl import STDIO, open_output
 from ance_cli.formats.run_folder import LOOP, REFRESH, RUN, RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.formats.tolerant_io import object_in, records_in
-from ance_cli.loop.refresh import labels_beside
+from ance_cli.loop.refresh_config import labels_of_split
 from ance_cli.loop.status import status
 from ance_cli.loop.status_schema import Refresh
 from ance_cli.report.charts import need_matplotlib
@@ -39,7 +39,7 @@ from ance_cli.report.page import page_of
 T = TypeVar("T")
 
 _OURS = b'<meta name="generator" content="ance '
-"""In the head of every report."""
+"""In the head of every report, by which an earlier one is recognised."""
 
 
 def report(
@@ -49,11 +49,12 @@ def report(
     cases: int = REPORT_CASES,
     call: Call = Call(),
 ) -> Summary:
-    """Write the page of a run, as the run is now; an earlier report is replaced.
+    """Write the page of a run in its present state; replaces an earlier report.
 
-    `against` names other runs, by their folders, and rankings of the dev queries, as TREC runs.
-    `cases` is how many wins and losses are shown of the best generation against the first. Raises
-    `BadInput` where there is no run, `Mismatch` where the output exists and is no report.
+    `against` names other runs (folders) and rankings of the dev queries (TREC runs) to compare the
+    run with. `cases` is the number of wins, and of losses, of the best generation against the first
+    to show. Raises `BadInput` if there is no run, and `Mismatch` if the output exists and is not a
+    report.
     """
     need_matplotlib()
     if cases < 0:
@@ -81,11 +82,11 @@ def _check_output(output: Path, force: bool) -> None:
     if output == STDIO or not output.exists():
         return
     if output.is_dir():
-        raise UsageProblem(f"{output}: is a folder", hint="name a file with -o")
+        raise UsageProblem(f"{output}: is a folder, expected a file", hint="name a file with -o")
     with open(output, "rb") as handle:
         if not force and _OURS not in handle.read(4096):
             raise Mismatch(
-                f"{output}: exists, and is no report",
+                f"{output}: exists and is not a report",
                 hint="choose another name with -o, or replace it with --force",
             )
 
@@ -96,7 +97,7 @@ def report_facts(
     cases: int = REPORT_CASES,
     call: Call = Call(),
 ) -> ReportFacts:
-    """All that the page of a run tells."""
+    """The facts that the page of a run shows."""
     labels = _labels([path, *against])
     run = run_facts(path, labels[0])
     baselines = [
@@ -107,7 +108,7 @@ def report_facts(
     def unless_damaged(make: Callable[[], T]) -> T | None:
         try:
             return make()
-        except (BadInput, Mismatch) as problem:  # the page does without, and says so
+        except (BadInput, Mismatch) as problem:  # the page lists it as missing
             missing.append(problem.what)
             return None
 
@@ -117,8 +118,8 @@ def report_facts(
     against_best = compared = None
     if rankings and not (best and best.dev_run):
         missing.append(f"{path}: no generation has a ranking of the dev queries to test against")
-    told = "data" in run.made and {"measures", "dev_split"} <= run.refreshing.keys()
-    if best and told and (rankings or (pair and cases)):
+    is_measured = "data" in run.made and {"measures", "dev_split"} <= run.refreshing.keys()
+    if best and is_measured and (rankings or (pair and cases)):
         measures = run.refreshing["measures"]
         data = unless_damaged(lambda: _dev_data(path, run))
         if data and rankings and best.dev_run:
@@ -134,7 +135,7 @@ def report_facts(
 
 
 def run_facts(path: Path, label: str) -> RunFacts:
-    """What the folder of a run tells, and what in it could not be read."""
+    """What the folder of a run contains, and which of its files could not be read."""
     found = status(path)
     run = RunFolder(path)
     damage: list[str] = []
@@ -145,10 +146,10 @@ def run_facts(path: Path, label: str) -> RunFacts:
     whole = {generation.number for generation in generations}
     for each in run.all_generations():
         if each.number not in whole:
-            damage.append(f"{each.manifest}: tells nothing of generation {each.number}")
+            damage.append(f"{each.manifest}: has no facts about generation {each.number}")
     made = object_in(path / RUN, damage)
     if not made.get("identity"):
-        damage.append(f"{path / RUN}: there are no settings of the run in it")
+        damage.append(f"{path / RUN}: has no settings of the run")
     return RunFacts(
         label=label,
         status=found,
@@ -195,7 +196,7 @@ def _generation(run: RunFolder, number: int, refresh: Refresh, damage: list[str]
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """The last part of each path where that tells them apart, else the whole of it."""
+    """The last part of each path if it is unique, otherwise the whole path."""
     short = [path.resolve().name for path in paths]
     return [
         name if short.count(name) == 1 else str(path)
@@ -225,7 +226,7 @@ def _measured_on(run: RunFacts) -> tuple[Any, ...]:
 
 
 def _pair(run: RunFacts) -> tuple[Generation, Generation] | None:
-    """The first generation and the best one, or the last one where that is the first."""
+    """The first generation and the best one; if those are the same, the first and the last."""
     ranked = [generation for generation in run.generations if generation.dev_run]
     if len(ranked) < 2:
         return None
@@ -234,10 +235,10 @@ def _pair(run: RunFacts) -> tuple[Generation, Generation] | None:
 
 
 def _dev_data(path: Path, run: RunFacts) -> Dataset:
-    """The run's dataset with the labels of its dev split, checked to be what the run began with."""
+    """The run's dataset with the labels of its dev split; `Mismatch` if its files have changed."""
     dataset = RunFolder(path).dataset()
     split = run.refreshing["dev_split"]
-    return replace(dataset, qrels=labels_beside(dataset.need("qrels"), split), split=split)
+    return replace(dataset, qrels=labels_of_split(dataset.need("qrels"), split), split=split)
 
 
 def _compare(
@@ -247,7 +248,7 @@ def _compare(
     cases: int,
     call: Call,
 ) -> Comparison:
-    """What `ance eval` says of rankings of the dev queries."""
+    """The measures and tests of `ance eval` for rankings of the dev queries."""
     labels, paths = zip(*rankings, strict=True)
     found = evaluate_runs(list(paths), data.qrels, measures, dataset=data, cases=cases, call=call)
     return Comparison(list(labels), found["runs"])

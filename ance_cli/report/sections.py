@@ -1,56 +1,55 @@
-"""The sections that tell of one run."""
+"""The sections about one run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ance_cli.loop.status_schema import Refresh
-from ance_cli.report import charts
-from ance_cli.report import formatting as words
+from ance_cli.loop.status_schema import Refresh, shown_event, shown_role
+from ance_cli.report import charts, formatting
 from ance_cli.report.facts import RunFacts
 from ance_cli.report.layout import Section, Table
 
 
 def overview(run: RunFacts) -> Section:
-    """Where the run stands and what came of it."""
+    """The state of the run, and its results."""
     status = run.status
     training = status.training
-    told = {
+    shown = {
         "state": status.state + (f": {status.reason}" if status.reason else ""),
-        "kind": {"sync": "loop, in turn", "async": "loop, side by side"}.get(
+        "kind": {"sync": "loop, synchronous", "async": "loop, asynchronous"}.get(
             status.mode or "", "stages"
         ),
-        "steps": words.count(training.step)
-        + (f" of {words.count(training.last_step)}" if training.last_step is not None else ""),
-        "generations": words.count(len(run.generations)),
+        "steps": formatting.count(training.step)
+        + (f" of {formatting.count(training.last_step)}" if training.last_step is not None else ""),
+        "generations": formatting.count(len(run.generations)),
     }
     if best := run.best:
-        told["best generation"] = f"{best.number}, from step {words.count(best.step)}"
+        shown["best generation"] = f"{best.number}, from step {formatting.count(best.step)}"
         first = next(each for each in run.generations if each.dev)
         for measure, value in best.dev.items():
             before = first.dev.get(measure) if first is not best else None
-            told[f"its dev {measure}"] = words.measure(value.mean) + (
-                f" (the first's {words.measure(before.mean)})" if before else ""
+            shown[f"best dev {measure}"] = formatting.measure(value.mean) + (
+                f" (first generation: {formatting.measure(before.mean)})" if before else ""
             )
     if training.loss is not None:
-        told["last loss"] = words.figure(training.loss)
+        shown["last loss"] = formatting.figure(training.loss)
     seconds = [generation.refresh.seconds.get("all", 0.0) for generation in run.generations]
     if sum(seconds):
-        told["refreshes took"] = f"{words.figure(sum(seconds))} s"
-    told["on disk"] = words.size(status.disk["all"])
-    return Section("overview", "Overview", facts=[("", told)])
+        shown["time of all refreshes"] = f"{formatting.figure(sum(seconds))} s"
+    shown["size on disk"] = formatting.size(status.disk["all"])
+    return Section("overview", "Overview", facts=[("", shown)])
 
 
 def configuration(run: RunFacts) -> Section:
-    """What was fixed when the run began."""
+    """The settings that were fixed when the run began."""
     made = run.made
     start = {
         "start checkpoint": made.get("start_checkpoint"),
-        "with a fresh head": made.get("fresh_head"),
+        "new head": made.get("fresh_head"),
         **(made.get("data") or {}),
         "created": made.get("created"),
-        "made by ance": made.get("tool_version"),
+        "ance version": made.get("tool_version"),
     }
     groups: dict[str, Mapping[str, Any]] = {
         "Data and start": {name: value for name, value in start.items() if value is not None},
@@ -63,9 +62,11 @@ def configuration(run: RunFacts) -> Section:
         "Configuration",
         nothing="run.json could not be read.",
         folded=True,
-        text=["As it was fixed when the run began; null stands for what the start checkpoint has."],
+        text=[
+            "These settings were fixed when the run began; null means as in the start checkpoint."
+        ],
         facts=[
-            (title, {name: words.setting(value) for name, value in group.items()})
+            (title, {name: formatting.setting(value) for name, value in group.items()})
             for title, group in groups.items()
             if group
         ],
@@ -73,42 +74,49 @@ def configuration(run: RunFacts) -> Section:
 
 
 def lineage(run: RunFacts) -> Section:
-    """What made what, and what was trained on when."""
+    """What each generation was made from, and which steps were trained on it."""
     made = Table(
-        "What made what: checkpoint, its embeddings of the corpus, and the negatives mined with "
-        f"them, by the first {words.FINGERPRINT} digits of their fingerprints",
-        ["generation", "from step", "published", "query tower", "passage tower", "embeddings",
+        "Inputs of each generation: checkpoint, embeddings of the corpus and negatives, by the "
+        f"first {formatting.FINGERPRINT} digits of their fingerprints",
+        ["generation", "checkpoint step", "published", "query tower", "passage tower", "embeddings",
          "negatives", "trained on at steps"],
         [
             [
-                words.count(each.number),
-                words.count(each.step),
-                words.moment(each.refresh.published),
-                words.short(each.query_tower),
-                words.short(each.passage_tower),
-                words.short(each.embeddings),
-                words.short(each.negatives),
+                formatting.count(each.number),
+                formatting.count(each.step),
+                formatting.moment(each.refresh.published),
+                formatting.short(each.query_tower),
+                formatting.short(each.passage_tower),
+                formatting.short(each.embeddings),
+                formatting.short(each.negatives),
                 ", ".join(
-                    f"{words.count(stretch.first)} to {words.count(stretch.last)}"
+                    f"{formatting.count(stretch.first)} to {formatting.count(stretch.last)}"
                     for stretch in run.stretches
                     if stretch.generation == each.number
                 )
-                or words.NOTHING,
+                or formatting.NOTHING,
             ]
             for each in run.generations
         ],
         frozenset({0, 2, 3, 4, 5, 6, 7}),
     )  # fmt: skip
     used = Table(
-        "What was trained on, in order",
-        ["negatives", "after step", "to step", "mined at step", "age then", "age at the end"],
+        "Negatives in the order of training",
+        [
+            "negatives",
+            "after step",
+            "to step",
+            "mined at step",
+            "first age",
+            "last age",
+        ],
         [
             [
                 stretch.source,
-                words.count(stretch.first),
-                words.count(stretch.last),
-                words.count(stretch.mined_at),
-                *map(words.count, stretch.ages or (None, None)),
+                formatting.count(stretch.first),
+                formatting.count(stretch.last),
+                formatting.count(stretch.mined_at),
+                *map(formatting.count, stretch.ages or (None, None)),
             ]
             for stretch in run.stretches
         ],
@@ -116,7 +124,7 @@ def lineage(run: RunFacts) -> Section:
     return Section(
         "lineage",
         "Lineage",
-        nothing="Nothing was refreshed and nothing was trained.",
+        nothing="The run has no refreshes and no training yet.",
         charts=[charts.lineage_chart(run)],
         tables=[made, used],
     )
@@ -129,44 +137,49 @@ def training(run: RunFacts) -> Section:
     return Section(
         "training",
         "Loss and gradients",
-        nothing="There is no line in the log.",
+        nothing="The training log is empty.",
         charts=[charts.loss_chart(run), charts.gradient_chart(run)],
-        facts=[("The last line of the log", {n: words.figure(last[n]) for n in shown if n in last})]
+        facts=[
+            (
+                "Last line of the training log",
+                {n: formatting.figure(last[n]) for n in shown if n in last},
+            )
+        ]
         if last
         else [],
     )
 
 
 def staleness(run: RunFacts) -> Section:
-    """How old negatives were, and how much each refresh changed."""
+    """The age of the negatives, and how much each refresh changed."""
     shown: dict[str, Callable[[Refresh], float | None]] = {
         "age when published": lambda refresh: refresh.age,
-        "share of the earlier one used": lambda refresh: refresh.consumed,
+        "epochs on the generation before": lambda refresh: refresh.consumed,
         "overlap of the probe's rankings": lambda refresh: refresh.probe_overlap,
         "negatives kept": lambda refresh: refresh.overlap_with_earlier,
         "negatives changed": lambda refresh: refresh.churn_against_earlier,
     }
     by_generation = Table(
-        "Each generation against the one before it; ages in steps",
+        "Each generation compared with the generation before; ages in steps",
         ["generation", "step", *shown],
         [
             [
-                words.count(each.number),
-                words.count(each.step),
-                *(words.figure(value(each.refresh)) for value in shown.values()),
+                formatting.count(each.number),
+                formatting.count(each.step),
+                *(formatting.figure(value(each.refresh)) for value in shown.values()),
             ]
             for each in run.generations
         ],
     )
     measured = Table(
         "Drift measured while training",
-        ["time", "step", "against generation", "overlap", "refreshed"],
+        ["time", "step", "generation", "overlap", "refreshed"],
         [
             [
-                words.moment(drift.get("time")),
-                words.figure(drift.get("checkpoint_step")),
-                words.figure(drift.get("generation")),
-                words.figure(drift.get("overlap")),
+                formatting.moment(drift.get("time")),
+                formatting.figure(drift.get("checkpoint_step")),
+                formatting.figure(drift.get("generation")),
+                formatting.figure(drift.get("overlap")),
                 "yes" if drift.get("refresh") else "no",
             ]
             for drift in run.drifts
@@ -175,26 +188,25 @@ def staleness(run: RunFacts) -> Section:
     return Section(
         "staleness",
         "Staleness and drift",
-        nothing="There is no generation.",
+        nothing="The run has no generation yet.",
         charts=[charts.age_chart(run), charts.drift_chart(run)],
         tables=[by_generation, measured],
     )
 
 
 def audit(run: RunFacts) -> Section:
-    """What mining removed, what it lacked, and how negatives score."""
+    """What mining removed, what was missing, and the scores of the negatives."""
     audited = [generation for generation in run.generations if generation.audit]
     counts: dict[str, dict[int, str]] = {}
     spreads: list[list[str]] = []
     for generation in audited:
         for name, value in _flat(generation.audit):
             if isinstance(value, dict):
-                spreads.append([
-                    name, words.count(generation.number),
-                    *(words.figure(value.get(end)) for end in ("p5", "p25", "p50", "p75", "p95")),
-                ])  # fmt: skip
+                quantiles = [value.get(end) for end in ("p5", "p25", "p50", "p75", "p95")]
+                number = formatting.count(generation.number)
+                spreads.append([name, number, *map(formatting.figure, quantiles)])
             else:
-                counts.setdefault(name, {})[generation.number] = words.figure(value)
+                counts.setdefault(name, {})[generation.number] = formatting.figure(value)
     spreads.sort(key=lambda row: row[0])
     return Section(
         "audit",
@@ -204,15 +216,15 @@ def audit(run: RunFacts) -> Section:
         tables=[
             Table(
                 "Counts and shares by generation",
-                ["generation", *(words.count(generation.number) for generation in audited)],
+                ["generation", *(formatting.count(generation.number) for generation in audited)],
                 [
-                    [name, *(values.get(g.number, words.NOTHING) for g in audited)]
+                    [name, *(values.get(g.number, formatting.NOTHING) for g in audited)]
                     for name, values in counts.items()
                 ],
             ),
             Table(
                 "Ranks, scores and margins of the negatives",
-                ["of", "generation", "5 %", "25 %", "50 %", "75 %", "95 %"],
+                ["quantity", "generation", "5 %", "25 %", "50 %", "75 %", "95 %"],
                 spreads,
             ),
         ],
@@ -220,7 +232,7 @@ def audit(run: RunFacts) -> Section:
 
 
 def _flat(audit: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """The figures of an audit by name; quantiles stay together."""
+    """The figures of an audit by name; the quantiles of one figure stay together."""
     for key, value in audit.items():
         name = f"{prefix}{key.replace('_', ' ')}"
         if isinstance(value, dict) and "p50" not in value:
@@ -235,18 +247,18 @@ def cost(run: RunFacts) -> Section:
     return Section(
         "cost",
         "Cost of each refresh",
-        nothing="There is no generation.",
+        nothing="The run has no generation yet.",
         charts=[charts.cost_chart(run)],
         tables=[
             Table(
-                "Seconds of each stage, and size when it was published",
+                "Seconds of each stage, and the size at publication",
                 ["generation", "step", *(f"{name} s" for name in stages), "size"],
                 [
                     [
-                        words.count(each.number),
-                        words.count(each.step),
-                        *(words.figure(each.refresh.seconds.get(name)) for name in stages),
-                        words.size(each.num_bytes),
+                        formatting.count(each.number),
+                        formatting.count(each.step),
+                        *(formatting.figure(each.refresh.seconds.get(name)) for name in stages),
+                        formatting.size(each.num_bytes),
                     ]
                     for each in run.generations
                 ],
@@ -256,17 +268,19 @@ def cost(run: RunFacts) -> Section:
 
 
 def failures(run: RunFacts) -> Section:
-    """The last events of a failure."""
+    """The last events that report a failure."""
     return Section(
         "failures",
-        "What went wrong",
-        nothing="No event tells of a failure.",
+        "Errors",
+        nothing="No event reports a failure.",
         tables=[
             Table(
-                "The last events of something that died, failed, was refused or diverged",
-                ["time", "who", "what", "more"],
+                "The last events in which a process died or failed, training diverged, or a "
+                "generation was refused",
+                ["time", "process", "event", "details"],
                 [
-                    [words.moment(problem.time), problem.who, problem.what,
+                    [formatting.moment(problem.time), shown_role(problem.who),
+                     shown_event(problem.what),
                      ", ".join(f"{name} {value}" for name, value in problem.facts.items())]
                     for problem in run.status.problems
                 ],

@@ -1,20 +1,21 @@
-"""`ance bench-search`: the online latency of each way to search a corpus, beside its recall."""
+"""`ance bench-search`: the online latency and the recall of each way to search a corpus."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ance_cli.call import Call
-from ance_cli.config import ComputeConfig
-from ance_cli.errors import Mismatch, UsageProblem
+from ance_cli.config import BenchSearchConfig, ComputeConfig
+from ance_cli.errors import Mismatch
 from ance_cli.formats import lease
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.manifest import read_manifest
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import DenseRetriever, VectorSource
+from ance_cli.retrieval.exact import Positions
+from ance_cli.retrieval.latency import Latency, measure, percentiles
 
 
 def bench_search(
@@ -22,63 +23,64 @@ def bench_search(
     checkpoint: Checkpoint,
     queries: dict[str, str],
     corpus: Path | None = None,
-    depth: int = 100,
-    trials: int = 200,
+    config: BenchSearchConfig = BenchSearchConfig(),
     compute: ComputeConfig = ComputeConfig(),
     call: Call = Call(),
 ) -> Summary:
-    """Time the first `trials` queries on each of `sources`, embeddings and index folders.
+    """Time the first `config.trials` queries on each of `sources`, embeddings and index folders.
 
-    All times are in milliseconds. Where embeddings are among the sources, each one's recall is the
-    share of their exact top `depth` that it finds.
+    All times are in milliseconds. If one of the sources contains embeddings, the recall of each
+    source is the share of the exact top `config.depth` that it finds.
     """
-    if trials < 1:
-        raise UsageProblem("--trials must be at least 1")
-    if depth < 1:
-        raise UsageProblem("--depth must be at least 1")
     opened = [_source_at(path) for path in sources]
     for source in opened:
         source.check(checkpoint, hash_file(corpus) if corpus else None)
-
-    from ance_cli.retrieval.latency import measure, percentiles
-    from ance_cli.retrieval.recall import recall
-
-    texts = list(queries.values())[:trials]
+    texts = list(queries.values())[: config.trials]
     rows: list[dict[str, Any]] = []
-    measured = []
+    found: list[Positions] = []
     device = ""
-    with ExitStack() as stack:
-        for source in opened:
-            stack.enter_context(lease.reading(source.path))
+    for source in opened:
+        with lease.reading(source.path):
             retriever = DenseRetriever(checkpoint, source, compute, None)
             device = f"{retriever.device.type}, {retriever.dtype}"
             with call.reporter.task(str(source.path), len(texts), "query") as bar:
-                latency = measure(retriever, texts, depth, bar)
-            measured.append(latency)
-            rows.append(
-                {
-                    "source": str(source.path),
-                    "searched": "exactly" if source.kind == "embeddings" else _factory(source),
-                    "encode": percentiles(latency.encode),
-                    "search": percentiles(latency.search),
-                    "total": percentiles(latency.encode + latency.search),
-                    "batched": round(latency.batched, 3),
-                }
-            )
-    exact = next(
-        (m.found for m, s in zip(measured, opened, strict=True) if s.kind == "embeddings"), None
-    )
-    if exact is not None:
-        for row, latency in zip(rows, measured, strict=True):
-            row["recall"] = round(recall(latency.found, exact), 4)
+                latency = measure(retriever, texts, config.depth, bar)
+        rows.append(_row(source, latency))
+        found.append(latency.found)
+    _add_recall(rows, found, opened)
     return {
-        "kind": "latency", "queries": len(texts), "depth": depth, "device": device,
+        "kind": "latency", "queries": len(texts), "depth": config.depth, "device": device,
         "sources": rows,
     }  # fmt: skip
 
 
+def _row(source: VectorSource, latency: Latency) -> dict[str, Any]:
+    return {
+        "source": str(source.path),
+        "searched": "exactly" if source.kind == "embeddings" else _factory(source),
+        "encode": percentiles(latency.encode),
+        "search": percentiles(latency.search),
+        "total": percentiles(latency.encode + latency.search),
+        "batched": round(latency.batched, 3),
+    }
+
+
+def _add_recall(
+    rows: list[dict[str, Any]], found: list[Positions], sources: list[VectorSource]
+) -> None:
+    """Add each row's recall against the first exact search, if there is one."""
+    from ance_cli.retrieval.recall import recall
+
+    kinds = [source.kind for source in sources]
+    if "embeddings" not in kinds:
+        return
+    exact = found[kinds.index("embeddings")]
+    for row, own in zip(rows, found, strict=True):
+        row["recall"] = round(recall(own, exact), 4)
+
+
 def _source_at(path: Path) -> VectorSource:
-    """The vectors in a folder, whichever kind its manifest names."""
+    """The vectors in a folder of either kind, as its manifest says."""
     try:
         read_manifest(path, "embeddings")
     except Mismatch:

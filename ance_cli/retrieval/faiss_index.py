@@ -1,7 +1,7 @@
-"""FAISS indexes in pyserini's folder layout: the file `index` and `docid`, one id a row.
+"""FAISS indexes in pyserini's folder layout: the files `index` and `docid` (one id per row).
 
-Any factory string builds one; those that need training learn from a bounded, seeded sample of the
-embeddings. A MaxP document's rows are named `ID#0`, `ID#1`, ...
+Any factory string can be built. An index that needs training learns from a bounded, seeded sample
+of the embeddings. A MaxP document's rows are named `ID#0`, `ID#1`, ...
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from ance_cli.config import IndexConfig
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.embeddings import Embeddings, read_ids
 from ance_cli.formats.hashing import hash_file
@@ -28,14 +29,14 @@ _RESULT_BYTES = 64 << 20
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line of what faiss says: the lines before it are its own source."""
+    """The last line of faiss's message; the lines before it are its source code."""
     return str(error).strip().splitlines()[-1]
 
 
 def new_index(dim: int, factory: str, probes: int | None = None) -> Any:
-    """An empty inner-product index; `UsageProblem` where faiss does not know the string.
+    """An empty inner-product index; `UsageProblem` if faiss does not know the string.
 
-    `probes` is how many inverted lists a query visits unless its search says otherwise.
+    `probes` is the number of inverted lists that a query visits, unless its search sets another.
     """
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
@@ -43,25 +44,27 @@ def new_index(dim: int, factory: str, probes: int | None = None) -> Any:
         raise UsageProblem(
             f"--factory {factory!r} is not a faiss factory string for {dim} dimensions "
             f"({_reason(error)})",
-            hint="for instance Flat, IVF1024,Flat, HNSW32, OPQ16,IVF1024,PQ16; "
+            hint="use for instance Flat, IVF1024,Flat, HNSW32 or OPQ16,IVF1024,PQ16; "
             "PQ needs a divisor of the dimension",
         ) from error
     if probes is not None and not set_probes(index, probes):
-        raise UsageProblem(f"--probes does not apply to --factory {factory!r}: no inverted lists")
+        raise UsageProblem(
+            f"--probes does not apply to --factory {factory!r}: it has no inverted lists"
+        )
     return index
 
 
 def rows_to_train(index: Any) -> int:
-    """The fewest rows from which an index learns its centroids: one for each of them.
+    """The fewest rows from which an index can learn its centroids: one per centroid.
 
-    faiss checks this too, but does not say how many it wants.
+    faiss checks this as well, but does not say how many rows it needs.
     """
     index = faiss.downcast_index(index)
     needed = [int(getattr(index, "nlist", 1))]
     if hasattr(index, "pq"):
         needed.append(int(index.pq.ksub))
     if isinstance(index, faiss.IndexPreTransform):
-        chain: Any = index.chain  # a C++ vector, whatever its type hints say
+        chain: Any = index.chain  # a C++ vector, although its type hints say otherwise
         transforms = [chain.at(place) for place in range(chain.size())]
         if any(isinstance(faiss.downcast_VectorTransform(t), faiss.OPQMatrix) for t in transforms):
             needed.append(256)  # its rotation is fitted to a quantizer of 8 bits
@@ -72,47 +75,50 @@ def rows_to_train(index: Any) -> int:
 
 
 def build_index(
-    embeddings: Embeddings,
-    factory: str,
-    train_rows: int,
-    seed: int,
-    on_rows: Callable[[int], None] | None = None,
-    probes: int | None = None,
+    embeddings: Embeddings, config: IndexConfig, on_rows: Callable[[int], None] | None = None
 ) -> Any:
-    """Train (if the factory string needs it) and fill an index over all rows."""
-    index = new_index(embeddings.dim, factory, probes)
+    """Train (if the factory string needs it) and fill an index over all rows.
+
+    `on_rows` is called with the number of rows added since the last call.
+    """
+    index = new_index(embeddings.dim, config.factory, config.probes)
     if not index.is_trained:
-        count = min(train_rows, embeddings.num_rows)
-        generator = np.random.Generator(np.random.Philox(key=seed))
-        chosen = np.sort(generator.choice(embeddings.num_rows, count, replace=False))
-        sample = np.ascontiguousarray(embeddings.vectors[chosen], np.float32)
-        try:
-            if count < rows_to_train(index):
-                raise RuntimeError(f"it takes at least {rows_to_train(index):,}")
-            index.train(sample)
-        except RuntimeError as error:
-            raise BadInput(
-                f"{embeddings.folder}: {count} rows are too few to train {factory!r} "
-                f"({_reason(error)})",
-                hint="train on more of them with --train-rows"
-                if count < embeddings.num_rows
-                else "use --factory Flat, or fewer centroids",
-            ) from error
+        _train(index, embeddings, config)
     for _, xb in embeddings.blocks():
         try:
             index.add(np.ascontiguousarray(xb, np.float32))
         except RuntimeError as error:
             raise UsageProblem(
-                f"--factory {factory!r} takes no rows here ({_reason(error)})",
-                hint="for instance Flat, HNSW32, IVF1024,Flat",
+                f"--factory {config.factory!r} does not accept rows ({_reason(error)})",
+                hint="use for instance Flat, HNSW32 or IVF1024,Flat",
             ) from error
         if on_rows:
             on_rows(len(xb))
     return index
 
 
+def _train(index: Any, embeddings: Embeddings, config: IndexConfig) -> None:
+    """Train an index on a seeded sample of the rows."""
+    count = min(config.train_rows, embeddings.num_rows)
+    generator = np.random.Generator(np.random.Philox(key=config.seed))
+    chosen = np.sort(generator.choice(embeddings.num_rows, count, replace=False))
+    sample = np.ascontiguousarray(embeddings.vectors[chosen], np.float32)
+    try:
+        if count < rows_to_train(index):
+            raise RuntimeError(f"it takes at least {rows_to_train(index):,}")
+        index.train(sample)
+    except RuntimeError as error:
+        raise BadInput(
+            f"{embeddings.folder}: {count} rows are too few to train {config.factory!r} "
+            f"({_reason(error)})",
+            hint="train on more rows with --train-rows"
+            if count < embeddings.num_rows
+            else "use --factory Flat, or fewer centroids",
+        ) from error
+
+
 def row_names(embeddings: Embeddings) -> list[str]:
-    """One name a row: the document's id, or `ID#segment` where documents have several rows."""
+    """One name per row: the document's id, or `ID#segment` if documents have several rows."""
     counts = np.diff(embeddings.doc_offsets)
     if embeddings.max_segments == 1:
         return list(embeddings.ids)
@@ -124,7 +130,7 @@ def row_names(embeddings: Embeddings) -> list[str]:
 
 
 class FaissIndex:
-    """A published index, opened by mmap where its type can be."""
+    """A published index, memory-mapped if its type allows that."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -142,7 +148,7 @@ class FaissIndex:
                 self.index = faiss.read_index(str(path))
             except RuntimeError as error:
                 raise BadInput(
-                    f"{path}: not a whole FAISS index ({_reason(error)})",
+                    f"{path}: not a complete FAISS index ({_reason(error)})",
                     hint="build it again with: ance index --force",
                 ) from error
         names = read_ids(folder / DOC_IDS)
@@ -169,7 +175,7 @@ class FaissIndex:
         return str(self.manifest["inputs"]["tower"])
 
     def set_probes(self, probes: int | None) -> None:
-        """How many inverted lists a query visits, where the index has any; None leaves it."""
+        """Set how many inverted lists a query visits; None keeps the index's number."""
         if probes is not None and not set_probes(self.index, probes):
             raise UsageProblem(
                 f"--probes does not apply to {self.folder}: it has no inverted lists"
@@ -178,7 +184,7 @@ class FaissIndex:
     def search(
         self, xq: npt.NDArray[np.float32], k: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """(nq, k) scores and row positions, best first, -1 where there is nothing."""
+        """(nq, k) scores and row positions, best first, -1 = none."""
         D, I = self.index.search(np.ascontiguousarray(xq), k)  # noqa: E741
         return D, I
 
@@ -191,7 +197,7 @@ class FaissIndex:
     ) -> Found:
         """(nq, depth) scores and document positions in corpus order, best first, -1 = none.
 
-        `out` takes the results.
+        The results are written to `out`, if given.
         """
         return index_top_docs(
             self.index, xq, depth, self.max_segments, self.doc_of_row, on_queries, out
@@ -199,7 +205,7 @@ class FaissIndex:
 
 
 def set_probes(index: Any, probes: int) -> bool:
-    """Set how many inverted lists a query visits (`nprobe`); False where there are none."""
+    """Set how many inverted lists a query visits (`nprobe`); False if the index has none."""
     try:
         faiss.ParameterSpace().set_index_parameter(index, "nprobe", probes)
     except RuntimeError:
@@ -216,7 +222,7 @@ def index_top_docs(
     on_queries: Callable[[int], None] | None = None,
     out: Found | None = None,
 ) -> Found:
-    """(nq, depth) scores and document positions that a faiss index finds, best first, -1 = none.
+    """(nq, depth) scores and document positions from a faiss index, best first, -1 = none.
 
     MaxP searches `depth * max_segments` rows, which hold at least `depth` documents, and pools.
     """

@@ -16,7 +16,7 @@ from ance_cli.formats.summary import Summary, made, planned, summary_of
 from ance_cli.formats.trec import Run, in_trec_order, read_run, write_hits
 
 _DECIMALS = 9
-"""1/1060 and 1/1061, reciprocal ranks at a depth of 1,000, agree in the first six."""
+"""At a depth of 1,000, the reciprocal ranks 1/1060 and 1/1061 agree in the first six decimals."""
 
 
 def fuse(
@@ -25,13 +25,13 @@ def fuse(
     config: FuseConfig = FuseConfig(),
     call: Call = Call(),
 ) -> Summary:
-    """Write a run of the `depth` best documents of each query that any of the runs has."""
+    """Write a run of the `depth` best documents of each query that is in any of the runs."""
     from ance_cli.retrieval.fusion import reciprocal_ranks, weighted_sum
 
     if len(runs) < 2:
-        raise UsageProblem("one run alone has nothing to be fused with", hint="name two or more")
+        raise UsageProblem("fusing needs at least two runs", hint="name two or more runs")
     if runs.count(STDIO) > 1:
-        raise UsageProblem("stdin is one run, and it is named twice", hint="name a file instead")
+        raise UsageProblem("stdin (-) is named twice", hint="name a file for one of the two runs")
     weights = config.weights_of(len(runs))
     ranked = [read_run(path, call.skipped) for path in runs]
     shaped_by: dict[str, Any] = {

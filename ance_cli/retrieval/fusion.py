@@ -14,7 +14,7 @@ Scores = Mapping[str, float]
 def reciprocal_ranks(runs: Sequence[Run], weights: Sequence[float], k: int) -> Run:
     """Sum over the runs of weight / (k + rank), ranks from 1 (Cormack et al., SIGIR 2009: RRF).
 
-    A run that does not have the document adds nothing.
+    A run without the document adds nothing.
     """
 
     def of_list(hits: Scores) -> tuple[dict[str, float], float]:
@@ -29,8 +29,8 @@ def weighted_sum(runs: Sequence[Run], weights: Sequence[float], norm: str) -> Ru
 
     `norm` is `minmax`, (s - min) / (max - min); `z`, (s - mean) / standard deviation (of the
     population); or `none`. A list whose scores are all equal is all 0 in the first two. A document
-    that a list does not have counts as the lowest of that list: it would have stood below it. A run
-    without results for a query adds nothing to it.
+    that is not in a list gets the lowest score of that list: it would have ranked below it. A run
+    without results for a query adds nothing to that query.
     """
 
     def of_list(hits: Scores) -> tuple[dict[str, float], float]:
@@ -38,7 +38,7 @@ def weighted_sum(runs: Sequence[Run], weights: Sequence[float], norm: str) -> Ru
         if norm != "none":
             centre = scores.min() if norm == "minmax" else scores.mean()
             spread = np.ptp(scores) if norm == "minmax" else scores.std()
-            # equal scores may leave a standard deviation of rounding errors
+            # the standard deviation of equal scores may be a rounding error instead of 0
             scores = (scores - centre) / spread if np.ptp(scores) else np.zeros_like(scores)
         return dict(zip(hits, scores.tolist(), strict=True)), float(scores.min())
 
@@ -50,7 +50,8 @@ def _fused(
     weights: Sequence[float],
     of_list: Callable[[Scores], tuple[dict[str, float], float]],
 ) -> Run:
-    """Weighted sums; `of_list` gives a list's contributions and that of what is not in it."""
+    """Weighted sums; `of_list` returns a list's contributions, and that of a document that is not
+    in the list."""
     fused: Run = {}
     for query_id in dict.fromkeys(query_id for run in runs for query_id in run):
         lists = [

@@ -1,4 +1,4 @@
-"""How long a query takes online: its encoding and its search, one at a time and all at once."""
+"""How long a query takes online, encoding and search: one query at a time, and all at once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ance_cli.progress import Bar, Silent
 from ance_cli.retrieval.dense import DenseRetriever
 
 WARM_UP = 10
-"""Queries that are answered first and not timed: libraries choose their kernels then."""
+"""Queries that are answered first and not timed: libraries choose their kernels in these."""
 
 PERCENTILES = (50, 95, 99)
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds; `encode` and `search` (queries,) of each query answered by itself, `batched`
-    of one query where all are answered at once."""
+    """Milliseconds: `encode` and `search` (queries,) of each query by itself; `batched`, the time
+    per query if all are answered at once."""
 
     encode: npt.NDArray[np.float64]
     search: npt.NDArray[np.float64]
@@ -37,7 +37,8 @@ def percentiles(milliseconds: npt.NDArray[np.float64]) -> dict[str, float]:
 
 
 def measure(retriever: DenseRetriever, texts: Sequence[str], depth: int, bar: Bar) -> Latency:
-    """Answer the queries one by one, and then all of them together. `bar` hears of each query."""
+    """Answer the queries one by one, and then all of them at once. Advances `bar` by one per
+    query."""
     silent = Silent()
     for text in texts[:WARM_UP]:
         retriever.search(retriever.encode_queries([text], silent), depth, silent)

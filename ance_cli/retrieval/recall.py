@@ -13,7 +13,7 @@ RECALL_DEPTHS = (10, 100)
 
 def recall(found: Positions, exact: Positions) -> float:
     """Mean over the queries of the share of `exact` (nq, k) document positions that are in `found`
-    (nq, k); -1 is no document. Both hold at least one for each query."""
+    (nq, k); -1 = none. Both hold at least one document per query."""
     shares = [
         len(np.intersect1d(ours[ours >= 0], theirs)) / np.count_nonzero(theirs >= 0)
         for ours, theirs in zip(found, exact, strict=True)

@@ -1,10 +1,13 @@
-"""`ance rerank`: the top of a run, scored anew by a dual encoder or by a cross-encoder."""
+"""`ance rerank`: the top of a run with new scores, by a dual encoder or by a cross-encoder."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ance_cli.call import Call
-from ance_cli.config import ComputeConfig, RerankConfig
+from ance_cli.config import ComputeConfig, RerankConfig, shaped_by
 from ance_cli.errors import BadInput
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset, Passage, read_corpus, read_queries
@@ -37,147 +40,276 @@ def rerank(
     run: Path,
     dataset: Dataset,
     output: Path,
-    checkpoint: Checkpoint | None = None,
-    source: VectorSource | None = None,
-    cross_encoder: Path | None = None,
+    scoring: Scoring,
     config: RerankConfig = RerankConfig(),
     compute: ComputeConfig = ComputeConfig(),
     call: Call = Call(),
 ) -> Summary:
     """Write a run of the `depth` best documents of each of `run`'s queries in a new order.
 
-    A score is the inner product of `checkpoint`'s vectors, MaxP the maximum over the rows: of those
-    in `source`, embeddings, or else of the passages in question, encoded for this; or it is
-    `cross_encoder`'s logit. Raises `BadInput` where a query or a document is not in the dataset.
+    Raises `BadInput` if a query or a document is not in the dataset.
     """
+    pairs = _read_pairs(run, dataset, config.depth, call)
+    plan = _plan(pairs, dataset, output, scoring, config, compute)
+    if manifest := plan.published(call.force):
+        return summary_of(manifest, output, up_to_date=True)
+    if call.dry_run:
+        return planned(plan.kind, output, plan.shaped_by)
+    reading = lease.reading(scoring.vectors) if scoring.vectors is not None else nullcontext()
+    with reading, lease.of_output(output), plan.journal(call.force, call.reporter.say) as journal:
+        started = time.monotonic()
+        scorer = scoring.open(pairs, config, compute, journal, call.reporter)
+        plan.shaped_by["dtype"] = scorer.dtype  # before the journal's first use: it compares this
+        scores = scorer(pairs, dataset.corpus, call)
+        return _write(plan, pairs, scores, config, started - journal.seconds_before)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of a query and a document of a run, query by query."""
+
+    run: Path
+    ranked: Mapping[str, Sequence[str]]
+    """query_id -> documents, best first."""
+    queries: Mapping[str, str]
+    """query_id -> text."""
+
+    @property
+    def doc_ids(self) -> Iterator[str]:
+        """The document of each pair."""
+        return chain(*self.ranked.values())
+
+    @cached_property
+    def query_of(self) -> Ints:
+        """(pairs,) the position of each pair's query."""
+        counts = [len(doc_ids) for doc_ids in self.ranked.values()]
+        return np.repeat(np.arange(len(counts)), counts)
+
+    def unknown(self, doc_id: str) -> BadInput:
+        """The error of a document that is not in the corpus."""
+        return BadInput(
+            f"{self.run}: document {doc_id!r} is not in the corpus",
+            hint="use a run over the corpus that --data names",
+        )
+
+
+def _read_pairs(run: Path, dataset: Dataset, depth: int, call: Call) -> _Pairs:
     ranked = {
-        query_id: [doc_id for doc_id, _ in in_trec_order(hits)[: config.depth]]
+        query_id: [doc_id for doc_id, _ in in_trec_order(hits)[:depth]]
         for query_id, hits in read_run(run, call.skipped).items()
     }
     texts = read_queries(dataset.need("queries"), call.skipped)
     if unknown := next((query_id for query_id in ranked if query_id not in texts), None):
         raise BadInput(
             f"{run}: query {unknown!r} is not among the queries",
-            hint="the run should come from the dataset that --data names",
+            hint="use a run over the dataset that --data names",
         )
-    queries = {query_id: texts[query_id] for query_id in ranked}
+    return _Pairs(run, ranked, {query_id: texts[query_id] for query_id in ranked})
+
+
+def _plan(
+    pairs: _Pairs,
+    dataset: Dataset,
+    output: Path,
+    scoring: Scoring,
+    config: RerankConfig,
+    compute: ComputeConfig,
+) -> Plan:
+    settings = {"engine": "rerank", **shaped_by(config), "dtype": compute.dtype}
+    corpus = hash_file(dataset.corpus)
     inputs = {
-        "run": hash_lines(" ".join([query_id, *doc_ids]) for query_id, doc_ids in ranked.items()),
-        "queries": hash_lines(f"{query_id}\t{text}" for query_id, text in queries.items()),
-        "corpus": hash_file(dataset.corpus),
+        "run": hash_lines(" ".join([name, *doc_ids]) for name, doc_ids in pairs.ranked.items()),
+        "queries": hash_lines(f"{name}\t{text}" for name, text in pairs.queries.items()),
+        "corpus": corpus,
+        **scoring.inputs(config, corpus),
     }
-    if cross_encoder is not None:
+    reads = [pairs.run, *dataset.files, scoring.vectors]
+    return Plan("run", output, settings, inputs, reads=reads)
+
+
+def _write(
+    plan: Plan, pairs: _Pairs, scores: Floats, config: RerankConfig, started: float
+) -> Summary:
+    stats: dict[str, Any] = {"queries": len(pairs.ranked), "pairs": len(scores)}
+    values = iter(scores.tolist())
+    with plan.text_file(stats) as handle:
+        for query_id, doc_ids in pairs.ranked.items():
+            hits = [(doc_id, next(values)) for doc_id in doc_ids]
+            write_hits(handle, query_id, hits, config.tag)
+        stats["seconds"] = round(time.monotonic() - started, 2)
+    return made(plan, stats)
+
+
+# ---------------------------------------------------------------- ways to score
+
+
+class Scoring(Protocol):
+    """One way to score pairs, before a model is loaded."""
+
+    @property
+    def vectors(self) -> Path | None:
+        """The embeddings that are read, if any."""
+
+    def inputs(self, config: RerankConfig, corpus: str) -> dict[str, str]:
+        """What the scores depend on besides the pairs; `corpus` is the corpus's hash."""
+
+    def open(
+        self,
+        pairs: _Pairs,
+        config: RerankConfig,
+        compute: ComputeConfig,
+        journal: Journal,
+        reporter: Reporter,
+    ) -> _Scorer:
+        """Load the model; `journal` keeps finished scores of an interrupted call."""
+
+
+class _Scorer(Protocol):
+    dtype: str
+    """Number format of the model, with `auto` resolved."""
+
+    def __call__(self, pairs: _Pairs, corpus: Path, call: Call) -> Floats:
+        """(pairs,) scores."""
+
+
+@dataclass(frozen=True)
+class DualScoring:
+    """Inner products of a checkpoint's vectors; for MaxP the maximum over a document's rows.
+
+    The passage vectors are read from `source`, embeddings; None: the passages of the run are
+    encoded.
+    """
+
+    checkpoint: Checkpoint
+    source: VectorSource | None = None
+
+    @property
+    def vectors(self) -> Path | None:
+        return self.source.path if self.source else None
+
+    def inputs(self, config: RerankConfig, corpus: str) -> dict[str, str]:
+        found = {"query_tower": self.checkpoint.tower_hash("query")}
+        if self.source is None:
+            return {**found, "passage_tower": self.checkpoint.tower_hash("passage")}
+        self.source.check(self.checkpoint, corpus)
+        return {**found, "vectors": self.source.fingerprint}
+
+    def open(
+        self,
+        pairs: _Pairs,
+        config: RerankConfig,
+        compute: ComputeConfig,
+        journal: Journal,
+        reporter: Reporter,
+    ) -> _Scorer:
+        if self.source is None:
+            return _DualScorer(self.checkpoint, pairs.queries, compute, reporter)
+        return _VectorScorer(self.checkpoint, self.source.path, compute)
+
+
+@dataclass(frozen=True)
+class CrossScoring:
+    """Logits of the cross-encoder in a folder."""
+
+    folder: Path
+    vectors = None
+
+    def inputs(self, config: RerankConfig, corpus: str) -> dict[str, str]:
         from ance_cli.models.cross_encoder import cross_encoder_fingerprint
 
-        inputs["cross_encoder"] = cross_encoder_fingerprint(cross_encoder, config.pair_length)
-    else:
-        assert checkpoint is not None
-        inputs["query_tower"] = checkpoint.tower_hash("query")
-        if source is not None:
-            source.check(checkpoint, inputs["corpus"])
-            inputs["vectors"] = source.fingerprint
-        else:
-            inputs["passage_tower"] = checkpoint.tower_hash("passage")
-    shaped_by: dict[str, Any] = {
-        "engine": "rerank", "depth": config.depth, "tag": config.tag, "dtype": compute.dtype
-    }  # fmt: skip
-    reads = [run, *dataset.files, source.path if source else None]
-    plan = Plan("run", output, shaped_by, inputs, reads=reads)
-    if manifest := plan.published(call.force):
-        return summary_of(manifest, output, up_to_date=True)
-    if call.dry_run:
-        return planned(plan.kind, output, plan.shaped_by)
+        return {"cross_encoder": cross_encoder_fingerprint(self.folder, config.pair_length)}
 
-    def write(journal: Journal) -> Summary:
-        started = time.monotonic()
-        if source is not None and checkpoint is not None:
-            scores, dtype = _by_vectors(
-                run, ranked, queries, checkpoint, source, compute, call.reporter
-            )
-            plan.shaped_by["dtype"] = dtype
-        else:
-            scorer: _Scorer
-            if cross_encoder is not None:
-                scorer = _CrossScorer(cross_encoder, config.pair_length, queries, compute, journal)
-            else:
-                assert checkpoint is not None
-                scorer = _DualScorer(checkpoint, queries, compute, call.reporter)
-            plan.shaped_by["dtype"] = scorer.dtype  # now: the journal compares it
-            scores = _by_texts(run, ranked, scorer, dataset.corpus, call)
-        stats: dict[str, Any] = {"queries": len(ranked), "pairs": len(scores)}
-        values = iter(scores.tolist())
-        with plan.text_file(stats) as handle:
-            for query_id, doc_ids in ranked.items():
-                hits = [(doc_id, next(values)) for doc_id in doc_ids]
-                write_hits(handle, query_id, hits, config.tag)
-            stats["seconds"] = round(time.monotonic() - started + journal.seconds_before, 2)
-        return made(plan, stats)
-
-    reading = lease.reading(source.path) if source is not None else nullcontext()
-    with reading, lease.of_output(output), plan.journal(call.force, call.reporter.say) as journal:
-        return write(journal)
+    def open(
+        self,
+        pairs: _Pairs,
+        config: RerankConfig,
+        compute: ComputeConfig,
+        journal: Journal,
+        reporter: Reporter,
+    ) -> _Scorer:
+        return _CrossScorer(self.folder, config.pair_length, pairs.queries, compute, journal)
 
 
 # ---------------------------------------------------------------- from embeddings
 
 
-def _by_vectors(
-    run: Path,
-    ranked: Mapping[str, Sequence[str]],
-    queries: Mapping[str, str],
-    checkpoint: Checkpoint,
-    source: VectorSource,
-    compute: ComputeConfig,
-    reporter: Reporter,
-) -> tuple[Floats, str]:
-    """(pairs,) exact scores in the order of `ranked`, and the number format of the encoder."""
-    from ance_cli.formats.embeddings import Embeddings
-    from ance_cli.models.texts import TextEncoder
-    from ance_cli.retrieval.exact import pair_scores
+class _VectorScorer:
+    """Scores from published embeddings."""
 
-    embeddings = Embeddings(source.path)
-    position = {doc_id: place for place, doc_id in enumerate(embeddings.ids)}
-    doc_of = np.array([position.get(doc_id, -1) for doc_id in chain(*ranked.values())], np.int64)
-    if (doc_of < 0).any():
-        raise _unknown(run, next(d for d in chain(*ranked.values()) if d not in position))
-    encoder = TextEncoder(checkpoint, "query", compute)
-    with reporter.task("encoding queries", len(queries), "query") as bar:
-        xq, _ = encoder(list(queries.values()), bar.advance)
-    return pair_scores(xq, _query_of(ranked), doc_of, embeddings), encoder.dtype
+    def __init__(self, checkpoint: Checkpoint, folder: Path, compute: ComputeConfig) -> None:
+        from ance_cli.formats.embeddings import Embeddings
+        from ance_cli.models.texts import TextEncoder
 
+        self._embeddings = Embeddings(folder)
+        self._encoder = TextEncoder(checkpoint, "query", compute)
+        self.dtype = self._encoder.dtype
 
-def _query_of(ranked: Mapping[str, Sequence[str]]) -> Ints:
-    """(pairs,) the row of each pair's query."""
-    return np.repeat(np.arange(len(ranked)), [len(doc_ids) for doc_ids in ranked.values()])
+    def __call__(self, pairs: _Pairs, corpus: Path, call: Call) -> Floats:
+        from ance_cli.retrieval.exact import pair_scores
 
-
-def _unknown(run: Path, doc_id: str) -> BadInput:
-    return BadInput(
-        f"{run}: document {doc_id!r} is not in the corpus",
-        hint="the run should come from the corpus that --data names",
-    )
+        position = {doc_id: place for place, doc_id in enumerate(self._embeddings.ids)}
+        doc_of = np.array([position.get(doc_id, -1) for doc_id in pairs.doc_ids], np.int64)
+        if (doc_of < 0).any():
+            raise pairs.unknown(next(name for name in pairs.doc_ids if name not in position))
+        with call.reporter.task("encoding queries", len(pairs.queries), "query") as bar:
+            xq, _ = self._encoder(list(pairs.queries.values()), bar.advance)
+        return pair_scores(xq, pairs.query_of, doc_of, self._embeddings)
 
 
 # ---------------------------------------------------------------- from texts
 
 
-class _Scorer(Protocol):
-    """Scores of queries, by row, with some passages, by place: (pairs,) float32. The bar hears of
-    the pairs as they are done."""
+class _TextScorer(ABC):
+    """Scores from the passages' texts; the corpus is read once, block by block."""
 
     dtype: str
 
-    def __call__(
+    @abstractmethod
+    def score(
         self, passages: Sequence[Passage], query_of: Ints, passage_of: Ints, bar: Bar
-    ) -> Floats: ...
+    ) -> Floats:
+        """(pairs,) scores of queries with passages, both by position; advances the bar by the pairs
+        that are done."""
+
+    def __call__(self, pairs: _Pairs, corpus: Path, call: Call) -> Floats:
+        pairs_of: dict[str, list[int]] = {}
+        for pair, doc_id in enumerate(pairs.doc_ids):
+            pairs_of.setdefault(doc_id, []).append(pair)
+        scores = np.full(len(pairs.query_of), np.nan, np.float32)
+        with call.reporter.task("scoring", len(scores), "pair") as bar:
+            for passages in _blocks(read_corpus(corpus, call.skipped), pairs_of):
+                listed = [pairs_of.pop(passage.doc_id) for passage in passages]
+                chosen = np.array(list(chain(*listed)), np.int64)
+                passage_of = np.repeat(np.arange(len(passages)), [len(own) for own in listed])
+                scores[chosen] = self.score(passages, pairs.query_of[chosen], passage_of, bar)
+        if pairs_of:
+            raise pairs.unknown(next(iter(pairs_of)))
+        return scores
+
+
+def _blocks(
+    passages: Iterator[Passage], wanted: Mapping[str, list[int]]
+) -> Iterator[list[Passage]]:
+    """The wanted passages, `_BLOCK` at a time."""
+    block: list[Passage] = []
+    for passage in passages:
+        if passage.doc_id in wanted:
+            block.append(passage)
+        if len(block) == _BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
 
 
 class _Encoded(NamedTuple):
+    """Vectors that were never stored, as `exact.DocumentVectors`."""
+
     vectors: Floats
     doc_offsets: Ints
 
 
-class _DualScorer:
+class _DualScorer(_TextScorer):
     def __init__(
         self,
         checkpoint: Checkpoint,
@@ -194,7 +326,7 @@ class _DualScorer:
         self._separator = checkpoint.settings.separator
         self._encoder = TextEncoder(checkpoint, "passage", config)
 
-    def __call__(
+    def score(
         self, passages: Sequence[Passage], query_of: Ints, passage_of: Ints, bar: Bar
     ) -> Floats:
         from ance_cli.retrieval.exact import pair_scores
@@ -205,7 +337,7 @@ class _DualScorer:
         return pair_scores(self._xq, query_of, passage_of, _Encoded(vectors, offsets))
 
 
-class _CrossScorer:
+class _CrossScorer(_TextScorer):
     def __init__(
         self,
         folder: Path,
@@ -221,52 +353,13 @@ class _CrossScorer:
         self._queries = list(queries.values())
         self._journal = journal
 
-    def __call__(
+    def score(
         self, passages: Sequence[Passage], query_of: Ints, passage_of: Ints, bar: Bar
     ) -> Floats:
         texts = [passage.joined(" ") for passage in passages]
-        pairs = zip(query_of.tolist(), passage_of.tolist(), strict=True)
+        places = zip(query_of.tolist(), passage_of.tolist(), strict=True)
         return self._encoder.scores(
-            [(self._queries[query], texts[place]) for query, place in pairs],
+            [(self._queries[query], texts[passage]) for query, passage in places],
             bar.advance,
             self._journal,
         )
-
-
-def _by_texts(
-    run: Path,
-    ranked: Mapping[str, Sequence[str]],
-    scorer: _Scorer,
-    corpus: Path,
-    call: Call,
-) -> Floats:
-    """(pairs,) scores in the order of `ranked`; the corpus is read once, block by block."""
-    pairs_of: dict[str, list[int]] = {}
-    for pair, doc_id in enumerate(chain(*ranked.values())):
-        pairs_of.setdefault(doc_id, []).append(pair)
-    query_of = _query_of(ranked)
-    scores = np.full(len(query_of), np.nan, np.float32)
-    with call.reporter.task("scoring", len(scores), "pair") as bar:
-        for passages in _blocks(read_corpus(corpus, call.skipped), pairs_of):
-            listed = [pairs_of.pop(passage.doc_id) for passage in passages]
-            pairs = np.array(list(chain(*listed)), np.int64)
-            passage_of = np.repeat(np.arange(len(passages)), [len(own) for own in listed])
-            scores[pairs] = scorer(passages, query_of[pairs], passage_of, bar)
-    if pairs_of:
-        raise _unknown(run, next(iter(pairs_of)))
-    return scores
-
-
-def _blocks(
-    passages: Iterator[Passage], wanted: Mapping[str, list[int]]
-) -> Iterator[list[Passage]]:
-    """The passages that are wanted, `_BLOCK` at a time."""
-    block: list[Passage] = []
-    for passage in passages:
-        if passage.doc_id in wanted:
-            block.append(passage)
-        if len(block) == _BLOCK:
-            yield block
-            block = []
-    if block:
-        yield block

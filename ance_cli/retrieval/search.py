@@ -5,25 +5,18 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
+import numpy.typing as npt
 import orjson
 
 from ance_cli.call import Call, SkippedLines
-from ance_cli.config import ComputeConfig, SearchConfig
+from ance_cli.config import ComputeConfig, SearchConfig, shaped_by
 from ance_cli.errors import BadInput
 from ance_cli.formats import lease
-from ance_cli.formats.dataset import (
-    Dataset,
-    Passage,
-    checked_id,
-    read_corpus,
-    read_qrels,
-    read_queries,
-)
+from ance_cli.formats.dataset import Passage, checked_id, read_corpus
 from ance_cli.formats.hashing import hash_file, hash_lines
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
@@ -32,111 +25,192 @@ from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import DenseRetriever, VectorSource
 
 Hits = list[tuple[str, float]]
+"""(doc_id, score), best first."""
 
 
 def search(
     queries: dict[str, str],
     output: Path,
-    corpus: Path | None = None,
-    checkpoint: Checkpoint | None = None,
-    source: VectorSource | None = None,
+    searcher: Searcher,
     config: SearchConfig = SearchConfig(),
-    compute: ComputeConfig = ComputeConfig(),
     queries_from: Sequence[Path] = (),
     call: Call = Call(),
 ) -> Summary:
     """Write a TREC run of the top `depth` documents of each query (`-` is stdout).
 
-    Dense retrieval needs `checkpoint` and `source`; BM25 (`config.engine` lucene or bm25s) needs
-    `corpus`. `queries_from` names the files that the queries were read from, which the run may not
-    replace.
+    `queries_from` names the files that the queries were read from: the run may not replace them.
     """
-    inputs = {"queries": hash_lines(f"{name}\t{text}" for name, text in queries.items())}
-    shaped_by: dict[str, Any] = {"engine": config.engine, "depth": config.depth, "tag": config.tag}
-    if checkpoint is not None and source is not None:
-        source.check(checkpoint, hash_file(corpus) if corpus else None)
-        inputs |= {"vectors": source.fingerprint, "query_tower": checkpoint.tower_hash("query")}
-        shaped_by |= {"dtype": compute.dtype, "probes": config.probes}
-    elif corpus is not None:
-        inputs["corpus"] = hash_file(corpus)
-        shaped_by |= {"k1": config.k1, "b": config.b}
-    reads = [
-        *queries_from,
-        corpus,
-        checkpoint.path if checkpoint else None,
-        source.path if source else None,
-    ]
-    plan = Plan("run", output, shaped_by, inputs, reads=reads)
+    searcher.check()
+    plan = _plan(queries, output, searcher, config, queries_from)
     if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
     if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
-
-    def write() -> Summary:
+    with searcher.reading(), lease.of_output(output):
         started = time.monotonic()
-        found = hits(
-            queries, corpus, checkpoint, source, config, compute, plan.shaped_by, call=call,
-        )  # fmt: skip
-        stats = {"queries": len(queries), "depth": config.depth}
+        found = searcher.hits(queries, config, call)
+        plan.shaped_by |= searcher.shaping
+        stats: dict[str, Any] = {"queries": len(queries), "depth": config.depth}
         with plan.text_file(stats) as handle:
             for query_id, listed in found.items():
                 write_hits(handle, query_id, listed, config.tag)
-            stats["seconds"] = round(time.monotonic() - started, 2)  # type: ignore[assignment]
+            stats["seconds"] = round(time.monotonic() - started, 2)
         return made(plan, stats)
 
-    reading = lease.reading(source.path) if source is not None else nullcontext()
-    with reading, lease.of_output(output):
-        return write()
 
-
-def hits(
+def _plan(
     queries: dict[str, str],
-    corpus: Path | None,
-    checkpoint: Checkpoint | None,
-    source: VectorSource | None,
+    output: Path,
+    searcher: Searcher,
     config: SearchConfig,
-    compute: ComputeConfig,
-    shaped_by: dict[str, object] | None = None,
-    call: Call = Call(),
-) -> dict[str, Hits]:
-    """query_id -> [(doc_id, score)], best first; `shaped_by["dtype"]` is resolved on the way."""
-    texts = list(queries.values())
-    if checkpoint is not None and source is not None:
-        retriever = DenseRetriever(checkpoint, source, compute, config.probes)
-        if shaped_by is not None:
-            shaped_by["dtype"] = retriever.dtype
-        xq = retriever.encode_queries(texts, call.reporter)
+    queries_from: Sequence[Path],
+) -> Plan:
+    settings = {
+        name: value
+        for name, value in shaped_by(config).items()
+        if name not in searcher.unused_settings
+    }
+    inputs = {"queries": hash_lines(f"{name}\t{text}" for name, text in queries.items())}
+    return Plan(
+        "run", output, settings | searcher.shaping, inputs | searcher.inputs,
+        reads=[*queries_from, *searcher.reads],
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- ways to search
+
+
+class Searcher(Protocol):
+    """One way to rank documents for queries."""
+
+    unused_settings: tuple[str, ...]
+    """Settings of `SearchConfig` that do not apply to this way."""
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What the hits depend on besides the queries and the settings: name -> fingerprint."""
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """Further settings that shape the run; after a search `auto` is resolved."""
+
+    @property
+    def reads(self) -> Sequence[Path | None]:
+        """Files and folders that the search reads."""
+
+    def check(self) -> None:
+        """Raises `Mismatch` if the parts of the searcher do not belong together."""
+
+    def reading(self) -> AbstractContextManager[object]:
+        """Holds the lease of what is read while the block runs."""
+
+    def hits(self, queries: dict[str, str], config: SearchConfig, call: Call) -> dict[str, Hits]:
+        """query_id -> the top `config.depth` documents."""
+
+
+class DenseSearcher:
+    """Passage vectors, searched with the query encoder of the checkpoint that made them."""
+
+    unused_settings: tuple[str, ...] = ("k1", "b")
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        source: VectorSource,
+        corpus: Path | None = None,
+        compute: ComputeConfig = ComputeConfig(),
+    ) -> None:
+        """`corpus` names the corpus whose vectors are expected; None: of any corpus."""
+        self._checkpoint, self._source, self._corpus = checkpoint, source, corpus
+        self._compute = compute
+        self._dtype: str = compute.dtype
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        query_tower = self._checkpoint.tower_hash("query")
+        return {"vectors": self._source.fingerprint, "query_tower": query_tower}
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        return {"dtype": self._dtype}
+
+    @property
+    def reads(self) -> Sequence[Path | None]:
+        return self._corpus, self._checkpoint.path, self._source.path
+
+    def check(self) -> None:
+        """Raises `Mismatch` if another passage encoder made the vectors, or from another corpus."""
+        self._source.check(self._checkpoint, hash_file(self._corpus) if self._corpus else None)
+
+    def reading(self) -> AbstractContextManager[object]:
+        return lease.reading(self._source.path)
+
+    def hits(self, queries: dict[str, str], config: SearchConfig, call: Call) -> dict[str, Hits]:
+        retriever = DenseRetriever(self._checkpoint, self._source, self._compute, config.probes)
+        self._dtype = retriever.dtype
+        xq = retriever.encode_queries(list(queries.values()), call.reporter)
         scores, docs = retriever.search(xq, config.depth, call.reporter)
-        doc_ids = retriever.doc_ids
-    else:
+        return _hits(queries, docs, scores, retriever.doc_ids)
+
+
+class Bm25Searcher:
+    """A corpus, searched by BM25 (`config.engine`)."""
+
+    unused_settings: tuple[str, ...] = ("probes",)
+
+    def __init__(self, corpus: Path) -> None:
+        self.corpus = corpus
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return {"corpus": hash_file(self.corpus)}
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def reads(self) -> Sequence[Path | None]:
+        return (self.corpus,)
+
+    def check(self) -> None:
+        pass
+
+    def reading(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def hits(self, queries: dict[str, str], config: SearchConfig, call: Call) -> dict[str, Hits]:
         from ance_cli.retrieval.bm25 import open_bm25
 
-        assert corpus is not None
-        bm25 = open_bm25(config.engine, corpus, config.k1, config.b, call)
-        doc_ids = [passage.doc_id for passage in read_corpus(corpus, call.skipped)]
-        with call.reporter.task("BM25", len(texts), "query") as bar:
-            docs, scores = bm25.search(texts, config.depth, bar.advance)
+        bm25 = open_bm25(config.engine, self.corpus, config.k1, config.b, call)
+        doc_ids = [passage.doc_id for passage in read_corpus(self.corpus, call.skipped)]
+        with call.reporter.task("BM25", len(queries), "query") as bar:
+            docs, scores = bm25.search(list(queries.values()), config.depth, bar.advance)
+        return _hits(queries, docs, scores, doc_ids)
+
+
+def _hits(
+    queries: dict[str, str],
+    docs: npt.NDArray[Any],
+    scores: npt.NDArray[Any],
+    doc_ids: Sequence[str],
+) -> dict[str, Hits]:
+    """query_id -> hits, from (queries, depth) document positions (-1 = none) and scores."""
     return {
         query_id: [
             (doc_ids[place], float(score))
-            for place, score in zip(docs[row].tolist(), np.asarray(scores[row]), strict=True)
+            for place, score in zip(docs[row].tolist(), scores[row], strict=True)
             if place >= 0
         ]
         for row, query_id in enumerate(queries)
     }
 
 
-def queries_of_split(dataset: Dataset, skipped: SkippedLines | None = None) -> dict[str, str]:
-    """The queries that the split's labels judge; all queries where no split is named."""
-    queries = read_queries(dataset.need("queries"), skipped)
-    if dataset.qrels is None:
-        return queries
-    qrels = read_qrels(dataset.qrels, known_queries=queries, skipped=skipped)
-    return {query_id: queries[query_id] for query_id in qrels}
+# ---------------------------------------------------------------- queries and passages
 
 
 def queries_from_stdin() -> dict[str, str]:
-    """Queries typed or piped in: plain text, `id <tab> text`, or JSON objects, one a line."""
+    """Queries from stdin, one per line: plain text, `id <tab> text`, or a JSON object."""
     queries: dict[str, str] = {}
     for number, line in enumerate(sys.stdin.buffer, start=1):
         text = line.decode("utf-8", "replace").strip()
@@ -160,7 +234,7 @@ def queries_from_stdin() -> dict[str, str]:
         queries[query_id] = text
     if not queries:
         raise BadInput(
-            "stdin: there is no query in it", hint="for instance: echo 'a question' | ance search"
+            "stdin: holds no query", hint="pipe a query in: echo 'a question' | ance search"
         )
     return queries
 
@@ -168,6 +242,6 @@ def queries_from_stdin() -> dict[str, str]:
 def passages_of(
     corpus: Path, doc_ids: set[str], skipped: SkippedLines | None = None
 ) -> dict[str, Passage]:
-    """The passages with these ids, to show beside a hit."""
+    """The passages with these ids."""
     passages = read_corpus(corpus, skipped)
     return {passage.doc_id: passage for passage in passages if passage.doc_id in doc_ids}

@@ -1,10 +1,10 @@
-"""The best of one chunk for a batch of queries, by faiss or by a matrix product.
+"""The best rows of one chunk for a batch of queries, by faiss or by a matrix product.
 
-Scores are inner products; the order is by score, descending, then by position, ascending: it does
-not depend on the library, of which every one keeps some of the rows that tie at the cut.
+Scores are inner products. The order is by descending score, then by ascending position. It does not
+depend on the library, although each library keeps other rows of those that tie at the cut.
 
 Shapes: q (b, d) queries, x (n, d) rows, D (b, k) float32 scores, I (b, k) int64 positions, S (b, n)
-scores of all.
+scores of all rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FAISS_GPU_MAX_K = 2_048
 
 
 def sorted_places(D: Tensor, I: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
-    """Each row by score, descending, ties by position, ascending."""
+    """Each row by descending score, ties by ascending position."""
     by_place = I.argsort(1)
     D, I = D.gather(1, by_place), I.gather(1, by_place)  # noqa: E741
     D, by_score = D.sort(dim=1, descending=True, stable=True)
@@ -36,7 +36,8 @@ def sorted_places(D: Tensor, I: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
 
 
 def first_of_ties(S: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best columns, in order; of those that tie at the cut the first are kept. k <= n."""
+    """The k best columns in order, k <= n. Of the columns that tie at the cut, the first are
+    kept."""
     cut = S.topk(k, 1).values[:, -1:]
     above, equal = cut < S, cut == S
     room = k - above.sum(1, keepdim=True)
@@ -55,8 +56,8 @@ def settle_ties(
 ) -> tuple[Tensor, Tensor]:
     """The k best in order, from the k + 1 best (or all) that a library found.
 
-    What scores no more than `floor` (b,) does not matter. Where the cut divides a tie, the queries
-    are ranked again by `scores_of` (t,) -> (t, n); that is rare, and so are ties among the kept.
+    Scores up to `floor` (b,) do not matter. If the cut divides a tie, the queries are ranked again
+    by `scores_of` (t,) -> (t, n). Such ties are rare, and so are ties among the k best.
     """
     tied = (D[:, 1:] == D[:, :-1]) & (D[:, 1:] > floor[:, None])
     if len(inside := tied[:, : k - 1].any(1).nonzero()[:, 0]):
@@ -70,8 +71,8 @@ def settle_ties(
 def best_documents(D: Tensor, docs: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     """MaxP over rows that arrive best first: a document's first row is its best.
 
-    `docs` (b, k) are the documents of the rows, -1 where there is none. Returns (b, depth) scores
-    and documents, -inf and -1 where there are fewer.
+    `docs` (b, k) are the documents of the rows, -1 = none. Returns (b, depth) scores and documents,
+    padded with -inf and -1.
     """
     by_doc, place = docs.sort(dim=1, stable=True)
     again = torch.zeros_like(by_doc, dtype=torch.bool)
@@ -103,13 +104,13 @@ def document_scores(S: Tensor, starts: Tensor) -> Tensor:
 def top_of_scores(S: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best columns, ties in any order.
 
-    A top-k reads its input several times. The k groups of columns with the greatest maxima hold the
-    k best columns, so only the maxima are taken over all, in one reading.
+    A top-k reads its input several times. The k groups of columns with the greatest maxima contain
+    the k best columns. So all columns are read once, for the maxima of the groups.
     """
     b, n = S.shape
     groups = n // _GROUP
     whole = groups * _GROUP
-    if 4 * k > groups:  # the groups would hold most of it
+    if 4 * k > groups:  # the groups would contain most columns
         found = S.topk(k, 1)
         return found.values, found.indices
     grouped = S[:, :whole].view(b, groups, _GROUP)
@@ -125,15 +126,15 @@ class Engine(Protocol):
     """How one device finds the best of a chunk."""
 
     dtype: torch.dtype
-    """What chunks are brought as."""
+    """Type of the chunks on the device."""
     scale: float
-    """The scores of `best` are greater than the inner products by this power of two."""
+    """A power of two: `best` returns the inner products times this factor."""
 
     def queries(self, xq: npt.NDArray[np.float32]) -> Tensor:
         """The queries as `best` takes them, on the device."""
 
     def batch(self, rows: int, k: int) -> int:
-        """How many queries to pass to `best` at once, of which each finds k rows of so many."""
+        """How many queries to pass to `best` at once, if each finds k of `rows` rows."""
 
     def prepare(self, x: Tensor) -> Tensor:
         """A chunk as `best` takes it; called once for all batches."""
@@ -141,17 +142,17 @@ class Engine(Protocol):
     def best(
         self, q: Tensor, x: Tensor, starts: Tensor | None, k: int, floor: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The k best rows, or documents where `starts` (docs + 1,) divides the rows into them, in
-        order; what scores no more than `floor` (b,) need not be right."""
+        """The k best rows in order, or the k best documents if `starts` (docs + 1,) divides the
+        rows into documents. Results that score no more than `floor` (b,) need not be correct."""
 
 
 class TorchEngine:
     """A matrix product and torch's top-k.
 
-    Stored halves are multiplied as they are, with accumulation in 32 bits. A query goes into the
-    product as the sum of two halves beside each other, which hold 22 bits of it, so that its scores
-    are those of 32-bit queries at twice the cost of rounded ones; rounding to one half would move a
-    score by 1e-4 of its size, more than what lies between neighbours of a list.
+    Stored halves are multiplied without conversion, with accumulation in 32 bits. A query is the
+    sum of two halves next to each other, which together hold 22 of its bits. Its scores are those
+    of 32-bit queries, at twice the cost of rounded queries. Rounding to one half would change a
+    score by 1e-4 of its size, which is more than the distance between neighbours in a ranking.
     """
 
     def __init__(self, device: torch.device, stored: torch.dtype) -> None:
@@ -205,10 +206,10 @@ def _best_by_rows(
     k: int,
     floor: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """What `Engine.best` promises, of a library that only finds the best rows.
+    """`Engine.best` by a library that only finds the best rows.
 
-    The best `k * segments` rows hold the best k documents: a document without a row among them has
-    k others before it.
+    The best `k * segments` rows contain the best k documents: k other documents rank before a
+    document without a row among them.
     """
     counts = None if starts is None else starts.diff()
     wanted = k if counts is None else k * int(counts.max())
@@ -249,8 +250,8 @@ class FaissEngine:
 
 
 class FaissGpuEngine(TorchEngine):
-    """faiss's brute force on a GPU, over the same products; beyond its limit of 2,048 places (MaxP:
-    depth times segments) torch's top-k takes its place."""
+    """faiss's brute force on a GPU, over the same products. Beyond faiss's limit of 2,048 results
+    (MaxP: depth times segments) torch's top-k is used."""
 
     def __init__(self, device: torch.device, stored: torch.dtype) -> None:
         super().__init__(device, stored)
@@ -278,10 +279,15 @@ class FaissGpuEngine(TorchEngine):
         return _best_by_rows(search, lambda some: self.scores(q[some], x), len(x), starts, k, floor)
 
 
+_ENGINES: dict[str, Callable[[torch.device, torch.dtype], Engine]] = {
+    "faiss": lambda device, stored: FaissEngine(),
+    "torch": TorchEngine,
+    "faiss-gpu": FaissGpuEngine,
+}
+
+
 def engine_of(name: str, device: torch.device, stored: torch.dtype) -> Engine:
-    """`faiss` (CPU), `torch` (any device) or `faiss-gpu`; `auto` is the faster one there."""
+    """`faiss` (CPU), `torch` (any device) or `faiss-gpu`; `auto` is the fastest on the device."""
     if name == "auto":
         name = "faiss" if device.type == "cpu" else "torch"
-    if name == "faiss":
-        return FaissEngine()
-    return {"torch": TorchEngine, "faiss-gpu": FaissGpuEngine}[name](device, stored)
+    return _ENGINES[name](device, stored)

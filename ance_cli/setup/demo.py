@@ -16,21 +16,25 @@ from ance_cli.config import (
     EncodeConfig,
     FollowConfig,
     LoopConfig,
+    LoopDevices,
     SearchConfig,
     SegmentConfig,
 )
 from ance_cli.encoding.encode import encode
 from ance_cli.errors import UsageProblem
 from ance_cli.evaluation.evaluate import evaluate_runs
-from ance_cli.formats.dataset import Dataset, locate
+from ance_cli.formats.dataset import Dataset, locate, queries_of_split
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
-from ance_cli.loop.loop import Given, loop
+from ance_cli.loop.loop import loop
 from ance_cli.mining.bm25_negatives import bm25_negatives
+from ance_cli.mining.negatives_output import NegativesFiles
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
-from ance_cli.retrieval.search import queries_of_split, search
+from ance_cli.retrieval.search import Bm25Searcher, DenseSearcher, search
 from ance_cli.setup.docstrings import docstring_dataset
+from ance_cli.training.launch import Devices
+from ance_cli.training.run_creation import RunSpec
 from ance_cli.training.train_segment import train_segment
 
 _MEASURE = "RR@10"
@@ -62,10 +66,12 @@ def demo(
     runs: dict[str, Path] = {}
 
     call.reporter.say("1. BM25: negatives for the warm-up, and the baseline")
-    bm25_negatives(train, output / "bm25.jsonl", Bm25Config(depth=config.depth), call=call)
+    bm25_negatives(
+        train, NegativesFiles(output / "bm25.jsonl"), Bm25Config(depth=config.depth), call=call
+    )
     runs["BM25"] = output / "test.bm25.trec"
-    search(queries_of_split(test), runs["BM25"], test.corpus,
-           config=SearchConfig(engine="lucene", depth=_DEPTH), call=call)  # fmt: skip
+    search(queries_of_split(test), runs["BM25"], Bm25Searcher(test.corpus),
+           SearchConfig(engine="lucene", depth=_DEPTH), call=call)  # fmt: skip
 
     call.reporter.say("2. the start: a general encoder, untrained on this")
     recipe = {
@@ -84,8 +90,8 @@ def demo(
 
     call.reporter.say(f"3. warm-up: {config.steps} steps on BM25 negatives")
     train_segment(
-        warmup.path, output / "bm25.jsonl", SegmentConfig(steps=config.steps), train, start,
-        given=recipe, gpus=gpus, call=call,
+        warmup.path, output / "bm25.jsonl", SegmentConfig(steps=config.steps),
+        RunSpec(train, start, given=recipe), Devices(gpus), call=call,
     )  # fmt: skip
 
     call.reporter.say(f"4. ANCE: {config.segments} times refresh and {config.steps} steps")
@@ -94,13 +100,9 @@ def demo(
         run.path,
         LoopConfig(refresh_every=config.steps, segments=config.segments, mode="sync"),
         FollowConfig(keep=config.segments + 1),  # every generation's vectors are searched below
-        Given(
-            {"data": data, "split": "train", "ckpt": warmup.latest, **recipe},
-            {},
-            {"depth": config.depth},
-        ),
-        gpus=gpus,
-        call=call,
+        {"data": data, "split": "train", "ckpt": warmup.latest, **recipe, "depth": config.depth},
+        LoopDevices(gpus=gpus),
+        call,
     )
 
     call.reporter.say("5. measures on test")
@@ -140,8 +142,8 @@ def _test(
     run = output / f"test.{name}.trec"
     source = VectorSource(vectors, "embeddings")
     search(
-        queries_of_split(test), run, test.corpus, checkpoint, source, SearchConfig(depth=_DEPTH),
-        config, call=call,
+        queries_of_split(test), run, DenseSearcher(checkpoint, source, test.corpus, config),
+        SearchConfig(depth=_DEPTH), call=call,
     )  # fmt: skip
     return run
 

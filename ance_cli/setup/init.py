@@ -31,7 +31,7 @@ _WARMUP, _RUN = "runs/warmup", "runs/ance"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the file: its name, what is said of it, what it sets, and the flags that stand
+    """A table of the file: its name, its description, what it sets, and the flags that are
     there with their defaults, for the reader to set."""
 
     name: str
@@ -65,7 +65,7 @@ def tables(checkpoint: Checkpoint | None) -> list[Table]:
         ),
         Table(
             "loop",
-            "Refreshes and training, in turn or side by side: ance loop --refresh-every N",
+            "Refreshes and training, alternating or at the same time: ance loop --refresh-every N",
             {**(start if is_warm else {"ckpt": f"{_WARMUP}/latest"}), "output": _RUN},
             f"refresh_every segments {recipe} {drawing} mode keep patience dev_split measures",
         ),
@@ -101,14 +101,14 @@ def init(
     ckpt: Path | None = None,
     call: Call = Call(),
 ) -> Summary:
-    """Write `ance.toml` into a dataset folder and count what lies there.
+    """Write `ance.toml` into a dataset folder and count its documents, queries and labels.
 
-    `text_of` renders the tables. Raises `Mismatch` where there is such a file, without
+    `text_of` renders the tables. Raises `Mismatch` if the file exists, without
     `call.force`, and `BadInput` where the data is broken or `ckpt` is no checkpoint.
     """
     output = folder / FILE
     if output.exists() and not call.force:
-        raise Mismatch(f"{output} is there already", hint="edit it, or make it anew with --force")
+        raise Mismatch(f"{output} is there already", hint="edit it, or replace it with --force")
     checkpoint = None if ckpt is None else Checkpoint(ckpt)
     counted = survey(folder, call)
     if not call.dry_run:

@@ -1,8 +1,8 @@
-"""The order of pairs where a dataset is merged from several, each with its share of the training.
+"""The order of the pairs of a merged dataset, in which each dataset has its share of the training.
 
-Whose turn it is follows from the shares alone; which of its pairs a dataset then brings, from its
-own permutations. Both are functions of (seed, epoch, sizes, shares), so that a resumed run sees the
-order of an uninterrupted one.
+The shares decide which dataset brings the next pair; the dataset's own permutations decide which
+pair that is. Both are functions of (seed, epoch, sizes, shares), so a resumed run has the order of
+an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ance_cli.errors import BadInput
 from ance_cli.mining.sampling import keyed_generator
 
 _TOLERANCE = 1e-6
-"""Far above the rounding of share x place, far below any share that can matter."""
+"""Far above the rounding error of share x place, far below any share that can matter."""
 
 
 def mixed_order(
@@ -29,14 +29,14 @@ def mixed_order(
 ) -> npt.NDArray[np.int64]:
     """The pairs that one epoch visits, (pairs,) positions in `owner_of_pair`.
 
-    `owner_of_pair` (pairs,) numbers the dataset of each pair, `shares` (datasets,) are weights from
-    0 on, of any sum. Among the first n pairs those of a dataset number share x n, give or take less
-    than one. A dataset brings its pairs in permutations of its own, one after the other: with fewer
-    pairs than its part of an epoch it begins the next permutation within the epoch, with more it
-    goes on in the next epoch where this one left off. So every pair of a dataset comes, unless its
-    part of an epoch is less than one pair.
+    `owner_of_pair` (pairs,) is the number of each pair's dataset; `shares` (datasets,) are weights
+    of at least 0, of any sum. Of the first n pairs, share x n belong to a dataset, with an error
+    below 1. A dataset brings its pairs in its own permutations, one after the other. If it has
+    fewer pairs than its part of an epoch, it begins its next permutation within the epoch; if it
+    has more, the next epoch continues the permutation. So every pair is visited, unless its
+    dataset's part of an epoch is less than one pair.
 
-    Raises `BadInput` where a dataset with a share has no pair.
+    Raises `BadInput` if a dataset with a share has no pair.
     """
     total = math.fsum(shares)
     turns = take_turns(len(owner_of_pair), tuple(float(share) / total for share in shares))
@@ -45,11 +45,11 @@ def mixed_order(
         members = np.flatnonzero(owner_of_pair == dataset)
         if not len(members):
             raise BadInput(
-                f"dataset {dataset} (from 0) has a share of the training, and no pair to bring",
-                hint="drop it, or give it a share of 0",
+                f"dataset {dataset} (from 0) has a share of the training, and no pair",
+                hint="remove the dataset, or give it a share of 0",
             )
         places = np.flatnonzero(turns == dataset)
-        # every epoch has the same turns, so that many pairs were brought in each one before
+        # every epoch has the same turns, so each earlier epoch brought this many pairs
         order[places] = _stretch(members, epoch * len(places), len(places), seed, dataset)
     return order
 
@@ -57,7 +57,7 @@ def mixed_order(
 def _stretch(
     members: npt.NDArray[np.int64], start: int, count: int, seed: int, dataset: int
 ) -> npt.NDArray[np.int64]:
-    """Places `start` to `start + count` of the endless row of permutations of `members`."""
+    """Places `start` to `start + count` of the endless sequence of permutations of `members`."""
     first, offset = divmod(start, len(members))
     last = (start + count) // len(members)
     laps = [
@@ -69,13 +69,14 @@ def _stretch(
 
 @lru_cache(maxsize=1)
 def take_turns(length: int, shares: tuple[float, ...]) -> npt.NDArray[np.int64]:
-    """Whose turn each of `length` places is, (length,) positions in `shares`, which add up to one.
+    """The dataset of each of `length` places, (length,) positions in `shares`, which add up to one.
 
-    At every place each dataset has had share x place turns, give or take 1 - 1/(2D - 2), where D
-    datasets have a share; no rule does better in general. The rule: of the datasets that lag by at
-    least 1/(2D - 2) turns, the one that would be the first to lag by more than the bound. (R.
-    Tijdeman, The chairman assignment problem, Discrete Mathematics 32, 1980. The one that lags most
-    is not enough: with many datasets it lets others fall behind by more than a turn.)
+    After every place each dataset has had share x place turns, with an error of at most
+    1 - 1/(2D - 2) for D datasets with a share; no rule has a smaller bound in general. The rule: of
+    the datasets that lag by at least 1/(2D - 2) turns, take the dataset that would be the first to
+    lag by more than the bound. (R. Tijdeman, The chairman assignment problem, Discrete Mathematics
+    32, 1980. To take the dataset that lags most is not enough: with many datasets, others then fall
+    behind by more than a turn.)
     """
     sharing = [(number, share) for number, share in enumerate(shares) if share > 0]
     slack = 1 / max(2 * len(sharing) - 2, 1)

@@ -1,8 +1,9 @@
-"""The only copy of rank logic: who is main, what is shared, how vectors and flags are gathered.
+"""All logic of ranks: which one is main, which part of a batch each encodes, and how their vectors
+and flags are gathered.
 
-Every rank knows the whole global batch (the stream is a pure function) and encodes its share of it:
-each distinct document once on one rank. The vectors are gathered with their gradients, so a step
-computes the same on one rank or eight.
+Every rank computes the whole global batch (the stream is a pure function) and encodes one part:
+each distinct document is encoded once, on one rank. The vectors are gathered with their gradients,
+so a step computes the same on one rank or eight.
 """
 
 from __future__ import annotations
@@ -35,30 +36,31 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes files and talks."""
+        """Whether this is the rank that writes files and reports."""
         return self.rank == 0
 
-    def share(self, count: int) -> npt.NDArray[np.int64]:
-        """The places among `count` that are this rank's: a contiguous stretch."""
+    def part_of(self, count: int) -> npt.NDArray[np.int64]:
+        """This rank's part of `count` places: a contiguous range."""
         return np.array_split(np.arange(count), self.size)[self.rank]
 
-    def shares(self, values: npt.NDArray[Any]) -> list[int]:
-        """The sum of each rank's share of some values: `share` of their places, for every rank."""
+    def part_sums(self, values: npt.NDArray[Any]) -> list[int]:
+        """For every rank, the sum of the values in its part (`part_of`)."""
         return [int(part.sum()) for part in np.array_split(values, self.size)]
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as it is called in training: its gradients are averaged over the ranks."""
+        """The model for training: its gradients are averaged over the ranks."""
         if self.size == 1:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
-        # ranks may differ in how many chunks they encode, so no forward pass may wait for another's
+        # ranks may encode different numbers of chunks, so no forward pass may wait for another rank
         new_name = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
         unsynced = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
         return DistributedDataParallel(model, device_ids=devices, **unsynced)  # type: ignore[arg-type]
 
     @contextmanager
     def syncing(self, model: nn.Module, now: bool) -> Iterator[None]:
-        """Average gradients in this block's backward pass, or leave them to a later one."""
+        """If `now`, average the gradients over the ranks in this block's backward pass; otherwise a
+        later backward pass averages them."""
         if now or not isinstance(model, DistributedDataParallel):
             yield
         else:
@@ -68,7 +70,7 @@ class World:
     def gather(self, vectors: Tensor, counts: Sequence[int]) -> Tensor:
         """(sum(counts), d): the rows of all ranks in rank order, with gradients for this rank's.
 
-        `vectors` (counts[rank], d). The backward pass sums what all ranks' losses ask of them.
+        `vectors` (counts[rank], d). The backward pass sums the gradients of all ranks' losses.
         """
         if self.size == 1:
             return vectors
@@ -76,7 +78,7 @@ class World:
         return gathered  # type: ignore[no-any-return]
 
     def all_reduce_sum(self, *values: float) -> list[float]:
-        """The sums of some numbers over the ranks; the same on every rank."""
+        """The sum of each number over the ranks; equal on every rank."""
         if self.size == 1:
             return list(values)
         summed = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -84,7 +86,7 @@ class World:
         return summed.tolist()
 
     def all_reduce_min(self, value: int) -> int:
-        """The smallest of a number over the ranks; the same on every rank."""
+        """The minimum of a number over the ranks; equal on every rank."""
         if self.size == 1:
             return value
         found = torch.tensor(value, device=self.device)
@@ -92,27 +94,27 @@ class World:
         return int(found)
 
     def wait(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank calls this."""
         if self.size > 1:
             dist.barrier()
 
     def close(self) -> None:
-        """Wait for the others and leave the group."""
+        """Wait for the other ranks and leave the group."""
         self.wait()
         if self.size > 1:
             dist.destroy_process_group()
 
     @contextmanager
     def losing_peers(self) -> Iterator[None]:
-        """Turn the backends' many words for a rank that is gone into a `PeerLost`."""
+        """Raise `PeerLost` for the various errors with which backends report a lost rank."""
         try:
             yield
         except RuntimeError as error:
             words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
             if self.size > 1 and any(word in str(error) for word in words):
                 raise PeerLost(
-                    f"rank {self.rank}: another rank is gone",
-                    hint="its own message tells why; the same command continues",
+                    f"rank {self.rank}: another rank has ended",
+                    hint="read that rank's own message, then repeat the command to continue",
                 ) from error
             raise
 
@@ -124,7 +126,8 @@ class PeerLost(AnceError):
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather of rows in uneven numbers; its gradient is the sum over the ranks, cut back."""
+    """All-gather of rows in uneven numbers; its gradient is the sum over the ranks, for the rows of
+    this rank."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, counts: list[int], rank: int) -> Tensor:
@@ -145,7 +148,7 @@ class _Gather(torch.autograd.Function):
 
 
 def join_world(devices: list[torch.device]) -> World:
-    """The world that torchrun's environment describes; `devices` are those of this machine."""
+    """The world in torchrun's environment variables; `devices` are the devices of this machine."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device = devices[int(os.environ["LOCAL_RANK"]) % len(devices)]
     if device.type == "cuda":

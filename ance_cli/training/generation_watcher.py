@@ -1,39 +1,36 @@
-"""Following the run's published negatives while training: a new generation is read in the
-background, and every rank takes it at the same step."""
+"""Watches the run's published generations while training: each new one is read in the background,
+and every rank takes it at the same step."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ance_cli.errors import ResourceExhausted
-from ance_cli.models.tokens import TokenRows
-from ance_cli.training.data import PairStream
+from ance_cli.errors import BadInput, ResourceExhausted
+from ance_cli.formats.ledgers import Switch, read_ledger_as
+from ance_cli.formats.run_folder import POINTER, RunFolder
+from ance_cli.progress import Reporter
+from ance_cli.training.data import NegativesSnapshot
+from ance_cli.training.segments import SegmentInput, segment_input
 
+if TYPE_CHECKING:
+    from ance_cli.training.distributed import World
 
-@dataclass(frozen=True)
-class NegativesSnapshot:
-    """Negatives ready for training: their stream, and the token rows of its documents.
-
-    `generation` and `checkpoint_step` are None where the negatives come from no generation or no
-    checkpoint.
-    """
-
-    stream: PairStream
-    passages: TokenRows
-    generation: int | None = None
-    checkpoint_step: int | None = None
+_POLL_SECONDS = 0.5
+"""Between two looks for the first generation."""
 
 
 class GenerationWatcher:
-    """Watches the pointer to the published generation.
+    """Reads each newly published generation in the background.
 
-    `published()` is the number of the newest generation, `load(number)` reads one and raises where
-    it cannot be read; `failed(number, error)` hears of that, and the generation is passed over.
-    A resumed run first replays `switches` (step -> generation) up to `replay_until`, so that its
-    steps are those of the run that was interrupted; only then does a newer generation come in.
+    `published()` returns the number of the newest generation. `load(number)` reads a generation; if
+    it raises, `failed(number, error)` is called and the generation is skipped. A resumed run first
+    replays `switches` (step -> generation) up to `replay_until`, to repeat the steps of the
+    interrupted run; only then it takes a newer generation.
     """
 
     def __init__(
@@ -55,7 +52,7 @@ class GenerationWatcher:
         return step < self._replay_until
 
     def ready(self, step: int) -> int:
-        """The newest generation that could be taken for the batch of `step`; 0 = none is new."""
+        """The newest generation that can be taken for the batch of `step`; 0 = none is new."""
         if self.is_replaying(step):
             return self._switches.get(step, 0)
         newest = self._published()
@@ -69,14 +66,14 @@ class GenerationWatcher:
     def has(self, number: int, step: int) -> bool:
         """Whether a generation can be taken for the batch of `step`: it was read, or is replayed.
 
-        Of several ranks one may have passed over, or never seen, what is the newest of another.
+        One rank's newest generation may be one that another rank skipped or has not seen yet.
         """
         return number in self._loaded or self.is_replaying(step)
 
     def take(self, number: int) -> NegativesSnapshot:
-        """The generation itself, read now if it was not; those before it are let go."""
+        """The generation, read now if it was not read before; drops the ones before it."""
         snapshot = self._loaded.get(number) or self._load(number)
-        for old in [n for n in list(self._loaded) if n <= number]:  # a thread may add one meanwhile
+        for old in [n for n in list(self._loaded) if n <= number]:  # the thread may add one now
             del self._loaded[old]
         self._asked = max(self._asked, number)
         return snapshot
@@ -85,5 +82,74 @@ class GenerationWatcher:
         try:
             self._loaded[number] = self._load(number)
         except Exception as error:  # a damaged generation must not end the training
-            with suppress(ResourceExhausted):  # nor must a disk that is too full to note it
+            with suppress(ResourceExhausted):  # nor must a disk that is too full to log it
                 self._failed(number, error)
+
+
+def watch_generations(
+    run: RunFolder,
+    step: int,
+    logged: int,
+    load_snapshot: Callable[[SegmentInput], NegativesSnapshot],
+    world: World,
+    reporter: Reporter,
+) -> tuple[GenerationWatcher, NegativesSnapshot]:
+    """The watcher of a run at `step`, and the negatives of its next batch.
+
+    `logged` is the last step in the log of an interrupted call. The switches in the ledger are
+    replayed up to that step, and up to the last switch, which is logged before its batch. Waits for
+    the first generation if there is none yet.
+    """
+    switches = {each.step: each.generation for each in read_ledger_as(run.switches, Switch)}
+    replay_until = max([logged, *(at + 1 for at in switches if at > step)])
+    in_use = [switches[at] for at in sorted(switches) if at <= step]
+    published = _Pointer(run)
+
+    def load(number: int) -> NegativesSnapshot:
+        return load_snapshot(segment_input(run, _negatives_of(run, number)))
+
+    def failed(number: int, error: Exception) -> None:
+        if world.is_main:
+            reporter.warn(f"generation {number} cannot be read and is skipped: {error}")
+            run.event("trainer", "generation refused", generation=number, reason=str(error))
+
+    watcher = GenerationWatcher(published, load, failed, switches, replay_until)
+    if in_use:
+        number = in_use[-1]
+    else:
+        if not published() and world.is_main:
+            reporter.say("waiting for the first negatives, which ance refresh makes")
+            run.event("trainer", "waiting for the first negatives")
+        while not (number := world.all_reduce_min(published())):
+            time.sleep(_POLL_SECONDS)
+    return watcher, watcher.take(number)
+
+
+def _negatives_of(run: RunFolder, generation: int) -> Path:
+    path = run.generation(generation).negatives
+    if not path.exists():
+        raise BadInput(
+            f"{path}: no such file, but the run has trained on it (switches.jsonl)",
+            hint="restore the folder of the generation",
+        )
+    return path
+
+
+class _Pointer:
+    """The number of the published generation; reads the pointer only if its file has changed."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._path = run.path / POINTER
+        self._seen: tuple[int, int] | None = None
+        self._number = 0
+
+    def __call__(self) -> int:
+        try:
+            stat = self._path.stat()
+        except FileNotFoundError:
+            return 0
+        if (seen := (stat.st_mtime_ns, stat.st_ino)) != self._seen:
+            found = self._run.published()
+            self._seen, self._number = seen, found.generation if found else 0
+        return self._number

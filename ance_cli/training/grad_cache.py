@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ance_cli.formats.tokens import TokenRows
 from ance_cli.models.devices import torch_dtype
-from ance_cli.models.tokens import TokenRows
 from ance_cli.training.distributed import World
 
 Ints = npt.NDArray[np.int64]
@@ -21,32 +21,32 @@ Chunk = tuple[Ints | None, Ints | None]
 
 LossOf = Callable[[Tensor, Tensor | None], Tensor]
 """The loss of this rank's queries, from their vectors (b, d) and the vectors of this rank's
-passage rows (r, d), None where it encodes none."""
+passage rows (r, d), None if the rank encodes no passage."""
 
 
 @dataclass
 class GradCacheStep:
-    """Runs an encoder over token rows and differentiates a loss of its vectors.
+    """Encodes token rows and differentiates a loss of their vectors.
 
     `model` is called with query ids and mask, passage ids and mask; either pair may be None.
     `chunk` rows of each side are encoded at a time, 0 = all at once. With chunks the batch is
-    encoded twice (gradient caching; Gao et al., 2021, Sec. 3.2): without gradients for the loss and
-    its gradient with respect to each vector, then chunk by chunk with gradients; so memory is
-    bounded by the chunk, and the gradient is the same where there is no dropout, whose draws come
-    chunk by chunk.
+    encoded twice (gradient caching; Gao et al., 2021, Sec. 3.2): first without gradients, for the
+    loss and its gradient with respect to each vector; then chunk by chunk with gradients. So the
+    chunk bounds the memory. Without dropout the gradient is that of the whole batch; with dropout
+    the random draws differ, because each chunk has its own.
     """
 
     model: nn.Module
     world: World
     queries: TokenRows
     passages: TokenRows
-    query_pad: int
-    passage_pad: int
+    pads: tuple[int, int]
+    """Padding ids of queries and passages."""
     dtype: str
     chunk: int = 0
-    tokens: int = 0
+    tokens: int = field(default=0, init=False)
     """Tokens trained on so far, without padding."""
-    widths: list[tuple[int, int]] = field(default_factory=list)
+    widths: list[tuple[int, int]] = field(default_factory=list, init=False)
     """(rows, padded width) of each forward pass that had gradients."""
 
     def backward(self, query_rows: Ints, passage_rows: Ints, loss_of: LossOf, sync: bool,
@@ -54,7 +54,7 @@ class GradCacheStep:
         """Add the gradients of `loss_of(query vectors, passage vectors)`; returns the loss.
 
         `query_rows`, `passage_rows`: rows of `queries` and `passages` that this rank encodes. The
-        gradients are averaged over the ranks where `sync` says so. `seed` seeds the dropout.
+        gradients are averaged over the ranks if `sync`. `seed` seeds the dropout.
         """
         chunks = self._chunks(query_rows, passage_rows)
         if len(chunks) == 1:
@@ -88,8 +88,8 @@ class GradCacheStep:
         return float(loss.detach())
 
     def _chunks(self, query_rows: Ints, passage_rows: Ints) -> list[Chunk]:
-        """The last chunk holds rows of both sides: the averaging over ranks, in its backward pass,
-        waits for every parameter."""
+        """The last chunk holds rows of both sides: its backward pass averages over the ranks, which
+        waits for a gradient of every parameter."""
         if not self.chunk or max(len(query_rows), len(passage_rows)) <= self.chunk:
             return [(query_rows, passage_rows if len(passage_rows) else None)]
         sides: list[list[Ints]] = []
@@ -110,14 +110,14 @@ class GradCacheStep:
     ) -> tuple[Tensor | None, Tensor | None]:
         inputs: list[Tensor | None] = []
         for table, rows, pad in (
-            (self.queries, query_rows, self.query_pad),
-            (self.passages, passage_rows, self.passage_pad),
+            (self.queries, query_rows, self.pads[0]),
+            (self.passages, passage_rows, self.pads[1]),
         ):
             if rows is None:
                 inputs += [None, None]
                 continue
             ids, mask = table.padded(rows, pad)
-            if torch.is_grad_enabled():  # gradient caching encodes once more without
+            if torch.is_grad_enabled():  # the first pass of gradient caching does not count
                 self.tokens += int(mask.sum())
                 self.widths.append((ids.shape[0], ids.shape[1]))
             inputs += [torch.from_numpy(array).to(self.world.device) for array in (ids, mask)]

@@ -10,16 +10,16 @@ from torch.nn.utils import get_total_norm
 GROUPS = ("bottom", "middle", "top", "head")
 
 _AFTER_THE_LAYERS = ("final_norm", "norm", "pooler")
-"""What a backbone has above its last layer, by the names that transformers gives it."""
+"""Names in transformers of the modules above the last layer of a backbone."""
 
 
 def layer_groups(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, list[Tensor]]:
     """Sort the parameters of an encoder into the thirds of its backbone's layers and the head.
 
-    A layer belongs to the third in which its middle lies, so that the last of two is the top. The
-    embeddings belong to the bottom, a norm after the last layer to the top, and what is outside
-    the backbone to the head. The layer's index is the first number of the name after `backbone`;
-    what stands before `backbone` names a tower, which has a depth of its own.
+    A layer belongs to the third that contains its middle; of two layers, the last is the top. The
+    embeddings belong to the bottom, a norm after the last layer to the top, and every parameter
+    outside the backbone to the head. The layer's index is the first number in the name after
+    `backbone`; the part before `backbone` is the name of a tower, and each tower has its own depth.
     """
     places = [(*_place(name), parameter) for name, parameter in named_parameters]
     num_layers: dict[str, int] = {}
@@ -35,7 +35,7 @@ def layer_groups(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, li
 
 
 def _place(name: str) -> tuple[str, int | None, str]:
-    """Tower, layer (None outside the layers) and the group of what is outside them."""
+    """Tower, layer (None outside the layers) and the group of a parameter outside them."""
     tower, backbone, below = f".{name}".partition(".backbone.")
     if not backbone:
         return "", None, "head"
@@ -45,7 +45,7 @@ def _place(name: str) -> tuple[str, int | None, str]:
 
 
 def group_norms(groups: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
-    """L2 norm of the gradients of each group; 0.0 where nothing in it has one."""
+    """L2 norm of the gradients of each group; 0.0 if a group has none."""
     return {
         group: float(get_total_norm([p.grad for p in parameters if p.grad is not None]))
         for group, parameters in groups.items()

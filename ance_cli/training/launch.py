@@ -1,4 +1,4 @@
-"""Starts the ranks of a training segment as torchrun does, and ends with their exit code."""
+"""The devices of a training segment, and one process for each, started as torchrun does."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ance_cli.errors import AnceError, ResourceExhausted, Stopped, UsageProblem
 
-PEER_LOST = 76
-"""Exit code of a rank that ended because another was gone; nobody outside sees it."""
+if TYPE_CHECKING:
+    import torch
 
+PEER_LOST = 76
+"""Exit code of a rank that ended because another rank was gone; no user sees it."""
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """The machines of a run: how many, which of them this is, and where they meet."""
+    """The machines that train together: how many, this one's number, and where they connect."""
 
     count: int = 1
     rank: int = 0
@@ -33,41 +36,67 @@ class Nodes:
     def __post_init__(self) -> None:
         if self.count < 1 or not 0 <= self.rank < self.count:
             raise UsageProblem(
-                f"--node-rank {self.rank} of --nnodes {self.count}: ranks count from 0 up to the "
+                f"--node-rank {self.rank} and --nnodes {self.count}: ranks count from 0 up to the "
                 "number of machines"
             )
         if self.count > 1 and self.endpoint is None:
             raise UsageProblem(
-                "--nnodes needs --rdzv-endpoint, where the machines meet",
-                hint="--rdzv-endpoint HOST:PORT names a free port of node 0, on every node",
+                "--nnodes needs --rdzv-endpoint, the address to which the machines connect",
+                hint="add --rdzv-endpoint HOST:PORT with a free port of node 0, on every node",
             )
 
 
+@dataclass(frozen=True)
+class Devices:
+    """The devices of a segment: `gpus` or `cpu_workers` of each machine, and the machines."""
+
+    gpus: str = "all"
+    cpu_workers: int = 1
+    nodes: Nodes = Nodes()
+
+    def __post_init__(self) -> None:
+        if self.cpu_workers < 1:
+            raise UsageProblem("--cpu-workers must be at least 1")
+
+    def here(self) -> list[torch.device]:
+        """One device for each rank of this machine: its GPUs, or the CPU `cpu_workers` times."""
+        from ance_cli.models.devices import choose_devices
+
+        devices = choose_devices(self.gpus)
+        return devices * self.cpu_workers if devices[0].type == "cpu" else devices
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of all machines together; every machine has as many as this one."""
+        return len(self.here()) * self.nodes.count
+
+
 class RankFailed(AnceError):
-    """A rank ended with an error; `exit_code` is its own."""
+    """A rank ended with an error; `exit_code` is that rank's exit code."""
 
     exit_code = ResourceExhausted.exit_code
 
 
 def _pass_on(signum: int, _frame: FrameType | None) -> None:
-    """Hand a signal to the ranks: they finish their step, save the state and end."""
+    """Send a signal to the ranks, which finish their step, save the state and end."""
     for listed in Path("/proc/self/task").glob("*/children"):  # Linux, as are the GPUs
         for pid in listed.read_text().split():
             os.kill(int(pid), signum)
 
 
 def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int) -> None:
-    """Run `python -m ARGUMENTS` as `num_ranks` processes on this machine, joined with those of
-    the other nodes.
+    """Run `python -m ARGUMENTS` as `num_ranks` processes on this machine, joined with the processes
+    of the other nodes.
 
-    Raises `RankFailed` with the exit code of the rank that failed first, and `Stopped` where a
-    signal arrived here; the ranks are ended in both cases.
+    Raises `RankFailed` with the exit code of the rank that failed first, and `Stopped` if this
+    process received a signal; no rank is left running in either case.
     """
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves
+    # what torchrun would log is reported below
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     if threads or "OMP_NUM_THREADS" not in os.environ:
         own = threads or max(1, len(os.sched_getaffinity(0)) // num_ranks)
         os.environ["OMP_NUM_THREADS"] = str(own)
@@ -83,13 +112,13 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
         max_restarts=0,
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(),
-        signals_to_handle="SIGUSR1",  # not those that stop us: torchrun would kill after 30 seconds
+        signals_to_handle="SIGUSR1",  # after a signal that it handles, torchrun kills in 30 s
     )
     handlers = {number: signal.signal(number, _pass_on) for number in _STOPS}
     try:
         elastic_launch(config, sys.executable)("-m", *arguments)
     except ChildFailedError as failed:
-        # a rank whose peer is gone is not the cause, though it may well be seen to end first
+        # a rank that lost its peer is not the cause, though torchrun may report it first
         found = {rank: failure.exitcode for rank, failure in failed.failures.items()}
         causes = {rank: code for rank, code in found.items() if code != PEER_LOST} or found
         rank, code = min(causes.items())
@@ -102,7 +131,8 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
             named = "lost a rank on another machine"
         problem = RankFailed(
             f"rank {rank} {named}; the others were stopped",
-            hint="its own message stands above; the same command continues from the newest state",
+            hint="read that rank's message above, then repeat the command to continue from the "
+            "newest state",
         )
         if code != PEER_LOST:
             problem.exit_code = code if code > 0 else 128 - code

@@ -1,17 +1,24 @@
 """From vectors to scores, from scores to a loss.
 
-Scores of a query stand in a row, the positive first and its negatives after it; -inf marks an
-absent entry, which has no part in a loss and no gradient. Every loss is the mean over the rows,
-where a query without any negative counts as 0.
+A row of scores belongs to one query: first its positive, then its negatives. -inf marks an absent
+entry, which has no part in a loss and no gradient. Every loss is the mean over the rows; a query
+without any negative counts as 0.
+
+A new loss is one function and one entry in `LOSSES` (or `DISTILLATIONS`); its name is declared in
+`config/sets.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ance_cli.config import TrainConfig
+from ance_cli.config.sets import Distill, InBatch, LossName
 
 ABSENT = float("-inf")
 
@@ -19,9 +26,9 @@ ABSENT = float("-inf")
 def doc_scores(queries: Tensor, rows: Tensor, rows_of: Tensor) -> Tensor:
     """(B, D) scores f(q, d) = max over the document's rows of q . row.
 
-    `queries` (B, d); `rows` (R, d); `rows_of` (D, S) int64 row numbers, -1 where a document has
-    fewer than S rows. Every document has at least one row: FirstP exactly one, MaxP up to S
-    segments (ICLR Sec. 5).
+    `queries` (B, d); `rows` (R, d); `rows_of` (D, S) int64 row numbers, -1 if a document has fewer
+    than S rows. Every document has at least one row: FirstP exactly one, MaxP up to S segments
+    (ICLR Sec. 5).
     """
     scores = queries @ rows.T  # (B, R)
     if rows_of.shape[1] == 1:
@@ -31,23 +38,24 @@ def doc_scores(queries: Tensor, rows: Tensor, rows_of: Tensor) -> Tensor:
 
 
 def with_batch_negatives(
-    scores: Tensor, members: Tensor, banned: Tensor, mode: str, picks: Tensor | None = None
+    scores: Tensor, members: Tensor, banned: Tensor, mode: InBatch, picks: Tensor | None = None
 ) -> Tensor:
-    """(B, 1 + n + m) scores of each query's positive, its own negatives and some of the batch.
+    """(B, 1 + n + m) scores of each query's positive, its own negatives and m documents of the
+    batch.
 
     `scores` (B, D) over every document of the batch, which may be gathered from all ranks;
-    `members` (B, 1 + n) int64 columns of the query's own documents, positive first, -1 where it
-    has fewer; `banned` (B, D) bool, the columns that are no negatives of the query: all its known
-    positives, the own one among them, and their copies. `mode` says what is added:
+    `members` (B, 1 + n) int64 columns of the query's own documents, positive first, -1 if it has
+    fewer; `banned` (B, D) bool, the columns that are no negatives of the query: all its known
+    positives, its own one among them, and their copies. `mode` says what is added:
 
     - `none`: nothing;
     - `all`: every document that is not banned, each once (the own negatives are among them);
     - `hardest`: the highest-scoring document that is neither banned nor a member (the paper's NCE
       Neg, the hardest in the global batch);
-    - `random`: one such document drawn uniformly: of k allowed ones, in the order of the columns,
-      number floor(pick * k), with `picks` (B,) float64 in [0, 1).
+    - `random`: one such document, drawn uniformly: of k allowed documents, in the order of the
+      columns, number floor(pick * k), with `picks` (B,) float64 in [0, 1).
 
-    Where no document is allowed the added entry is absent.
+    If no document is allowed, the added entry is absent.
     """
     if mode == "all":
         positive = scores.gather(1, members[:, :1])
@@ -89,7 +97,7 @@ def pairwise(scores: Tensor) -> Tensor:
 
 
 def bce(scores: Tensor) -> Tensor:
-    """Binary cross entropy of each document by itself, the two classes weighing the same.
+    """Binary cross entropy of each document by itself; both classes have the same weight.
 
     `scores` (B, 1 + n): log(1 + exp(-s+)) + mean over the negatives of log(1 + exp(s-)).
     """
@@ -107,8 +115,9 @@ def hinge(scores: Tensor, margin: float) -> Tensor:
 def margin_mse(scores: Tensor, teacher: Tensor) -> Tensor:
     """Squared error of the margins: mean over the negatives of ((s+ - s-) - (t+ - t-))^2.
 
-    `scores` and `teacher` (B, 1 + n); NaN in `teacher` marks what it did not score, which is left
-    out; a query whose positive it did not score counts as 0 (Hofstaetter et al., 2020).
+    `scores` and `teacher` (B, 1 + n). Documents that the teacher did not score are NaN in
+    `teacher` and are left out; a query whose positive has no teacher's score counts as 0
+    (Hofstaetter et al., 2020).
     """
     scored = ~teacher.isnan()
     teacher = teacher.masked_fill(~scored, 0.0)
@@ -120,12 +129,12 @@ def margin_mse(scores: Tensor, teacher: Tensor) -> Tensor:
 def kl(scores: Tensor, teacher: Tensor) -> Tensor:
     """KL(softmax(teacher) || softmax(scores)) over the entries that both have.
 
-    `scores` and `teacher` (B, 1 + n); NaN in `teacher` marks what it did not score, which is left
-    out; a query whose positive it did not score counts as 0.
+    `scores` and `teacher` (B, 1 + n). Documents that the teacher did not score are NaN in
+    `teacher` and are left out; a query whose positive has no teacher's score counts as 0.
     """
     scored = ~teacher.isnan()
     present = (scores != ABSENT) & scored & scored[:, :1]
-    present[:, 0] = True  # what is left of an empty row is its positive alone, whose KL is 0
+    present[:, 0] = True  # a row without negatives keeps its positive, whose KL is 0
     teacher = teacher.masked_fill(~scored, 0.0).masked_fill(~present, ABSENT)
     found = functional.log_softmax(scores.masked_fill(~present, ABSENT), 1)
     expected = functional.softmax(teacher, 1)
@@ -135,19 +144,20 @@ def kl(scores: Tensor, teacher: Tensor) -> Tensor:
 def _split(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Positives (B, 1), negatives (B, n) with 0 for absent ones, and which are present (B, n).
 
-    Compared with -inf and not asked for finiteness: a NaN of a diverged model must be seen.
+    Compares with -inf instead of testing for finite values: a NaN of a diverged model must reach
+    the loss.
     """
     present = scores[:, 1:] != ABSENT
     return scores[:, :1], scores[:, 1:].masked_fill(~present, 0.0), present
 
 
 def _mean(terms: Tensor, present: Tensor) -> Tensor:
-    """Mean over the queries of the mean over the present terms (B, n), 0 where there are none."""
+    """Mean over the queries of the mean over the present terms (B, n), 0 if a query has none."""
     sums = terms.masked_fill(~present, 0.0).sum(1)
     return (sums / present.sum(1).clamp(min=1)).mean()
 
 
-LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
+LOSSES: dict[LossName, Callable[[Tensor, float], Tensor]] = {
     "nll": lambda scores, margin: nll(scores),
     "pairwise": lambda scores, margin: pairwise(scores),
     "bce": lambda scores, margin: bce(scores),
@@ -155,5 +165,45 @@ LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 """loss(scores (B, 1 + n), margin) by name; only `hinge` has a margin."""
 
-DISTILLATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"margin-mse": margin_mse, "kl": kl}
+DISTILLATIONS: dict[Distill, Callable[[Tensor, Tensor], Tensor]] = {
+    "margin-mse": margin_mse,
+    "kl": kl,
+}
 """distillation(scores, teacher), both (B, 1 + n), by name."""
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What the loss of some queries takes besides their scores, on the device (see `Batch`).
+
+    Only `members` is needed without negatives from the batch and without a teacher.
+    """
+
+    members: Tensor
+    teacher: Tensor | None = None
+    banned: Tensor | None = None
+    picks: Tensor | None = None
+
+
+def batch_loss(scores: Tensor, inputs: LossInputs, config: TrainConfig, scale: float) -> Tensor:
+    """The mean loss of the queries.
+
+    `scores` (B, D) of each query with each document of the batch, before `scale`. The loss is
+    (1 - w) * l + w * distillation with w = `distill_weight`. Only a query's own members have a
+    teacher's score, so the distillation is over those.
+    """
+    scores = scores * scale
+    total = scores.new_zeros(())
+    if not config.distill or config.distill_weight < 1:
+        banned = inputs.banned
+        if banned is None:
+            banned = torch.zeros_like(scores, dtype=torch.bool)
+        compared = with_batch_negatives(
+            scores, inputs.members, banned, config.in_batch, inputs.picks
+        )
+        total = LOSSES[config.loss](compared, config.margin)
+    if config.distill and inputs.teacher is not None:
+        own = torch.gather(scores, 1, inputs.members)
+        distillation = DISTILLATIONS[config.distill](own, inputs.teacher)
+        total = (1 - config.distill_weight) * total + config.distill_weight * distillation
+    return total

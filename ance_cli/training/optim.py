@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ance_cli.config.sets import OptimizerName
+
 
 class Lamb(torch.optim.Optimizer):
     """LAMB (You et al., 2020), with the choices of the ANCE release: no bias correction, weight
     decay added to the update, weight norm clamped to [0, 10].
 
     p <- p - lr * r * u, with u = m / (sqrt(v) + eps) + decay * p and the trust ratio
-    r = min(|p|, 10) / |u|, or 1 where either norm is 0.
+    r = min(|p|, 10) / |u|, or 1 if either norm is 0.
     """
 
     def __init__(
@@ -58,15 +60,35 @@ class Lamb(torch.optim.Optimizer):
         return loss
 
 
+Groups = list[dict[str, Any]]
+"""Parameter groups, as every optimizer of torch takes them."""
+
+
+def adamw(groups: Groups, lr: float) -> torch.optim.Optimizer:
+    """torch's AdamW in its fused form."""
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+def lamb(groups: Groups, lr: float) -> torch.optim.Optimizer:
+    """`Lamb` with its defaults."""
+    return Lamb(groups, lr=lr)
+
+
+OPTIMIZERS: dict[OptimizerName, Callable[[Groups, float], torch.optim.Optimizer]] = {
+    "adamw": adamw,
+    "lamb": lamb,
+}
+"""optimizer(parameter groups, learning rate) by name."""
+
+
 def make_optimizer(
-    model: nn.Module, name: str, lr: float, weight_decay: float
+    model: nn.Module, name: OptimizerName, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """`adamw` or `lamb`; biases and norms (tensors of one dimension) are not decayed."""
+    """An optimizer of the parameters that are trained, without weight decay on biases and norms
+    (tensors of one dimension)."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    if name == "lamb":
-        return Lamb(groups, lr=lr)
-    return torch.optim.AdamW(groups, lr=lr, fused=True)
+    return OPTIMIZERS[name](groups, lr)

@@ -1,13 +1,13 @@
-"""Making a run folder, continuing one, and publishing its checkpoints.
+"""Creates a run folder, continues one, and publishes its checkpoints.
 
 `run.json` holds the run's identity: data, start, recipe. It is written once and last, so a run
-either exists with its first checkpoint or not at all.
+either exists with its first checkpoint or does not exist.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,84 @@ from ance_cli.formats.merged import read_shares
 from ance_cli.formats.run_folder import RUN, RunFolder, compare_settings, now
 from ance_cli.models.checkpoint import COSINE_SCALE, Checkpoint, EncodingSettings
 from ance_cli.progress import Reporter
+from ance_cli.training.launch import Devices
 
 if TYPE_CHECKING:
     from ance_cli.models.dual import DualEncoder
     from ance_cli.models.tokens import Tokenizer
 
-_PIN_FIELDS = (
+_SETTINGS_IN_RECIPE = (
     "query_length", "passage_length", "separator", "segmentation", "max_segments", "scale",
 )  # fmt: skip
-_SAME_RUN = "repeat the run's own settings (or leave them out), or start another run with -o"
+"""The fields of `EncodingSettings` that a recipe replaces in the start checkpoint."""
+
+_SAME_RUN = "repeat the run's own settings (or omit them), or start another run with -o"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What a call says about the run that it trains.
+
+    A new run needs `dataset` (with a split) and `checkpoint`. On an existing run each part may be
+    omitted; a part that is given must agree with the run. `given` holds the `TrainConfig` fields
+    that the caller set.
+    """
+
+    dataset: Dataset | None = None
+    checkpoint: Path | None = None
+    preset: str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """The data, start and recipe of a run, whether its folder exists yet or not.
+
+    `identity` is what two calls of one run must agree on. `checkpoint` is the start checkpoint that
+    the call named; only an existing run can do without.
+    """
+
+    dataset: Dataset
+    checkpoint: Path | None
+    config: TrainConfig
+    identity: dict[str, Any]
+
+
+def resolve_run(
+    run: RunFolder, spec: RunSpec, steps: int, devices: Devices, reporter: Reporter
+) -> RunSetup:
+    """The setup of an existing run, with `spec` compared to it, or of a new one.
+
+    Raises `UsageProblem` if a new run lacks a part, and `Mismatch` if `spec` differs from the run.
+    """
+    if run.exists:
+        return continue_run(run, spec)
+    return _new_run(run, spec, steps, devices, reporter)
+
+
+def _new_run(
+    run: RunFolder, spec: RunSpec, steps: int, devices: Devices, reporter: Reporter
+) -> RunSetup:
+    if spec.dataset is None or spec.checkpoint is None:
+        raise UsageProblem(
+            f"{run.path} is a new run: it needs --data with --split, and --ckpt",
+            hint="ance train-segment NEGATIVES --data DATASET --split train --ckpt CHECKPOINT "
+            "--steps N -o RUN",
+        )
+    config = replace(train_config(spec.preset, spec.given), devices=devices.num_ranks)
+    if not config.total_steps:
+        if not steps:
+            raise UsageProblem(
+                "--steps 0 needs --total-steps, the step at which the learning rate reaches 0"
+            )
+        config = replace(config, total_steps=steps)
+    if config.warmup_steps >= config.total_steps:
+        reporter.warn(
+            f"the run never reaches the learning rate {config.lr:g}: its warm-up takes "
+            f"{config.warmup_steps} of its {config.total_steps} steps (--warmup-steps)"
+        )
+    identity = identity_of(spec.dataset, Checkpoint(spec.checkpoint), config)
+    return RunSetup(spec.dataset, spec.checkpoint, config, identity)
 
 
 def identity_of(dataset: Dataset, checkpoint: Checkpoint, config: TrainConfig) -> dict[str, Any]:
@@ -44,40 +113,33 @@ def identity_of(dataset: Dataset, checkpoint: Checkpoint, config: TrainConfig) -
 
 def config_of(identity: Mapping[str, Any]) -> TrainConfig:
     """The recipe in a run's identity."""
-    known = {field.name for field in fields(TrainConfig)}
+    known = {each.name for each in fields(TrainConfig)}
     return TrainConfig(**{name: value for name, value in identity.items() if name in known})
 
 
-def continue_run(
-    run: RunFolder,
-    dataset: Dataset | None,
-    checkpoint: Path | None,
-    preset: str | None,
-    given: Mapping[str, Any],
-) -> tuple[dict[str, Any], TrainConfig]:
-    """The existing run's identity, with everything that was given compared to it."""
+def continue_run(run: RunFolder, spec: RunSpec) -> RunSetup:
+    """The setup of an existing run, with everything in `spec` compared to it."""
     identity = run.read().identity
-    config = config_of(identity)
-    known = {field.name for field in fields(TrainConfig)}
-    wanted = {name: value for name, value in given.items() if name in known}
-    if preset is not None:
-        asked = asdict(train_config(preset, given))
+    known = {each.name for each in fields(TrainConfig)}
+    wanted = {name: value for name, value in spec.given.items() if name in known}
+    if spec.preset is not None:
+        asked = asdict(train_config(spec.preset, spec.given))
         own = ("total_steps", "devices")
         wanted |= {name: value for name, value in asked.items() if name not in own}
-    if dataset is not None:
-        wanted["dataset"] = dataset.fingerprint("corpus", "queries", "qrels")
-        wanted["shares"] = read_shares(dataset)
-    if checkpoint is not None:
-        start = Checkpoint(checkpoint)
+    if spec.dataset is not None:
+        wanted["dataset"] = spec.dataset.fingerprint("corpus", "queries", "qrels")
+        wanted["shares"] = read_shares(spec.dataset)
+    if spec.checkpoint is not None:
+        start = Checkpoint(spec.checkpoint)
         wanted["start"] = [start.tower_hash("query"), start.tower_hash("passage")]
     compare_settings(run.path / RUN, identity, wanted, _SAME_RUN)
-    return identity, config
+    return RunSetup(run.dataset(), spec.checkpoint, config_of(identity), identity)
 
 
-def start_checkpoint(checkpoint: Path | Checkpoint, config: TrainConfig) -> Checkpoint:
-    """The start checkpoint with the pins that the recipe sets."""
-    start = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
-    changes = {name: getattr(config, name) for name in _PIN_FIELDS}
+def start_checkpoint(checkpoint: Path, config: TrainConfig) -> Checkpoint:
+    """The start checkpoint with the encoding settings of the recipe."""
+    start = Checkpoint(checkpoint)
+    changes = {name: getattr(config, name) for name in _SETTINGS_IN_RECIPE}
     if not start.has_head:
         changes["similarity"] = config.similarity
         if config.similarity == "cosine" and changes["scale"] is None:
@@ -85,62 +147,63 @@ def start_checkpoint(checkpoint: Path | Checkpoint, config: TrainConfig) -> Chec
     return start.with_settings(**changes, training_step=0)
 
 
-def start_run(
-    run: RunFolder,
-    dataset: Dataset,
-    checkpoint: Checkpoint,
-    config: TrainConfig,
-    identity: dict[str, Any],
-    reporter: Reporter,
-) -> None:
-    """Make the run folder: its first checkpoint, then `run.json`, by which it exists."""
-    from ance_cli.models.dual import freeze_passages, start_dual
+def start_run(run: RunFolder, setup: RunSetup, reporter: Reporter) -> None:
+    """Make the run folder: its first checkpoint, then `run.json`, by which the run exists."""
     from ance_cli.models.tokens import Tokenizer
 
-    similarity = config.similarity
-    pinned = start_checkpoint(checkpoint, config)
-    dual, fresh = start_dual(pinned, config.dim, config.seed, config.towers, similarity)
-    if config.freeze_passages:
-        if fresh:
-            raise UsageProblem(
-                f"--freeze-passages: {checkpoint.shown} has no retrieval head, so its passages' "
-                "vectors mean nothing yet",
-                hint="train it first, and start from that run's checkpoint",
-            )
-        dual = freeze_passages(dual)
-    if fresh:
-        normalized = " -> Normalize" if similarity == "cosine" else ""
-        reporter.say(
-            f"{checkpoint.shown} has no retrieval head: a fresh one is added "
-            f"([CLS] -> Linear -> LayerNorm{normalized}, {dual.dim} dimensions)"
-        )
-    elif config.dim not in (None, dual.dim):
-        raise UsageProblem(
-            f"--dim {config.dim}: {checkpoint.shown} has a head of {dual.dim} dimensions"
-        )
+    dataset, config = setup.dataset, setup.config
+    assert setup.checkpoint is not None, "a new run has a start"
+    start = start_checkpoint(setup.checkpoint, config)
+    dual, is_fresh = _first_model(start, config, reporter)
     atomic.remove(run.checkpoint(0).path)  # left by a call that was killed before the run existed
     with atomic.disk_errors(run.path):
         for folder in (run.checkpoints, run.states, run.generations):
             folder.mkdir(parents=True, exist_ok=True)
-    frozen = pinned if config.freeze_passages else None
-    publish_checkpoint(run, dual, Tokenizer(pinned), pinned.settings, frozen)
+    frozen = start if config.freeze_passages else None
+    publish_checkpoint(run, dual, Tokenizer(start), start.settings, frozen)
     run.write_settings(
         RUN,
         {
-            "identity": identity,
+            "identity": setup.identity,
             "data": {
                 "corpus": str(dataset.corpus.resolve()),
                 "queries": str(dataset.need("queries").resolve()),
                 "qrels": str(dataset.need("qrels").resolve()),
                 "split": dataset.split,
             },
-            "start_checkpoint": str(checkpoint.path),
-            "fresh_head": fresh,
+            "start_checkpoint": str(start.path),
+            "fresh_head": is_fresh,
             "created": now(),
             "tool_version": __version__,
         },
     )
-    run.event("trainer", "run created", start=str(checkpoint.path))
+    run.event("trainer", "run created", start=str(start.path))
+
+
+def _first_model(
+    start: Checkpoint, config: TrainConfig, reporter: Reporter
+) -> tuple[DualEncoder, bool]:
+    """The encoder that training begins with, and whether its head is a new one."""
+    from ance_cli.models.dual import freeze_passages, start_dual
+
+    dual, is_fresh = start_dual(start, config.dim, config.seed, config.towers, config.similarity)
+    if config.freeze_passages:
+        if is_fresh:
+            raise UsageProblem(
+                f"--freeze-passages: {start.shown} has no retrieval head, so the vectors of its "
+                "passages mean nothing yet",
+                hint="train the checkpoint first, and start from that run's checkpoint",
+            )
+        dual = freeze_passages(dual)
+    if is_fresh:
+        normalized = " -> Normalize" if config.similarity == "cosine" else ""
+        reporter.say(
+            f"{start.shown} has no retrieval head: a new one is added "
+            f"([CLS] -> Linear -> LayerNorm{normalized}, {dual.dim} dimensions)"
+        )
+    elif config.dim not in (None, dual.dim):
+        raise UsageProblem(f"--dim {config.dim}: {start.shown} has a head of {dual.dim} dimensions")
+    return dual, is_fresh
 
 
 def publish_checkpoint(
@@ -150,9 +213,9 @@ def publish_checkpoint(
     settings: EncodingSettings,
     frozen_passage_from: Checkpoint | None = None,
 ) -> None:
-    """A whole checkpoint under its step's name, and `latest` pointing to it.
+    """Publish a whole checkpoint under the name of its step, and point `latest` to it.
 
-    `frozen_passage_from` is `save_dual`'s.
+    `frozen_passage_from`: the checkpoint of a frozen passage tower, as `save_dual` takes it.
     """
     from ance_cli.models.dual import save_dual
 

@@ -1,7 +1,7 @@
 """The full state of a training run on disk: weights, optimizer, step and stream position.
 
-Tensors go to safetensors and the rest to JSON, so that a state is never unpickled. The learning
-rate is a function of the step, and dropout is seeded by (seed, step), so neither needs storing.
+Tensors are stored as safetensors and the rest as JSON, so a state is never unpickled. The learning
+rate is a function of the step, and dropout is seeded by (seed, step), so neither is stored.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ance_cli.training.data import StreamPosition
 
 @dataclass(frozen=True)
 class TrainerState:
-    """Where a run stands: `step` optimizer steps done, `position` pairs of `epoch` visited.
+    """The progress of a run: `step` optimizer steps done, `position` pairs of `epoch` visited.
 
-    `losses` are those since the last line of the log, so that a resumed log is the uninterrupted
-    one; `dtype` is the number format that the run computes in.
+    `losses` holds the losses since the last line of the log, so that a resumed run logs the same
+    means as an uninterrupted one; `dtype` is the number format of the computation.
     """
 
     step: int = 0
@@ -47,7 +47,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     state: TrainerState,
 ) -> None:
-    """Publish a state folder whole."""
+    """Write a state folder; it appears under its name only when it is complete."""
     partial = atomic.partial_name(folder)
     files = StateFolder(partial)
     atomic.remove(partial)
@@ -68,11 +68,10 @@ def save_state(
 def load_state(
     folder: Path, encoder: DualEncoder, optimizer: torch.optim.Optimizer
 ) -> TrainerState:
-    """Put a state's tensors into the encoder and the optimizer; returns where the run stands."""
+    """Put a state's tensors into the encoder and the optimizer; returns the progress of the run."""
     with as_bad_input(
         f"{folder}: this resume state does not load",
-        hint="bring the folder back, or remove it to go on from the state before it, if there is "
-        "one",
+        hint="restore the folder, or remove it to continue from the state before it",
     ):
         files = StateFolder(folder)
         encoder.load_state_dict(load_file(files.weights))

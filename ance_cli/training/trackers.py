@@ -1,4 +1,4 @@
-"""Sending the records of the training log on to a tracker that draws them."""
+"""Sends the lines of the training log to a tracker."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ance_cli.config.sets import Tracker
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
 
@@ -13,33 +14,29 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Track = Callable[[dict[str, Any]], None]
-"""Takes one record of the log: a dict with a `step`."""
+"""Takes one line of the log: a dict with a `step`."""
 
-TRACKERS = ("tensorboard", "wandb")
 _PROJECT = "ance"
 _INSTALL = "pip install 'ance-cli[trackers]'"
 
 
 def make_tracker(
-    name: str | None, run_folder: Path, run_name: str, config: dict[str, Any]
+    name: Tracker | None, run_folder: Path, run_name: str, config: dict[str, Any]
 ) -> Track:
-    """The function that sends records to the tracker `name`; None is no tracker.
+    """The function that sends log lines to the tracker `name`, or ignores them if `name` is None.
 
-    Its files lie in `run_folder`, in a folder of the tracker's name. A resumed run goes on in the
-    same chart. `run_name` and `config` are shown by `wandb`, which obeys its own variables:
-    WANDB_MODE=offline needs no network. Raises `UsageProblem` where the package is missing or
-    wandb cannot start.
+    The tracker's files are in a folder of its name in `run_folder`. A resumed run continues its
+    chart. `wandb` shows `run_name` and `config`, and obeys its own variables: WANDB_MODE=offline
+    needs no network. Raises `UsageProblem` if the package is missing or wandb cannot start.
     """
     if name is None:
-        return lambda record: None
-    if name == "tensorboard":
-        return _tensorboard(run_folder)
-    if name == "wandb":
-        return _wandb(run_folder, run_name, config)
-    raise UsageProblem(f"no tracker {name!r}: expected {' or '.join(TRACKERS)}")
+        return lambda line: None
+    if name not in TRACKERS:
+        raise UsageProblem(f"no tracker {name!r}: expected {' or '.join(TRACKERS)}")
+    return TRACKERS[name](run_folder, run_name, config)
 
 
-def _tensorboard(run_folder: Path) -> Track:
+def _tensorboard(run_folder: Path, _run_name: str, _config: dict[str, Any]) -> Track:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -49,7 +46,7 @@ def _tensorboard(run_folder: Path) -> Track:
     def track(record: dict[str, Any]) -> None:
         nonlocal writer
         step = record["step"]
-        if writer is None:  # only now is it known which steps of a killed run are done again
+        if writer is None:  # only now is it known which steps of a killed run are repeated
             folder = str(run_folder / "tensorboard")
             writer = SummaryWriter(folder, purge_step=step)
         for field, value in record.items():
@@ -65,8 +62,8 @@ def _wandb(run_folder: Path, run_name: str, config: dict[str, Any]) -> Track:
         import wandb
     except ImportError as error:
         raise UsageProblem("wandb is not installed", hint=_INSTALL) from error
-    # kept with the run and not made from its name: other runs have the same name elsewhere, and a
-    # run that is made anew in the same place is another one
+    # stored with the run and not derived from its name: runs in other folders have the same name,
+    # and a run that replaces a deleted one is another run
     kept = run_folder / "wandb" / "id"
     run_id = kept.read_text() if kept.exists() else None
     if wandb.run is not None and wandb.run.id == run_id:  # an earlier segment, in this process
@@ -80,14 +77,21 @@ def _wandb(run_folder: Path, run_name: str, config: dict[str, Any]) -> Track:
             id=run_id,
             resume="allow",
             reinit="finish_previous",
-            settings=wandb.Settings(console="off"),  # progress bars are no log
+            settings=wandb.Settings(console="off"),  # the log needs no progress bars
         )
     except wandb.errors.Error as error:
         raise UsageProblem(
             f"wandb does not start: {error}",
-            hint="wandb login, or WANDB_MODE=offline to keep the records here",
+            hint="run wandb login, or set WANDB_MODE=offline to keep the log on this machine",
         ) from error
     atomic.write_bytes(kept, run.id.encode())
-    # a chart over our steps: wandb's own may not go back, which those of a resumed run do
+    # the x axis is our step: wandb's own step cannot decrease, and a resumed run's does
     run.define_metric("*", step_metric="step")
     return run.log
+
+
+TRACKERS: dict[Tracker, Callable[[Path, str, dict[str, Any]], Track]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+}
+"""tracker(run folder, run name, config) by name."""

@@ -1,263 +1,202 @@
-"""`ance train-segment`: train a run on one file of negatives, as the next part of what it did.
+"""`ance train-segment`: train a run for some steps on one source of negatives.
 
-The run folder holds the identity of the run (data, start, optimizer, schedule), so that a later
-segment needs only its negatives and its number of steps. This process checks, makes the run and
-keeps its ledger; the training itself is `train_worker.py`, here or in a process for
-each device.
+The run folder holds the identity of the run (data, start, optimizer, schedule), so a later segment
+needs only its negatives and its number of steps. This module checks the call, creates the run and
+keeps the ledger; `train_worker.py` trains, in this process or in one process for each device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from ance_cli.call import Call
 from ance_cli.config import SegmentConfig, TrainConfig
-from ance_cli.config.presets import train_config
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic
-from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.jsonl import STDIO, open_input
-from ance_cli.formats.ledgers import FOLLOW, read_ledger
+from ance_cli.formats.ledgers import FOLLOW, Segment, read_ledger
 from ance_cli.formats.retention import check_free
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
-from ance_cli.training.launch import Nodes, launch
-from ance_cli.training.run_creation import continue_run, identity_of, start_checkpoint, start_run
+from ance_cli.training.data import TrainingSet
+from ance_cli.training.launch import Devices, launch
+from ance_cli.training.run_creation import (
+    RunSetup,
+    RunSpec,
+    resolve_run,
+    start_checkpoint,
+    start_run,
+)
 from ance_cli.training.segments import (
+    NegativesSource,
     SegmentInput,
-    check_room,
+    check_horizon,
     find_segment,
     new_segment,
-    segment_input,
 )
-from ance_cli.training.train_worker import TrainJob, devices_of, train_rank
-from ance_cli.training.training_set import TrainingSet
-
-if TYPE_CHECKING:
-    import torch
+from ance_cli.training.train_worker import TrainJob, train_rank
 
 
 def train_segment(
     output: Path,
     negatives: Path | None,
     segment: SegmentConfig = SegmentConfig(),
-    dataset: Dataset | None = None,
-    checkpoint: Path | None = None,
-    preset: str | None = None,
-    given: Mapping[str, Any] | None = None,
-    gpus: str = "all",
-    cpu_workers: int = 1,
-    nodes: Nodes = Nodes(),
+    spec: RunSpec = RunSpec(),
+    devices: Devices = Devices(),
     embeddings: Path | None = None,
     call: Call = Call(),
 ) -> Summary:
     """Train the run in `output` for `segment.steps` steps on `negatives`.
 
-    A new run needs `dataset` (with a split) and `checkpoint`; `given` holds the `TrainConfig`
-    fields that the caller set. On an existing run they may be left out, and may not differ. With
-    0 steps the run is only prepared: its first checkpoint is written. An interrupted segment is
-    continued from its newest state; a finished one is up to date.
+    `spec` says what a new run begins with. With 0 steps the run is only prepared: its first
+    checkpoint is written. An interrupted segment continues from its newest state; a finished one is
+    up to date. The `devices` share each step.
 
-    Negatives from the batch alone, or retrieved live from the `embeddings` of a frozen passage
-    tower, need no file. Several devices (`gpus`, or `cpu_workers` processes) share each step.
+    Negatives from the batch alone, from the run's generations (`segment.follow`), or retrieved live
+    from the `embeddings` of a frozen passage tower need no file.
     """
     run = RunFolder(output)
-    if cpu_workers < 1:
-        raise UsageProblem("--cpu-workers must be at least 1")
-    if run.exists:
-        identity, config = continue_run(run, dataset, checkpoint, preset, given or {})
-        dataset = run.dataset()
-    else:
-        if dataset is None or checkpoint is None:
-            raise UsageProblem(
-                f"{output} is a new run: it needs --data with --split, and --ckpt",
-                hint="ance train-segment NEGATIVES --data DATASET --split train --ckpt CHECKPOINT "
-                "--steps N -o RUN",
-            )
-        config = train_config(preset, given or {})
-        config = replace(config, devices=len(devices_of(gpus, cpu_workers)) * nodes.count)
-        if not config.total_steps:
-            if not segment.steps:
-                raise UsageProblem("--steps 0 needs --total-steps: the horizon of the schedule")
-            config = replace(config, total_steps=segment.steps)
-        if config.warmup_steps >= config.total_steps:
-            call.reporter.warn(
-                f"the learning rate warms up for {config.warmup_steps} steps and the run has "
-                f"{config.total_steps}: it never reaches {config.lr:g} (--warmup-steps)"
-            )
-        identity = identity_of(dataset, Checkpoint(checkpoint), config)
+    setup = resolve_run(run, spec, segment.steps, devices, call.reporter)
+    source = NegativesSource(negatives, segment.follow, embeddings)
     if segment.steps:
-        _check_negatives(config, segment, negatives, embeddings)
+        source.check(setup.config)
     if call.dry_run:
         return {"output": str(output), "kind": "run", "dry_run": True, "steps": segment.steps,
-                **identity}  # fmt: skip
-    if nodes.rank > 0:  # node 0 makes the run and keeps its ledger
-        if run.exists and segment.steps:
-            source = _source(run, config, segment, negatives, embeddings)
-            if find_segment(run, source, segment.steps, call.force)[1]:
-                return _summary(run, up_to_date=True)
-        _launch(run, None, len(devices_of(gpus, cpu_workers)), nodes, call.threads)
-        return _summary(run, up_to_date=False)
-
+                **setup.identity}  # fmt: skip
+    if devices.nodes.rank > 0:  # node 0 creates the run and keeps its ledger
+        return _join_node_0(run, setup.config, source, segment.steps, devices, call)
     with run.held("trainer"):
-        made = not run.exists
-        if segment.steps:
-            source = _source(run, config, segment, negatives, embeddings)
-            record, done = find_segment(run, source, segment.steps, call.force)
-            if done and record is not None:
-                call.reporter.say(
-                    f"segment {record.segment} of the run was these {record.steps} steps on "
-                    "the same negatives: --force trains them once more"
-                )
-                return _summary(run, up_to_date=True)
-            if record is None:
-                check_room(run, segment.steps, config)
-            devices = devices_of(gpus, cpu_workers)
-            _check_ranks(config, len(devices) * nodes.count)
-            training_set = TrainingSet.read(dataset, config, call.skipped)
-            if not segment.follow:
-                stream = training_set.stream(source.path, 0)
-                if config.distill and not stream.has_teacher:
-                    raise BadInput(
-                        f"{source.path}: no negative carries a teacher's score, which --distill "
-                        f"{config.distill} learns from",
-                        hint="mine with --teacher CROSS_ENCODER",
-                    )
-        if config.freeze_passages and segment.steps:
-            newest = run.newest_checkpoint() if run.exists else None
-            folder = newest[1] if newest else checkpoint
-            assert folder is not None and source.path is not None
-            start = Checkpoint(folder) if newest else start_checkpoint(folder, config)
-            VectorSource(source.path, "embeddings").check(start, hash_file(dataset.corpus))
-        if made:
-            assert checkpoint is not None
-            if not segment.steps:  # a run of data that is broken could not even be mended
-                TrainingSet.read(dataset, config, call.skipped)
-            start_run(run, dataset, Checkpoint(checkpoint), config, identity, call.reporter)
         if not segment.steps:
-            return _summary(run, up_to_date=not made)
-        for folder in (run.states, run.checkpoints):
-            atomic.sweep(folder, "partial", "removed")
-        check_free(run)
-        record = record or new_segment(run, source, segment.steps)
-        job = TrainJob(
-            segment, record, _dtype(config, devices[0]), gpus, cpu_workers,
-            call.skipped is not None, call.quiet, str(embeddings) if embeddings else None,
-        )  # fmt: skip
-        if len(devices) * nodes.count == 1:
-            from ance_cli.training.distributed import World
-
-            train_rank(run, config, job, World(devices[0]), training_set, call)
-        else:
-            _launch(run, job, len(devices), nodes, call.threads)
-        atomic.append_line(run.segments, orjson.dumps({"finished": record.segment}))
-        run.train_job.unlink(missing_ok=True)
-        run.event("trainer", "segment finished", step=record.start_step + record.steps,
-                  negatives=record.negatives)  # fmt: skip
+            return _prepare(run, setup, call)
+        found = source.read(run, setup.config)
+        record, is_done = find_segment(run, found, segment.steps, call.force)
+        if record is not None and is_done:
+            call.reporter.say(
+                f"segment {record.segment} of the run was these {record.steps} steps on "
+                "the same negatives: use --force to train them again"
+            )
+            return _summary(run, up_to_date=True)
+        if record is None:
+            check_horizon(run, segment.steps, setup.config)
+        training_set = _check(run, setup, found, devices, call)
+        if not run.exists:
+            start_run(run, setup, call.reporter)
+        record = _begin(run, record, found, segment.steps)
+        job = TrainJob.of(segment, record, setup.config, devices, embeddings, call)
+        _train(run, setup.config, job, training_set, devices, call)
+        _finish(run, record)
         return _summary(run, up_to_date=False)
 
 
-def _dtype(config: TrainConfig, device: torch.device) -> str:
-    from ance_cli.models.devices import choose_dtype
+def _join_node_0(
+    run: RunFolder,
+    config: TrainConfig,
+    source: NegativesSource,
+    steps: int,
+    devices: Devices,
+    call: Call,
+) -> Summary:
+    """Start this machine's ranks; they read the job of node 0 from the run folder."""
+    if run.exists and steps and find_segment(run, source.read(run, config), steps, call.force)[1]:
+        return _summary(run, up_to_date=True)
+    _launch(run, devices, call)
+    return _summary(run, up_to_date=False)
 
-    dtype = choose_dtype(config.dtype, device)
-    return "fp32" if dtype == "fp16" else dtype
+
+def _prepare(run: RunFolder, setup: RunSetup, call: Call) -> Summary:
+    """Make the run folder with its first checkpoint, unless the run exists."""
+    is_new = not run.exists
+    if is_new:
+        TrainingSet.read(setup.dataset, setup.config, call.skipped)  # refuses broken data
+        start_run(run, setup, call.reporter)
+    return _summary(run, up_to_date=not is_new)
 
 
-def _check_ranks(config: TrainConfig, num_ranks: int) -> None:
-    """A run keeps its global batch: a later call may have more or fewer devices, which share it."""
+def _check(
+    run: RunFolder, setup: RunSetup, found: SegmentInput, devices: Devices, call: Call
+) -> TrainingSet:
+    """Refuse what cannot be trained before anything is written; returns the data, which is read
+    for that."""
+    config = setup.config
+    _check_batch(config, devices.num_ranks)
+    training_set = TrainingSet.read(setup.dataset, config, call.skipped)
+    if found.fingerprint != FOLLOW:
+        stream = training_set.stream(found.path, 0)
+        if config.distill and not stream.has_teacher:
+            raise BadInput(
+                f"{found.path}: no negative has a teacher's score, and --distill "
+                f"{config.distill} needs them",
+                hint="mine with --teacher CROSS_ENCODER",
+            )
+    if config.freeze_passages:
+        _check_frozen(run, setup, found)
+    return training_set
+
+
+def _check_batch(config: TrainConfig, num_ranks: int) -> None:
+    """A run keeps its global batch; a later call may share it among more or fewer devices."""
     pairs = config.batch_size * config.devices
     if pairs % num_ranks:
         raise UsageProblem(
             f"this run trains {pairs} pairs at a time (--batch-size {config.batch_size} on "
             f"{config.devices} devices), which {num_ranks} devices cannot share evenly",
-            hint="name a number of devices with --gpus that divides it",
+            hint=f"use a number of devices that divides {pairs} (--gpus, --cpu-workers)",
         )
 
 
-def _check_negatives(
-    config: TrainConfig, segment: SegmentConfig, negatives: Path | None, embeddings: Path | None
-) -> None:
-    if segment.follow and (negatives is not None or config.freeze_passages):
-        raise UsageProblem(
-            "--follow takes the run's own generations as they are published: it goes without a "
-            "file of negatives and without --freeze-passages",
-            hint="leave the other out",
-        )
-    if config.freeze_passages and embeddings is None:
-        raise UsageProblem(
-            "--freeze-passages retrieves from the vectors of the frozen passages: --embeddings is "
-            "missing",
-            hint="ance encode --ckpt CHECKPOINT --data DATASET -o emb, then --embeddings emb",
-        )
-    if embeddings is not None and not config.freeze_passages:
-        raise UsageProblem(
-            "--embeddings is for --freeze-passages alone: otherwise passages are trained",
-            hint="leave it out, or add --freeze-passages",
-        )
-    if config.freeze_passages and negatives is not None:
-        raise UsageProblem(
-            f"--freeze-passages retrieves its negatives itself, and {negatives} was named",
-            hint="leave the file out",
-        )
-    if negatives is None and config.needs_negatives and not segment.follow:
-        raise UsageProblem(
-            "name the negatives to train on, or - for stdin",
-            hint="or take them from the batch: --in-batch all --negatives-per-positive 0",
-        )
-    if negatives is not None and negatives != STDIO and not negatives.exists():
-        raise BadInput(
-            f"{negatives}: no such file", hint="make it with ance bm25-negatives or mine"
-        )
+def _check_frozen(run: RunFolder, setup: RunSetup, found: SegmentInput) -> None:
+    """The vectors must be those of the passage tower that the segment keeps frozen."""
+    newest = run.newest_checkpoint() if run.exists else None
+    if newest:
+        frozen = Checkpoint(newest[1])
+    else:
+        assert setup.checkpoint is not None, "a new run has a start"
+        frozen = start_checkpoint(setup.checkpoint, setup.config)
+    assert found.path is not None, "the vectors are the input of the segment"
+    VectorSource(found.path, "embeddings").check(frozen, hash_file(setup.dataset.corpus))
 
 
-def _source(
+def _begin(run: RunFolder, record: Segment | None, found: SegmentInput, steps: int) -> Segment:
+    """The record of the segment, in the ledger before the first step; `record` if it was begun."""
+    for folder in (run.states, run.checkpoints):
+        atomic.sweep(folder, "partial", "removed")
+    check_free(run)
+    return record or new_segment(run, found, steps)
+
+
+def _train(
     run: RunFolder,
     config: TrainConfig,
-    segment: SegmentConfig,
-    negatives: Path | None,
-    embeddings: Path | None,
-) -> SegmentInput:
-    """Where the segment's negatives come from, and what identifies them."""
-    if segment.follow:
-        return SegmentInput(None, FOLLOW, None, None)
-    if config.freeze_passages:
-        assert embeddings is not None
-        vectors = VectorSource(embeddings, "embeddings")
-        return SegmentInput(embeddings, vectors.fingerprint, None, None)
-    if negatives is None:
-        return SegmentInput(None, f"batch/{config.in_batch}", None, None)
-    return segment_input(run, _spooled(run, negatives))
-
-
-def _launch(
-    run: RunFolder, job: TrainJob | None, num_ranks: int, nodes: Nodes, threads: int
+    job: TrainJob,
+    training_set: TrainingSet,
+    devices: Devices,
+    call: Call,
 ) -> None:
-    """Start this machine's ranks; those of other nodes find node 0's orders in the run folder."""
-    if job is not None:
+    """Train to the end of the segment, in this process or in one process for each device."""
+    if devices.num_ranks == 1:
+        from ance_cli.training.distributed import World
+
+        train_rank(run, config, job, World(devices.here()[0]), training_set, call)
+    else:
         atomic.write_bytes(run.train_job, job.to_json().encode())
-    launch(["ance_cli.cli.train_worker", str(run.path)], num_ranks, nodes, threads)
+        _launch(run, devices, call)
 
 
-def _spooled(run: RunFolder, negatives: Path) -> Path:
-    """The negatives as a file; what comes through stdin is kept in the run folder first."""
-    if negatives != STDIO:
-        return negatives
-    spool = run.inputs / "stdin.jsonl"
-    with open_input(STDIO) as stdin, atomic.new_file(spool) as handle:
-        while chunk := stdin.read(1 << 20):
-            handle.write(chunk)
-    kept = run.inputs / f"{hash_file(spool)}.jsonl"
-    spool.replace(kept)
-    return kept
+def _launch(run: RunFolder, devices: Devices, call: Call) -> None:
+    ranks = len(devices.here())
+    launch(["ance_cli.cli.train_worker", str(run.path)], ranks, devices.nodes, call.threads)
+
+
+def _finish(run: RunFolder, record: Segment) -> None:
+    """Close the segment in the ledger."""
+    atomic.append_line(run.segments, orjson.dumps({"finished": record.segment}))
+    run.train_job.unlink(missing_ok=True)
+    run.event("trainer", "segment finished", step=record.start_step + record.steps,
+              negatives=record.negatives)  # fmt: skip
 
 
 def _summary(run: RunFolder, up_to_date: bool) -> Summary:

@@ -1,4 +1,4 @@
-"""What every rank of a training segment does: load the newest state, train, keep what is made.
+"""The work of each rank of a training segment: load the newest state, train, write the results.
 
 All ranks read; rank 0 writes.
 """
@@ -17,36 +17,34 @@ import orjson
 
 from ance_cli.call import Call, SkippedLines
 from ance_cli.config import SegmentConfig, TrainConfig
-from ance_cli.errors import BadInput, Diverged, Stopped
+from ance_cli.config.sets import Tracker
+from ance_cli.errors import BadInput, Diverged, Mismatch, Stopped
 from ance_cli.formats import atomic, lease
-from ance_cli.formats.dataset import (
-    Dataset,
-)
 from ance_cli.formats.ledgers import FOLLOW, Segment, cut_ledger
 from ance_cli.formats.records import parse_record
 from ance_cli.formats.run_folder import RunFolder
-from ance_cli.mining.filtering import DatasetScope
+from ance_cli.formats.tokens import TokenRows, join_rows
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter
+from ance_cli.training.data import Ints, NegativesSnapshot, TrainingSet
+from ance_cli.training.generation_watcher import GenerationWatcher, watch_generations
+from ance_cli.training.launch import Devices
 from ance_cli.training.run_creation import config_of, publish_checkpoint
-from ance_cli.training.run_generations import watch_generations
 from ance_cli.training.segments import SegmentInput, state_step
-from ance_cli.training.training_set import TrainingSet
+from ance_cli.training.trackers import Track, make_tracker
 
 if TYPE_CHECKING:
     import torch
 
-    from ance_cli.models.tokens import TokenRows
-    from ance_cli.training.data import PairStream
     from ance_cli.training.distributed import World
     from ance_cli.training.live import LiveNegatives
     from ance_cli.training.state import TrainerState
-    from ance_cli.training.trainer import Trainer
+    from ance_cli.training.trainer import TrainedModel, Trainer
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What a rank is told; everything else lies in the run folder.
+    """What a rank must know about a segment in addition to what the run folder holds.
 
     `record` is the segment's line in `segments.jsonl`; `embeddings` holds the vectors of a frozen
     passage tower.
@@ -61,6 +59,31 @@ class TrainJob:
     quiet: bool = False
     embeddings: str | None = None
 
+    @classmethod
+    def of(
+        cls,
+        segment: SegmentConfig,
+        record: Segment,
+        config: TrainConfig,
+        devices: Devices,
+        embeddings: Path | None,
+        call: Call,
+    ) -> TrainJob:
+        """The job of a call; all ranks compute in the number format that fits node 0's devices."""
+        from ance_cli.models.devices import choose_dtype
+
+        dtype = choose_dtype(config.dtype, devices.here()[0])
+        return cls(
+            segment,
+            record,
+            dtype="fp32" if dtype == "fp16" else dtype,
+            gpus=devices.gpus,
+            cpu_workers=devices.cpu_workers,
+            skip_bad=call.skipped is not None,
+            quiet=call.quiet,
+            embeddings=str(embeddings) if embeddings else None,
+        )
+
     def to_json(self) -> str:
         return orjson.dumps(asdict(self)).decode()
 
@@ -69,23 +92,15 @@ class TrainJob:
         return parse_record(text.encode(), cls, "the training job")
 
 
-def devices_of(gpus: str, cpu_workers: int) -> list[torch.device]:
-    """One device for each rank of this machine: GPUs, or the CPU `cpu_workers` times."""
-    from ance_cli.models.devices import choose_devices
-
-    devices = choose_devices(gpus)
-    return devices * cpu_workers if devices[0].type == "cpu" else devices
-
-
 def join_segment(run: RunFolder, reporter_of: Callable[[bool, bool], Reporter]) -> None:
-    """One rank's whole life: read the orders in the run folder, join the others, train.
+    """Train as one rank of several: read the job in the run folder, join the other ranks, train.
 
     `reporter_of(is_main, quiet)` makes the rank's reporter.
     """
     from ance_cli.training.distributed import join_world
 
     job = TrainJob.from_json(run.train_job.read_text(encoding="utf-8"))
-    world = join_world(devices_of(job.gpus, job.cpu_workers))
+    world = join_world(Devices(job.gpus, job.cpu_workers).here())
     call = Call(
         reporter=reporter_of(world.is_main, job.quiet),
         skipped=SkippedLines() if job.skip_bad else None,
@@ -96,9 +111,9 @@ def join_segment(run: RunFolder, reporter_of: Callable[[bool, bool], Reporter]) 
     except Diverged as problem:
         if world.is_main:
             raise
-        sys.exit(problem.exit_code)  # every rank saw it; one says it
+        sys.exit(problem.exit_code)  # the main rank reports it
     except Stopped as stop:
-        sys.exit(stop.exit_code)  # the process that started the ranks says it
+        sys.exit(stop.exit_code)  # the process that started the ranks reports it
 
 
 def train_rank(
@@ -109,7 +124,7 @@ def train_rank(
     training_set: TrainingSet | None = None,
     call: Call = Call(),
 ) -> None:
-    """Train one rank's part of a segment to its end; `training_set`, if they were read already."""
+    """Train one rank's part of a segment to its end; reads `training_set` if it is None."""
     training_set = training_set or TrainingSet.read(run.dataset(), config, call.skipped)
     vectors = Path(job.embeddings) if job.embeddings else None
     with world.losing_peers(), lease.reading(vectors) if vectors else nullcontext():
@@ -120,7 +135,7 @@ def train_rank(
             if world.is_main:
                 run.event("trainer", "diverged", step=trainer.step, reason=problem.what)
             raise
-        if trainer.step < trainer.last_step:  # another rank was told to stop
+        if trainer.step < trainer.last_step:  # another rank received a signal
             raise Stopped(signal.SIGTERM)
         world.close()
 
@@ -133,26 +148,56 @@ def _make_trainer(
     training_set: TrainingSet,
     call: Call,
 ) -> Trainer:
-    """The trainer, standing at the newest state."""
+    """The trainer at the newest state of the run."""
+    from ance_cli.models.flops import matmul_ceiling
+    from ance_cli.training.trainer import Trainer
+
+    run.dataset()  # refuses data that changed since the run began
+    model = _load_model(run, config, job.segment, world.device)
+    resumed = _resume(run, model, job, world, call.reporter)
+    load = SnapshotLoader(model.start, training_set, call)
+    watcher, snapshot = _first_negatives(run, job, resumed, load, world)
+    trainer = Trainer(
+        model=model,
+        snapshot=snapshot,
+        queries=model.tokenizer(
+            [training_set.queries[query_id] for query_id in training_set.query_ids], "query"
+        ),
+        config=config,
+        segment=job.segment,
+        dtype=job.dtype,
+        world=world,
+        state=resumed.state,
+        last_step=job.record.start_step + job.record.steps,
+        output=RunOutput.open(run, model, config, job.segment.track if world.is_main else None),
+        watcher=watcher,
+        live=_live(config, job, training_set, world),
+        ceiling=matmul_ceiling(world.device, job.dtype),
+        facts={"segment": job.record.segment},
+    )
+    if world.is_main:
+        trainer.output.log_switch(trainer)
+    return trainer
+
+
+def _load_model(
+    run: RunFolder, config: TrainConfig, segment: SegmentConfig, device: torch.device
+) -> TrainedModel:
+    """The newest checkpoint on the device, and a new optimizer for it."""
     from ance_cli.models.attention import use_float32
     from ance_cli.models.dual import enable_gradient_checkpointing, load_dual
     from ance_cli.models.encoder import set_dropout
-    from ance_cli.models.flops import matmul_ceiling
     from ance_cli.models.tokens import Tokenizer
-    from ance_cli.training.generation_watcher import NegativesSnapshot
     from ance_cli.training.optim import make_optimizer
-    from ance_cli.training.state import TrainerState, load_state, save_state
-    from ance_cli.training.trackers import make_tracker
-    from ance_cli.training.trainer import Trainer
+    from ance_cli.training.trainer import TrainedModel
 
-    dataset, segment = run.dataset(), job.segment
     newest = run.newest_checkpoint()
     if newest is None:
-        raise BadInput(f"{run.checkpoints}: there is no whole checkpoint in the run")
+        raise BadInput(f"{run.checkpoints}: the run has no whole checkpoint")
     start = Checkpoint(newest[1])
     tokenizer = Tokenizer(start)
-    encoder = load_dual(start).to(world.device)
-    if world.device.type == "cpu":
+    encoder = load_dual(start).to(device)
+    if device.type == "cpu":
         for tower in (encoder.query, encoder.passage):
             use_float32(tower.backbone)
     if config.freeze_passages:
@@ -162,123 +207,132 @@ def _make_trainer(
     if config.dropout is not None:
         set_dropout(encoder, config.dropout)
     optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
-    trainer_state = TrainerState()
-    state_step(run)  # refuses a checkpoint that is newer than the state
-    if state := run.newest_state():
-        trainer_state = load_state(state[1], encoder, optimizer)
-    _check_dtype(trainer_state, job, call.reporter)
-    logged = run.last_logged_step()  # by the call that was interrupted
-    world.all_reduce_sum()  # every rank has read it before it is cut back
-    if world.is_main:
-        cut_ledger(run.metrics, trainer_state.step)
+    return TrainedModel(start, tokenizer, encoder, optimizer)
 
-    def load_snapshot(source: SegmentInput) -> NegativesSnapshot:
-        stream = training_set.stream(source.path, source.checkpoint_step or 0)
-        doc_ids = [] if config.freeze_passages else stream.doc_ids
-        passages = _passage_rows(start, dataset, doc_ids, call)
+
+@dataclass(frozen=True)
+class Resumed:
+    """The state that a segment continues from, and the last step in the log of an earlier call."""
+
+    state: TrainerState
+    logged: int
+
+
+def _resume(
+    run: RunFolder, model: TrainedModel, job: TrainJob, world: World, reporter: Reporter
+) -> Resumed:
+    """Load the newest state into the model, and cut the training log back to it."""
+    from ance_cli.training.state import TrainerState, load_state
+
+    state_step(run)  # refuses a checkpoint that is newer than the state
+    newest = run.newest_state()
+    state = load_state(newest[1], model.encoder, model.optimizer) if newest else TrainerState()
+    if state.dtype not in ("", job.dtype):
+        reporter.warn(
+            f"this run was trained in {state.dtype} so far and continues in {job.dtype}: its "
+            f"losses will differ from those of an uninterrupted run (use --dtype {state.dtype} to "
+            "avoid that)"
+        )
+    resumed = Resumed(state, run.last_logged_step())
+    world.wait()  # until every rank has read the log
+    if world.is_main:
+        cut_ledger(run.metrics, state.step)
+    return resumed
+
+
+@dataclass(frozen=True)
+class SnapshotLoader:
+    """Reads the negatives of a segment or a generation, and the token rows of their documents."""
+
+    start: Checkpoint
+    training_set: TrainingSet
+    call: Call
+
+    def __call__(self, source: SegmentInput) -> NegativesSnapshot:
+        stream = self.training_set.stream(source.path, source.checkpoint_step or 0)
+        is_encoded = not self.training_set.config.freeze_passages
+        passages = self.token_rows(stream.docs) if is_encoded else join_rows([])
         return NegativesSnapshot(stream, passages, source.generation, source.checkpoint_step)
 
-    watcher = None
+    def token_rows(self, docs: Ints) -> TokenRows:
+        """The token rows of some positions in the corpus, from the corpus's token cache."""
+        from ance_cli.encoding.tokenize import corpus_tokens
+
+        dataset = self.training_set.dataset
+        cache = corpus_tokens(self.start, dataset, None, self.call)
+        if cache.manifest["inputs"]["corpus"] != self.training_set.corpus_hash:
+            raise Mismatch(
+                f"{dataset.corpus}: changed while the run trained on it",
+                hint="restore the old file and repeat the command",
+            )
+        return cache.rows_of(docs)
+
+
+def _first_negatives(
+    run: RunFolder, job: TrainJob, resumed: Resumed, load: SnapshotLoader, world: World
+) -> tuple[GenerationWatcher | None, NegativesSnapshot]:
+    """The negatives of the next batch and, with --follow, the watcher for newer negatives."""
+    watcher, reporter = None, load.call.reporter
     if job.record.input == FOLLOW:
         watcher, snapshot = watch_generations(
-            run, trainer_state.step, logged, load_snapshot, world, call.reporter
+            run, resumed.state.step, resumed.logged, load, world, reporter
         )
     else:
-        snapshot = load_snapshot(SegmentInput.of(run, job.record))
+        snapshot = load(SegmentInput.of(run, job.record))
     if snapshot.stream.num_skipped:
-        call.reporter.warn(
+        reporter.warn(
             f"{snapshot.stream.num_skipped} of {len(snapshot.stream.pairs)} pairs have too few "
             "negatives and are skipped"
         )
-    track = make_tracker(
-        segment.track if world.is_main else None, run.path, run.path.name, asdict(config)
-    )
+    return watcher, snapshot
 
-    def note_switch(trainer: Trainer) -> None:
-        run.note_switch(trainer.step, trainer.snapshot.generation)
 
-    def keep_state(trainer: Trainer) -> None:
-        folder = run.state(trainer.step).path
+@dataclass(frozen=True)
+class RunOutput:
+    """Writes what a trainer made into the run folder (a `TrainerOutput`)."""
+
+    run: RunFolder
+    model: TrainedModel
+    frozen_passages_of: Checkpoint | None
+    track: Track
+
+    @classmethod
+    def open(
+        cls, run: RunFolder, model: TrainedModel, config: TrainConfig, tracker: Tracker | None
+    ) -> RunOutput:
+        """The output of a run, which also sends its log to a tracker."""
+        track = make_tracker(tracker, run.path, run.path.name, asdict(config))
+        return cls(run, model, model.start if config.freeze_passages else None, track)
+
+    def save_state(self, trainer: Trainer) -> None:
+        from ance_cli.training.state import save_state
+
+        folder = self.run.state(trainer.step).path
         save_state(folder, trainer.encoder, trainer.optimizer, trainer.trainer_state)
-        run.prune_states()
+        self.run.prune_states()
 
-    def keep_checkpoint(trainer: Trainer) -> None:
-        settings = replace(start.settings, training_step=trainer.step)
-        frozen = start if config.freeze_passages else None
-        publish_checkpoint(run, trainer.encoder, tokenizer, settings, frozen)
-
-    def log(line: dict[str, Any]) -> None:
-        atomic.append_line(run.metrics, orjson.dumps(line))
-        track(line)
-
-    trainer = Trainer(
-        encoder=encoder,
-        optimizer=optimizer,
-        snapshot=snapshot,
-        queries=tokenizer(
-            [training_set.queries[name] for name in snapshot.stream.query_ids], "query"
-        ),
-        pads=(tokenizer.pad_id_of("query"), tokenizer.pad_id_of("passage")),
-        config=config,
-        segment=segment,
-        scale=start.settings.scale,
-        dtype=job.dtype,
-        world=world,
-        step=trainer_state.step,
-        at=trainer_state.stream,
-        losses=trainer_state.losses,
-        last_step=job.record.start_step + job.record.steps,
-        save_state=keep_state,
-        save_checkpoint=keep_checkpoint,
-        log=log,
-        switched=note_switch,
-        watcher=watcher,
-        live=_live(config, job, training_set, snapshot.stream, world),
-        ceiling=matmul_ceiling(world.device, job.dtype),
-        facts={"segment": job.record.segment},
-    )
-    if world.is_main:
-        note_switch(trainer)
-    return trainer
-
-
-def _check_dtype(trainer_state: TrainerState, job: TrainJob, reporter: Reporter) -> None:
-    if trainer_state.dtype not in ("", job.dtype):
-        reporter.warn(
-            f"this run computed in {trainer_state.dtype} so far and goes on in {job.dtype}: its "
-            "losses are not those of an uninterrupted run "
-            f"(use --dtype {trainer_state.dtype} for that)"
+    def save_checkpoint(self, trainer: Trainer) -> None:
+        settings = replace(self.model.start.settings, training_step=trainer.step)
+        publish_checkpoint(
+            self.run, trainer.encoder, self.model.tokenizer, settings, self.frozen_passages_of
         )
+
+    def log(self, line: dict[str, Any]) -> None:
+        atomic.append_line(self.run.metrics, orjson.dumps(line))
+        self.track(line)
+
+    def log_switch(self, trainer: Trainer) -> None:
+        self.run.note_switch(trainer.step, trainer.snapshot.generation)
 
 
 def _live(
-    config: TrainConfig, job: TrainJob, training_set: TrainingSet, stream: PairStream, world: World
+    config: TrainConfig, job: TrainJob, training_set: TrainingSet, world: World
 ) -> LiveNegatives | None:
-    """Live retrieval for a frozen passage tower, from vectors that this very tower made."""
+    """Live retrieval from the vectors of a frozen passage tower."""
     if not config.freeze_passages:
         return None
     from ance_cli.formats.embeddings import Embeddings
     from ance_cli.training.live import LiveNegatives
 
     assert job.embeddings is not None
-    embeddings = Embeddings(Path(job.embeddings))
-    scope = DatasetScope(embeddings.ids, list(training_set.shares)) if training_set.shares else None
-    return LiveNegatives(
-        embeddings, world.device, stream.known, config.live_depth, config.negatives_per_positive,
-        config.seed, scope,
-    )  # fmt: skip
-
-
-def _passage_rows(
-    start: Checkpoint,
-    dataset: Dataset,
-    doc_ids: list[str],
-    call: Call,
-) -> TokenRows:
-    """Token rows of the documents that occur, in corpus order, from the corpus's token cache."""
-    from ance_cli.encoding.tokenize import corpus_tokens
-    from ance_cli.formats.tokens import join_rows
-
-    if not doc_ids:
-        return join_rows([])
-    return corpus_tokens(start, dataset, None, call).rows_of(set(doc_ids))
+    return LiveNegatives(Embeddings(Path(job.embeddings)), training_set, world.device)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import InitVar, dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,62 +13,79 @@ from torch import Tensor, nn
 
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged, Stopped, hold_signals
+from ance_cli.formats.tokens import TokenRows
 from ance_cli.mining.sampling import keyed_generator
+from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import DualEncoder
 from ance_cli.models.flops import training_flops
-from ance_cli.models.tokens import TokenRows
+from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Reporter
-from ance_cli.training.data import Batch, Ints, StreamPosition, rows_of_docs
+from ance_cli.training.data import Batch, Ints, NegativesSnapshot
 from ance_cli.training.distributed import World
-from ance_cli.training.generation_watcher import GenerationWatcher, NegativesSnapshot
+from ance_cli.training.generation_watcher import GenerationWatcher
 from ance_cli.training.grad_cache import GradCacheStep
 from ance_cli.training.gradients import group_norms, layer_groups
 from ance_cli.training.live import LiveNegatives
-from ance_cli.training.loss import doc_scores
-from ance_cli.training.objective import LossInputs, batch_loss
+from ance_cli.training.loss import LossInputs, batch_loss, doc_scores
+from ance_cli.training.schedule import learning_rate
 from ance_cli.training.state import TrainerState
 
 _POLL_SECONDS = 0.2
-"""Between two looks for a generation, where training waits for one."""
-_TRY = "start a new run with a smaller --lr, or more --warmup-steps"
+"""Between two looks for a new generation, while training waits for one."""
+_TRY = "start a new run with a smaller --lr, or with more --warmup-steps"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """An encoder in training, and the checkpoint that it was loaded from."""
+
+    start: Checkpoint
+    tokenizer: Tokenizer
+    encoder: DualEncoder
+    optimizer: torch.optim.Optimizer
+
+
+class TrainerOutput(Protocol):
+    """Writes what a trainer made. Every method is called between two steps, on the main rank."""
+
+    def save_state(self, trainer: Trainer) -> None: ...
+
+    def save_checkpoint(self, trainer: Trainer) -> None: ...
+
+    def log(self, line: dict[str, Any]) -> None: ...
+
+    def log_switch(self, trainer: Trainer) -> None:
+        """The next batch is the first one on the trainer's `snapshot`."""
 
 
 @dataclass
 class Trainer:
-    """Trains `encoder` on the pairs of `snapshot` from `step` to `last_step`.
+    """Trains `model` on the pairs of `snapshot`, from the step of `state` to `last_step`.
 
-    `queries` holds the token rows of the stream's `query_ids`, the lesson's `passages` those of its
-    `doc_ids`. With `watcher`, newer lessons come in between two steps. With `live`, negatives are
-    retrieved at each step instead, and passages are not encoded. `ceiling` is the device's measured
-    FLOP/s, 0 = not known. The owner is told when to keep something through the callbacks, each
-    called between two steps, on the main rank.
+    `queries` holds the token rows of `TrainingSet.query_ids`. With `watcher`, the snapshot of a
+    newer generation replaces `snapshot` between two steps. With `live`, negatives are retrieved at
+    each step instead, and passages are not encoded. `ceiling` is the device's measured FLOP/s, 0 if
+    unknown. `facts` are added to each line of the log.
     """
 
-    encoder: DualEncoder
-    optimizer: torch.optim.Optimizer
+    model: TrainedModel
     snapshot: NegativesSnapshot
     queries: TokenRows
-    pads: tuple[int, int]
-    """Padding ids of queries and passages."""
     config: TrainConfig
     segment: SegmentConfig
-    scale: float
     dtype: str
     world: World
-    step: int
-    at: StreamPosition
+    state: InitVar[TrainerState]
     last_step: int
-    save_state: Callable[[Trainer], None]
-    save_checkpoint: Callable[[Trainer], None]
-    log: Callable[[dict[str, Any]], None]
-    switched: Callable[[Trainer], None] = lambda trainer: None
+    output: TrainerOutput
     watcher: GenerationWatcher | None = None
     live: LiveNegatives | None = None
     ceiling: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, state: TrainerState) -> None:
+        self.step, self.at, self.losses = state.step, state.stream, state.losses
+        self.encoder, self.optimizer = self.model.encoder, self.model.optimizer
         self.global_batch = self.config.batch_size * self.config.devices
         """Pairs in a micro-batch of all ranks together."""
         self._trained = [p for p in self.encoder.parameters() if p.requires_grad]
@@ -77,24 +93,25 @@ class Trainer:
             (name, p) for name, p in self.encoder.named_parameters() if p.requires_grad
         )
         self._model: nn.Module = self.world.wrap(self.encoder)
+        pad_id = self.model.tokenizer.pad_id_of
         self._grad_cache_step = GradCacheStep(
-            self._model, self.world, self.queries, self.snapshot.passages, *self.pads, self.dtype,
-            self.segment.grad_cache,
+            self._model, self.world, self.queries, self.snapshot.passages,
+            (pad_id("query"), pad_id("passage")), self.dtype, self.segment.grad_cache,
         )  # fmt: skip
 
     @property
     def trainer_state(self) -> TrainerState:
-        """Where the run stands, for its resume state."""
+        """The progress of the run, for its resume state."""
         return TrainerState(self.step, self.at.epoch, self.at.position, self.losses, self.dtype)
 
     def run(self, reporter: Reporter, first_step: int) -> None:
-        """Train to the last step; raises `Diverged` before anything of a bad step is kept.
+        """Train to the last step; raises `Diverged` before anything of a bad step is written.
 
-        A signal to any rank is obeyed by all after the step in hand, with the state saved.
+        After a signal to any rank, all ranks finish their step and stop, with the state saved.
         """
         main = self.world.is_main
         if main and self.step > first_step and self._is_checkpoint:
-            self.save_checkpoint(self)  # a kill may have come between this step's state and it
+            self.output.save_checkpoint(self)  # a kill may have come right after the state
         total = self.last_step - first_step
         saved = time.monotonic()
         speed = _Speed(self.step, self._grad_cache_step, self.encoder, self.ceiling)
@@ -117,21 +134,23 @@ class Trainer:
                 if logged:
                     rates = speed.since_last(self.step, self.world)
                     if main:
-                        self.log(self._line(norms, rates))
+                        self.output.log(self._line(norms, rates))
                     losses.clear()
                 if self._is_checkpoint or saving or stopping:
                     self._check_weights()
                     if main:
-                        self.save_state(self)
+                        self.output.save_state(self)
                     saved = time.monotonic()
                 if main and self._is_checkpoint:
-                    self.save_checkpoint(self)
+                    self.output.save_checkpoint(self)
                 if stopping:
-                    self.world.wait()  # nobody ends before the state is saved
-                    reporter.warn(
-                        f"stopped after step {self.step}, state saved: the same command continues"
-                    )
+                    self.world.wait()  # no rank ends before the state is saved
+                    reporter.warn(self._stopped)
                     return
+
+    @property
+    def _stopped(self) -> str:
+        return f"stopped after step {self.step}, state saved: repeat the command to continue"
 
     @property
     def _is_checkpoint(self) -> bool:
@@ -140,20 +159,22 @@ class Trainer:
         return self.step == self.last_step or bool(every and self.step % every == 0)
 
     def _check_weights(self) -> None:
-        """Raise `Diverged` where the last step made a weight that is not finite: a finite gradient
-        does not rule it out, and no loss has shown it yet."""
+        """Raise `Diverged` if the last step made a weight that is not finite.
+
+        A finite gradient does not rule that out, and no loss has shown it yet.
+        """
         if not all(bool(torch.isfinite(weights).all()) for weights in self._trained):
             raise Diverged(
                 f"step {self.step}: a weight is not finite: training diverged; nothing of this "
-                "step was kept",
+                "step was written",
                 hint=_TRY,
             )
 
     def _follow(self, watcher: GenerationWatcher, stop: list[int], reporter: Reporter) -> None:
-        """Take the newest generation that every rank has read, and wait for one where the
-        negatives in use are too old.
+        """Take the newest generation that every rank has read; wait for one if the negatives in use
+        are too old.
 
-        A signal ends the waiting without another step: raises `Stopped`, with the state saved.
+        A signal ends the wait without another step: raises `Stopped`, with the state saved.
         """
         waiting = False
         while True:
@@ -163,9 +184,11 @@ class Trainer:
                 self.snapshot = watcher.take(ready)
                 self._grad_cache_step.passages = self.snapshot.passages
                 if self.world.is_main:
-                    self.switched(self)
+                    self.output.log_switch(self)
                     age = self.step - (self.snapshot.checkpoint_step or 0)
-                    reporter.say(f"step {self.step}: on to generation {ready}, {age} steps old")
+                    reporter.say(
+                        f"step {self.step}: switched to generation {ready}, {age} steps old"
+                    )
             limit = self.segment.max_staleness
             age = self.step - (self.snapshot.checkpoint_step or 0)
             if not limit or age < limit or watcher.is_replaying(self.step):
@@ -173,24 +196,26 @@ class Trainer:
             if self.world.all_reduce_sum(bool(stop))[0]:
                 self._check_weights()
                 if self.world.is_main:
-                    self.save_state(self)
-                self.world.wait()  # nobody ends before the state is saved
-                reporter.warn(
-                    f"stopped after step {self.step}, state saved: the same command continues"
-                )
+                    self.output.save_state(self)
+                self.world.wait()  # no rank ends before the state is saved
+                reporter.warn(self._stopped)
                 raise Stopped(stop[0] if stop else signal.SIGTERM)
             if not waiting and self.world.is_main:
-                reporter.say(f"step {self.step}: waiting, the negatives are {age} steps old")
+                reporter.say(
+                    f"step {self.step}: waiting for a new generation, the negatives are {age} "
+                    "steps old"
+                )
             waiting = True
             time.sleep(_POLL_SECONDS)
 
     def _line(self, norms: dict[str, float], rates: dict[str, float]) -> dict[str, Any]:
-        """One line of the log: the mean loss since the line before, and the last step's norms."""
+        """One line of the log: the mean loss since the line before, the last step's norms, and the
+        rates."""
         line = {
             "step": self.step,
             "epoch": self.at.epoch,
             "loss": round(sum(self.losses) / len(self.losses), 6),
-            "lr": self.config.learning_rate(self.step - 1),
+            "lr": learning_rate(self.config, self.step - 1),
             **norms,
             **rates,
             **self.facts,
@@ -204,7 +229,7 @@ class Trainer:
     def _optimizer_step(self, with_groups: bool) -> tuple[float, dict[str, float]]:
         """One optimizer step over `accumulation` micro-batches: loss and gradient norms."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate(self.step)
+            group["lr"] = learning_rate(self.config, self.step)
         self.encoder.train()
         total, at = 0.0, self.at
         for micro in range(self.config.accumulation):
@@ -220,7 +245,7 @@ class Trainer:
         if not np.isfinite([total, norm]).all():
             raise Diverged(
                 f"step {self.step + 1}: loss {total}, gradient norm {norm}: training diverged; "
-                "nothing of this step was kept",
+                "nothing of this step was written",
                 hint=_TRY,
             )
         self.optimizer.step()
@@ -230,8 +255,8 @@ class Trainer:
         return total, norms
 
     def _backward(self, batch: Batch, micro: int) -> float:
-        """Add the gradients of this rank's share of a micro-batch; returns its loss."""
-        mine = self.world.share(len(batch.queries))
+        """Add the gradients of this rank's part of a micro-batch; returns its loss."""
+        mine = self.world.part_of(len(batch.queries))
         last = micro == self.config.accumulation - 1
         key: list[str | int] = ["dropout", self.step]
         if micro or not self.world.is_main:
@@ -243,8 +268,8 @@ class Trainer:
                 batch.queries[mine], nothing, lambda q, _: self._live_loss(q, batch, mine), last,
                 seed,
             )  # fmt: skip
-        rows, rows_of = rows_of_docs(batch.docs, self.snapshot.passages)
-        counts = self.world.shares(self.snapshot.passages.row_counts[batch.docs])
+        rows, rows_of = self.snapshot.rows_of(batch.docs)
+        counts = self.world.part_sums((rows_of >= 0).sum(1))
         first = sum(counts[: self.world.rank])
         own = rows[first : first + counts[self.world.rank]]
         places = torch.from_numpy(rows_of).to(self.world.device)
@@ -254,33 +279,31 @@ class Trainer:
             gathered = self.world.gather(d[: len(own)], counts)
             return self._loss(doc_scores(q, gathered, places), self._loss_inputs(batch, mine))
 
-        # a rank without a document of its own encodes one all the same: the averaging of the
-        # gradients waits for every parameter
+        # a rank whose part has no document encodes one anyway: averaging the gradients waits for
+        # every parameter
         return self._grad_cache_step.backward(
             batch.queries[mine], own if len(own) else rows[:1], loss_of, last, seed
         )
 
     def _loss(self, scores: Tensor, loss_inputs: LossInputs) -> Tensor:
-        return batch_loss(scores, loss_inputs, self.config, self.scale) / self.config.accumulation
+        scale = self.model.start.settings.scale
+        return batch_loss(scores, loss_inputs, self.config, scale) / self.config.accumulation
 
     def _loss_inputs(self, batch: Batch, mine: Ints) -> LossInputs:
         parts = (batch.members, batch.teacher, batch.banned, batch.picks)
         return LossInputs(*(torch.from_numpy(part[mine]).to(self.world.device) for part in parts))
 
     def _live_loss(self, q: Tensor, batch: Batch, mine: Ints) -> Tensor:
-        """The loss of the queries with the negatives that they meet in the frozen vectors."""
+        """The loss of the queries, with negatives retrieved from the frozen vectors."""
         assert self.live is not None
-        query_ids = [self.snapshot.stream.query_ids[query] for query in batch.queries[mine]]
-        positives = [
-            self.snapshot.stream.doc_ids[batch.docs[row[0]]] for row in batch.members[mine]
-        ]
-        scores, members = self.live.scores(q, query_ids, positives, self.step)
+        positives = batch.docs[batch.members[mine, 0]]
+        scores, members = self.live.scores(q, batch.queries[mine], positives, self.step)
         return self._loss(scores, LossInputs(members))
 
 
 class _Speed:
-    """Tokens and steps a second, and the share of the device's ceiling (MFU), between two lines of
-    the log."""
+    """Tokens and steps per second between two lines of the log, and MFU: the fraction of the
+    device's measured FLOP/s."""
 
     def __init__(
         self, step: int, grad_cache_step: GradCacheStep, encoder: DualEncoder, ceiling: float
@@ -295,14 +318,14 @@ class _Speed:
         self._grad_cache_step.widths.clear()
 
     def since_last(self, step: int, world: World) -> dict[str, float]:
-        """The rates since the last call, of all ranks together."""
+        """The rates of all ranks together since the last call."""
         elapsed = time.monotonic() - self._since
-        tokens = sum(rows * width for rows, width in self._grad_cache_step.widths)
+        padded = sum(rows * width for rows, width in self._grad_cache_step.widths)
         squares = sum(rows * width**2 for rows, width in self._grad_cache_step.widths)
-        flops = training_flops(self._backbone, tokens, squares)
-        seen, all_flops = world.all_reduce_sum(self._grad_cache_step.tokens, flops)
+        flops = training_flops(self._backbone, padded, squares)
+        tokens, all_flops = world.all_reduce_sum(self._grad_cache_step.tokens, flops)
         found = {
-            "tokens_per_s": round(seen / elapsed),
+            "tokens_per_s": round(tokens / elapsed),
             "steps_per_s": round((step - self._step) / elapsed, 3),
         }
         if self._ceiling:

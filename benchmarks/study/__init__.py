@@ -1,2 +1,2 @@
-"""The paper's study as a grid of cells: `python -m benchmarks.study`
-(docs/evidence/reproduce.md)."""
+"""The paper's study as a grid of cells: `python -m benchmarks.study`, in
+docs/evidence/reproduce.md."""

@@ -17,7 +17,7 @@ from benchmarks.study.runner import run, trainer_state
 
 
 def choose(cells: Mapping[str, Cell], patterns: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """Names of the cells that a pattern names (all, where there is none), of these seeds.
+    """Names of the cells that match the patterns (all without a pattern), of these seeds.
 
     A pattern is a name, the beginning of one up to a slash, or has wildcards. Cells without a seed
     are of every seed. Raises `UsageProblem` where a pattern names none.
@@ -117,13 +117,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     shared.add_argument("--work", type=Path, default=Path("runs/study"))
     shared.add_argument("--results", type=Path, default=Path("docs/evidence/study/results.jsonl"))
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, does in (("list", "show the cells and how they stand"), ("run", "do cells")):
+    for verb, does in (("list", "show the cells and their state"), ("run", "do cells")):
         command = verbs.add_parser(verb, parents=[shared], help=does)
         command.add_argument("patterns", nargs="*", metavar="PATTERN")
         command.add_argument("--seeds", default="", help="only these, for instance 42,43")
         if verb == "run":
             command.add_argument("--threads", type=int, default=0, help="0 = every core")
-    verbs.add_parser("table", parents=[shared], help="write tables and plots beside the results")
+    verbs.add_parser("table", parents=[shared], help="write tables and plots next to the results")
     compare = verbs.add_parser("compare", parents=[shared], help="paired tests of some results")
     compare.add_argument("names", nargs="+", metavar="ARM", help="the first is the reference")
     return parser.parse_args(arguments)

@@ -129,7 +129,7 @@ def _from_scratch(arm: str, seed: int, depth: int | None = None) -> Cell:
 
 
 def _after_warmup(arm: str, seed: int, depth: int | None = None) -> Cell:
-    """What follows the BM25 warm-up; ANCE's negatives are mined anew after half of the steps."""
+    """What follows the BM25 warm-up; ANCE's negatives are mined again after half of the steps."""
     name, flag = _named(arm, depth)
     run = f"{WORK}/warm-{name}-{seed}"
     every, segments = (STEPS // 2, 2) if arm == "ance" else (STEPS, 1)
@@ -148,7 +148,7 @@ def _after_warmup(arm: str, seed: int, depth: int | None = None) -> Cell:
 
 
 def embeddings(run: str, segments: int) -> str:
-    """Embeddings by a loop's last checkpoint: one generation stands before the first segment."""
+    """Embeddings by a loop's last checkpoint: there is one generation before the first segment."""
     return f"{run}/generations/{segments + 1:04d}/embeddings"
 
 

@@ -17,7 +17,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True, kw_only=True)
 class Placeholders:
-    """What the placeholders of a command stand for on this machine."""
+    """Values of the placeholders of a command on this machine."""
 
     data: Path
     weights: Path
@@ -62,7 +62,7 @@ class Cell:
 
     `commands` begin with `ance`; each of them can be repeated, and then continues or says that its
     output is up to date. `makes` are the artifacts that other cells read; `needs` the cells that
-    make what this one reads. `collect` gives fields of the result beside the measures.
+    make what this one reads. `collect` gives fields of the result besides the measures.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Cell:
         return hash_json([*self.commands, *self.beneath])
 
     def is_there(self, places: Placeholders) -> bool:
-        """Whether everything that the cell makes for others lies in the work folder."""
+        """Whether everything that the cell makes for others is in the work folder."""
         return all(places.path(name).exists() for name in self.makes)
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a cell: measures, values of each query, and what single items ask for beside."""
+"""What is kept of a cell: measures, values of each query, and extra fields of single items."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def training_curves(run: str) -> Collect:
 
 def learning(run: str, steps: int) -> Collect:
     """What the last steps had to learn: of the lines of the log in them, the mean loss and the
-    median norm of the gradient. Beside it, how far the whole run moved the weights."""
+    median norm of the gradient. Also how far the whole run moved the weights."""
 
     def collect(outcome: Outcome) -> dict[str, Any]:
         folder = RunFolder(outcome.places.path(run))
@@ -208,7 +208,7 @@ _DIAGNOSIS = ("queries", "documents", "parameters", "samplers", "bound", "batch"
 
 
 def rounded(value: Any) -> Any:
-    """Numbers to six significant digits, all through; what names a path of this machine goes."""
+    """Numbers to six significant digits; fields that name a path of this machine are dropped."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):

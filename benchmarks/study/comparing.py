@@ -65,7 +65,7 @@ def shared_seeds(
 ) -> tuple[list[int], list[int]]:
     """The seeds over which either of two arms is averaged when they meet: those that both have.
 
-    An arm without seeds (BM25) stands under the seed 0 and meets the mean over all of the other's.
+    An arm without seeds (BM25) has seed 0 and is compared with the mean over the other's seeds.
     """
     if {0} in (set(first), set(second)):
         return sorted(first), sorted(second)
@@ -78,7 +78,7 @@ def against(
 ) -> dict[str, Difference]:
     """Each arm less the reference, over the seeds that both have; nothing without a reference.
 
-    Results of the reference itself may be among the others, and are passed over. A query counts
+    Results of the reference itself may be among the others, and are skipped. A query counts
     once: its values are averaged over the seeds before the test.
     """
     pairs = {}

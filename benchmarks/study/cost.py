@@ -56,7 +56,7 @@ def cells() -> list[Cell]:
         _cell(
             "bm25",
             f"ance search --engine lucene --data {arms.MEDQUAD} --split dev -o {_WORK}/bm25.trec",
-            # the index lies in the cache by now
+            # the index is in the cache by now
             f"ance search --engine lucene --data {arms.MEDQUAD} --split test -o {_WORK}/more.trec",
             needs=(),
             makes=(f"{_WORK}/bm25.trec",),

@@ -1,4 +1,4 @@
-"""MaxP against FirstP on long documents, by how deep the answer lies."""
+"""MaxP against FirstP on long documents, by the depth of the answer."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a refresh is worth once a pair meets its negatives again: several epochs of ANCE.
+"""What a refresh is worth once a pair sees its negatives again: several epochs of ANCE.
 
 Elsewhere in the study an arm has 300 steps, three quarters of an epoch of medquad, so that no pair
 is trained twice. Here it has three times as many, from the depth that suits the corpus: with the
-negatives of the warm-up throughout, or mined anew twice.
+negatives of the warm-up throughout, or mined again twice.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def looped(
     segments = steps // every
     embeddings = arms.embeddings(run, segments)
     encode: tuple[str, ...] = ()
-    if mode == "async":  # an inferencer that is behind passes checkpoints over: no number is sure
+    if mode == "async":  # a refresh daemon that is behind skips checkpoints: no number is certain
         embeddings = f"{run}.emb"
         encode = (
             f"ance encode --ckpt {run}/latest --data {arms.MEDQUAD} --threads {{threads}} "

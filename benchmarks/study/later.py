@@ -1,6 +1,6 @@
 """What came after ANCE, each against uniform ANCE at equal steps on medquad.
 
-As `table1/bm25-ance/seed-42`: 300 steps from the same warm-up, mined anew after 150.
+As `table1/bm25-ance/seed-42`: 300 steps from the same warm-up, mined again after 150.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SEED = arms.SEEDS[0]
 _WARMUP = f"medquad/warmup/seed-{SEED}"
 _LOOPED = {
     "simans": "--sampler simans",
-    # scores lie near 308, and the margins that matter within ten of it: 5 % would leave easy ones
+    # scores are near 308, and the margins that matter are below ten: 5 % would leave easy ones
     "margin": "--relative-margin 0.01",
     "momentum": "--mix ann:0.5,previous:0.5",
     "lookahead": "--mix ann:0.5,lookahead:0.5",

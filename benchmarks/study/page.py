@@ -14,7 +14,7 @@ from benchmarks.study.results import Result
 _ITEMS: tuple[tuple[str, str, Callable[[Mapping[str, Result]], str], str, str], ...] = (
     ("Where the negatives come from", "medquad table1", tables.arms_table, "arms",
      "Test split of medquad, equal steps; with several seeds the mean ± the standard deviation. "
-     "*Rerank* is the same measure over BM25's top 100 in the arm's order; beside the difference, "
+     "*Rerank* is the same measure over BM25's top 100 in the arm's order; next to the difference, "
      "the same over the queries that have a positive among those 100. The tests are paired, over "
      "queries: the values of one query are averaged over the seeds that both arms have; Holm "
      "corrects over the rows. *Loss* is the mean of the last 300 steps; *gradient norm* the median "
@@ -32,22 +32,22 @@ _ITEMS: tuple[tuple[str, str, Callable[[Mapping[str, Result]], str], str, str], 
      "negative held an answer."),
     ("The asynchronous gap", "gap", tables.gap_table, "gap",
      "300 steps from one warm-up; the top 200, and every 150 steps, where the name says nothing "
-     "else (`async-`: every 50, trainer and inferencer side by side). The probe's overlap is "
-     "between successive checkpoints that were refreshed from: the least of them is the greatest "
+     "else (`async-`: every 50, trainer and refresh daemon at the same time). The probe's overlap "
+     "is between successive checkpoints that were refreshed from: the least is the greatest "
      "drift. *Loss* is the mean of the last 50 steps."),
     ("Refreshing over epochs", "epochs", tables.epochs_table, "",
      "900 steps, two and a quarter epochs, from the same warm-up and from the top 50: mined once, "
      "before the first step, or every 300 steps. The columns are those of the table above."),
     ("Theory", "theory", tables.theory_table, "theory-",
-     "24 training queries of medquad; the samplers draw from the top 100. What the columns mean "
-     "is described in [method](../../explanations/method.md#the-theory-on-your-own-data). A few of "
-     "the queries make up the means: the median beside them is over the same draws."),
+     "24 training queries of medquad; the samplers draw from the top 100. "
+     "[Method](../../explanations/method.md#the-theory-on-your-own-data) explains the columns. A "
+     "few of the queries dominate the means; the median next to them is over the same draws."),
     ("After ANCE", "later", tables.later_table, "later",
-     "300 steps from one warm-up, mined anew after 150 (ADORE retrieves at each step). Paired "
+     "300 steps from one warm-up, mined again after 150 (ADORE retrieves at each step). Paired "
      "tests over queries against uniform ANCE; Holm corrects over the rows. The other columns are "
      "those of the first table."),
     ("Cost", "cost", tables.cost_table, "",
-     "Each operation by itself. Beside other work these figures say nothing: see the load."),
+     "Each operation by itself, without other work on the machine: the last row is the load."),
 )  # fmt: skip
 """Title, beginnings of the cells' names, table, beginning of the figures' names, what to know."""
 
@@ -69,8 +69,8 @@ def page(cells: Mapping[str, Cell], results: Mapping[str, Result], figures: list
     """The text of the page."""
     parts = [
         "# The study, in tables",
-        "Made from `results.jsonl` by `python -m benchmarks.study table`; how it is run "
-        f"is described in [reproduce](../reproduce.md#the-study). {_made_on(results)}",
+        "`python -m benchmarks.study table` writes this page from `results.jsonl`. "
+        f"[The study](../reproduce.md#the-study) explains how to run it. {_made_on(results)}",
     ]
     for title, prefixes, table, figure, words in _ITEMS:
         own = [name for name in cells if name.split("/")[0] in prefixes.split()]

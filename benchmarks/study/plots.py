@@ -1,7 +1,7 @@
 """A figure for each item, from the results that are there.
 
 Readable in black and white and by colour-blind people, as `ance_cli.diagnostics.figures`, whose
-figures are used where they fit: Okabe and Ito's colours, and beside each a marker or a line style.
+figures are used where they fit: Okabe and Ito's colours, and each with a marker or a line style.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _legend(figure: Figure, *axes: Axes) -> None:
 
 
 def documents_figure(results: Results) -> Figure | None:
-    """RR@10 in thirds of the answer's depth, FirstP beside MaxP."""
+    """RR@10 in thirds of the answer's depth, FirstP and MaxP."""
     there = [
         (data, name, thirds)
         for data, name, kind, label in documents.ROWS
@@ -242,7 +242,7 @@ def _theory_figures(results: Results) -> dict[str, Figure | None]:
 
 
 def overlap_figure(results: Results) -> Figure | None:
-    """How many of a generation's negatives the last checkpoint still meets, along training."""
+    """How many of a generation's negatives the last checkpoint still ranks high, along training."""
     figure, axes = _axes(1, 1, 5.2, 3.2)
     ax = axes[0, 0]
     for place, name in enumerate(("ance", "every-50")):
@@ -254,7 +254,7 @@ def overlap_figure(results: Results) -> Figure | None:
         ]
         if points:
             colour, marker, line = ((BLUE, "o", "-"), (VERMILION, "s", "--"))[place]
-            ax.plot(*zip(*points, strict=True), label=f"{name}: met when testing",
+            ax.plot(*zip(*points, strict=True), label=f"{name}: ranked high at test time",
                     color=colour, marker=marker, linestyle=line)  # fmt: skip
     if not ax.lines:
         return None

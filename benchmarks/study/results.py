@@ -1,6 +1,6 @@
 """The file of results: one JSON line for each cell that was done, appended by the runner.
 
-What a later version keeps of a cell beside its measures may be missing in a line: tables then leave
+Fields that a later version adds to the measures may be missing in a line: tables then leave
 a place empty.
 """
 

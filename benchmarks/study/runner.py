@@ -37,7 +37,7 @@ class CommandFailed(AnceError):
 
 
 class State(StrEnum):
-    """How a cell stands."""
+    """The state of a cell."""
 
     DONE = "done"
     RUNNING = "running"
@@ -49,7 +49,7 @@ class State(StrEnum):
 def trainer_state(
     cells: Mapping[str, Cell], results: Results, places: Placeholders
 ) -> dict[str, State]:
-    """How each cell stands, without touching anything."""
+    """The state of each cell, without touching anything."""
     done = results.of(cells.values())
     cores = machine.usable_cores()
     states = {}
@@ -125,7 +125,9 @@ class _Runner:
         if name in self.failed or self._is_done(cell, again):
             return True
         if cell.cores > self._cores:
-            self._say(f"{name}: passed over, it needs {cell.cores} cores; here are {self._cores}")
+            self._say(
+                f"{name}: skipped: it needs {cell.cores} cores, and this machine has {self._cores}"
+            )
             return True
         for need in cell.needs:
             if not self.settled(need, again=True):
@@ -136,7 +138,7 @@ class _Runner:
                 return True
         try:
             with lease.hold(claim(cell, self._places), name):
-                if not self._is_done(cell, again):  # by whom we waited for
+                if not self._is_done(cell, again):  # by the runner that we waited for
                     self._do(cell)
         except Busy as busy:
             if name not in self._told:
@@ -195,7 +197,7 @@ class _Runner:
 
 
 def _summary(words: Sequence[str], folder: Path, log: IO[bytes], name: Path) -> dict[str, Any]:
-    """Run `ance WORDS` in `folder` and return what it prints with --json; stderr goes to the log.
+    """Run `ance WORDS` in `folder` and return its --json summary; stderr is written to the log.
 
     Raises `CommandFailed` with the end of the log, `Busy` where somebody else makes the output.
     """
@@ -213,7 +215,7 @@ def _summary(words: Sequence[str], folder: Path, log: IO[bytes], name: Path) -> 
         shown = "\n".join(told[-_TAIL:])
         raise CommandFailed(
             f"`ance {words[0]}` ended with exit code {child.returncode}\n{shown}",
-            hint=f"the whole of it stands in {name}",
+            hint=f"{name} has all of it",
         )
     found = orjson.loads(printed) if printed.strip() else {}
     return found if isinstance(found, dict) else {}

@@ -154,7 +154,7 @@ def _learning(runs: Mapping[int, Result]) -> list[str]:
 
 
 def documents_table(results: Results) -> str:
-    """MaxP against FirstP, as a whole and by where the answer lies."""
+    """MaxP against FirstP, as a whole and by the depth of the answer."""
     there = [
         (data, name, label, results[f"documents/{kind}"])
         for data, name, kind, label in documents.ROWS
@@ -297,7 +297,7 @@ def theory_table(results: Results) -> str:
                     f"{row['oracle_mass']:.1%}",
                 ]
             )
-    return markdown(["model", "sampler", "met when testing", "mean norm at the encodings",
+    return markdown(["model", "sampler", "ranked high at test time", "mean norm at the encodings",
                      "of all parameters", "the same, median", "bias",
                      "Tr(Var) / norm of the whole^2, median", "squared error", "of the oracle"],
                     rows)  # fmt: skip

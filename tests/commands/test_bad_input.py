@@ -127,7 +127,7 @@ def test_skip_bad_counts_and_goes_on(ance, dataset):
     [
         ("tokenizer.json", "the checkpoint has no tokenizer"),
         ("2_Dense/model.safetensors", "the weights of the head's Dense are missing"),
-        ("model.safetensors", "there are no weights in safetensors format"),
+        ("model.safetensors", "holds no weights in safetensors format"),
         ("config.json", "the checkpoint's Transformer module is missing"),
     ],
 )
@@ -197,7 +197,7 @@ def test_embeddings_that_are_not_these(ance, encoded, checkpoint):
     text = corpus.read_text()
     corpus.write_text(text.replace("bread", "stone"))
     found = ance(*mine, "--ckpt", checkpoint, code=4)
-    assert "its vectors are of another corpus" in found.stderr
+    assert "the vectors are of another corpus" in found.stderr
     corpus.write_text(text)
 
     ids = encoded / "ids.txt"
@@ -229,7 +229,7 @@ TRIPLES = [
     ({"query_id": "q0", "positive_id": "d0", "negative_ids": ["zz"]}, ":1: document 'zz' is not"),
     ({"query_id": "q0", "positive_id": "d1", "negative_ids": ["d5"]}, ":1: 'd1' is not a positive"),
     ({"query_id": "q0", "positive_id": "d0", "negative_ids": ["d8"]},
-     ":1: 'd8' is a positive of query 'q0' and stands among its negatives"),
+     ":1: 'd8' is a positive of query 'q0' and is among its negatives"),
 ]  # fmt: skip
 
 

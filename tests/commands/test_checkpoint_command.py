@@ -85,7 +85,7 @@ def test_convert_once_and_again(inside, pickled):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["convert", "plain", "-o", "ours"], 2, "is a plain encoder: nothing in it says"),
+        (["convert", "plain", "-o", "ours"], 2, "is a plain encoder: it does not define"),
         (["convert", "plain", "--pooling", "cls"], 2, "name it with -o DIR"),
         (["convert", "nowhere", "-o", "ours"], 3, "nowhere: no such file or folder"),
         (
@@ -93,7 +93,7 @@ def test_convert_once_and_again(inside, pickled):
             2,
             "which it would replace",
         ),
-        (["inspect", "plain"], 3, "there are no weights in safetensors format"),
+        (["inspect", "plain"], 3, "holds no weights in safetensors format"),
         (["inspect", "plain", "plain"], 2, "inspect shows one checkpoint"),
         (["inspect", "plain", "-o", "x"], 2, "inspect shows one checkpoint"),
         (["repair", "plain"], 2, "'repair' is not one of"),
@@ -119,9 +119,9 @@ def test_convert_what_lies_on_the_hub(ance, inside, pickled):
         asked = " ".join(hub.asked)
         assert "pytorch_model.bin" in asked and "model.py" not in asked and ".h5" not in asked
         found = ance("encode", "--ckpt", "org/plain", "--corpus", "x", "-o", "emb", code=3, **there)
-        assert "there are no weights in safetensors format" in " ".join(found.stderr.split())
+        assert "holds no weights in safetensors format" in " ".join(found.stderr.split())
         found = ance(*words, "org/other", "-o", "x", code=3, **there)
-        assert "the model hub gave no model of that name" in found.stderr
+        assert "the model hub returned no model of that name" in found.stderr
     for name in ("ours", "theirs"):
         weights = tree(ance.cwd / name)
         del weights["ance.json"]  # from which files it was made

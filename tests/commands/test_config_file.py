@@ -149,7 +149,7 @@ def test_a_loops_child_reads_no_file(ance, settings, monkeypatch):
 
 def test_workers_and_ranks_are_no_command_lines():
     code = (
-        "import sys, ance_cli.cli.train_worker, ance_cli.cli.block_worker\n"
+        "import sys, ance_cli.cli.train_worker, ance_cli.encoding.workers\n"
         "sys.exit('ance_cli.cli.config_file' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

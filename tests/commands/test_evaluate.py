@@ -222,7 +222,7 @@ def test_what_rerank_refuses(world, checkpoint, two_towers):
         (["bad.trec", *ckpt, "--tag", "a b"], "--tag is one word", 2),
         (["query.trec", *ckpt], "query.trec: query 'nobody' is not among the queries", 3),
         (["doc.trec", *ckpt], "doc.trec: document 'nowhere' is not in the corpus", 3),
-        (["bad.trec", "--cross-encoder", checkpoint], "a dual encoder cannot judge pairs", 3),
+        (["bad.trec", "--cross-encoder", checkpoint], "a dual encoder cannot score pairs", 3),
         (["bad.trec", *ckpt, "--embeddings", "emb"], "made by another passage encoder", 4),
     ):
         found = world("rerank", *arguments, *rerank, code=code)
@@ -261,7 +261,7 @@ def test_a_fused_run_keeps_deep_ranks_apart(world):
 
 def test_what_fuse_refuses(world):
     for arguments, words in (
-        (["bad.trec"], "one run alone has nothing to be fused with"),
+        (["bad.trec"], "fusing needs at least two runs"),
         (["-", "-"], "stdin is one run"),
         (["bad.trec", "good.trec", "--weights", "1"], "--weights '1': expected 2 numbers"),
         (["bad.trec", "good.trec", "--weights", "1,inf"], "expected 2 numbers"),

@@ -93,7 +93,7 @@ def test_sigterm_saves_the_state_after_the_step_in_hand(ance, negatives, checkpo
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stderr
-    assert "state saved: the same command continues" in stderr and "Traceback" not in stderr
+    assert "state saved: repeat the command to continue" in stderr and "Traceback" not in stderr
     steps = [json.loads((path / "state.json").read_text())["step"]
              for path in (ance.cwd / "run" / "state").iterdir()]  # fmt: skip
     assert steps == [jsonl(metrics)[-1]["step"]]
@@ -267,7 +267,7 @@ def test_what_was_read_is_not_taken_for_other_settings_and_not_dropped(inside, s
     inside(*command, "-o", "cut.trec", code=5)
     other = slow.filled(OTHERS[what])
     refused = inside(*command, *other, "-o", "cut.trec", code=4)
-    assert "an unfinished run with other settings lies here" in refused.stderr
+    assert "an unfinished run with other settings is in the way" in refused.stderr
     assert "--force" in refused.stderr
     slow.stop_after(total - 3)
     inside(*command, "-o", "cut.trec")
@@ -348,7 +348,7 @@ def test_an_unfinished_output_of_other_settings_is_refused(ance, inside, dataset
         9,
     ]
     found = inside(*arguments, code=4)
-    assert "an unfinished embeddings with other settings lies here" in found.stderr
+    assert "an unfinished embeddings with other settings is in the way" in found.stderr
     inside(*arguments, "--force")
 
 
@@ -449,7 +449,7 @@ def test_a_stage_that_was_stopped_makes_the_bytes_of_one_that_was_not(
     ("arguments", "words"),
     [
         (["search", "--corpus", "data/corpus.jsonl", "--engine", "bm25s", "--queries", "-"],
-         "stdin: there is no query in it"),
+         "stdin: holds no query"),
         (["train-segment", "-", "--data", "data", "--ckpt", "{ckpt}", "--steps", 2, "-o", "run"],
          "there are no negatives in it"),
     ],

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ance_cli.formats.manifest import Plan
-from ance_cli.loop.loop import as_flags
+from ance_cli.loop.commands import as_flags
 from tests.commands.test_chain import check_negatives
 from tests.world import Ance, AnceInside, jsonl, make_cross_encoder, make_dataset, tree, write_jsonl
 
@@ -152,7 +152,8 @@ def test_what_the_mix_does_not_name_is_not_searched(world):
 
 USAGE = [
     (["--previous", "first.candidates"], "--mix ann does not draw from it"),
-    (["--mix", "previous", "--previous", "no.candidates"], "own candidates would go there"),
+    (["--mix", "previous", "--previous", "no.candidates"],
+     "this call would write its own candidates there"),
     (["--mix", "previous"], "there are no earlier candidates to draw from"),
     (["--mix", "ann,web"], "--mix 'ann,web': cannot read 'web'"),
     (["--range-min", 20, "--range-max", 9, "--depth", 30], "--range-max 9 must be greater than"),
@@ -161,7 +162,7 @@ USAGE = [
     (["--simans-a", -1], "--simans-a must not be negative"),
     (["--min-score", 2, "--max-score", 1], "--min-score must not be greater"),
     (["--teacher-max", 0.5], "--teacher-max and --teacher-pairs need --teacher"),
-    (["--teacher", "teacher", "--teacher-max", 1.5], "--teacher-max is a probability"),
+    (["--teacher", "teacher", "--teacher-max", 1.5], "--teacher-max must be between 0 and 1"),
     (["--teacher", "teacher", "--teacher-max", 0.5, "--teacher-pairs", 3], "--teacher-pairs 0"),
     (["--pair-length", 64], "--pair-length needs --teacher"),
     (["--teacher", "teacher", "--pair-length", 7], "--pair-length must be at least 8"),
@@ -182,8 +183,8 @@ def test_an_index_has_no_scores_for_what_it_did_not_find(world):
         (["--sampler", "simans"], "--sampler simans compares with the positive's score"),
         (["--absolute-margin", 1], "a margin compares with the positive's score"),
         (["--mix", "lookahead"], "the source lookahead searches with the vectors"),
-        (["--mix", "ann,bm25", "--sampler", "weighted"], "none for the source bm25"),
-        (["--mix", "ann,random", "--max-score", 1], "none for the source random"),
+        (["--mix", "ann,bm25", "--sampler", "weighted"], "the source bm25 has none"),
+        (["--mix", "ann,random", "--max-score", 1], "the source random has none"),
     ):
         found = world.ance(*mine, *flags, code=2).stderr
         assert words in found and "--embeddings DIR" in found
@@ -200,7 +201,7 @@ def test_a_ranking_without_a_model_has_no_score_of_the_positive(world):
     assert "--sampler simans compares with the positive's score" in found.stderr
     found = world.ance("bm25-negatives", "--data", "data", "--mix", "bm25,random", "--min-score",
                        1, "-o", "no.jsonl", code=2)  # fmt: skip
-    assert "there are none for the source random" in found.stderr
+    assert "the source random has none" in found.stderr
 
 
 def test_earlier_candidates_of_another_corpus(world):
@@ -245,10 +246,10 @@ def test_a_refresh_refuses_at_once_what_mining_would_refuse_later(inside, datase
     inside("train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0,
            "--total-steps", 9, "-o", "run")  # fmt: skip
     for flags, code, words in (
-        (["--mix", "previous"], 2, "without ann none of them ranks anything"),
+        (["--mix", "previous"], 2, "without ann no generation has candidates"),
         (["--mix", "lookahead", "--index-factory", "Flat"], 2, "the source lookahead"),
         (["--answers"], 3, "data/queries.jsonl: no query has an answer"),
-        (["--teacher", "data"], 3, "not a cross-encoder's folder"),
+        (["--teacher", "data"], 3, "not a cross-encoder folder"),
     ):
         assert words in inside("refresh", "run", *flags, code=code).stderr
         assert not (inside.cwd / "run" / "refresh.json").exists()

@@ -86,8 +86,10 @@ def test_ids_are_unique_and_links_lead_somewhere(page):
 def test_the_numbers_are_those_of_the_files(reported, page):
     run = reported.cwd / RUN
     measured = page.tables["Means with 95 % intervals"]
-    lineage = next(rows for caption, rows in page.tables.items() if caption.startswith("What made"))
-    cost = page.tables["Seconds of each stage, and size when it was published"]
+    lineage = next(
+        rows for caption, rows in page.tables.items() if caption.startswith("Inputs of each")
+    )
+    cost = page.tables["Seconds of each stage, and the size at publication"]
     counts = page.tables["Counts and shares by generation"]
     for number in (1, 2):
         folder = run / "generations" / f"{number:04d}"
@@ -109,10 +111,10 @@ def test_the_numbers_are_those_of_the_files(reported, page):
         assert [name.removesuffix(" s") for name in cost[0][2:-1]] == list(seconds)
         assert list(map(float, cost[number][2:-1])) == list(seconds.values())
         audit = manifest["stats"]["audit"]
-        told = {row[0]: row[number] for row in counts[1:]}
-        assert told["pairs"] == str(audit["pairs"])
+        shown = {row[0]: row[number] for row in counts[1:]}
+        assert shown["pairs"] == str(audit["pairs"])
         removed = audit["removed_from_candidates"]["ann"]["copies_of_positives"]
-        assert told["removed from candidates: ann: copies of positives"] == str(removed)
+        assert shown["removed from candidates: ann: copies of positives"] == str(removed)
     assert lineage[1][7:] == ["0 to 12"] and lineage[2][7:] == ["-"]
     last = jsonl(run / "metrics.jsonl")[-1]
     assert f"{last['loss']:.6g}" in page.text["training"]
@@ -144,7 +146,7 @@ def test_tests_and_cases_are_those_of_eval(reported, page):
 
 def test_to_stdout_and_what_is_refused(reported):
     assert Page(reported("report", RUN, "-o", "-", "--cases", 0).stdout).text["overview"]
-    assert "exists, and is no report" in reported("report", RUN, "-o", "bm25.trec", code=4).stderr
+    assert "exists and is not a report" in reported("report", RUN, "-o", "bm25.trec", code=4).stderr
     assert "not a run folder" in reported("report", "data", "-o", "x.html", code=3).stderr
     assert "--cases" in reported("report", RUN, "-o", "x.html", "--cases", -1, code=2).stderr
     found = reported("report", RUN, "-o", "x.html", "--against", "nowhere", code=3)

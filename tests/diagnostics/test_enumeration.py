@@ -1,19 +1,21 @@
-"""The whole corpus from stored vectors, against autograd over a table of encodings."""
+"""Gradients over the whole corpus from stored vectors, against autograd on a table of encodings."""
 
 import numpy as np
 import pytest
 import torch
 
-from ance_cli.diagnostics.corpus_scores import compute, score_gradients, weighted_sums
+from ance_cli.config import DiagnoseConfig
+from ance_cli.diagnostics.corpus_scores import PairLoss, compute, score_gradients, weighted_sums
 from ance_cli.diagnostics.pair import BM25, KINDS, Enumeration, Pair
 from ance_cli.training.loss import LOSSES
 
 NUM_DOCS, DIM, POSITIVE = 9, 5, 3
 LOSS_NAMES = list(LOSSES)
+CONFIG = DiagnoseConfig(depth=2, batch_size=4)
 
 
 class Stored:
-    """As much of `Embeddings` as is read, in two blocks."""
+    """The part of `Embeddings` that is read, in two blocks."""
 
     def __init__(self, rows, counts):
         self.vectors = rows
@@ -43,14 +45,16 @@ def best_row(stored, query, doc):
     return max(rows, key=lambda row: float(row @ query))
 
 
-def test_survey_against_a_plain_loop(stored):
-    land = compute(XQ, [POSITIVE, 0], stored)
+def test_scores_against_a_plain_loop(stored):
+    scores = compute(XQ, [POSITIVE, 0], stored)
     for number, positive in enumerate([POSITIVE, 0]):
         plus = best_row(stored, XQ[number], positive)
-        assert land.positives[number] == pytest.approx(plus)
+        assert scores.positives[number] == pytest.approx(plus)
         for doc in range(NUM_DOCS):
             row = best_row(stored, XQ[number], doc)
-            found = (array[number, doc] for array in (land.scores, land.nearness, land.lengths))
+            found = (
+                array[number, doc] for array in (scores.scores, scores.nearness, scores.lengths)
+            )
             assert list(found) == pytest.approx([XQ[number] @ row, plus @ row, row @ row], rel=1e-4)
 
 
@@ -70,7 +74,7 @@ def test_score_gradients_against_differences(loss):
         row = torch.tensor([[plus, minus]], dtype=torch.float64)
         return float(LOSSES[loss](row * 0.5, 1.0))
 
-    a, b = score_gradients(1.25, np.array([0.5, 1.0, 6.0], np.float32), loss, 1.0, 0.5)
+    a, b = score_gradients(1.25, np.array([0.5, 1.0, 6.0], np.float32), PairLoss(loss, 1.0, 0.5))
     for nth, minus in enumerate([0.5, 1.0, 6.0]):
         slope = (value(1.25 + 1e-6, minus) - value(1.25 - 1e-6, minus)) / 2e-6
         assert a[nth] == pytest.approx(slope, abs=1e-6)
@@ -98,9 +102,9 @@ def table_gradients(stored, query, docs, loss):
 @pytest.mark.parametrize("loss", LOSS_NAMES)
 def test_moments_against_enumeration(stored, loss):
     docs = np.array([0, 1, 2, 5, 6, 7, 8])
-    land = compute(XQ, [POSITIVE, POSITIVE], stored)
+    scores = compute(XQ, [POSITIVE, POSITIVE], stored)
     listed = {BM25: np.array([8, POSITIVE, 1, 4, 0])}
-    pair = Pair.of(1, land, docs, POSITIVE, listed, 2, 4, (loss, 1.0, 0.5))
+    pair = Pair.of(scores, 1, docs, listed, CONFIG, PairLoss(loss, 1.0, 0.5))
     gradients = table_gradients(stored, XQ[1], docs, loss)
     assert pair.norms == pytest.approx(np.linalg.norm(gradients, axis=1), rel=1e-4, abs=1e-5)
     assert list(pair.p) == ["rand", "nce", "ance", "bm25", "ance+rand", "oracle"]
@@ -127,11 +131,11 @@ def test_moments_against_enumeration(stored, loss):
 
 def test_draws_follow_the_distribution(stored):
     docs = np.array([0, 1, 2, 5, 6, 7, 8])
-    land = compute(XQ[:1], [POSITIVE], stored)
-    pair = Pair.of(0, land, docs, POSITIVE, {}, 2, 4, ("nll", 1.0, 1.0))
+    scores = compute(XQ[:1], [POSITIVE], stored)
+    pair = Pair.of(scores, 0, docs, {}, CONFIG, PairLoss("nll", 1.0, 1.0))
     found = pair.draw("nce", 20_000, np.random.default_rng(0))
-    for place, doc in enumerate(docs):
-        assert (found.docs == doc).mean() == pytest.approx(pair.p["nce"][place], abs=0.02)
+    for index, doc in enumerate(docs):
+        assert (found.docs == doc).mean() == pytest.approx(pair.p["nce"][index], abs=0.02)
         weights = found.weights[found.docs == doc]
         if len(weights):
-            assert weights == pytest.approx(1 / (7 * pair.p["nce"][place]))
+            assert weights == pytest.approx(1 / (7 * pair.p["nce"][index]))

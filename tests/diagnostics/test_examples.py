@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from ance_cli.diagnostics.corpus_scores import PairLoss
 from ance_cli.diagnostics.examples import ExampleGradients
-from ance_cli.diagnostics.pair import Draws
+from ance_cli.diagnostics.pair import Draws, OracleDraws
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import load_dual
 from ance_cli.models.tokens import Tokenizer
@@ -38,8 +39,8 @@ def test_norms_and_moments_against_a_plain_loop(request, towers):
     checkpoint = Checkpoint(request.getfixturevalue(towers))
     draws = Draws(np.array([7, 7, 9, 4]), np.array([0.6, 0.6, 2.5, 0.9]))
     densities = {"whole": np.array([1.5, 1.5, 0.5, 1.0]), "some": np.array([2.0, 2.0, 0.0, 3.0])}
-    examples = ExampleGradients(checkpoint, torch.device("cpu"), "nll", 1.0, 1.0)
-    found = examples.of(QUERY, POSITIVE, NEGATIVES, draws, densities)
+    examples = ExampleGradients(checkpoint, torch.device("cpu"), PairLoss("nll", 1.0, 1.0))
+    found = examples.of(QUERY, POSITIVE, NEGATIVES, OracleDraws(draws, densities))
     gradients = {}
     for doc, text in NEGATIVES.items():
         gradients[doc], head = flat_gradient(checkpoint, text)

@@ -1,4 +1,4 @@
-"""Every figure shows what it was given, and drops what is not there."""
+"""Every figure shows its data, and leaves out what is empty."""
 
 import numpy as np
 import pytest

@@ -5,7 +5,8 @@ import pytest
 
 from ance_cli.diagnostics.examples import Gradients
 from ance_cli.diagnostics.pair import Draws
-from ance_cli.diagnostics.pair_analysis import PairAnalysis, Sampling, ranks_to_show
+from ance_cli.diagnostics.pair_analysis import PairAnalysis, Sampling
+from ance_cli.diagnostics.pair_set import ranks_to_show
 from ance_cli.diagnostics.report import (
     bound,
     panels_of,

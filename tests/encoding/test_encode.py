@@ -167,64 +167,64 @@ def test_kill_9_loses_the_blocks_in_flight_at_most(opened, whole, tmp_path, monk
 
 
 @pytest.fixture
-def at_hand_out(monkeypatch):
-    """Send a signal to worker processes when they are given their `nth` block.
+def at_assignment(monkeypatch):
+    """Send a signal to worker processes when their `nth` block is assigned.
 
-    Nothing is handed out before every worker is there, so that each gets a block.
+    No block is assigned before every worker is ready, so that each gets a block.
     """
 
     def arrange(number, nth, numbers=(1,)):
-        real, given = workers._Process.hand, {}
+        real, given = workers._Process.assign, {}
 
-        def hand(self, block):
+        def assign(self, block):
             real(self, block)
             given[self.name] = given.get(self.name, 0) + 1
             if given[self.name] == nth and int(self.name.split()[1]) in numbers:
                 os.kill(self.process.pid, number)
 
-        hand_out, complete = workers._Pool._hand_out, []
+        assign_next, complete = workers._Pool._assign, []
 
-        def hand_out_to_all(self):
+        def assign_to_all(self):
             if complete or all(worker.is_waiting for worker in self.workers):
                 complete.append(True)
-                hand_out(self)
+                assign_next(self)
 
-        monkeypatch.setattr(workers._Process, "hand", hand)
-        monkeypatch.setattr(workers._Pool, "_hand_out", hand_out_to_all)
+        monkeypatch.setattr(workers._Process, "assign", assign)
+        monkeypatch.setattr(workers._Pool, "_assign", assign_to_all)
 
     return arrange
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_the_middle_costs_no_block(opened, whole, tmp_path, at_hand_out):
-    at_hand_out(signal.SIGKILL, 1)
+def test_a_worker_killed_in_the_middle_costs_no_block(opened, whole, tmp_path, at_assignment):
+    at_assignment(signal.SIGKILL, 1)
     said = Said()
     encode(*opened, tmp_path / "emb", TWO_WORKERS, call=Call(reporter=said))
     same(tmp_path / "emb", whole)
-    assert "worker 1 (cpu) ended by SIGKILL; 1 others go on" in said.texts
+    assert "worker 1 (cpu) ended by SIGKILL; 1 others continue" in said.texts
     assert said.amount == said.total
 
 
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_ended_and_its_block_given_to_another(
-    opened, whole, tmp_path, at_hand_out, monkeypatch
+    opened, whole, tmp_path, at_assignment, monkeypatch
 ):
     monkeypatch.setattr(workers, "_OVERDUE_AT_LEAST_SECONDS", 1.0)
-    at_hand_out(signal.SIGSTOP, 1)
+    at_assignment(signal.SIGSTOP, 1)
     said = Said()
     encode(*opened, tmp_path / "emb", TWO_WORKERS, call=Call(reporter=said))
     same(tmp_path / "emb", whole)
-    assert "worker 1 (cpu) is overdue and is ended" in said.texts
+    assert "worker 1 (cpu) is overdue and is stopped" in said.texts
 
 
 @pytest.mark.long
 @pytest.mark.slow
 def test_when_every_worker_died_the_same_command_goes_on(
-    opened, whole, tmp_path, at_hand_out, monkeypatch
+    opened, whole, tmp_path, at_assignment, monkeypatch
 ):
     with monkeypatch.context():
-        at_hand_out(signal.SIGKILL, 3, numbers=(1, 2))
+        at_assignment(signal.SIGKILL, 3, numbers=(1, 2))
         with pytest.raises(ResourceExhausted) as caught:
             encode(*opened, tmp_path / "emb", TWO_WORKERS)
     left = NUM_BLOCKS - done_blocks(tmp_path / "emb")
@@ -232,7 +232,7 @@ def test_when_every_worker_died_the_same_command_goes_on(
     assert said + rest == (
         "every worker process ended: worker 1 (cpu) by SIGKILL, worker 2 (cpu) by SIGKILL;blocks"
     )
-    assert left <= int(told) <= left + 2  # a worker may die before it tells of a block that is done
+    assert left <= int(told) <= left + 2  # a worker may die before it reports a finished block
     assert not (tmp_path / "emb").exists() and 0 < left < NUM_BLOCKS
     encode(*opened, tmp_path / "emb", ONE)
     same(tmp_path / "emb", whole)
@@ -330,7 +330,7 @@ def test_one_shard_is_encoded_once_at_a_time(opened, tmp_path):
 
 
 def test_shards_and_force(opened, tmp_path):
-    with pytest.raises(UsageProblem, match="each shard would drop what the others have done"):
+    with pytest.raises(UsageProblem, match="each shard would remove the blocks of the others"):
         encode(*opened, tmp_path / "emb", ONE, shard=(1, 2), call=Call(force=True))
 
 
@@ -339,21 +339,6 @@ def test_what_is_no_shard(text):
     with pytest.raises(UsageProblem, match="expected I/N"):
         parse_shard(text)
     assert parse_shard("2/8") == (2, 8) and parse_shard(None) is None
-
-
-# ---------------------------------------------------------------- training reads the cache
-
-
-def test_training_takes_its_rows_from_the_cache(opened):
-    from ance_cli.training.train_worker import _passage_rows
-
-    checkpoint, dataset = opened
-    found = _passage_rows(checkpoint, dataset, ["d3", "d20", "d63"], Call())
-    cache = tokenize.corpus_tokens(checkpoint, dataset)
-    everything = [cache.block(block) for block in range(cache.num_blocks)]
-    for place, doc in enumerate((3, 20, 63)):
-        np.testing.assert_array_equal(found.row(place), everything[doc // 5].row(doc % 5))
-    assert _passage_rows(checkpoint, dataset, [], Call()).num_rows == 0
 
 
 @pytest.mark.gpu

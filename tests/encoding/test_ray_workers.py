@@ -13,7 +13,7 @@ import time
 import pytest
 
 from ance_cli.call import Call
-from ance_cli.config import EncodeConfig, MineConfig
+from ance_cli.config import ClusterConfig, EncodeConfig, MineConfig
 from ance_cli.encoding import ray_workers, tokenize, workers
 from ance_cli.encoding.encode import encode
 from ance_cli.errors import BadInput, UsageProblem
@@ -21,9 +21,11 @@ from ance_cli.formats.candidates import read_candidates
 from ance_cli.formats.dataset import locate
 from ance_cli.formats.embeddings import DOC_OFFSETS, IDS, VECTORS, Embeddings
 from ance_cli.mining.mine import mine
+from ance_cli.mining.mining_job import MiningFiles
+from ance_cli.models import ray_cluster
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Silent
-from ance_cli.retrieval import chunks
+from ance_cli.retrieval import chunks, ray_search
 from ance_cli.retrieval.dense import vector_source
 from tests.world import make_dataset
 
@@ -55,7 +57,7 @@ class Said(Silent):
 
 
 def joined(address, gpus="all"):
-    with ray_workers.joined(address, gpus, 1, Silent()):
+    with ray_cluster.joined(ClusterConfig(ray=address, gpus=gpus), 1, Silent()):
         raise AssertionError("there is nothing to join")
 
 
@@ -73,30 +75,30 @@ def test_what_is_no_address(address):
         joined(address)
 
 
-def test_an_address_that_does_not_answer_is_told_at_once():
+def test_an_address_that_does_not_answer_is_reported_at_once():
     pytest.importorskip("ray")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    with pytest.raises(UsageProblem, match=f"--ray {address}: nobody answers"):
+    with pytest.raises(UsageProblem, match=f"--ray {address}: no answer"):
         joined(address)
 
 
 def test_ray_chooses_the_gpus():
-    with pytest.raises(UsageProblem, match="which GPUs a worker gets is Ray's to say"):
+    with pytest.raises(UsageProblem, match="Ray decides which GPUs a worker gets"):
         joined("local", "0,1")
 
 
 def test_an_index_is_not_searched_in_parts(checkpoint, dataset, tmp_path):
     source = vector_source(None, tmp_path / "index")
     with pytest.raises(UsageProblem, match="--ray searches embeddings"):
-        mine(Checkpoint(checkpoint), locate(dataset, "train"), source, tmp_path / "n.jsonl",
-             compute=ON_RAY)  # fmt: skip
+        mine(Checkpoint(checkpoint), locate(dataset, "train"), source,
+             MiningFiles(tmp_path / "n.jsonl"), compute=ON_RAY)  # fmt: skip
 
 
 def test_folders_that_a_node_does_not_have(tmp_path):
-    with pytest.raises(UsageProblem, match="not to be seen on"):
-        ray_workers._check_shared(str(tmp_path / "elsewhere"))
+    with pytest.raises(UsageProblem, match="does not exist on"):
+        ray_cluster.check_shared(str(tmp_path / "elsewhere"))
 
 
 # ---------------------------------------------------------------- with it
@@ -135,13 +137,13 @@ def test_a_worker_killed_in_the_middle_of_encoding_costs_no_block(
     cluster, world, tmp_path, monkeypatch
 ):
     """When every worker has a block one of them is killed with its first."""
-    hand_out, send = workers._Pool._hand_out, ray_workers._Actor.send
+    assign, send = workers._Pool._assign, ray_workers._Actor.send
     complete, killed = [], []
 
-    def hand_out_to_all(self):
+    def assign_to_all(self):
         if complete or all(worker.is_waiting for worker in self.workers):
             complete.append(True)
-            hand_out(self)
+            assign(self)
 
     def send_and_kill(self, block):
         send(self, block)
@@ -149,7 +151,7 @@ def test_a_worker_killed_in_the_middle_of_encoding_costs_no_block(
             killed.append(block)
             os.kill(self.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(workers._Pool, "_hand_out", hand_out_to_all)
+    monkeypatch.setattr(workers._Pool, "_assign", assign_to_all)
     monkeypatch.setattr(ray_workers._Actor, "send", send_and_kill)
     said = Said()
     two = EncodeConfig(gpus="none", dtype="fp32", cpu_workers=2, ray=cluster)
@@ -157,7 +159,7 @@ def test_a_worker_killed_in_the_middle_of_encoding_costs_no_block(
     assert killed == [0] and found["docs"] == 64
     assert said.texts[0] == f"2 workers (cpu) on Ray at {cluster}"
     lost = f"worker 1 (cpu) on {socket.gethostname()} ended with its process or its node"
-    assert f"{lost}; 1 others go on" in said.texts
+    assert f"{lost}; 1 others continue" in said.texts
     for name in (VECTORS, IDS, DOC_OFFSETS):
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     one, other = Embeddings(tmp_path / "one"), Embeddings(tmp_path / "ray")
@@ -171,8 +173,8 @@ def test_a_worker_killed_in_the_middle_of_encoding_costs_no_block(
 def test_a_search_whose_worker_is_killed_finds_the_same(cluster, world, tmp_path, monkeypatch):
     """The first task that begins is killed; Ray starts it again."""
     monkeypatch.setattr(chunks, "CHUNK_ROWS", 5)
-    monkeypatch.setattr(ray_workers, "_PARTS", 13)  # one block each: there chunks are larger
-    begun, real = str(tmp_path / "begun"), ray_workers._search
+    monkeypatch.setattr(ray_search, "_PARTS", 13)  # one block each: there chunks are larger
+    begun, real = str(tmp_path / "begun"), ray_search._search
 
     def search(*arguments):
         import os  # this function travels by value
@@ -184,11 +186,11 @@ def test_a_search_whose_worker_is_killed_finds_the_same(cluster, world, tmp_path
             return real(*arguments)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(ray_workers, "_search", search)
+    monkeypatch.setattr(ray_search, "_search", search)
     source, config = vector_source(tmp_path / "one", None), MineConfig(depth=20, negatives=5)
-    mine(*world, source, tmp_path / "one.jsonl", config, ONE)
+    mine(*world, source, MiningFiles(tmp_path / "one.jsonl"), config, ONE)
     two = EncodeConfig(gpus="none", dtype="fp32", ray=cluster)
-    mine(*world, source, tmp_path / "ray.jsonl", config, two)
+    mine(*world, source, MiningFiles(tmp_path / "ray.jsonl"), config, two)
     assert os.path.exists(begun)
     assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     one, other = (read_candidates(tmp_path / f"{name}.candidates", 64) for name in ("one", "ray"))
@@ -199,14 +201,14 @@ def test_a_search_whose_worker_is_killed_finds_the_same(cluster, world, tmp_path
 
 @pytest.mark.long
 def test_what_a_worker_finds_wrong_is_told_as_by_one_process(cluster, world, tmp_path):
-    """A damaged block of the corpus, met in a task."""
+    """A damaged block of the corpus, which a task reads."""
     matrix = tmp_path / "one" / VECTORS
     damaged = bytearray(matrix.read_bytes())
     damaged[-1] ^= 1
     matrix.write_bytes(damaged)
     two = EncodeConfig(gpus="none", dtype="fp32", ray=cluster)
     with pytest.raises(BadInput, match="block 12 .* is damaged") as caught:
-        mine(*world, vector_source(tmp_path / "one", None), tmp_path / "n.jsonl",
+        mine(*world, vector_source(tmp_path / "one", None), MiningFiles(tmp_path / "n.jsonl"),
              MineConfig(depth=20), two)  # fmt: skip
     assert "ance encode --force" in caught.value.hint
 

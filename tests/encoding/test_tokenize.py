@@ -1,22 +1,29 @@
 """The token cache as a stage: made once, found again, never taken for another one."""
 
 import json
+import sys
 import threading
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ance_cli.call import Call, SkippedLines
+from ance_cli.config import EncodeConfig
 from ance_cli.encoding import tokenize as stage
+from ance_cli.encoding.encode import encode
 from ance_cli.encoding.tokenize import corpus_tokens, tokenize
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import locate, read_corpus
+from ance_cli.formats.jsonl import open_output
 from ance_cli.formats.tokens import TokenCache
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import load_dual, save_dual
 from ance_cli.models.tokens import Tokenizer
+from ance_cli.progress import Silent
 
 
 @pytest.fixture
@@ -169,7 +176,7 @@ def test_of_two_at_once_one_makes_it(opened, calls, monkeypatch):
 def test_what_a_killed_call_left_is_made_again(opened):
     checkpoint, dataset = opened
     plan = stage.tokens_plan(checkpoint, dataset, None, None)
-    (plan.open_partial() / "tokens.npy").write_bytes(b"half of it")
+    (plan.open_partial() / "tokens.npy").write_bytes(b"the first half")
     assert corpus_tokens(checkpoint, dataset).num_docs == 64
     assert not plan.partial.exists()
 
@@ -178,7 +185,7 @@ def test_broken_lines_do_not_poison_the_cache(opened):
     checkpoint, dataset = opened
     with open(dataset.corpus, "a") as handle:
         handle.write('not json\n{"_id": "d3", "text": "again"}\n')
-    for _ in range(2):  # made, then found: the same is told
+    for _ in range(2):  # made, then found: the same lines are reported
         skipped = SkippedLines()
         assert corpus_tokens(checkpoint, dataset, call=Call(skipped=skipped)).num_docs == 64
         assert skipped.count == 2 and "not valid JSON" in next(iter(skipped.reasons))
@@ -199,6 +206,72 @@ def test_a_corpus_that_changes_meanwhile_is_not_kept(opened, monkeypatch):
     with pytest.raises(BadInput, match="changed while it was read"):
         corpus_tokens(checkpoint, dataset)
     assert not list((dataset.corpus.parent.parent / "cache" / "tokens").glob("[!.]*"))
+
+
+OPENED = []
+"""Files that were opened since the hook was installed; a hook of Python's cannot be removed."""
+
+
+@pytest.fixture
+def reads_of_the_corpus(opened):
+    """How often the corpus was opened since the last call of this function."""
+    if not OPENED:
+        sys.addaudithook(lambda event, args: OPENED.append(args[0]) if event == "open" else None)
+    corpus = opened[1].corpus
+
+    def count():
+        found = sum(str(path) == str(corpus) for path in OPENED)
+        OPENED[:] = [""]
+        return found
+
+    count()
+    return count
+
+
+def test_the_corpus_is_read_once_for_its_hash_and_once_for_its_texts(
+    opened, reads_of_the_corpus, tmp_path
+):
+    encode(*opened, tmp_path / "emb", EncodeConfig(gpus="none"))
+    assert reads_of_the_corpus() == 2
+    encode(*opened, tmp_path / "emb", EncodeConfig(gpus="none"))
+    encode(*opened, tmp_path / "emb32", EncodeConfig(gpus="none", output_dtype="float32"))
+    assert reads_of_the_corpus() == 0  # hash and tokens are in the cache folder
+
+
+def test_a_skipped_line_costs_no_other_read(opened, reads_of_the_corpus, tmp_path):
+    with open(opened[1].corpus, "a") as handle:
+        handle.write("not json\n")
+    reads_of_the_corpus()
+    skipped = SkippedLines()
+    encode(*opened, tmp_path / "emb", EncodeConfig(gpus="none"), call=Call(skipped=skipped))
+    assert reads_of_the_corpus() == 2 and skipped.count == 1
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_the_bar_counts_the_bytes_of_the_corpus(opened, tmp_path, suffix):
+    checkpoint, dataset = opened
+    corpus = tmp_path / f"corpus.jsonl{suffix}"
+    with open_output(corpus) as handle:
+        handle.write(dataset.corpus.read_bytes())
+    bars = []
+
+    class Bar:
+        def __init__(self, total):
+            self.total, self.done = total, 0
+
+        def advance(self, amount=1):
+            self.done += amount
+
+    class Counting(Silent):
+        @contextmanager
+        def task(self, name, total, unit, done=0):
+            bars.append((name, unit, Bar(total)))
+            yield bars[-1][2]
+
+    corpus_tokens(checkpoint, replace(dataset, corpus=corpus), call=Call(reporter=Counting()))
+    [(name, unit, bar)] = bars
+    assert (name, unit) == ("tokenising", "byte")
+    assert bar.done == bar.total == corpus.stat().st_size
 
 
 def test_a_changed_cache_is_refused_with_the_way_out(opened):

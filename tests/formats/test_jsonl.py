@@ -69,7 +69,7 @@ def test_a_line_cut_in_half_is_named(tmp_path):
     assert caught.value.what.startswith(f"{path}:2: not valid JSON (")
     assert caught.value.what.endswith("""); the line begins '{"_id": "d2", "te'""")
     assert caught.value.hint == (
-        f"look at it with: sed -n 2p {path}; --skip-bad counts and passes over such lines"
+        f"look at it with: sed -n 2p {path}; skip bad lines with --skip-bad"
     )
     assert caught.value.exit_code == 3
 

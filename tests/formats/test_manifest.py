@@ -161,7 +161,7 @@ def test_other_settings_are_named(artifact):
         f'{output}: exists with other settings: depth 100 -> 200; dtype "fp32" -> null; '
         f'seed null -> 1; corpus "aaa" -> "{"b" * 11}...bbb"'
     )
-    assert caught.value.hint == "choose another name with -o, or make it anew with --force"
+    assert caught.value.hint == "choose another name with -o, or replace it with --force"
     assert other.published(force=True) is None
 
 
@@ -452,7 +452,7 @@ def test_an_interrupted_folder_of_other_settings_is_refused(tmp_path):
     with pytest.raises(Mismatch) as caught:
         other.open_partial()
     assert caught.value.what == (
-        f"{tmp_path}/.out.partial: an unfinished candidates with other settings lies here: "
+        f"{tmp_path}/.out.partial: an unfinished candidates with other settings is in the way: "
         "depth 100 -> 200"
     )
     assert caught.value.hint == "finish it with its own settings, or drop it with --force"
@@ -484,7 +484,7 @@ def test_a_partial_folder_of_nobody_is_started_anew(tmp_path):
 def test_a_partial_folder_with_a_damaged_plan_is_refused(tmp_path):
     plan = folder_plan(tmp_path / "out")
     (plan.open_partial() / "plan.json").write_text("{")
-    with pytest.raises(Mismatch, match="an unfinished candidates with other settings lies here"):
+    with pytest.raises(Mismatch, match="an unfinished candidates with other settings"):
         plan.open_partial()
 
 

@@ -84,11 +84,11 @@ def test_what_was_written_is_read_again(path):
         (line(positive_id="d3"), "'d3' is not a positive of query 'q1' in the labels"),
         (
             line(negative_ids=["d3", "d2"]),
-            "'d2' is a positive of query 'q1' and stands among its negatives",
+            "'d2' is a positive of query 'q1' and is among its negatives",
         ),
         (
             line(negative_ids=["d1"]),
-            "'d1' is a positive of query 'q1' and stands among its negatives",
+            "'d1' is a positive of query 'q1' and is among its negatives",
         ),
         (line("q2", "d4"), "this pair was on line 1 before"),
         (line(negative_ids="d3"), "'negative_ids' should be a list of strings"),

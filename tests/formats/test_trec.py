@@ -87,7 +87,7 @@ def test_a_run_is_read_whatever_its_order(tmp_path, name):
         ("q1 Q0 d2 1 high x", "the score should be a number, found 'high'"),
         ("q1 Q0 d2 1 nan x", "the score is nan, expected a finite number"),
         ("q1 Q0 d2 1 -inf x", "the score is -inf, expected a finite number"),
-        ("q1 Q0 d1 2 0.4 x", "document 'd1' stands twice for query 'q1'"),
+        ("q1 Q0 d1 2 0.4 x", "document 'd1' occurs twice for query 'q1'"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, line, reason):

@@ -219,7 +219,7 @@ def test_there_and_back_over_a_socket(world, tmp_path):
         refused = ance(*push, code=5, **{**there, "HF_TOKEN": "hf_another"})
         assert "me/small: the hub did not take the checkpoint (" in refused.stderr
         missing = ance("encode", "--ckpt", "me/nothing", *data, "-o", "x", code=3, **there)
-        assert "the model hub gave no model of that name" in missing.stderr
+        assert "the model hub returned no model of that name" in missing.stderr
     world("encode", "--ckpt", folder, *data, "-o", "here.emb")
     vectors = [
         (world.cwd / name / "embeddings.npy").read_bytes() for name in ("hub.emb", "here.emb")

@@ -73,7 +73,7 @@ def test_broken_topics(imported, write, lines, words):
 def test_a_document_stands_once_in_a_ranking(imported, write):
     write("run.txt", "1 Q0 d1 1 2.0 x", "1 Q0 d1 2 1.0 x")
     write("topics.tsv", "1\tgout")
-    with pytest.raises(BadInput, match=r"run.txt:2: document 'd1' stands twice for query '1'"):
+    with pytest.raises(BadInput, match=r"run.txt:2: document 'd1' occurs twice for query '1'"):
         imported("trec:run.txt", "trec:topics.tsv")
 
 

@@ -1,22 +1,27 @@
-"""Who gets which device, on machines of every kind."""
+"""The devices of the trainer and of the refreshes, on machines of every kind."""
 
 import os
 
 import pytest
 
+from ance_cli.config import LoopDevices
 from ance_cli.loop import devices
-from ance_cli.loop.devices import Devices, place_devices
-from ance_cli.loop.processes import split_cpus
+from ance_cli.loop.devices import Devices, place_devices, split_cpus
 
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """A machine with so many GPUs."""
+    """A machine with a given number of GPUs."""
 
     def set_number(number):
         monkeypatch.setattr(devices, "num_gpus", lambda: number)
 
     return set_number
+
+
+def asked(flags, ray=None):
+    gpus, train_gpus, infer_gpus = flags
+    return LoopDevices(gpus=gpus, train_gpus=train_gpus, infer_gpus=infer_gpus, ray=ray)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +43,7 @@ def gpus(monkeypatch):
 )
 def test_placing(gpus, number, mode, split, flags, expected):
     gpus(number)
-    found = place_devices(mode, split, *flags)
+    found = place_devices(mode, split, asked(flags))
     assert (found.mode, found.train_gpus, found.infer_gpus) == expected
     assert not found.train_cpus and not found.infer_cpus
 
@@ -54,23 +59,23 @@ def test_placing(gpus, number, mode, split, flags, expected):
 )
 def test_a_cluster_leaves_this_machines_gpus_to_the_trainer(gpus, number, mode, flags, expected):
     gpus(number)
-    found = place_devices(mode, (1, 1), *flags, in_ray=True)
+    found = place_devices(mode, (1, 1), asked(flags, ray="local"))
     assert (found.mode, found.train_gpus, found.infer_gpus) == expected
     assert not found.train_cpus and not found.infer_cpus
 
 
-def test_two_sides_on_one_cpu_are_pinned_apart(gpus, monkeypatch):
+def test_trainer_and_refreshes_on_one_cpu_are_pinned_apart(gpus, monkeypatch):
     gpus(0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
     expected = Devices("async", "all", "all", frozenset({0, 1, 2}), frozenset({3}))
-    assert place_devices("async", (3, 1), "all", None, None) == expected
+    assert place_devices("async", (3, 1), LoopDevices()) == expected
 
 
 @pytest.mark.parametrize(
     ("cpus", "split", "sizes"),
     [(8, (1, 1), (4, 4)), (8, (3, 1), (6, 2)), (2, (9, 1), (1, 1)), (1, (1, 1), (1, 1))],
 )
-def test_cores_are_dealt_out(monkeypatch, cpus, split, sizes):
+def test_cores_are_divided(monkeypatch, cpus, split, sizes):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cpus)))
     first, second = split_cpus(split)
     assert (len(first), len(second)) == sizes

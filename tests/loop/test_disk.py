@@ -1,4 +1,4 @@
-"""What a loop will take on disk, against checkpoints and corpora that are known."""
+"""The disk space that a loop needs, against known checkpoints and corpora."""
 
 import shutil
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from ance_cli.call import Call
 from ance_cli.config import LoopConfig, TrainConfig
 from ance_cli.errors import BadInput
 from ance_cli.loop import disk
-from ance_cli.loop.loop import Given, loop
+from ance_cli.loop.loop import loop
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Silent
 
@@ -22,8 +22,8 @@ class Listening(Silent):
         self.warnings.append(text)
 
 
-def need(tmp_path, dataset, checkpoint, reporter=Silent(), refreshing=None, **training):
-    given = Given({"data": dataset, "ckpt": checkpoint, **training}, {}, refreshing or {})
+def need(tmp_path, dataset, checkpoint, reporter=Silent(), **settings):
+    given = {"data": dataset, "ckpt": checkpoint, **settings}
     config = LoopConfig(refresh_every=10, segments=2)
     found = loop(tmp_path / "run", config, given=given, call=Call(dry_run=True, reporter=reporter))
     return found["disk_bytes"]
@@ -46,7 +46,7 @@ def test_weights_are_counted_in_float32_whatever_the_file_holds(checkpoint, back
     file = tmp_path / "half" / "model.safetensors"
     assert disk._float32_bytes(file) == 4 * parameters > 1.5 * file.stat().st_size
     file.write_bytes(b"not tensors")
-    with pytest.raises(BadInput, match="not a whole safetensors file"):
+    with pytest.raises(BadInput, match="not a complete safetensors file"):
         disk._float32_bytes(file)
 
 
@@ -55,14 +55,14 @@ def test_it_follows_the_settings(tmp_path, dataset, checkpoint):
     maxp = need(tmp_path, dataset, checkpoint, segmentation="special", max_segments=3)
     vectors = 64 * 32 * 2
     assert maxp["embeddings"] - plain["embeddings"] == 3 * 2 * vectors
-    indexed = need(tmp_path, dataset, checkpoint, refreshing={"index_factory": "Flat"})
+    indexed = need(tmp_path, dataset, checkpoint, index_factory="Flat")
     assert plain["index"] == 0 and indexed["index"] > 3 * 2 * vectors
     assert plain["checkpoints"] == 4 * plain["states"] / 9  # three, and one being written
     assert plain["used"] == 0 and plain["free"] > 0
     assert not (tmp_path / "run").exists()
 
 
-def test_a_disk_that_is_too_small_is_told(tmp_path, dataset, checkpoint, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported(tmp_path, dataset, checkpoint, monkeypatch):
     reporter = Listening()
     need(tmp_path, dataset, checkpoint, reporter)
     assert reporter.warnings == []
@@ -76,4 +76,4 @@ def test_a_disk_that_is_too_small_is_told(tmp_path, dataset, checkpoint, monkeyp
     assert need(tmp_path, dataset, checkpoint, reporter)["free"] == 1000
     assert asked == [tmp_path]
     (warning,) = reporter.warnings
-    assert "run: this run may take 0.0 GB, it has 0.0 GB, and 0.0 GB are free" in warning
+    assert "run: this run may need 0.0 GB; it has 0.0 GB, and 0.0 GB are free" in warning

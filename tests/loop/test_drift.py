@@ -1,4 +1,4 @@
-"""Drift: a newer checkpoint meets the very texts of a generation's probe, and no others."""
+"""Drift: a newer checkpoint encodes the texts of a generation's probe, and no other texts."""
 
 import weakref
 
@@ -36,7 +36,7 @@ def test_the_same_checkpoint_has_not_moved(tmp_path, probed):
 
 
 def test_no_other_text_of_the_corpus_is_kept(tmp_path, probed, monkeypatch):
-    made, met = [], []
+    made, encoded = [], []
 
     class Text(str):
         """A text that can be watched."""
@@ -49,14 +49,14 @@ def test_no_other_text_of_the_corpus_is_kept(tmp_path, probed, monkeypatch):
 
     class Encoder(drift.TextEncoder):
         def __call__(self, texts):
-            met.append((len(texts), sum(text() is not None for text in made)))
+            encoded.append((len(texts), sum(text() is not None for text in made)))
             return super().__call__(texts)
 
     passages = [Watched(*passage) for passage in drift.read_corpus(probed[1].corpus)]
     monkeypatch.setattr(drift, "read_corpus", lambda path: iter(passages))
     monkeypatch.setattr(drift, "TextEncoder", Encoder)
     assert measured_overlap(*probed, read_probe(GenerationFolder(tmp_path)), CONFIG) == 1.0
-    assert met[-1] == (10, 10)
+    assert encoded[-1] == (10, 10)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"top": []}'])
@@ -67,7 +67,7 @@ def test_a_probe_that_cannot_be_read_is_none(tmp_path, content):
 
 
 def test_passages_of_several_segments(tmp_path, dataset, checkpoint, monkeypatch):
-    """MaxP: a passage has as many rows in the generation as it has when it is encoded anew."""
+    """MaxP: a passage has as many rows in the generation as when it is encoded again."""
     monkeypatch.setattr(drift, "NUM_PASSAGES", 10)
     given = Checkpoint(checkpoint).with_settings(segmentation="special", passage_length=8)
     data = locate(dataset, "train")

@@ -1,19 +1,21 @@
-"""What a loop tells its children to do, by what was asked and by how far the run is."""
+"""The commands of a loop's children, by the settings and by the progress of the run."""
 
 import json
 import re
+import shlex
 import signal
 import time
 
 import pytest
 
 from ance_cli.call import Call
-from ance_cli.config import LoopConfig
+from ance_cli.config import LoopConfig, LoopDevices
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop import loop as stage
-from ance_cli.loop.loop import Given, as_flags, loop, out_of_patience
+from ance_cli.loop.commands import as_flags
+from ance_cli.loop.loop import loop, out_of_patience
 from tests.intact import check_finished, check_intact, check_ledger
 from tests.world import Ance, jsonl
 
@@ -48,33 +50,57 @@ def test_patience(tmp_path, values, patience, stops):
         assert reason == f"no generation was better than number 2 of {len(values)} on dev"
 
 
+def test_a_setting_that_no_child_takes_is_refused(tmp_path, dataset, checkpoint):
+    given = {"data": dataset, "ckpt": checkpoint, "relative_margins": 0.05}
+    with pytest.raises(UsageProblem, match="--relative-margins is not a setting of a loop"):
+        loop(tmp_path / "run", LoopConfig(), given=given, call=Call(dry_run=True))
+
+
+def test_each_child_gets_the_settings_that_its_command_takes(tmp_path, dataset, checkpoint):
+    given = {"data": dataset, "ckpt": checkpoint, "lr": 1e-3, "relative_margin": 0.05,
+             "log_every": 5}  # fmt: skip
+    config = LoopConfig(refresh_every=10, segments=2, mode="async", max_staleness=20)
+    commands = loop(tmp_path / "run", config, given=given, call=Call(dry_run=True))["commands"]
+    prepare, train, refresh = (shlex.split(command) for command in commands)
+    takes = {"--data": {"prepare"}, "--lr": {"prepare"}, "--log-every": {"prepare", "train"},
+             "--max-staleness": {"train"}, "--relative-margin": {"refresh"}}  # fmt: skip
+    for flag, expected in takes.items():
+        named = {"prepare": prepare, "train": train, "refresh": refresh}
+        assert {name for name, words in named.items() if flag in words} == expected
+    assert refresh[refresh.index("--relative-margin") + 1] == "0.05"
+
+
+def test_negatives_that_are_always_too_old_are_refused():
+    with pytest.raises(UsageProblem, match="--max-staleness 5 is less than --refresh-every 10"):
+        LoopConfig(refresh_every=10, max_staleness=5)
+
+
 # ---------------------------------------------------------------- threads
 
 
 def threads_of(tmp_path, dataset, checkpoint, mode, threads):
-    """--threads in the commands of trainer and inferencer; None where they have none."""
-    given = Given({"data": dataset, "ckpt": checkpoint}, {}, {})
+    """--threads in the commands of the trainer and of the refreshes; None if it is absent."""
+    given = {"data": dataset, "ckpt": checkpoint}
     config = LoopConfig(refresh_every=10, segments=2, mode=mode)
-    found = loop(
-        tmp_path / "run", config, given=given, gpus="none", call=Call(threads=threads, dry_run=True)
-    )
+    found = loop(tmp_path / "run", config, given=given, devices=LoopDevices(gpus="none"),
+                 call=Call(threads=threads, dry_run=True))  # fmt: skip
     processes = {command.split()[1]: command for command in found["commands"][1:]}
     matches = [
-        re.search(r"--threads (\d+)", processes[side]) for side in ("train-segment", "refresh")
+        re.search(r"--threads (\d+)", processes[name]) for name in ("train-segment", "refresh")
     ]
     return [match and int(match[1]) for match in matches]
 
 
-def test_threads_reach_both_sides(tmp_path, dataset, checkpoint, monkeypatch):
-    """BM25 in a refresh takes every core but for this flag. Pinned to CPUs, a side has no more
-    threads than these."""
-    monkeypatch.setattr("ance_cli.loop.processes.os.sched_getaffinity", lambda _: set(range(6)))
+def test_threads_reach_both_children(tmp_path, dataset, checkpoint, monkeypatch):
+    """Without this flag BM25 in a refresh takes every core. A child that is pinned to CPUs has no
+    more threads than CPUs."""
+    monkeypatch.setattr("ance_cli.loop.devices.os.sched_getaffinity", lambda _: set(range(6)))
     assert threads_of(tmp_path, dataset, checkpoint, "sync", 4) == [4, 4]
     assert threads_of(tmp_path, dataset, checkpoint, "sync", 0) == [None, None]
     assert threads_of(tmp_path, dataset, checkpoint, "async", 2) == [2, 2]
     assert threads_of(tmp_path, dataset, checkpoint, "async", 4) == [3, 3]
     assert threads_of(tmp_path, dataset, checkpoint, "async", 0) == [3, 3]
-    devices = stage.place_devices("auto", (1, 1), "all", "0", "1")
+    devices = stage.place_devices("auto", (1, 1), LoopDevices(train_gpus="0", infer_gpus="1"))
     monkeypatch.setattr(stage, "place_devices", lambda *_: devices)
     assert threads_of(tmp_path, dataset, checkpoint, "async", 4) == [4, 4]
 
@@ -88,7 +114,7 @@ def segment(number, start_step, steps, source="follow"):
             "negatives": negatives}  # fmt: skip
 
 
-def standing(tmp_path, state, checkpoint, *records):
+def run_at(tmp_path, state, checkpoint, *records):
     """A run with a state, a checkpoint and a ledger of segments."""
     run = RunFolder(tmp_path / "run")
     for folder, name, facts in (
@@ -106,28 +132,28 @@ def standing(tmp_path, state, checkpoint, *records):
     ("state", "checkpoint", "records", "last_step", "rest"),
     [
         (0, 0, [], 200, (200, False)),
-        (150, 100, [segment(1, 0, 200)], 200, (200, False)),  # the same call goes on
-        (200, 200, [segment(1, 0, 200)], 200, (200, False)),  # all but the line that says so
+        (150, 100, [segment(1, 0, 200)], 200, (200, False)),  # the same call continues
+        (200, 200, [segment(1, 0, 200)], 200, (200, False)),  # only its last line is missing
         (150, 100, [segment(1, 0, 200)], 400, (250, True)),  # more segments than before
         (150, 100, [segment(1, 0, 400)], 200, (50, True)),  # fewer
         (250, 200, [segment(1, 0, 400)], 200, (-50, True)),  # fewer, and trained already
         (300, 300, [segment(1, 0, 200), segment(2, 150, 250)], 400, (250, False)),
         (200, 200, [segment(1, 0, 200), {"finished": 1}], 400, (200, True)),  # not the same steps
         (400, 400, [segment(1, 0, 400), {"finished": 1}], 400, (0, True)),
-        (150, 100, [segment(1, 100, 100, "x.jsonl")], 200, (50, True)),  # in turn before
+        (150, 100, [segment(1, 100, 100, "x.jsonl")], 200, (50, True)),  # was synchronous before
     ],
 )
-def test_the_trainer_ends_where_the_inferencer_ends(
+def test_the_trainer_ends_where_the_refresh_daemon_ends(
     tmp_path, state, checkpoint, records, last_step, rest
 ):
-    run = standing(tmp_path, state, checkpoint, *records)
+    run = run_at(tmp_path, state, checkpoint, *records)
     assert stage._rest_of_training(run, last_step) == rest
 
 
 def test_a_run_that_went_past_without_a_checkpoint_is_refused(tmp_path):
-    """The inferencer would wait for a checkpoint that nobody makes."""
-    run = standing(tmp_path, 250, 200, segment(1, 0, 400))
-    with pytest.raises(UsageProblem, match="stands at step 250, past the 240 steps of --segments"):
+    """The refresh daemon would wait for a checkpoint that nobody makes."""
+    run = run_at(tmp_path, 250, 200, segment(1, 0, 400))
+    with pytest.raises(UsageProblem, match="is at step 250, past the 240 steps of --segments"):
         stage._rest_of_training(run, 240)
 
 

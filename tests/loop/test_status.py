@@ -1,4 +1,4 @@
-"""Reading a run folder that is whatever it is at the moment."""
+"""Reading a run folder in any state, also while it changes."""
 
 import json
 import shutil
@@ -10,12 +10,13 @@ import pytest
 
 from ance_cli.errors import BadInput
 from ance_cli.formats.lease import hold
+from ance_cli.formats.run_folder import REFRESHER
 from ance_cli.loop.status import status
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A run that was made and nothing else."""
+    """A run that was only made."""
     folder = tmp_path / "run"
     (folder / "lease").mkdir(parents=True)
     for name in ("checkpoints", "state", "generations"):
@@ -87,12 +88,12 @@ def test_rates_are_the_mean_over_the_last_lines_by_time(run):
 
 
 @pytest.mark.parametrize("mode, refreshes", [("sync", 4), ("async", 1)])
-def test_time_left_counts_the_refreshes_that_are_waited_for(run, mode, refreshes):
+def test_time_left_counts_the_refreshes_that_the_loop_waits_for(run, mode, refreshes):
     """60 steps at 2 a second; checkpoints 40, 60, 80 and 100 have no generation yet."""
     looping(run, mode, published=20)
     generation(run, 1, 20)
     ledger(run / "metrics.jsonl", log_line(30, 2.0), log_line(40, 2.0))
-    assert status(run).training.seconds_left is None  # nobody is at work
+    assert status(run).training.seconds_left is None  # no process works on the run
     with hold(run / "lease" / "supervisor", "it"):
         assert status(run).training.seconds_left == 60 / 2 + refreshes * 30
 
@@ -111,7 +112,7 @@ def test_negatives_in_use_and_published(run):
     assert (found.generation, found.checkpoint_step, found.age) == (None, 30, 4)
 
 
-def test_waiting_for_fresher_negatives(run):
+def test_waiting_for_newer_negatives(run):
     looping(run, "async", published=20, max_staleness=20)
     generation(run, 1, 20)
     ledger(run / "segments.jsonl", {"segment": 1, "start_step": 0, "steps": 9, "input": "follow"})
@@ -125,14 +126,14 @@ def test_waiting_for_fresher_negatives(run):
 
 
 def test_the_phases_of_a_refresh(run):
-    events = [{"time": "t", "who": "inferencer", "what": "refresh started", "generation": 2,
+    events = [{"time": "t", "who": REFRESHER, "what": "refresh started", "generation": 2,
                "checkpoint_step": 40}]  # fmt: skip
     ledger(run / "events.jsonl", *events)
     (run / "refresh.json").write_text('{"index_factory": "Flat", "dev_split": "dev"}')
     assert status(run).refreshing.phase is None
     partial = run / "generations" / ".0002.partial"
     half = partial / ".embeddings.partial"
-    with hold(run / "lease" / "inferencer", "it"):
+    with hold(run / "lease" / REFRESHER, "it"):
         assert status(run).refreshing.phase == "start"
         half.mkdir(parents=True)
         assert status(run).refreshing.phase == "encode"
@@ -157,14 +158,14 @@ def test_the_phases_of_a_refresh(run):
     assert status(run).refreshing.phase == "publish"
 
 
-def test_an_inferencer_between_two_refreshes(run):
+def test_a_refresh_daemon_between_two_refreshes(run):
     looping(run, "async", published=20)
-    started = {"who": "supervisor", "what": "inferencer started"}
+    started = {"who": "supervisor", "what": f"{REFRESHER} started"}
     ledger(run / "events.jsonl", started)
     assert status(run).refreshing.phase is None
     with hold(run / "lease" / "supervisor", "it"):
         assert status(run).refreshing.phase == "waiting"
-        ledger(run / "events.jsonl", started, {"who": "supervisor", "what": "inferencer died"})
+        ledger(run / "events.jsonl", started, {"who": "supervisor", "what": f"{REFRESHER} died"})
         assert status(run).refreshing.phase is None
 
 
@@ -180,7 +181,7 @@ def test_the_last_errors_and_the_last_drift(run):
     assert found.drift["overlap"] == 0.4
 
 
-def test_damaged_and_missing_files_are_passed_over(run):
+def test_damaged_and_missing_files_are_skipped(run):
     for name in ("loop.json", "negatives.json", "refresh.json", "metrics.jsonl", "events.jsonl",
                  "segments.jsonl", "switches.jsonl"):  # fmt: skip
         (run / name).write_bytes(b'{"half": \n[1]\n\xff')

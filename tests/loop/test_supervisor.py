@@ -1,4 +1,4 @@
-"""Stages in turn: a stage that is tried again, and what comes next by what lies in the run."""
+"""Alternating stages: restarts, and the next stage by what the run holds."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_a_disk_too_full_for_a_line_does_not_end_the_tries(run, begun, full_disk
     begun.codes = [5, 0]
     run_stage(lambda: ["refresh"], 3, run, reporter)
     assert warnings == ["events.jsonl: no room left on the disk",
-                        "`ance refresh` ended with exit code 5; again in 1 s"]  # fmt: skip
+                        "`ance refresh` ended with exit code 5; restarting it in 1 s"]  # fmt: skip
 
 
 def test_each_try_asks_what_is_to_do(run, begun):
@@ -66,6 +66,6 @@ def test_in_turn_after_side_by_side_training_ends_at_the_next_segment(run):
     record = {"segment": 1, "start_step": 0, "steps": 200, "input": "follow", "negatives": None}
     run.segments.write_text(json.dumps(record) + "\n")
     asked = []
-    with pytest.raises(StageFailed, match="still stands at step 100"):
+    with pytest.raises(StageFailed, match="still at step 100"):
         cycle(run, 200, 100, lambda: None, lambda *train: asked.append(train), lambda: None)
     assert asked == [(run.generation(2).negatives, 50)]

@@ -1,11 +1,12 @@
 """What the audit says, recounted by hand."""
 
+import math
 import random
 
 import pytest
 
 from ance_cli.formats.negatives_file import PairNegatives
-from ance_cli.mining.audit import Audit
+from ance_cli.mining.audit import Audit, logit_of
 
 
 def quantile(values, share):
@@ -161,3 +162,9 @@ def test_an_overlap_is_told_only_where_there_is_something_earlier():
     assert "overlap_with_earlier" not in audited(random_pairs())
     nothing = audited([PairNegatives("q1", "p1", [])], wanted=0, earlier={("q1", "p1"): {"a"}})
     assert nothing["overlap_with_earlier"] is nothing["churn_against_earlier"] is None
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9, 0.999])
+def test_a_logit_has_its_probability(probability):
+    assert 1 / (1 + math.exp(-logit_of(probability))) == pytest.approx(probability)
+    assert (logit_of(0.0), logit_of(1.0)) == (-math.inf, math.inf)

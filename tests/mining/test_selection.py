@@ -8,15 +8,20 @@ from itertools import product
 import numpy as np
 import pytest
 
+from ance_cli.config import DrawConfig
 from ance_cli.formats.candidates import Candidates
 from ance_cli.formats.dataset import Passage, positives_of
 from ance_cli.mining.audit import Audit
-from ance_cli.mining.filtering import DuplicateIndex, Filters
+from ance_cli.mining.filtering import DuplicateIndex
+from ance_cli.mining.mix import parse_mix
 from ance_cli.mining.pool import Pool, RankedLists
-from ance_cli.mining.sampling import SAMPLERS, Sampler, parse_mix
-from ance_cli.mining.selection import Recipe, select_negatives
+from ance_cli.mining.rules import RULES
+from ance_cli.mining.sampling import SAMPLERS
+from ance_cli.mining.selection import Draw, select_negatives
 
 MIXES = ["ann", "ann:0.5,random:0.5", "random", "bm25", "lookahead:1,bm25:1,ann:2,random:1"]
+
+RULE_NAMES = {*RULES, "teacher_max", "teacher_pairs"}
 
 
 @dataclass
@@ -35,17 +40,10 @@ class World:
     def select(self, mix="ann", sampler="uniform", count=4, min_rel=1, seed=1, step=0, **more):
         shares = parse_mix(mix, ("ann", "bm25", "lookahead", "random"))
         audit = Audit(count)
-        recipe = Recipe(
-            shares,
-            count,
-            seed,
-            step,
-            more.get("depth", 16),
-            Sampler(sampler),
-            more.get("filters", Filters()),
-            more.get("teacher_max"),
-            more.get("teacher_pairs", 0),
-        )
+        settings = {"sampler": sampler, "negatives": count, "seed": seed, "min_rel": min_rel}
+        given = {name: value for name, value in more.items() if name in RULE_NAMES}
+        teacher = "teacher" if "teacher" in more else None
+        draw = Draw(DrawConfig(depth=16, teacher=teacher, **settings, **given), shares, step)
         candidates = more.get("candidates", self.candidates)
         lists = {"ann": RankedLists.of(candidates), **self.others()}
         pool = Pool(
@@ -58,7 +56,7 @@ class World:
             more.get("has_answer"),
             more.get("teacher"),
         )
-        return list(select_negatives(pool, recipe, audit)), audit.summary()
+        return list(select_negatives(pool, draw, audit)), audit.summary()
 
     def others(self):
         """Two more sources: a shifted ranking of each query, and neighbours of each document."""
@@ -325,8 +323,7 @@ def test_the_corpus_is_not_drawn_from_where_a_list_is_short(worlds):
 def test_margins_hold_against_the_lowest_positive_in_every_source(worlds, sampler):
     drawn = 0
     for world in worlds:
-        filters = Filters(relative_margin=0.1, min_score=-4.5)
-        pairs, _ = world.select(MIXES[-1], sampler, 10, filters=filters)
+        pairs, _ = world.select(MIXES[-1], sampler, 10, relative_margin=0.1, min_score=-4.5)
         for pair in pairs:
             known = world.candidates.positive_scores[pair.query_id]
             relevant = [d for d, grade in world.qrels[pair.query_id].items() if grade >= 1]
@@ -339,8 +336,7 @@ def test_margins_hold_against_the_lowest_positive_in_every_source(worlds, sample
 
 def test_a_rank_window_counts_in_the_raw_list(worlds):
     for world in worlds:
-        filters = Filters(range_min=2, range_max=6)
-        pairs, summary = world.select("ann", "top", 16, filters=filters)
+        pairs, summary = world.select("ann", "top", 16, range_min=2, range_max=6)
         taken = Counter()
         for pair in pairs:
             assert all(2 < rank <= 6 for rank in pair.negative_ranks)

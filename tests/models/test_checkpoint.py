@@ -64,7 +64,7 @@ def test_without_the_weights_of_the_head(copy):
 
 def test_pickled_weights_are_never_loaded(copy):
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(BadInput, match="there are no weights in safetensors format"):
+    with pytest.raises(BadInput, match="holds no weights in safetensors format"):
         Checkpoint(copy)
 
 

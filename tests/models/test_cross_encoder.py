@@ -218,14 +218,14 @@ def refused(folder):
 
 def test_a_folder_that_is_none(tmp_path):
     what, hint = refused(tmp_path / "none")
-    assert what == f"{tmp_path}/none/config.json: no such file: not a cross-encoder's folder"
+    assert what == f"{tmp_path}/none/config.json: no such file: not a cross-encoder folder"
     assert hint.startswith("name a folder with a sequence classifier")
 
 
 def test_pickled_weights(copied):
     (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
     what, hint = refused(copied)
-    assert what == f"{copied}: there are no weights in safetensors format"
+    assert what == f"{copied}: holds no weights in safetensors format"
     assert hint == "pickled weights are never loaded; save the model with safetensors"
 
 
@@ -272,7 +272,7 @@ def test_a_dual_encoder(checkpoint):
         f"{checkpoint}: its modules are Transformer, Pooling, Dense, LayerNorm, "
         "expected a Transformer alone"
     )
-    assert hint == "a dual encoder cannot judge pairs; name a cross-encoder"
+    assert hint == "a dual encoder cannot score pairs; name a cross-encoder"
 
 
 def test_a_classifier_without_weights(copied):
@@ -281,7 +281,7 @@ def test_a_classifier_without_weights(copied):
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
     what, _ = refused(copied)
     assert what == (
-        f"{copied}: 2 weights are not in the file, bert.pooler.dense.weight among them: "
+        f"{copied}: 2 weights are not in the file, for instance bert.pooler.dense.weight: "
         "they would keep random values"
     )
 

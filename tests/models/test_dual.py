@@ -184,7 +184,7 @@ def test_what_is_saved_comes_back(request, tmp_path, folder):
 
 
 def test_the_hash_of_a_tower_is_not_of_its_folder(tmp_path, checkpoint):
-    """The vectors of a shared checkpoint stay valid when the query tower goes its own way."""
+    """The vectors of a shared checkpoint stay valid when the query tower is trained further."""
     start = Checkpoint(checkpoint)
     dual = freeze_passages(load_dual(start))
     move_query_tower(dual)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ance_cli.config import ComputeConfig
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import load_dual, save_dual, start_dual
 from ance_cli.models.encoder import load_encoder, set_dropout
@@ -22,8 +23,7 @@ def our_vectors(folder, texts=TEXTS, side="passage", **settings):
         load_encoder(checkpoint, side),
         tokenizer.pad_id_of(side),
         [torch.device("cpu")],
-        "fp32",
-        256,
+        ComputeConfig(dtype="fp32", batch_tokens=256),
     )
     return engine.encode(tokenizer(texts, side))
 
@@ -101,7 +101,10 @@ def test_bf16_stays_near_fp32(checkpoint):
     rows = tokenizer(TEXTS, "passage")
     exact, rounded = (
         InferenceEngine(
-            load_encoder(loaded), tokenizer.pad_id_of("passage"), [torch.device("cpu")], dtype, 256
+            load_encoder(loaded),
+            tokenizer.pad_id_of("passage"),
+            [torch.device("cpu")],
+            ComputeConfig(dtype=dtype, batch_tokens=256),
         ).encode(rows)
         for dtype in ("fp32", "bf16")
     )
@@ -117,9 +120,10 @@ def test_several_devices_share_the_batches(checkpoint):
     rows = tokenizer(TEXTS * 5, "passage")
     seen = []
     cpu = torch.device("cpu")
-    one = InferenceEngine(load_encoder(loaded), tokenizer.pad_id_of("passage"), [cpu], "fp32", 64)
-    three = InferenceEngine(
-        load_encoder(loaded), tokenizer.pad_id_of("passage"), [cpu] * 3, "fp32", 64
+    config = ComputeConfig(dtype="fp32", batch_tokens=64)
+    one, three = (
+        InferenceEngine(load_encoder(loaded), tokenizer.pad_id_of("passage"), [cpu] * n, config)
+        for n in (1, 3)
     )
     np.testing.assert_array_equal(one.encode(rows), three.encode(rows, seen.append))
     assert sum(seen) == rows.num_rows

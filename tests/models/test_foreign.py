@@ -121,11 +121,11 @@ def test_case_and_sentence_transformers_after_conversion(tmp_path, roberta_dot):
     [
         ({"embeddingHead__weight": None}, "has no embeddingHead.weight: the head of this ANCE"),
         ({"norm__bias": None}, "has no norm.bias: the head"),
-        ({"norm__weight": torch.ones(16)}, "norm.weight is 1 throughout, its initial value"),
+        ({"norm__weight": torch.ones(16)}, "every norm.weight is 1, its initial value"),
         ({"roberta__encoder.layer.1.output.dense.weight": None}, "1 weights are not in the file, "
-         "encoder.layer.1.output.dense.weight among them"),
+         "for instance encoder.layer.1.output.dense.weight"),
         ({"roberta__encoder.layer.2.output.dense.bias": torch.ones(3)}, "belong to no part"),
-        ({"another__weight": torch.ones(3)}, "another.weight is no weight of an ANCE model"),
+        ({"another__weight": torch.ones(3)}, "another.weight is not a weight of an ANCE model"),
         ({"norm__weight": torch.zeros(3)}, r"norm.weight has shape \(3,\), expected \(16,\)"),
         ({"embeddingHead__weight": torch.zeros(16, 3)}, r"shape \(16, 3\), expected \(16, 16\)"),
     ],
@@ -143,7 +143,7 @@ def test_an_ance_folder_without_any_head_is_not_taken_for_a_plain_encoder(tmp_pa
     source = ance_folder(tmp_path / "ance", roberta_dot, **gone)
     with pytest.raises(BadInput, match="has no embeddingHead.weight"):
         convert([source], tmp_path / "ours")
-    with pytest.raises(UsageProblem, match="says itself how its vectors are made"):
+    with pytest.raises(UsageProblem, match="defines its pooling and similarity itself"):
         convert([source], tmp_path / "ours", pooling="cls")
 
 
@@ -233,7 +233,7 @@ def test_the_two_folders_of_dpr(tmp_path, berts):
         )
     with pytest.raises(BadInput, match="has no context encoder"):
         convert([question], tmp_path / "half")
-    with pytest.raises(UsageProblem, match="the query encoder was there before"):
+    with pytest.raises(UsageProblem, match="holds a second query encoder"):
         convert([question, question / "model.safetensors"], tmp_path / "half", backbone=question)
 
 
@@ -278,7 +278,7 @@ def test_a_plain_encoder_needs_a_pooling(tmp_path, backbone, pickled):
         torch.save({f"bert.{name}": each for name, each in weights.items()},
                    source / "pytorch_model.bin")  # fmt: skip
         (source / "model.safetensors").unlink()
-    with pytest.raises(UsageProblem, match="is a plain encoder: nothing in it says"):
+    with pytest.raises(UsageProblem, match="is a plain encoder: it does not define"):
         convert([source], tmp_path / "ours")
     convert([source], tmp_path / "ours", pooling="mean", similarity="cosine")
     made = Checkpoint(tmp_path / "ours")
@@ -304,7 +304,7 @@ def test_a_sentence_transformers_folder_with_older_weight_files(tmp_path, backbo
         path.unlink()
     assert convert([source], tmp_path / "ours")["layout"] == "sentence-transformers"
     np.testing.assert_allclose(our_vectors(tmp_path / "ours", TEXTS), expected, atol=1e-5)
-    with pytest.raises(UsageProblem, match="says itself how its vectors are made"):
+    with pytest.raises(UsageProblem, match="defines its pooling and similarity itself"):
         convert([source], tmp_path / "other", similarity="dot")
 
 
@@ -317,7 +317,7 @@ def test_what_is_more_than_tensors_is_not_unpickled(tmp_path):
     torch.save({"roberta.x": torch.ones(1), "evil": Evil()}, tmp_path / "evil/pytorch_model.bin")
     with pytest.raises(BadInput, match="cannot be read without running code from it") as caught:
         load_foreign([tmp_path / "evil"], tmp_path / "scratch")
-    assert "two options" not in caught.value.what, "torch goes on with how to run it"
+    assert "two options" not in caught.value.what, "torch also explains how to run it"
     assert not (tmp_path / "ran").exists()
 
 
@@ -342,13 +342,15 @@ def test_files_that_hold_no_weights(tmp_path, content, words):
     torch.save(content, tmp_path / "model.bin")
     with pytest.raises(BadInput, match=words):
         read_weights(tmp_path / "model.bin")
-    with pytest.raises(BadInput, match="there are no weights in it"):
+    with pytest.raises(BadInput, match="holds no weights"):
         load_foreign([tmp_path], tmp_path / "scratch")
 
 
 def test_two_sources_that_are_not_dprs(tmp_path, roberta_dot):
     folders = [ance_folder(tmp_path / name, roberta_dot) for name in "ab"]
-    with pytest.raises(UsageProblem, match="two sources are the question and the context encoder"):
+    with pytest.raises(
+        UsageProblem, match="two sources must be the question and the context encoder"
+    ):
         convert(folders, tmp_path / "ours")
 
 

@@ -58,7 +58,7 @@ def test_without_the_model_the_error_names_the_reason(hub):
     with pytest.raises(BadInput) as caught:
         Checkpoint(Path("other/model"))
     assert caught.value.what == (
-        "other/model: no such checkpoint folder, and the model hub gave no model of that name "
+        "other/model: no such checkpoint folder, and the model hub returned no model of that name "
         "(Got: no network)"
     )
     assert "ORG/NAME@REVISION" in caught.value.hint
@@ -67,5 +67,7 @@ def test_without_the_model_the_error_names_the_reason(hub):
 def test_offline_is_said(ance, dataset):
     found = ance("encode", "--ckpt", "org/name", "--data", "data", "-o", "emb", code=3,
                  HF_HUB_OFFLINE="1")  # fmt: skip
-    assert "org/name: no such checkpoint folder, and the model hub gave no model" in found.stderr
+    assert (
+        "org/name: no such checkpoint folder, and the model hub returned no model" in found.stderr
+    )
     assert "HF_TOKEN" in found.stderr

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ance_cli.config import ComputeConfig
 from ance_cli.errors import ResourceExhausted
 from ance_cli.models import attention, linear
 from ance_cli.models.checkpoint import Checkpoint
@@ -21,9 +22,8 @@ def rows(checkpoint):
 
 
 def engine(checkpoint, batch_tokens=4096, **options):
-    return InferenceEngine(
-        load_encoder(Checkpoint(checkpoint)), 0, [CPU], "fp32", batch_tokens, **options
-    )
+    config = ComputeConfig(dtype="fp32", batch_tokens=batch_tokens)
+    return InferenceEngine(load_encoder(Checkpoint(checkpoint)), 0, [CPU], config, **options)
 
 
 @pytest.mark.parametrize("pieces", [1, 1 << 21])
@@ -93,7 +93,7 @@ def test_training_attends_in_float32_under_autocast():
         )
     assert found.dtype is torch.bfloat16
     exact = torch.softmax(q.double() @ k.double().transpose(2, 3) * 0.5, -1) @ v.double()
-    # nothing but the last rounding, to 8 bits, lies between them; the kernel's own bf16 is coarser
+    # they differ by the last rounding, to 8 bits; the kernel's own bf16 is coarser
     torch.testing.assert_close(found.double(), exact.transpose(1, 2), rtol=2**-8, atol=1e-5)
     found.float().sum().backward()
     assert all(part.grad.dtype is torch.bfloat16 for part in (q, k, v))
@@ -194,7 +194,7 @@ def test_where_memory_runs_out_batches_are_halved_from_then_on(
     small = engine(checkpoint, batch_tokens=23 * 7, say=said.append)
     np.testing.assert_allclose(small.encode(rows), expected, atol=1e-5)
     assert tried == [(7, 23), (4, 23), (2, 23), (2, 17), (3, 8)]
-    assert said == ["memory ran out: going on with batches of 46 tokens (--batch-tokens)"]
+    assert said == ["memory ran out: continuing with batches of 46 tokens (--batch-tokens)"]
     tried.clear()
     np.testing.assert_allclose(small.encode(rows), expected, atol=1e-5)
     assert max(rows * width for rows, width in tried) <= 60 and len(said) == 1
@@ -278,7 +278,8 @@ def test_only_bf16_maps_are_packed(checkpoint):
     kinds = {}
     for dtype in ("fp32", "bf16"):
         encoder = load_encoder(Checkpoint(checkpoint))
-        replica, _ = InferenceEngine(encoder, 0, [CPU], dtype, 64)._replicas[0]
+        config = ComputeConfig(dtype=dtype, batch_tokens=64)
+        replica, _ = InferenceEngine(encoder, 0, [CPU], config)._replicas[0]
         kinds[dtype] = {type(module) for module in replica.backbone.modules()}
         assert torch.nn.Linear in {type(module) for module in encoder.modules()}
     assert linear.PackedLinear not in kinds["fp32"]

@@ -110,7 +110,9 @@ def test_batches_change_no_answer(folders, kind):
     for passage in found:
         asked = [*found, passage]
         ours, theirs = whole(QUESTION, asked), one_by_one(QUESTION, asked)
-        assert (ours.text, ours.place) == (theirs.text, theirs.place)
+        # the appended passage ties with its original: the last bits of the two scores, which depend
+        # on the shapes of the batches and on the number of threads, decide between them
+        assert (ours.text, asked[ours.place]) == (theirs.text, asked[theirs.place])
         assert ours.score == pytest.approx(theirs.score, abs=1e-4)
 
 
@@ -140,7 +142,7 @@ def test_dprs_answer_is_transformers_own_best_span(folders, longest):
 
 
 def test_dpr_reads_a_long_passage_to_its_end(folders):
-    """The stretch that alone is most relevant decides, wherever it stands."""
+    """The window with the highest relevance decides, wherever it is in the passage."""
     reader = opened(folders["dpr"])
     long = Passage("d", "bread", " ".join(np.random.default_rng(4).choice(WORDS, 500)))
     windows = list(reader._windows(QUESTION, [long]))
@@ -238,7 +240,7 @@ def test_the_prompt_stands_in_the_docs():
         ),
         question="QUESTION",
     )
-    assert shown in (Path(__file__).parents[2] / "docs" / "method.md").read_text()
+    assert shown in (Path(__file__).parents[2] / "docs" / "explanations" / "method.md").read_text()
 
 
 # ---------------------------------------------------------------- what is refused, and edges
@@ -267,7 +269,7 @@ def test_a_folder_that_is_no_reader_is_refused(backbone, copied):
         reader_kind(backbone)
     folder = copied("extractive")
     (folder / "model.safetensors").write_bytes((backbone / "model.safetensors").read_bytes())
-    with pytest.raises(BadInput, match="weights are not in the file, qa_outputs"):
+    with pytest.raises(BadInput, match="weights are not in the file, for instance qa_outputs"):
         opened(folder)
     (folder / "model.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(BadInput, match="the reader does not load"):

@@ -136,7 +136,7 @@ def test_a_missing_subfolder(copy):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("query_0_Transformer/model.safetensors", "there are no weights in safetensors format"),
+        ("query_0_Transformer/model.safetensors", "holds no weights in safetensors format"),
         ("query_0_Transformer/tokenizer.json", "the checkpoint has no tokenizer"),
         ("document_3_LayerNorm/model.safetensors", "the weights of the head's LayerNorm are"),
     ],

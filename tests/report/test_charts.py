@@ -1,4 +1,4 @@
-"""Charts as elements of a page: no ids twice, nothing from outside, text that stays text."""
+"""Charts as elements of a page: unique ids, nothing from outside, text that stays text."""
 
 import re
 from types import SimpleNamespace

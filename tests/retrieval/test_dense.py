@@ -40,7 +40,7 @@ def test_exactly_one_source_is_named(tmp_path):
         with pytest.raises(UsageProblem) as caught:
             vector_source(*given)
         assert caught.value.what == (
-            "name the passage vectors by exactly one of --embeddings DIR and --index DIR"
+            "name the passage vectors with exactly one of --embeddings DIR and --index DIR"
         )
     assert vector_source(tmp_path, None).kind == "embeddings"
     assert vector_source(None, tmp_path).kind == "index"
@@ -59,12 +59,12 @@ def test_vectors_of_another_tower_are_refused(embed):
     with pytest.raises(Mismatch) as caught:
         vector_source(folder, None).check(checkpoint("0123456789abcdef"), "c")
     assert caught.value.what == (
-        f"{folder}: its vectors were made by another passage encoder than my/ckpt "
+        f"{folder}: the vectors were made by another passage encoder than my/ckpt "
         "(tower t, the checkpoint's is 0123456789ab): scores between the two mean nothing"
     )
     assert caught.value.hint == (
         "encode again: ance encode --ckpt my/ckpt --data DATASET -o DIR, "
-        "with the --passage-length meant here"
+        "with the same --passage-length"
     )
 
 
@@ -72,7 +72,7 @@ def test_vectors_of_another_corpus_are_refused(embed):
     folder = embed(normal(3, 4)).folder
     with pytest.raises(Mismatch) as caught:
         vector_source(folder, None).check(checkpoint(), "another")
-    assert caught.value.what == (f"{folder}: its vectors are of another corpus than the dataset's")
+    assert caught.value.what == (f"{folder}: the vectors are of another corpus than the dataset's")
 
 
 # ---------------------------------------------------------------- searching

@@ -95,7 +95,7 @@ def test_a_string_that_faiss_does_not_know_is_refused(factory):
         f"--factory {factory!r} is not a faiss factory string for 8 dimensions ("
     )
     assert "\n" not in caught.value.what
-    assert caught.value.hint.startswith("for instance Flat, IVF1024,Flat, HNSW32")
+    assert caught.value.hint.startswith("use for instance Flat, IVF1024,Flat, HNSW32")
     assert caught.value.exit_code == 2
 
 
@@ -115,7 +115,7 @@ def test_a_string_that_faiss_does_not_know_is_refused(factory):
 def test_too_few_rows_to_train_are_refused(embed, factory, needed):
     embeddings = embed(normal(20, DIM))
     with pytest.raises(BadInput) as caught:
-        build_index(embeddings, factory, 1000, 1)
+        build_index(embeddings, IndexConfig(factory=factory, train_rows=1000))
     assert caught.value.what == (
         f"{embeddings.folder}: 20 rows are too few to train {factory!r} "
         f"(it takes at least {needed})"
@@ -132,24 +132,25 @@ def test_after_a_refusal_another_index_can_be_built_there(vectors, publish):
 @pytest.mark.parametrize("factory", ["IDMap,Flat", "NSG32"])
 def test_an_index_that_cannot_be_filled_is_refused(embed, factory):
     with pytest.raises((UsageProblem, BadInput), match=re.escape(factory)):
-        build_index(embed(normal(20, DIM)), factory, 1000, 1)
+        build_index(embed(normal(20, DIM)), IndexConfig(factory=factory, train_rows=1000))
 
 
 def test_the_training_sample_is_bounded_and_seeded(vectors):
     def built(train_rows, seed):
-        return bytes(faiss.serialize_index(build_index(vectors, "IVF4,Flat", train_rows, seed)))
+        config = IndexConfig(factory="IVF4,Flat", train_rows=train_rows, seed=seed)
+        return bytes(faiss.serialize_index(build_index(vectors, config)))
 
     assert built(200, 1) == built(200, 1)
     assert built(200, 1) != built(200, 2)
     assert built(400, 1) == built(100_000, 1), "no more rows than there are"
     with pytest.raises(BadInput, match=": 3 rows are too few to train 'IVF4,Flat'") as caught:
         built(3, 1)
-    assert caught.value.hint == "train on more of them with --train-rows"
+    assert caught.value.hint == "train on more rows with --train-rows"
 
 
 def test_progress_hears_of_every_row_once(vectors):
     heard = []
-    build_index(vectors, "Flat", 1, 1, heard.append)
+    build_index(vectors, IndexConfig(train_rows=1), heard.append)
     assert heard == [150, 150, 100]
 
 
@@ -159,7 +160,7 @@ def test_progress_hears_of_every_row_once(vectors):
 @pytest.mark.parametrize("row_counts", [[1] * 300, [1, 3, 2] * 50], ids=["FirstP", "MaxP"])
 def test_recall_against_its_twin(embed, tmp_path, row_counts):
     vectors = embed(normal(300, DIM), row_counts, block_docs=60)
-    config = IndexConfig("IVF8,Flat", recall_check=25, seed=3)
+    config = IndexConfig(factory="IVF8,Flat", recall_check=25, seed=3)
     stats = index(vectors.folder, tmp_path / "index", config)
     rows = np.sort(np.random.Generator(np.random.Philox(key=3)).choice(300, 25, replace=False))
     depth = 100
@@ -186,11 +187,13 @@ def test_recall_of_an_exact_index_is_whole(embed, tmp_path):
 
 
 def test_recall_of_an_index_that_is_there_is_measured_once(vectors, tmp_path):
-    first = index(vectors.folder, tmp_path / "index", IndexConfig("IVF5,Flat"))
+    first = index(vectors.folder, tmp_path / "index", IndexConfig(factory="IVF5,Flat"))
     assert "recall@10" not in first
     for queries in (30, 40):
         found = index(
-            vectors.folder, tmp_path / "index", IndexConfig("IVF5,Flat", recall_check=queries)
+            vectors.folder,
+            tmp_path / "index",
+            IndexConfig(factory="IVF5,Flat", recall_check=queries),
         )
         assert found["up_to_date"]
         assert found["recall_queries"] == 30
@@ -222,7 +225,9 @@ def test_probes_without_lists_are_refused_before_any_work(vectors, publish, tmp_
     with pytest.raises(UsageProblem) as caught:
         publish(vectors, "HNSW8", probes=4)
     assert sorted(tmp_path.iterdir()) == there
-    assert caught.value.what == "--probes does not apply to --factory 'HNSW8': no inverted lists"
+    assert caught.value.what == (
+        "--probes does not apply to --factory 'HNSW8': it has no inverted lists"
+    )
 
 
 # ---------------------------------------------------------------- names of rows

@@ -23,7 +23,7 @@ def random_runs(seed, count=3):
 
 
 def rank_of(doc_id, hits):
-    """1 + how many stand above: those with more, and of equals those with the greater id."""
+    """1 + the number of documents with a greater score, or an equal score and a greater id."""
     return 1 + sum((s, d) > (hits[doc_id], doc_id) for d, s in hits.items())
 
 

@@ -1,7 +1,6 @@
-"""Reranking as a stage: what it tells of its progress."""
+"""Reranking as a stage: the progress that it reports."""
 
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -10,11 +9,11 @@ from ance_cli.config import EncodeConfig, RerankConfig
 from ance_cli.formats.dataset import locate
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Silent
-from ance_cli.retrieval.rerank import rerank
+from ance_cli.retrieval.rerank import CrossScoring, DualScoring, rerank
 from tests.world import make_cross_encoder
 
 
-class Heard(Silent):
+class Bars(Silent):
     """How far each bar moved at a time."""
 
     def __init__(self):
@@ -22,11 +21,11 @@ class Heard(Silent):
 
     @contextmanager
     def task(self, name, total, unit, done=0):
-        heard = self.steps.setdefault((name, total), [])
+        steps = self.steps.setdefault((name, total), [])
 
         class Bar:
             def advance(self, amount=1):
-                heard.append(amount)
+                steps.append(amount)
 
         yield Bar()
 
@@ -36,16 +35,14 @@ def test_the_bar_moves_with_the_pairs_that_were_read(is_cross, dataset, checkpoi
     run = tmp_path / "run.trec"
     run.write_text("".join(f"q{q} Q0 d{d} {d + 1} {9 - d} bm25\n"
                            for q in (24, 25) for d in range(8)))  # fmt: skip
-    model: dict[str, Path | Checkpoint]
-    model = (
-        {"cross_encoder": make_cross_encoder(tmp_path / "cross")}
+    scoring = (
+        CrossScoring(make_cross_encoder(tmp_path / "cross"))
         if is_cross
-        else {"checkpoint": Checkpoint(checkpoint)}
+        else DualScoring(Checkpoint(checkpoint))
     )
-    heard = Heard()
-    rerank(run, locate(dataset, "dev"), tmp_path / "out.trec", config=RerankConfig(depth=6),
-           compute=EncodeConfig(batch_tokens=128), call=Call(reporter=heard),
-           **model)  # fmt: skip
-    moves = heard.steps["scoring", 12]
+    bars = Bars()
+    rerank(run, locate(dataset, "dev"), tmp_path / "out.trec", scoring, RerankConfig(depth=6),
+           EncodeConfig(batch_tokens=128), Call(reporter=bars))  # fmt: skip
+    moves = bars.steps["scoring", 12]
     assert sum(moves) == 12
     assert len(moves) > 1 if is_cross else moves == [12]

@@ -1,4 +1,4 @@
-"""Trials in another process: what is broken there does no harm here."""
+"""Probes run in another process, so that a broken package does no harm."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from ance_cli.setup.doctor_probes import importing, run_probes
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Puts modules with the given code before all others, for processes started here."""
+    """Puts modules with the given code first on the path of the processes that the test starts."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
 
     def write(name, code):
@@ -17,7 +17,7 @@ def module(tmp_path, monkeypatch):
     return write
 
 
-def test_each_has_its_own_outcome_in_the_order_asked(module):
+def test_each_probe_has_its_own_outcome_in_the_order_given(module):
     names = [
         importing("json"),
         module("raises", "print('words of its own')\nraise RuntimeError('no such instruction')"),
@@ -38,7 +38,7 @@ def test_each_has_its_own_outcome_in_the_order_asked(module):
     ]
 
 
-def test_one_that_hangs_is_ended_and_the_rest_go_on(module):
+def test_a_probe_that_hangs_is_ended_and_the_others_still_run(module):
     names = [importing("json"), module("hangs", "import time\ntime.sleep(600)"),
              importing("string")]  # fmt: skip
     outcomes = run_probes(names, limit_seconds=3)
@@ -46,7 +46,7 @@ def test_one_that_hangs_is_ended_and_the_rest_go_on(module):
     assert outcomes[names[0]].error is None and outcomes[names[2]].error is None
 
 
-def test_an_engine_that_is_not_installed_says_what_mends_it(module):
+def test_an_engine_that_is_not_installed_names_its_fix(module):
     module("Stemmer", "raise ImportError('gone')")
     outcome = run_probes(["bm25s"], limit_seconds=60)["bm25s"]
     assert outcome.error == "--engine bm25s is not installed"

@@ -227,7 +227,7 @@ def test_doc_scores_of_one_row_each():
 
 def test_only_the_best_segment_has_a_gradient():
     rows = torch.tensor([[9.0, 9.0], [1.0, 0.0], [2.0, 0.0]], requires_grad=True)
-    rows_of = torch.tensor([[1, 2], [1, -1]])  # row 0 stands where the missing segment is clamped
+    rows_of = torch.tensor([[1, 2], [1, -1]])  # a missing segment is clamped to row 0
     doc_scores(torch.tensor([[1.0, 0.5]]), rows, rows_of)[:, 0].sum().backward()
     assert rows.grad.tolist() == [[0.0, 0.0], [0.0, 0.0], [1.0, 0.5]]
 

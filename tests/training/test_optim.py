@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from ance_cli.config import TrainConfig
 from ance_cli.training.optim import Lamb, make_optimizer
 
 
@@ -54,16 +53,3 @@ def test_biases_and_norms_are_not_decayed(name):
     groups = make_optimizer(model, name, 1e-3, 0.5).param_groups
     assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
     assert [len(group["params"]) for group in groups] == [1, 3]
-
-
-def test_learning_rate_warms_up_and_decays_to_zero():
-    config = TrainConfig(lr=1.0, warmup_steps=4, total_steps=10)
-    rates = [config.learning_rate(step) for step in range(11)]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4] == 1.0 and rates[9] == pytest.approx(1 / 6) and rates[10] == 0.0
-    assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
-
-
-def test_constant_schedule():
-    config = TrainConfig(lr=1.0, warmup_steps=2, total_steps=10, schedule="constant")
-    assert [config.learning_rate(step) for step in (0, 1, 2, 50)] == [0.5, 1.0, 1.0, 1.0]

@@ -9,7 +9,7 @@ from ance_cli.formats.dataset import locate
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Silent
-from ance_cli.training.run_creation import publish_checkpoint, start_run
+from ance_cli.training.run_creation import RunSetup, publish_checkpoint, start_run
 from tests.models.test_encoder import our_vectors
 
 
@@ -31,7 +31,7 @@ def start(tmp_path, dataset):
         object.__setattr__(config, "similarity", similarity)
         run, said = RunFolder(tmp_path / "run"), Said()
         data = locate(dataset, split="train")
-        start_run(run, data, Checkpoint(checkpoint), config, {}, said)
+        start_run(run, RunSetup(data, checkpoint, config, {}), said)
         return Checkpoint(run.latest), "\n".join(said.lines)
 
     return make

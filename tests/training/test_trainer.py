@@ -1,24 +1,37 @@
 """The trainer without a run folder: what it computes, and that going on is not stopping."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged
+from ance_cli.formats.dataset import Dataset, Passage
 from ance_cli.formats.negatives_file import PairNegatives
+from ance_cli.mining.filtering import DuplicateIndex
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import load_dual
 from ance_cli.models.encoder import set_dropout
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Silent
-from ance_cli.training.data import PairStream
+from ance_cli.training.data import NegativesSnapshot, PairStream, TrainingSet
 from ance_cli.training.distributed import World
-from ance_cli.training.generation_watcher import NegativesSnapshot
 from ance_cli.training.optim import make_optimizer
 from ance_cli.training.state import TrainerState, load_state, save_state
-from ance_cli.training.trainer import Trainer
+from ance_cli.training.trainer import TrainedModel, Trainer
+
+
+@dataclass
+class Output:
+    """A `TrainerOutput` of functions, which a test may replace."""
+
+    save_state: Callable = lambda trainer: None
+    save_checkpoint: Callable = lambda trainer: None
+    log: Callable = lambda line: None
+    log_switch: Callable = lambda trainer: None
+
 
 PAIRS = [(f"q{n}", f"d{n}") for n in range(8)]
 TEXTS = {name: f"river word{n} bread" for n, name in enumerate([f"d{n}" for n in range(16)])}
@@ -33,42 +46,40 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
     encoder = load_dual(start)
     negatives = [PairNegatives(q, d, [f"d{8 + n}", f"d{(n + 3) % 8 + 8}"])
                  for n, (q, d) in enumerate(PAIRS)]  # fmt: skip
-    order = {name: n for n, name in enumerate(TEXTS)}
-    stream = PairStream(PAIRS, negatives, order, config.seed, 0, config.negatives_per_positive)
+    corpus = [Passage(name, "", text) for name, text in TEXTS.items()]
+    training_set = TrainingSet(
+        config, Dataset(tmp_path, None, None), "", {q: f"river word{q[1:]}" for q, _ in PAIRS},
+        {q: [d] for q, d in PAIRS}, DuplicateIndex(corpus),
+    )  # fmt: skip
+    stream = PairStream(training_set, negatives, 0)
     optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
     trainer_state = load_state(state, encoder, optimizer) if state else TrainerState()
-    queries = [f"river word{query_id[1:]}" for query_id in stream.query_ids]
+    queries = [training_set.queries[query_id] for query_id in training_set.query_ids]
+    passages = [corpus[doc].text for doc in stream.docs]
+    output = Output(
+        lambda t: save_state(tmp_path / f"s{t.step}", t.encoder, t.optimizer, t.trainer_state)
+    )
+    if losses is not None:
+        output.log = lambda line: losses.append((line["step"], line["loss"], line["lr"]))
     return Trainer(
-        encoder=encoder,
-        optimizer=optimizer,
-        snapshot=NegativesSnapshot(
-            stream, tokenizer([TEXTS[name] for name in stream.doc_ids], "passage"), 1, 0
-        ),
+        model=TrainedModel(start.with_settings(scale=0.1), tokenizer, encoder, optimizer),
+        snapshot=NegativesSnapshot(stream, tokenizer(passages, "passage"), 1, 0),
         queries=tokenizer(queries, "query"),
-        pads=(tokenizer.pad_id_of("query"), tokenizer.pad_id_of("passage")),
         config=config,
         segment=SegmentConfig(steps=last_step, log_every=log_every, state_minutes=0.0),
-        scale=0.1,
         dtype="fp32",
         world=World(torch.device("cpu")),
-        step=trainer_state.step,
-        at=trainer_state.stream,
-        losses=trainer_state.losses,
+        state=trainer_state,
         last_step=last_step,
-        save_state=lambda t: save_state(
-            tmp_path / f"s{t.step}", t.encoder, t.optimizer, t.trainer_state
-        ),
-        save_checkpoint=lambda t: None,
-        log=lambda record: losses.append((record["step"], record["loss"], record["lr"]))
-        if losses is not None else None,
-    )  # fmt: skip
+        output=output,
+    )
 
 
 @pytest.mark.parametrize(("optimizer", "log_every"), [("adamw", 1), ("lamb", 3)])
 def test_stopping_and_going_on_gives_the_same_losses_and_weights(
     checkpoint, tmp_path, optimizer, log_every
 ):
-    """Dropout is on, the schedule decays, and the cut lies inside an epoch."""
+    """Dropout is on, the schedule decays, and the cut is inside an epoch."""
     config = TrainConfig(
         optimizer=optimizer, lr=1e-2, batch_size=3, accumulation=2, total_steps=9, warmup_steps=2
     )
@@ -102,7 +113,7 @@ def test_accumulation_is_a_larger_batch(checkpoint, tmp_path):
         )
         trainer = make(checkpoint, tmp_path / str(batch_size), config, 1)
         set_dropout(trainer.encoder, 0.0)
-        trainer.log = found.append
+        trainer.output.log = found.append
         trainer.run(Silent(), 0)
     assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-5)
     assert found[0]["grad_norm"] == pytest.approx(found[1]["grad_norm"], rel=1e-3)
@@ -133,19 +144,19 @@ def test_weights_that_are_not_finite_are_never_kept(checkpoint, tmp_path):
     config = TrainConfig(lr=1e39, batch_size=8, total_steps=1, schedule="constant")
     kept = []
     trainer = make(checkpoint, tmp_path, config, 1)
-    trainer.save_checkpoint = kept.append
+    trainer.output.save_checkpoint = kept.append
     with pytest.raises(Diverged, match="step 1: a weight is not finite"):
         trainer.run(Silent(), 0)
     assert not kept and not list(tmp_path.glob("s*"))
 
 
-def test_a_checkpoint_that_a_kill_came_before_is_made_up_for(checkpoint, tmp_path):
+def test_a_checkpoint_that_a_kill_prevented_is_written_on_resume(checkpoint, tmp_path):
     """The state of a step is kept first, then its checkpoint: a kill in between costs neither."""
     config = TrainConfig(lr=1e-3, batch_size=8, total_steps=6)
     made = []
     for state in (None, tmp_path / "s2"):
         trainer = make(checkpoint, tmp_path, config, 6, state)
         trainer.segment = replace(trainer.segment, checkpoint_every=2)
-        trainer.save_checkpoint = lambda t, begun=state: made.append((begun is None, t.step))
+        trainer.output.save_checkpoint = lambda t, begun=state: made.append((begun is None, t.step))
         trainer.run(Silent(), 0)
     assert made == [(True, 2), (True, 4), (True, 6), (False, 2), (False, 4), (False, 6)]
