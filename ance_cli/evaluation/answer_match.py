@@ -1,8 +1,9 @@
-"""Does a passage hold an answer? DPR's test for OpenQA, on pyserini's copy of its tokenizer.
+"""Does a passage contain an answer? DPR's test for OpenQA, with pyserini's copy of its tokenizer.
 
-Training takes passages without an answer as negatives, evaluation counts queries with an answer
-among their top k (Karpukhin et al., EMNLP 2020, Sec. 3.2 and 5; `has_answer` in DPR's
-`qa_validation.py`). It is a proxy: a passage may hold the words and not say the answer.
+Training uses passages without an answer as negatives; evaluation counts queries with an answer in
+their top k (Karpukhin et al., EMNLP 2020, Sec. 3.2 and 5; `has_answer` in DPR's
+`qa_validation.py`). The test is a proxy: a passage may contain the words without answering the
+question.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ def _tokenizer() -> Any:
 
 
 def normalised(text: str) -> str:
-    """The text in the form that `PatternMatcher.matches_normalised` takes, to be kept: NFD."""
+    """The text in NFD, the form that `PatternMatcher.matches_normalised` reads."""
     return unicodedata.normalize("NFD", text)
 
 
 def answer_tokens(text: str) -> str:
-    """The tokens of a text in the form that `AnswerMatcher.matches_tokens` takes, to be kept.
+    """The tokens of a text, in the form that `AnswerMatcher.matches_tokens` reads.
 
-    Runs of letters, digits and marks, and single other characters, after NFD and in lower case,
-    with one space before and after each. No token holds a space, so a subsequence of tokens is a
-    substring, which is found far faster. A text without a token is a single space.
+    Tokens are runs of letters, digits and marks, and other single characters, after NFD and in
+    lower case, with one space before and after each. No token contains a space, so a subsequence of
+    tokens is a substring, and a substring search is far faster. A text without a token is a single
+    space.
     """
     words = _tokenizer().tokenize(normalised(text)).words(uncased=True)
     return " ".join(["", *words, ""]) if words else " "
@@ -52,15 +54,15 @@ class AnswerMatcher:
         return self.matches_tokens(answer_tokens(text))
 
     def matches_tokens(self, tokens: str) -> bool:
-        """`matches` for a text that `answer_tokens` has been through, as often as it is asked."""
+        """`matches` for a text that `answer_tokens` has tokenised already."""
         return any(answer in tokens for answer in self._answers)
 
 
 class PatternMatcher:
     """The answers of one query as regular expressions, compiled once (DPR's `--match regex`).
 
-    They are found anywhere in a text, case ignored, ^ and $ at each line. What is no regular
-    expression matches nothing, as in DPR, and is listed in `broken`.
+    They match anywhere in a text, without regard to case; ^ and $ match at each line. As in DPR, an
+    answer that is not a valid regular expression matches nothing; `broken` lists such answers.
     """
 
     def __init__(self, answers: Iterable[str]) -> None:
@@ -73,5 +75,5 @@ class PatternMatcher:
                 self.broken.append(answer)
 
     def matches_normalised(self, text: str) -> bool:
-        """Whether one of them is found in a text that `normalised` has been through."""
+        """Whether an answer matches a text that `normalised` has returned."""
         return any(pattern.search(text) for pattern in self._patterns)

@@ -1,4 +1,4 @@
-"""The queries on which two runs differ most, and the documents that explain it."""
+"""The queries on which two runs differ most, and the documents that explain the difference."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from ance_cli.formats.trec import in_trec_order
 
 TOP = 3
-"""Documents shown of each run, and of the labelled ones."""
+"""Documents to show from each run, and from the relevant documents."""
 
 
 def wins_and_losses(
     first: Mapping[str, float], second: Mapping[str, float], count: int
 ) -> tuple[list[str], list[str]]:
-    """Query ids on which the second run is better, and worse: the `count` greatest differences.
+    """Query ids on which the second run is better, and worse: the `count` largest differences.
 
-    Equal differences keep the order of `first`; a query without a difference is in neither.
+    Equal differences keep the order of `first`. A query without a difference is in neither list.
     """
     difference = {query_id: second[query_id] - first[query_id] for query_id in first}
     ordered = sorted(difference, key=lambda query_id: -difference[query_id])
@@ -28,7 +28,7 @@ def wins_and_losses(
 
 @dataclass(frozen=True)
 class Shown:
-    """A document of a case: its label, and its ranks from 1; None if it has none."""
+    """A document of a case, with its label and its ranks from 1; None if it has none."""
 
     doc_id: str
     relevance: int | None
@@ -39,8 +39,8 @@ class Shown:
 def documents_of(
     first: Mapping[str, float], second: Mapping[str, float], labels: Mapping[str, int]
 ) -> list[Shown]:
-    """What to look at for one query: each run's `TOP`, and as many of the best-labelled relevant
-    documents, in the order of the second run and then of the first one."""
+    """The documents to show for one query: each run's `TOP` and the relevant documents with the
+    highest labels, sorted by the second run and then by the first run."""
     ranks = [
         {doc_id: rank for rank, (doc_id, _) in enumerate(in_trec_order(hits), start=1)}
         for hits in (second, first)

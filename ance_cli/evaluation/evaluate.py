@@ -37,23 +37,24 @@ def evaluate_runs(
 ) -> Summary:
     """Means over the judged queries with 95 % intervals, and paired tests against the first run.
 
-    Judged are the queries with labels; without `qrels`, where only `Answers@k` and `Overlap@k` can
-    be measured, those with answers, or else those of the first run. p-values are also given as Holm
-    corrects them; a family is the tests of one measure, of all runs against the first. `dataset`
-    has the texts: of answers and passages for `Answers@k`, and for `cases`, the number of queries
-    shown on which a run is most better and most worse than the first by the first measure.
-    `per_query` receives a TSV: run, query_id, measure, value.
+    Judged queries are those with labels. Without `qrels`, only `Answers@k` and `Overlap@k` can be
+    measured; the judged queries are then those with answers, or those of the first run if the
+    dataset has no answers. p-values are also reported with Holm's correction, over the tests of one
+    measure for all runs. `dataset` has the texts for `Answers@k` and for `cases`: the number of
+    queries to show on which a run gains most over the first run by the first measure, and as many
+    on which it loses most. `per_query` is a TSV file to write: run, query_id, measure, value.
     """
     from ance_cli.evaluation.measures import Evidence, Labels, evaluate, parse_measures
 
-    there = {
+    available = {
         Labels.QRELS: qrels is not None,
         Labels.OTHER_RUN: len(runs) > 1,
         Labels.ANSWERS: dataset is not None,
         Labels.PATTERNS: dataset is not None,
     }
-    asked = parse_measures(measures, [labels for labels, given in there.items() if given])
-    _check(runs, qrels, asked, per_query, dataset, cases)
+    asked = parse_measures(measures, [labels for labels, given in available.items() if given])
+    _check_files(runs, qrels, per_query, dataset)
+    _check_cases(cases, len(runs), asked, dataset)
     judged = read_qrels(qrels, skipped=call.skipped) if qrels is not None else {}
     ranked = {str(path): read_run(path, call.skipped) for path in runs}
     first_run = next(iter(ranked.values()))
@@ -81,46 +82,47 @@ def evaluate_runs(
     _add_tests(found["runs"], list(evaluations.values()))
     if cases:
         assert dataset is not None
-        by = asked[0].name
-        _add_cases(found["runs"], ranked, evaluations, by, judged, cases, dataset, call.skipped)
+        _add_cases(found["runs"], ranked, evaluations, judged, cases)
+        _add_texts(found["runs"][1:], dataset, call.skipped)
     if per_query is not None:
         _write_per_query(per_query, evaluations)
     return found
 
 
-def _check(
-    runs: list[Path],
-    qrels: Path | None,
-    asked: Sequence[Measure],
-    per_query: Path | None,
-    dataset: Dataset | None,
-    cases: int,
+def _check_files(
+    runs: list[Path], qrels: Path | None, per_query: Path | None, dataset: Dataset | None
 ) -> None:
-    from ance_cli.evaluation.measures import Labels
-
     if len(set(runs)) < len(runs):
-        raise UsageProblem("a run is named twice")
+        raise UsageProblem("a run is named twice", hint="name each run once")
     if per_query == STDIO:
-        raise UsageProblem("--per-query is a table of its own", hint="name a file for it")
+        raise UsageProblem("--per-query cannot be stdout", hint="name a file with --per-query")
     read = [*runs, *([qrels] if qrels else []), *(dataset.files if dataset else [])]
     if per_query is not None and per_query.resolve() in {path.resolve() for path in read}:
         raise UsageProblem(
-            f"--per-query {per_query}: this command reads it, and would replace it",
-            hint="name another file",
+            f"--per-query {per_query}: this command reads the file, and would replace it",
+            hint="name another file with --per-query",
         )
+
+
+def _check_cases(
+    cases: int, num_runs: int, asked: Sequence[Measure], dataset: Dataset | None
+) -> None:
+    from ance_cli.evaluation.measures import Labels
+
     if cases < 0:
         raise UsageProblem("--cases must not be negative")
     if not cases:
         return
-    if len(runs) < 2:
-        raise UsageProblem("--cases compares runs", hint="ance eval OTHER RUN compares the two")
+    if num_runs < 2:
+        raise UsageProblem("--cases needs at least two runs", hint="use ance eval RUN OTHER")
     if dataset is None:
-        raise UsageProblem("--cases shows texts", hint="name the dataset that has them with --data")
+        raise UsageProblem("--cases needs the texts of a dataset", hint="name it with --data")
     dataset.need("queries")
     if asked[0].labels is Labels.OTHER_RUN:
         raise UsageProblem(
-            f"--cases uses the first measure, and the first run has no {asked[0].name}",
-            hint="begin --measures with another one",
+            f"--cases compares by the first measure, and {asked[0].name} is not measured for the "
+            "first run",
+            hint="name another measure first in --measures",
         )
 
 
@@ -144,7 +146,8 @@ def _answer_labels(
     judged: Qrels,
     call: Call,
 ) -> dict[Labels, Qrels]:
-    """For each kind of answer that is asked for: judged query -> the passages that hold one."""
+    """For each kind of answer that a measure reads: query_id -> doc_id -> 1 for each retrieved
+    passage that contains an answer."""
     from ance_cli.evaluation.answer_coverage import passages_with_answers
     from ance_cli.evaluation.answer_match import (
         AnswerMatcher,
@@ -179,9 +182,10 @@ def _answer_labels(
             tests = {name: matcher.matches_normalised for name, matcher in matchers.items()}
             broken = [(name, text) for name, found in matchers.items() for text in found.broken]
             if broken:
+                query_id, text = broken[0]
                 call.reporter.warn(
-                    "answers that are not regular expressions match nothing; there are "
-                    f"{len(broken)}, the first {broken[0][1]!r} of query {broken[0][0]!r}"
+                    f"{len(broken)} answers are not valid regular expressions and match nothing; "
+                    f"the first is {text!r} of query {query_id!r}"
                 )
         passages = read_corpus(dataset.corpus, call.skipped)
         held = passages_with_answers(runs, depth, tests, prepare, passages)
@@ -193,7 +197,7 @@ def _answer_labels(
 
 
 def _add_tests(rows: list[dict[str, Any]], evaluations: list[Evaluation]) -> None:
-    """Paired tests of each later run against the first; Holm's correction measure by measure."""
+    """Paired tests of each later run against the first, with Holm's correction for each measure."""
     from ance_cli.evaluation.significance import holm, paired_test
 
     first, *others = evaluations
@@ -221,16 +225,14 @@ def _add_cases(
     rows: list[dict[str, Any]],
     runs: dict[str, Run],
     evaluations: dict[str, Evaluation],
-    measure: str,
     judged: Qrels,
     count: int,
-    dataset: Dataset,
-    skipped: SkippedLines | None,
 ) -> None:
-    """Each later run's greatest wins and losses against the first, with the texts."""
+    """Each later run's largest gains and losses against the first run, by the first measure."""
     from ance_cli.evaluation.cases import documents_of, wins_and_losses
 
     name, *others = runs
+    measure = next(iter(evaluations[name].per_query))
     first = evaluations[name].per_query[measure]
     for row, other in zip(rows[1:], others, strict=True):
         second = evaluations[other].per_query[measure]
@@ -253,7 +255,11 @@ def _add_cases(
                 }
                 for query_id in query_ids
             ]
-    shown = [case for row in rows[1:] for kind in ("wins", "losses") for case in row["cases"][kind]]
+
+
+def _add_texts(rows: list[dict[str, Any]], dataset: Dataset, skipped: SkippedLines | None) -> None:
+    """The texts of all cases."""
+    shown = [case for row in rows for kind in ("wins", "losses") for case in row["cases"][kind]]
     queries = read_queries(dataset.need("queries"), skipped)
     wanted = {document["doc_id"] for case in shown for document in case["documents"]}
     passages = passages_of(dataset.corpus, wanted, skipped)

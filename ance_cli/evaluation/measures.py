@@ -1,19 +1,19 @@
 """Measures of a run against labels, by ir_measures, in trec_eval's terms.
 
 Every measure is averaged over the judged queries (`trec_eval -c`): a query without results counts
-as zero. Ties are broken as trec_eval does before any provider sees the run, so that all providers
-agree on the ranking.
+as 0. Ties are broken as in trec_eval, before any provider reads the run, so that all providers use
+the same ranking.
 
-Four measures more are ir_measures' own, of other labels: `Holes@k` is 1 - Judged@k (ICLR App. A.2);
-`Overlap@k` is Judged@k where another run's top k is what is judged; `Answers@k` and
-`RegexAnswers@k` are Success@k where a passage that holds an answer is the relevant one (Top-k
-coverage of OpenQA: Karpukhin et al., EMNLP 2020, Sec. 5). `IPrec` is computed by `recall_levels`.
+Four more measures apply a measure of ir_measures to other labels: `Holes@k` is 1 - Judged@k (ICLR
+App. A.2); `Overlap@k` is Judged@k with another run's top k as the judged documents; `Answers@k` and
+`RegexAnswers@k` are Success@k with the passages that contain an answer as the relevant documents
+(Top-k coverage of OpenQA: Karpukhin et al., EMNLP 2020, Sec. 5). `recall_levels` computes `IPrec`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -26,7 +26,7 @@ from ance_cli.formats.trec import Run, in_trec_order
 
 
 class Labels(Enum):
-    """What a measure needs besides the run."""
+    """What a measure compares the run with."""
 
     QRELS = "a file of labels"
     OTHER_RUN = "another run"
@@ -44,13 +44,13 @@ _OWN = {
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure that was asked for: its name, how ir_measures computes it, and of which labels."""
+    """One measure: its name, how ir_measures computes it, and from which labels."""
 
     name: str
     computed: ir_measures.measures.Measure
     labels: Labels = Labels.QRELS
     complement: bool = False
-    """Whether the value is 1 - what is computed."""
+    """Whether the value is 1 minus the computed one."""
 
     @property
     def cutoff(self) -> int:
@@ -64,11 +64,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What measures need besides the labels of the dataset."""
+    """Labels of measures that do not read the dataset's labels."""
 
     other_run: Run = field(default_factory=dict)
     answers: Mapping[Labels, Qrels] = field(default_factory=dict)
-    """For `ANSWERS` and `PATTERNS` the passages that hold one: query_id -> doc_id -> 1."""
+    """For `ANSWERS` and `PATTERNS`: query_id -> doc_id -> 1 for passages that contain an answer"""
 
 
 @dataclass(frozen=True)
@@ -91,18 +91,18 @@ class Evaluation:
 # ---------------------------------------------------------------- the grammar
 
 
-def parse_measures(text: str, there: Collection[Labels] = (Labels.QRELS,)) -> list[Measure]:
-    """Measures in ir_measures' grammar, separated by spaces or commas outside brackets.
+def parse_measures(text: str, available: Collection[Labels] = (Labels.QRELS,)) -> list[Measure]:
+    """Measures in ir_measures' grammar, separated by spaces or commas outside parentheses.
 
-    `there` is what there is to look at: a measure of something else is a `UsageProblem`.
+    Raises `UsageProblem` for a measure that needs labels other than those `available`.
     """
     measures = {measure.name: measure for measure in map(_parse, _split(text))}
     if not measures:
-        raise UsageProblem("--measures names none", hint=_MEASURES_HINT)
+        raise UsageProblem("--measures is empty", hint=_MEASURES_HINT)
     for measure in measures.values():
-        if measure.labels not in there:
+        if measure.labels not in available:
             raise UsageProblem(
-                f"--measures: {measure.name} looks at {measure.labels.value}, and none was named",
+                f"--measures: {measure.name} needs {measure.labels.value}",
                 hint=_WHERE_LABELS_ARE[measure.labels],
             )
     return list(measures.values())
@@ -124,7 +124,7 @@ def _split(text: str) -> list[str]:
             word += letter
     if depth:
         raise UsageProblem(
-            f"--measures: cannot read {word.strip()!r}: its brackets do not match",
+            f"--measures: cannot read {word.strip()!r}: its parentheses do not match",
             hint=_MEASURES_HINT,
         )
     return names
@@ -145,15 +145,15 @@ def _parse(name: str) -> Measure:
             f"--measures: cannot read {name!r} ({error})", hint=_MEASURES_HINT
         ) from error
     if not supported:
-        raise UsageProblem(f"--measures: nothing computes {name!r}", hint=_MEASURES_HINT)
+        raise UsageProblem(f"--measures: ir_measures cannot compute {name!r}", hint=_MEASURES_HINT)
     return Measure(str(measure), measure)
 
 
 _MEASURES_HINT = "for instance: RR@10 nDCG@10 R@1000 Judged@10 'RR(rel=2)@10'"
-_ANSWERS_HINT = "ance eval RUN --data DATASET takes the answers from the dataset's queries.jsonl"
+_ANSWERS_HINT = "name the dataset whose queries.jsonl has the answers with --data"
 _WHERE_LABELS_ARE = {
     Labels.QRELS: "name labels with --qrels FILE, or with --data and --split",
-    Labels.OTHER_RUN: "ance eval OTHER RUN compares RUN with OTHER",
+    Labels.OTHER_RUN: "name the other run first: ance eval OTHER RUN",
     Labels.ANSWERS: _ANSWERS_HINT,
     Labels.PATTERNS: _ANSWERS_HINT,
 }
@@ -162,51 +162,67 @@ _WHERE_LABELS_ARE = {
 # ---------------------------------------------------------------- the values
 
 
+Values = dict[str, float]
+"""query_id -> value"""
+
+
 def evaluate(
     run: Run, qrels: Qrels, measures: Sequence[Measure], evidence: Evidence = Evidence()
 ) -> Evaluation:
-    """Measures of the run for each judged query, those of `qrels`.
+    """The measures of the run for each judged query, that is, each query of `qrels`.
 
-    The labels of a query may be empty where no measure looks at them. Raises `BadInput` where no
-    query is in both.
+    A query's labels may be empty if no measure reads them. Raises `BadInput` if the run has none of
+    the judged queries.
     """
     if not any(query_id in run for query_id in qrels):
         raise BadInput(
             "the run and the labels have no query in common",
-            hint="do both come from the same split?",
+            hint="check that the run and the labels are of the same split",
         )
-    names = {str(number): query_id for number, query_id in enumerate(qrels, start=1)}
-    ranked = {}  # by number: one of the providers reads no other query ids
-    for number, query_id in names.items():
-        if query_id in run:
-            hits = in_trec_order(run[query_id])
-            ranked[number] = {doc_id: float(len(hits) - r) for r, (doc_id, _) in enumerate(hits)}
-    computed: dict[str, dict[str, float]] = {}
-    of_qrels = [measure for measure in measures if measure.labels is Labels.QRELS]
+    computed: dict[str, Values] = {}
+    by_qrels = [measure for measure in measures if measure.labels is Labels.QRELS]
     others = [[measure] for measure in measures if measure.labels is not Labels.QRELS]
-    for group in [of_qrels, *others] if of_qrels else others:
-        found = _labels_of(group[0], qrels, evidence)
-        labels = {number: found[name] for number, name in names.items() if found.get(name)}
-        values = {measure.computed: dict.fromkeys(qrels, 0.0) for measure in group}
-        theirs = [measure.computed for measure in group if not measure.is_at_recall]
-        for metric in ir_measures.iter_calc(theirs, labels, ranked) if theirs and labels else ():
-            if metric.query_id in names:
-                values[metric.measure][names[metric.query_id]] = float(metric.value)
-        for measure in (measure for measure in group if measure.is_at_recall):
-            level, rel = measure.computed["recall"], measure.computed["rel"]
-            for number in labels.keys() & ranked.keys():
-                values[measure.computed][names[number]] = interpolated_precision(
-                    list(ranked[number]), labels[number], level, rel
-                )
-        for measure in group:
-            computed[measure.name] = {
-                query_id: 1 - value if measure.complement else value
-                for query_id, value in values[measure.computed].items()
-            }
+    for group in [by_qrels, *others] if by_qrels else others:
+        computed |= _values(run, qrels, group, _labels_of(group[0], qrels, evidence))
     return Evaluation(
         {measure.name: computed[measure.name] for measure in measures},
         [query_id for query_id in qrels if query_id not in run],
     )
+
+
+def _values(
+    run: Run, judged: Iterable[str], measures: Sequence[Measure], labels: Qrels
+) -> dict[str, Values]:
+    """measure -> query_id -> value, for measures that read the same labels."""
+    # queries are numbered because one of the providers accepts only numbers as query ids
+    names = {str(number): query_id for number, query_id in enumerate(judged, start=1)}
+    ranked = {number: _by_rank(run[name]) for number, name in names.items() if name in run}
+    labelled = {number: labels[name] for number, name in names.items() if labels.get(name)}
+    values = {measure.computed: dict.fromkeys(names.values(), 0.0) for measure in measures}
+    provided = [measure.computed for measure in measures if not measure.is_at_recall]
+    if provided and labelled:
+        for metric in ir_measures.iter_calc(provided, labelled, ranked):
+            if metric.query_id in names:
+                values[metric.measure][names[metric.query_id]] = float(metric.value)
+    for measure in (measure for measure in measures if measure.is_at_recall):
+        level, rel = measure.computed["recall"], measure.computed["rel"]
+        for number in labelled.keys() & ranked.keys():
+            values[measure.computed][names[number]] = interpolated_precision(
+                list(ranked[number]), labelled[number], level, rel
+            )
+    return {
+        measure.name: {
+            query_id: 1 - value if measure.complement else value
+            for query_id, value in values[measure.computed].items()
+        }
+        for measure in measures
+    }
+
+
+def _by_rank(hits: Mapping[str, float]) -> dict[str, float]:
+    """doc_id -> a score without ties, best first."""
+    ordered = in_trec_order(hits)
+    return {doc_id: float(len(ordered) - rank) for rank, (doc_id, _) in enumerate(ordered)}
 
 
 def _labels_of(measure: Measure, qrels: Qrels, evidence: Evidence) -> Qrels:

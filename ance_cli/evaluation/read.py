@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ance_cli.call import Call, SkippedLines
-from ance_cli.config import ComputeConfig, ReadConfig
+from ance_cli.config import ComputeConfig, ReadConfig, shaped_by
 from ance_cli.errors import BadInput
 from ance_cli.evaluation.answer_match import AnswerMatcher
 from ance_cli.formats import lease
@@ -37,12 +37,14 @@ def read(
     compute: ComputeConfig = ComputeConfig(),
     call: Call = Call(),
 ) -> Summary:
-    """Write an answer to each query as JSON lines, read from the `depth` best passages of `run`.
+    """Write an answer to each query as JSON lines, read from the run's top `config.depth` passages.
 
-    The queries are those of the dataset's split, or those of the run where no split is named. Where
-    the dataset has answers, each line and the summary have exact match and F1; the means are over
-    the queries with answers, and a query of which the run has nothing counts as 0. Raises
-    `BadInput` where the reader is none, or where a query or a document is not in the dataset.
+    The queries are those of the dataset's split, or those of the run if no split is named. If the
+    dataset has answers, each line and the summary include exact match and F1. The means are over
+    the queries with answers; a query without results counts as 0.
+
+    Raises `BadInput` if `reader` is not a reader, or if a query or a document is not in the
+    dataset.
     """
     ranked = {
         query_id: [doc_id for doc_id, _ in in_trec_order(hits)[: config.depth]]
@@ -58,10 +60,8 @@ def read(
         "corpus": hash_file(dataset.corpus),
         "reader": reader_fingerprint(reader),
     }
-    shaped_by: dict[str, Any] = {
-        "depth": config.depth, "answer_tokens": config.answer_tokens, "dtype": compute.dtype
-    }  # fmt: skip
-    plan = Plan("answers", output, shaped_by, inputs, reads=[run, *dataset.files, reader])
+    settings = {**shaped_by(config, ReadConfig), "dtype": compute.dtype}
+    plan = Plan("answers", output, settings, inputs, reads=[run, *dataset.files, reader])
     if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
     if call.dry_run:
@@ -74,7 +74,7 @@ def read(
         if missing := wanted - passages.keys():
             raise BadInput(
                 f"{run}: document {min(missing)!r} is not in the corpus",
-                hint="the run should come from the corpus that --data names",
+                hint="name the dataset that the run was made from with --data",
             )
         opened = open_reader(reader, config, compute)
         if plan.shaped_by["dtype"] == AUTO:
@@ -108,33 +108,33 @@ def read(
 def _queries(
     run: Path, ranked: Mapping[str, Sequence[str]], dataset: Dataset, skipped: SkippedLines | None
 ) -> dict[str, str]:
-    """query_id -> text of the queries that are to be answered."""
+    """query_id -> text, for the queries to answer."""
     if dataset.qrels is not None:
         queries = queries_of_split(dataset, skipped)
         if not any(query_id in ranked for query_id in queries):
             raise BadInput(
-                f"{run}: ranks nothing for any of the {len(queries)} queries",
-                hint="do the run and --split come from the same queries?",
+                f"{run}: has none of the {len(queries)} queries of the split",
+                hint="name the split of the run's queries with --split",
             )
         return queries
     texts = read_queries(dataset.need("queries"), skipped)
     if unknown := next((query_id for query_id in ranked if query_id not in texts), None):
         raise BadInput(
             f"{run}: query {unknown!r} is not among the queries",
-            hint="the run should come from the dataset that --data names",
+            hint="name the dataset that the run was made from with --data",
         )
     return {query_id: texts[query_id] for query_id in ranked}
 
 
 def _gold(dataset: Dataset, queries: Mapping[str, str], call: Call) -> dict[str, list[str]]:
-    """query_id -> the answers that the dataset has; says so where it has none or not all."""
+    """query_id -> the dataset's answers; reports queries without answers."""
     answers = read_answers(dataset.need("queries"), call.skipped, needed=False)
     found = {query_id: answers[query_id] for query_id in queries if query_id in answers}
     if not found:
-        call.reporter.say("the dataset has no answers to these queries: nothing is measured")
+        call.reporter.say("the dataset has no answers to these queries: no measure is computed")
     elif without := len(queries) - len(found):
         call.reporter.warn(
-            f"{without} of {len(queries)} queries have no answer; they are not measured"
+            f"{without} of {len(queries)} queries have no answer; the means leave them out"
         )
     return found
 
@@ -164,7 +164,8 @@ def _record(
 
 
 def _source(answer: Answer, passages: Sequence[Passage]) -> str | None:
-    """The passage that the answer was read from; of a generated one the first that holds it."""
+    """The passage that an answer was extracted from; for a generated answer, the first passage
+    that contains the answer."""
     if answer.place is not None:
         return passages[answer.place].doc_id
     holds = AnswerMatcher([answer.text]).matches
@@ -172,7 +173,7 @@ def _source(answer: Answer, passages: Sequence[Passage]) -> str | None:
 
 
 def _means(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Exact match and F1 with 95 % intervals, over the records that have them."""
+    """Mean exact match and F1 with 95 % intervals, over the queries with answers."""
     from ance_cli.evaluation.significance import confidence_interval
 
     found = {}

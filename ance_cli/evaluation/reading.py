@@ -1,7 +1,7 @@
-"""Is what a reader answered one of the answers? SQuAD's exact match and F1.
+"""Does a reader's answer match one of the answers? SQuAD's exact match and F1.
 
 As SQuAD v1.1's `evaluate-v1.1.py` computes them (Rajpurkar et al., EMNLP 2016, Sec. 6.1), which
-DPR and ANCE report for OpenQA too: the best value over the answers of a question.
+DPR and ANCE also report for OpenQA: the best value over the answers of a question.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalised_answer(text: str) -> str:
-    """The text in lower case, without ASCII punctuation and English articles, spaces folded."""
+    """The text in lower case with single spaces, without ASCII punctuation and English articles."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(answer: str, gold: Sequence[str]) -> float:
-    """1 where the answer is one of `gold` after normalisation, else 0."""
+    """1 if the answer equals one of `gold` after normalisation, else 0."""
     return float(normalised_answer(answer) in set(map(normalised_answer, gold)))
 
 
 def f1(answer: str, gold: Sequence[str]) -> float:
-    """The highest F1 between the words of the answer and those of one of `gold`, as bags."""
+    """The highest F1 between the answer's bag of words and that of one of `gold`."""
     words = normalised_answer(answer).split()
     return max((_overlap(words, normalised_answer(text).split()) for text in gold), default=0.0)
 

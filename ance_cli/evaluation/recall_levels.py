@@ -1,7 +1,7 @@
-"""Interpolated precision at a recall level, as trec_eval 10 counts.
+"""Interpolated precision at a recall level, as trec_eval 10 computes it.
 
-The trec_eval 9 inside pytrec_eval takes `(long) (r * R + 0.9)` documents for the level r of R
-relevant ones; version 10, which made the figures that NIST publishes, rounds to the nearest.
+trec_eval 9, which pytrec_eval contains, counts `(long) (r * R + 0.9)` documents for the level r of
+R relevant documents. Version 10, which made the figures that NIST publishes, rounds to the nearest.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 def interpolated_precision(
     ranked: Sequence[str], judged: Mapping[str, int], level: float, rel: int
 ) -> float:
-    """The best precision at a rank by which the share `level` of the relevant was found.
+    """The highest precision at a rank by which the share `level` of the relevant documents has been
+    found.
 
-    `ranked` are documents, best first; those labelled `rel` or more are relevant.
+    `ranked` are documents, best first; documents with label `rel` or higher are relevant.
     """
     relevant = {doc_id for doc_id, grade in judged.items() if grade >= rel}
     wanted = math.floor(level * len(relevant) + 0.5)

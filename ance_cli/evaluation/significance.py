@@ -1,4 +1,4 @@
-"""Is a difference between two runs more than luck? Paired tests and intervals, by scipy."""
+"""Is a difference between two runs more than chance? Paired tests and intervals, by scipy."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class PairedTest:
 
 
 def paired_test(first: Sequence[float], second: Sequence[float], seed: int = 42) -> PairedTest:
-    """Fisher's randomisation test (signs of the differences flipped, `SAMPLES` times) and t test.
+    """Fisher's randomisation test (`SAMPLES` random flips of the signs) and the paired t test.
 
-    Both p-values are 1 where the runs do not differ on any query, and for a single query.
+    Both p-values are 1 if the runs do not differ on any query, or if there is only one query.
     """
     difference = np.asarray(second, np.float64) - np.asarray(first, np.float64)
     mean = float(difference.mean())
@@ -44,16 +44,16 @@ def paired_test(first: Sequence[float], second: Sequence[float], seed: int = 42)
         rng=np.random.default_rng(seed),
     )
     with warnings.catch_warnings():
-        # differences that are all but equal: scipy warns, and p is 0 as it should be
+        # scipy warns if the differences are almost equal, and then returns p = 0, which is right
         warnings.simplefilter("ignore", RuntimeWarning)
         p_t = float(stats.ttest_rel(second, first).pvalue)
     return PairedTest(mean, float(found.pvalue), p_t)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of one family of tests, adjusted so that the chance of any false one is bounded.
+    """The p-values of one family of tests, adjusted to bound the chance of any false rejection.
 
-    The i-th smallest of m becomes the greatest of (m - j + 1) p_j over j <= i, at most 1 (Holm,
+    The i-th smallest of m becomes the largest of (m - j + 1) p_j over j <= i, at most 1 (Holm,
     1979: step-down Bonferroni).
     """
     adjusted = [0.0] * len(p_values)

@@ -117,8 +117,8 @@ def _from_run(path: Path, data: MiningData, depth: int, skipped: SkippedLines | 
     run = read_run(path, skipped, known_docs=position)
     if not run.keys() & data.queries.keys():
         raise BadInput(
-            f"{path}: ranks nothing for any of the {len(data.queries)} queries of the split",
-            hint="name a run of the queries of --split",
+            f"{path}: has none of the {len(data.queries)} queries of the split",
+            hint="name the split of the run's queries with --split",
         )
     docs = np.full((len(data.queries), depth), -1, np.int32)
     scores = np.full((len(data.queries), depth), -np.inf, np.float32)

@@ -292,7 +292,7 @@ CASES = {
     "run of another corpus": (text("r.trec", "q0 Q0 d1 1 1 t\nq0 Q0 zz 2 1 t\n"),
                               [*BM25, "--run", "r.trec"], 3, "r.trec:2: document 'zz' is not in"),
     "run of other queries": (text("r.trec", "zz Q0 d1 1 1 t\n"), [*BM25, "--run", "r.trec"], 3,
-                             "r.trec: ranks nothing for any of the 24 queries"),
+                             "r.trec: has none of the 24 queries of the split"),
     "run read by no reader": (nothing, READ, 3, "BertModel; expected a reader"),
     "run of other queries, read": (text("bm25.trec", "zz Q0 d1 1 1 t\n"), READ, 3,
                                    "bm25.trec: query 'zz' is not among the queries"),

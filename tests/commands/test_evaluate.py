@@ -77,7 +77,7 @@ def test_answers(world, dataset):
     assert means == {"Answers@1": 0, "Answers@3": 6 / 8, "RegexAnswers@1": 1 / 8}
     found = world("eval", "bad.trec", *DEV, *measures)
     assert "1 of 8 judged queries have no answer; they count as 0" in found.stderr
-    assert "there are 1, the first '(' of query 'q24'" in found.stderr
+    assert "the first is '(' of query 'q24'" in found.stderr
     # without labels the queries with answers are judged
     found = evaluated(world, "bad.trec", "--data", "data", *measures)
     assert (found["queries"], found["qrels"]) == (7, None)
@@ -108,14 +108,14 @@ def test_cases(world):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["bad.trec"], "--measures: RR@10 looks at a file of labels, and none was named"),
-        (["bad.trec", *QRELS, "--measures", "Overlap@3"], "Overlap@3 looks at another run"),
-        (["bad.trec", *QRELS, "--measures", "Answers@3"], "Answers@3 looks at a dataset's answers"),
-        (["bad.trec", *QRELS, "--cases", 1], "--cases compares runs"),
-        (["bad.trec", "good.trec", *QRELS, "--cases", 1], "--cases shows texts"),
+        (["bad.trec"], "--measures: RR@10 needs a file of labels"),
+        (["bad.trec", *QRELS, "--measures", "Overlap@3"], "Overlap@3 needs another run"),
+        (["bad.trec", *QRELS, "--measures", "Answers@3"], "Answers@3 needs a dataset's answers"),
+        (["bad.trec", *QRELS, "--cases", 1], "--cases needs at least two runs"),
+        (["bad.trec", "good.trec", *QRELS, "--cases", 1], "--cases needs the texts of a dataset"),
         (["bad.trec", "good.trec", *DEV, "--cases", -1], "--cases must not be negative"),
         (["bad.trec", "good.trec", *DEV, "--cases", 1, "--measures", "Overlap@1 RR@10"],
-         "the first run has no Overlap@1"),
+         "Overlap@1 is not measured for the "),
     ],
 )  # fmt: skip
 def test_what_eval_cannot_do(world, arguments, words):
@@ -126,7 +126,7 @@ def test_a_refresh_measures_by_labels_alone(world, checkpoint):
     world("train-segment", "--data", "data", "--ckpt", checkpoint, "--steps", 0, "--total-steps", 1,
           "--negatives-per-positive", 0, "--in-batch", "all", "-o", "run")  # fmt: skip
     found = world("refresh", "run", "--measures", "RR@10 Overlap@10", code=2)
-    assert "Overlap@10 looks at another run" in found.stderr
+    assert "Overlap@10 needs another run" in found.stderr
 
 
 # ---------------------------------------------------------------- rerank

@@ -68,7 +68,7 @@ def test_answers_with_their_passage_and_their_quality(world, reader):
 
 
 def test_up_to_date_until_something_that_shapes_it_changes(world, reader):
-    assert "1 of 8 queries have no answer; they are not measured" in read(world, reader).stderr
+    assert "1 of 8 queries have no answer; the means leave them out" in read(world, reader).stderr
     again = json.loads(read(world, reader).stdout)
     assert again["up_to_date"] is True and "exact_match" in again
     assert "depth 20 -> 2" in read(world, reader, "--depth", 2, code=4).stderr
@@ -90,7 +90,7 @@ def test_without_a_split_the_runs_queries_and_without_answers_no_measures(world,
     found = world("read", "dev.trec", "--data", "data", "--reader", reader, "-o", "-")
     records = [json.loads(line) for line in found.stdout.splitlines()]
     assert len(records) == 7 and all("f1" not in record for record in records)
-    assert "nothing is measured" in found.stderr
+    assert "no measure is computed" in found.stderr
 
 
 def test_a_generated_answer_names_the_first_passage_that_holds_it(world, tmp_path):
@@ -114,7 +114,7 @@ def test_dry_run_and_what_is_refused(world, reader, checkpoint, tmp_path):
     assert "no such checkpoint folder" in read(world, "nosuch", code=3).stderr
     assert "--depth must be at least 1" in read(world, reader, "--depth", 0, code=2).stderr
     found = read(world, reader, "--split", "train", code=3)
-    assert "dev.trec: ranks nothing for any of the 24 queries" in found.stderr
+    assert "dev.trec: has none of the 24 queries of the split" in found.stderr
     found = read(world, reader, "-o", "data/queries.jsonl", "-f", code=2)
     assert "which it would replace" in found.stderr
     (world.cwd / "dev.trec").write_text("q24 Q0 zz 1 1 t\n")

@@ -25,7 +25,7 @@ def matchers(**answers):
     return {name: AnswerMatcher(texts).matches_tokens for name, texts in answers.items()}
 
 
-def test_the_body_of_what_was_retrieved_is_looked_at():
+def test_only_the_body_of_retrieved_passages_is_read():
     tests = matchers(q1=["comet"], q2=["comet"], q3=["comet"])
     assert passages_with_answers([RUN], 3, tests, answer_tokens, PASSAGES) == {"q1": {"d2": 1}}
     assert passages_with_answers([RUN], 1, tests, answer_tokens, PASSAGES) == {}
@@ -36,7 +36,7 @@ def test_the_body_of_what_was_retrieved_is_looked_at():
     }
 
 
-def test_a_text_is_prepared_once():
+def test_each_text_is_prepared_once():
     prepared = []
 
     def prepare(text):
@@ -49,7 +49,7 @@ def test_a_text_is_prepared_once():
     assert prepared == ["a violin", "the Comet of 1910"]
 
 
-def test_a_document_that_the_corpus_does_not_have_is_refused():
+def test_a_document_that_is_not_in_the_corpus_is_refused():
     with pytest.raises(BadInput) as caught:
         passages_with_answers([RUN], 5, matchers(q9=["x"]), answer_tokens, PASSAGES)
     assert caught.value.what == "document 'd8', retrieved for query 'q9', is not in the corpus"

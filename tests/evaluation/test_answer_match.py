@@ -43,7 +43,7 @@ from ance_cli.formats.dataset import read_answers, read_corpus, read_qrels
         (["x"], "", False),
     ],
 )
-def test_tokens_of_an_answer_stand_in_the_text(answers, text, expected):
+def test_a_text_matches_if_it_contains_the_tokens_of_an_answer(answers, text, expected):
     assert AnswerMatcher(answers).matches(text) is expected
     assert has_answers(text, answers, SimpleTokenizer()) is expected
 
@@ -54,12 +54,12 @@ def test_an_empty_answer_matches_nothing(answers, text):
     assert not AnswerMatcher(answers).matches(text)
 
 
-def test_an_empty_answer_beside_a_real_one_changes_nothing():
+def test_an_empty_answer_next_to_a_real_one_changes_nothing():
     matcher = AnswerMatcher(["", "comet"])
     assert matcher.matches("a comet") and not matcher.matches("a violin")
 
 
-def test_tokens_are_kept_by_the_caller():
+def test_a_tokenised_text_matches_like_the_text():
     tokens = answer_tokens("Dr. Who's café")
     assert tokens == unicodedata.normalize("NFD", " dr . who ' s café ")
     assert AnswerMatcher(["who's"]).matches_tokens(tokens)
@@ -120,7 +120,7 @@ def test_patterns_are_searched_as_dpr_does(answers, text, expected):
     assert has_answers(text, answers, SimpleTokenizer(), regex=True) is expected
 
 
-def test_patterns_that_are_none_are_told():
+def test_invalid_patterns_are_listed():
     assert PatternMatcher(["comet", "(", "[a"]).broken == ["(", "[a"]
 
 
@@ -136,7 +136,7 @@ def test_neither_torch_nor_a_jvm_is_started():
 
 
 @pytest.mark.realdata
-def test_real_answers_stand_in_their_passages(test_data):
+def test_real_passages_contain_their_answers(test_data):
     folder = test_data / "squad"
     answers = read_answers(folder / "queries.jsonl")
     passages = {p.doc_id: answer_tokens(p.text) for p in read_corpus(folder / "corpus.jsonl")}

@@ -3,7 +3,7 @@
 from ance_cli.evaluation.cases import Shown, documents_of, wins_and_losses
 
 
-def test_the_greatest_differences_come_first_and_equal_ones_in_order():
+def test_the_largest_differences_come_first_and_ties_keep_their_order():
     first = {"q1": 0.5, "q2": 0.0, "q3": 1.0, "q4": 0.25, "q5": 0.5, "q6": 0.0}
     second = {"q1": 1.0, "q2": 1.0, "q3": 0.0, "q4": 0.25, "q5": 0.0, "q6": 0.5}
     assert wins_and_losses(first, second, 9) == (["q2", "q1", "q6"], ["q3", "q5"])
@@ -28,5 +28,5 @@ def test_the_top_of_both_runs_and_the_relevant_documents_are_shown():
     ]
 
 
-def test_a_query_that_a_run_lacks():
+def test_a_query_that_is_missing_from_a_run():
     assert documents_of({}, {"d": 1.0}, {}) == [Shown("d", None, None, 1)]

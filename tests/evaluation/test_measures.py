@@ -17,8 +17,8 @@ from ance_cli.formats.trec import read_run
 
 
 def evaluate(run, qrels, names, evidence=Evidence()):
-    """As `ance eval` does it, with all that a measure may look at."""
-    return measures.evaluate(run, qrels, parse_measures(names, there=tuple(Labels)), evidence)
+    """Like `ance eval`, with every kind of labels."""
+    return measures.evaluate(run, qrels, parse_measures(names, available=tuple(Labels)), evidence)
 
 
 # ---------------------------------------------------------------- brute-force twins
@@ -91,7 +91,7 @@ TWINS = {
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_measures_are_those_of_their_twins(seed):
+def test_measures_equal_their_brute_force_twins(seed):
     qrels, run = random_labels_and_run(seed)
     found = evaluate(run, qrels, " ".join(TWINS))
     assert list(found.per_query) == list(TWINS)
@@ -105,7 +105,7 @@ def test_measures_are_those_of_their_twins(seed):
     assert len(set(found.per_query["nDCG@10"].values())) > 10
 
 
-def test_ties_are_broken_before_anything_is_measured():
+def test_ties_are_broken_before_measuring():
     qrels = {"q": {"a": 1}}
     assert evaluate({"q": {"a": 1.0, "b": 1.0}}, qrels, "RR@10 R@1").means == {
         "RR@10": 0.5,
@@ -114,7 +114,7 @@ def test_ties_are_broken_before_anything_is_measured():
     assert evaluate({"q": {"a": 1.0, "A": 1.0 + 1e-10}}, qrels, "RR@10").means == {"RR@10": 1.0}
 
 
-def test_judged_queries_without_results_count_as_zero():
+def test_judged_queries_without_results_count_as_0():
     qrels = {"q1": {"d1": 1}, "q2": {"d1": 1}, "q3": {"d2": 1}, "q4": {"d9": 0}}
     found = evaluate({"q3": {"d2": 1.0}, "q1": {"d1": 5.0}, "q9": {"d1": 1.0}}, qrels, "RR@10")
     assert found.per_query == {"RR@10": {"q1": 1.0, "q2": 0.0, "q3": 1.0, "q4": 0.0}}
@@ -132,12 +132,12 @@ def test_every_provider_gives_a_value_to_every_judged_query(measure):
 
 @pytest.mark.skipif(shutil.which("perl") is None, reason="gdeval is a Perl script")
 @pytest.mark.parametrize("measure", ["ERR@20", "nDCG(dcg='exp-log2')@5"])
-def test_gdevals_measures_of_queries_that_are_not_numbers(measure):
+def test_gdeval_measures_queries_whose_ids_are_not_numbers(measure):
     found = evaluate({"q1": {"d1": 1.0}}, {"q1": {"d1": 1}}, measure)
     assert found.means == evaluate({"1": {"d1": 1.0}}, {"1": {"d1": 1}}, measure).means
 
 
-def test_labels_below_zero_gain_nothing():
+def test_labels_below_0_have_no_gain():
     found = evaluate({"q": {"a": 3.0, "b": 2.0}}, {"q": {"a": -1, "b": 2}}, "nDCG@10 RR@10")
     assert found.means["nDCG@10"] == pytest.approx(1 / math.log2(3))
     assert found.means["RR@10"] == 0.5
@@ -147,7 +147,7 @@ def test_a_run_of_other_queries_is_refused():
     with pytest.raises(BadInput) as caught:
         evaluate({"q1": {"d1": 1.0}}, {"q2": {"d1": 1}}, "RR@10")
     assert caught.value.what == "the run and the labels have no query in common"
-    assert caught.value.hint == "do both come from the same split?"
+    assert caught.value.hint == "check that the run and the labels are of the same split"
 
 
 # ---------------------------------------------------------------- measures of other labels
@@ -170,7 +170,7 @@ def test_holes_and_overlap_are_shares_of_the_top(k):
         assert found[f"Overlap@{k}"][query_id] == pytest.approx(shared)
 
 
-def test_answers_are_counted_where_one_stands_in_the_top():
+def test_a_query_counts_if_its_top_contains_an_answer():
     run = {"q1": {"d1": 3.0, "d2": 2.0, "d3": 1.0}, "q2": {"d9": 1.0}, "q3": {"d1": 1.0}}
     evidence = Evidence(answers={Labels.ANSWERS: {"q1": {"d2": 1}, "q2": {}, "q4": {"d1": 1}}})
     judged = {"q1": {}, "q2": {}, "q4": {}}
@@ -182,7 +182,7 @@ def test_answers_are_counted_where_one_stands_in_the_top():
     assert found.without_results == ["q4"]
 
 
-def test_no_passage_with_an_answer_is_zero_and_no_error():
+def test_no_passage_with_an_answer_is_0_and_not_an_error():
     evidence = Evidence(answers={Labels.PATTERNS: {}})
     assert evaluate({"q": {"d": 1.0}}, {"q": {}}, "RegexAnswers@5", evidence).means == {
         "RegexAnswers@5": 0.0
@@ -192,15 +192,15 @@ def test_no_passage_with_an_answer_is_zero_and_no_error():
 @pytest.mark.parametrize(
     ("name", "words", "hint"),
     [
-        ("Overlap@10", "another run", "ance eval OTHER RUN"),
-        ("Answers@20", "a dataset's answers", "ance eval RUN --data DATASET"),
-        ("RegexAnswers@20", "a dataset's answers, as regular", "ance eval RUN --data DATASET"),
+        ("Overlap@10", "another run", "name the other run first"),
+        ("Answers@20", "a dataset's answers", "name the dataset"),
+        ("RegexAnswers@20", "a dataset's answers, as regular", "name the dataset"),
     ],
 )
-def test_a_measure_of_what_is_not_there_is_refused(name, words, hint):
+def test_a_measure_without_its_labels_is_refused(name, words, hint):
     with pytest.raises(UsageProblem) as caught:
         parse_measures(f"RR@10 {name}")
-    assert caught.value.what.startswith(f"--measures: {name} looks at {words}")
+    assert caught.value.what.startswith(f"--measures: {name} needs {words}")
     assert caught.value.hint.startswith(hint)
 
 
@@ -218,7 +218,7 @@ def test_a_measure_of_what_is_not_there_is_refused(name, words, hint):
         ("MRR@10", ["RR@10"]),
     ],
 )
-def test_measures_are_parted_by_spaces_and_commas_outside_brackets(text, names):
+def test_measures_are_separated_by_spaces_and_commas_outside_parentheses(text, names):
     assert [measure.name for measure in parse_measures(text)] == names
 
 
@@ -238,17 +238,17 @@ def test_a_measure_that_cannot_be_read_is_refused(name):
     assert caught.value.exit_code == 2
 
 
-def test_a_measure_that_nothing_computes_is_refused():
+def test_a_measure_that_ir_measures_cannot_compute_is_refused():
     with pytest.raises(UsageProblem) as caught:
         parse_measures("alpha_nDCG@10")
-    assert caught.value.what == "--measures: nothing computes 'alpha_nDCG@10'"
+    assert caught.value.what == "--measures: ir_measures cannot compute 'alpha_nDCG@10'"
 
 
 @pytest.mark.parametrize("text", ["", "  ", " , "])
-def test_no_measure_is_refused(text):
+def test_an_empty_list_of_measures_is_refused(text):
     with pytest.raises(UsageProblem) as caught:
         parse_measures(text)
-    assert (caught.value.what, caught.value.hint) == ("--measures names none", HINT)
+    assert (caught.value.what, caught.value.hint) == ("--measures is empty", HINT)
 
 
 @pytest.mark.parametrize("name", ["R", "P", "RR(foo=1)@10", "RR@1.5", "nDCG(dcg='foo')@10"])
@@ -258,7 +258,7 @@ def test_a_parameter_that_is_missing_or_unknown_is_refused(name):
 
 
 @pytest.mark.parametrize("text", ["nDCG@10 RR(rel=2@10", "nDCG@10 RR(rel=2", "nDCG@10) RR@10"])
-def test_brackets_that_do_not_match_are_refused(text):
+def test_parentheses_that_do_not_match_are_refused(text):
     with pytest.raises(UsageProblem, match="--measures: cannot read"):
         parse_measures(text)
 

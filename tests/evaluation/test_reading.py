@@ -17,7 +17,7 @@ from ance_cli.evaluation.reading import exact_match, f1, normalised_answer
         ("An apple a day", "apple day"),
         ("theatre and another", "theatre and another"),  # articles are whole words
         ("$3.5 million", "35 million"),
-        ("the-end", "theend"),  # punctuation goes first, and joins what it stood between
+        ("the-end", "theend"),  # punctuation is removed first, which joins its neighbours
         ("Zürich\u2019s", "zürich\u2019s"),  # ASCII punctuation alone
         ("the", ""),
     ],
@@ -37,7 +37,7 @@ def test_examples_by_hand():
     assert f1("x x y", ["x y y"]) == pytest.approx(2 / 3)  # a word counts as often as in both
 
 
-def test_f1_is_the_harmonic_mean_of_precision_and_recall_as_the_script_has_it():
+def test_f1_is_the_harmonic_mean_of_precision_and_recall_as_in_the_script():
     def script(prediction, truth):
         def normalise(s):
             s = "".join(ch for ch in s.lower() if ch not in set(string.punctuation))

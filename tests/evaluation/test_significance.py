@@ -33,7 +33,7 @@ def test_eight_queries_are_tested_by_all_256_flips(seed):
     assert found.p_randomisation * 256 == pytest.approx(round(found.p_randomisation * 256))
 
 
-def test_a_difference_on_every_query_has_the_least_p_that_flips_allow():
+def test_a_difference_on_every_query_has_the_smallest_possible_p():
     first = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
     found = paired_test(first, [value + 0.05 + value / 100 for value in first])
     assert found.p_randomisation == pytest.approx(2 / 256)
@@ -53,12 +53,12 @@ def test_the_difference_is_the_second_run_minus_the_first():
     assert (turned.p_randomisation, turned.p_t) == pytest.approx((found.p_randomisation, found.p_t))
 
 
-def test_equal_runs_differ_by_nothing():
+def test_equal_runs_have_no_difference():
     found = paired_test([0.1, 0.5, 0.9], [0.1, 0.5, 0.9])
     assert (found.difference, found.p_randomisation, found.p_t) == (0.0, 1.0, 1.0)
 
 
-def test_sampled_flips_come_near_the_t_test_and_are_seeded():
+def test_sampled_flips_are_close_to_the_t_test_and_seeded():
     first, second = scores(200, shift=0.03, seed=4)
     found = paired_test(first, second)
     assert 0.001 < found.p_t < 0.5
@@ -67,7 +67,7 @@ def test_sampled_flips_come_near_the_t_test_and_are_seeded():
     assert paired_test(first, second, seed=43).p_randomisation != found.p_randomisation
 
 
-def test_sampled_flips_are_never_sure():
+def test_sampled_flips_never_give_p_0():
     first, second = scores(200, shift=2.0)
     assert paired_test(first, second).p_randomisation == pytest.approx(2 / 10_001)
 
@@ -113,7 +113,7 @@ def test_holms_correction_of_known_p_values():
 # ---------------------------------------------------------------- intervals
 
 
-def test_the_interval_holds_the_mean_and_shrinks_with_the_queries():
+def test_the_interval_contains_the_mean_and_shrinks_with_more_queries():
     widths = []
     for num_queries in (10, 40, 160, 640):
         values = np.random.default_rng(num_queries).random(num_queries)
@@ -139,5 +139,5 @@ def test_the_interval_is_seeded():
 
 
 @pytest.mark.parametrize("values", [[0.5], [0.25, 0.25, 0.25]])
-def test_values_that_do_not_vary_have_no_width(values):
+def test_constant_values_have_an_interval_without_width(values):
     assert confidence_interval(values) == (values[0], values[0])

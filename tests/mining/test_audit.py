@@ -1,4 +1,4 @@
-"""What the audit says, recounted by hand."""
+"""The audit, against a recount by hand."""
 
 import math
 import random
@@ -45,7 +45,7 @@ def audited(pairs, wanted=6, **more):
     return audit.summary()
 
 
-def test_the_figures_are_those_of_a_recount():
+def test_the_audit_equals_a_recount():
     pairs = random_pairs()
     found = audited(pairs)
     lengths = [len(pair.negative_ids) for pair in pairs]
@@ -84,12 +84,12 @@ def test_the_figures_are_those_of_a_recount():
     assert 0 < found["pairs_without_negatives"] < found["pairs_short_of_negatives"] < 120
 
 
-def test_a_positive_as_good_as_its_best_negative_is_not_below_it():
+def test_a_positive_that_ties_with_its_best_negative_is_not_below_it():
     pair = PairNegatives("q", "p", ["d1", "d2"], [0.5, 0.25], [1, 2], 0.5, ["ann", "ann"])
     assert audited([pair])["share_of_positives_below_a_negative"] == 0.0
 
 
-def test_removals_are_added_up_by_source_and_rule():
+def test_removals_are_summed_by_source_and_rule():
     audit = Audit(5)
     for source, rule, count in (
         ("ann", "positives", 2), ("ann", "positives", 1), ("ann", "max_score", 0),
@@ -102,7 +102,7 @@ def test_removals_are_added_up_by_source_and_rule():
     }
 
 
-def test_sources_that_were_asked_for_and_not_there_are_named():
+def test_absent_sources_are_listed():
     found = audited([], shares={"ann": 1 / 3, "random": 2 / 3}, absent=["previous"])
     assert found["shares"] == {"ann": 0.3333, "random": 0.6667}
     assert found["absent_sources"] == ["previous"]
@@ -127,7 +127,7 @@ def test_a_teacher_s_false_negatives_are_counted():
     assert "teacher" not in audited([])
 
 
-def test_without_scores_there_are_no_figures_of_scores():
+def test_without_scores_the_statistics_of_scores_are_none():
     pair = PairNegatives("q", "p", ["d1"], [None], [None], None, ["random"])
     found = audited([pair], wanted=1)
     for name in (
@@ -140,7 +140,7 @@ def test_without_scores_there_are_no_figures_of_scores():
     assert found["pairs_short_of_negatives"] == found["negatives_missing"] == 0
 
 
-def test_the_overlap_is_the_mean_share_that_was_there_before():
+def test_the_overlap_is_the_mean_share_of_earlier_negatives():
     pairs = [
         PairNegatives("q1", "p1", ["a", "b", "c", "d"]),
         PairNegatives("q1", "p2", ["a", "b"]),
@@ -158,7 +158,7 @@ def test_the_overlap_is_the_mean_share_that_was_there_before():
     assert found["churn_against_earlier"] == pytest.approx((0.5 + 0 + 1) / 3, abs=6e-5)
 
 
-def test_an_overlap_is_told_only_where_there_is_something_earlier():
+def test_an_overlap_is_reported_only_with_earlier_negatives():
     assert "overlap_with_earlier" not in audited(random_pairs())
     nothing = audited([PairNegatives("q1", "p1", [])], wanted=0, earlier={("q1", "p1"): {"a"}})
     assert nothing["overlap_with_earlier"] is nothing["churn_against_earlier"] is None

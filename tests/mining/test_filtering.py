@@ -18,7 +18,7 @@ PASSAGES = [
 ]
 
 
-def test_documents_are_known_by_their_place_in_the_corpus():
+def test_documents_are_identified_by_their_position_in_the_corpus():
     duplicates = DuplicateIndex(iter(PASSAGES))
     assert duplicates.doc_ids == list("abcdefghi")
     assert duplicates.position["e"] == 4
@@ -43,7 +43,7 @@ def test_positives_and_their_copies_are_banned(positives, own, same):
     assert {duplicates.doc_ids[place] for place in found_same} == set(same)
 
 
-def test_passages_of_white_space_alone_are_copies_of_each_other():
+def test_passages_of_only_white_space_are_copies_of_each_other():
     duplicates = DuplicateIndex(
         [Passage("d1", "", " "), Passage("d2", "", "\n\t"), Passage("d3", "", "x")]
     )

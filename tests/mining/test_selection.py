@@ -1,4 +1,4 @@
-"""From candidates to negatives: what may be one, how many, and all of it counted."""
+"""From candidates to negatives: which are allowed, how many are drawn, and the counts."""
 
 import random
 from collections import Counter
@@ -74,7 +74,7 @@ class World:
 
 
 def score_of(query_id, docs):
-    """A stand-in for the model: scores between -5 and 5, negative ones among them."""
+    """Replaces the model: scores between -5 and 5."""
     return np.array([((hash_of(query_id) + 7 * doc) % 1000) / 100 - 5 for doc in docs.tolist()])
 
 
@@ -83,7 +83,7 @@ def hash_of(query_id):
 
 
 def judge(pairs):
-    """A stand-in for a cross-encoder: every third document or so is a likely positive."""
+    """Replaces a cross-encoder: about every third document is a likely positive."""
     return np.array(
         [4.0 if (hash_of(query) + doc) % 3 == 0 else -2.0 for query, doc in pairs], np.float32
     )
@@ -181,7 +181,7 @@ def test_each_negative_tells_where_it_is_from(worlds, mix, sampler, count, min_r
 @pytest.mark.parametrize("min_rel", [1, 2])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(("ann", "rand"), [(4, 0), (2, 2), (0, 4), (12, 0), (12, 12), (3, 9)])
-def test_removals_and_shortfalls_are_those_of_a_recount(worlds, ann, rand, sampler, min_rel):
+def test_removals_and_shortfalls_equal_a_recount(worlds, ann, rand, sampler, min_rel):
     count = ann + rand
     for world in worlds:
         pairs, summary = world.select(f"ann:{ann},random:{rand}", sampler, count, min_rel)
@@ -228,7 +228,7 @@ def test_every_positive_of_a_query_has_its_pair(worlds):
             assert pair.positive_score == known[pair.positive_id]
 
 
-def test_positives_of_one_query_draw_each_on_their_own(worlds):
+def test_positives_of_one_query_draw_independently(worlds):
     drawn = [
         (pair.query_id, tuple(pair.negative_ids))
         for pair in worlds[0].select(count=3)[0]
@@ -237,7 +237,7 @@ def test_positives_of_one_query_draw_each_on_their_own(worlds):
     assert len(set(drawn)) > len({query_id for query_id, _ in drawn})
 
 
-def test_top_takes_the_best_ranked_that_may_be_taken():
+def test_top_takes_the_best_ranked_allowed_candidates():
     passages = [Passage(f"d{n}", "", f"text {n % 6}") for n in range(8)]
     candidates = Candidates(
         ["q"],
@@ -286,7 +286,7 @@ def reordered(world, order):
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_neither_order_nor_company_changes_what_is_drawn(worlds, mix):
+def test_a_draw_depends_neither_on_the_order_nor_on_other_queries(worlds, mix):
     for world in worlds:
         whole = by_pair(world.select(mix)[0])
         order = np.random.default_rng(3).permutation(len(world.candidates.query_ids))
@@ -299,7 +299,7 @@ def test_neither_order_nor_company_changes_what_is_drawn(worlds, mix):
 
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("change", [{"seed": 2}, {"step": 1000}])
-def test_another_seed_or_step_draws_others(worlds, mix, change):
+def test_another_seed_or_step_draws_other_negatives(worlds, mix, change):
     world = worlds[0]
     first, other = by_pair(world.select(mix)[0]), by_pair(world.select(mix, **change)[0])
     assert first.keys() == other.keys()
@@ -307,7 +307,7 @@ def test_another_seed_or_step_draws_others(worlds, mix, change):
     assert changed > len(first) / 3
 
 
-def test_the_corpus_is_not_drawn_from_where_a_list_is_short(worlds):
+def test_a_short_list_is_not_filled_from_the_corpus(worlds):
     short = 0
     for world in worlds:
         for pair in world.select("ann", count=16)[0]:
@@ -334,7 +334,7 @@ def test_margins_hold_against_the_lowest_positive_in_every_source(worlds, sample
     assert drawn > 500
 
 
-def test_a_rank_window_counts_in_the_raw_list(worlds):
+def test_a_rank_window_counts_ranks_of_the_raw_list(worlds):
     for world in worlds:
         pairs, summary = world.select("ann", "top", 16, range_min=2, range_max=6)
         taken = Counter()
@@ -348,13 +348,13 @@ def test_a_rank_window_counts_in_the_raw_list(worlds):
         assert sum(removed.values()) + sum(taken.values()) == listed_docs
 
 
-def test_without_scores_there_are_none_and_nothing_breaks(worlds):
+def test_sources_without_scores_give_negatives_without_scores(worlds):
     for world in worlds:
         for pair in world.select("bm25:1,random:1", rescore=None)[0]:
             assert set(pair.negative_scores) <= {None}
 
 
-def test_a_document_is_drawn_once_and_shares_come_out(worlds):
+def test_a_document_is_drawn_once_and_sources_get_their_shares(worlds):
     counts, pairs_seen = Counter(), 0
     for world in worlds:
         for seed in range(4):
@@ -369,7 +369,7 @@ def test_a_document_is_drawn_once_and_shares_come_out(worlds):
         assert counts[source] / pairs_seen == pytest.approx(3 * share, abs=4 * spread)
 
 
-def test_no_negative_holds_an_answer_and_the_next_is_taken(worlds):
+def test_candidates_with_an_answer_are_replaced_by_the_next_ones(worlds):
     def has_answer(query_id, doc):
         return (hash_of(query_id) + doc) % 4 == 0
 
@@ -386,7 +386,7 @@ def test_no_negative_holds_an_answer_and_the_next_is_taken(worlds):
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_what_the_teacher_takes_for_a_positive_is_replaced(worlds, mix):
+def test_candidates_that_the_teacher_considers_positive_are_replaced(worlds, mix):
     limit = 0.5
     for world in worlds:
         plain, _ = world.select(mix, count=4)
@@ -408,7 +408,7 @@ def test_what_the_teacher_takes_for_a_positive_is_replaced(worlds, mix):
         )
 
 
-def test_a_teacher_that_refuses_everything_leaves_nothing_and_says_so(worlds):
+def test_a_teacher_that_refuses_everything_leaves_no_negatives(worlds):
     pairs, summary = worlds[0].select("ann:1,random:1", teacher=judge, teacher_max=0.0)
     assert not any(pair.negative_ids for pair in pairs)
     assert summary["negatives_missing"] == 4 * len(pairs)
@@ -423,7 +423,7 @@ def test_a_teacher_without_a_limit_changes_nothing_but_scores(worlds):
         assert all(len(p.teacher_scores) == len(p.negative_ids) for p in pairs)
 
 
-def test_some_pairs_are_judged_and_always_the_same(worlds):
+def test_the_judged_pairs_are_always_the_same(worlds):
     world = worlds[0]
     pairs, summary = world.select(teacher=judge, teacher_pairs=7)
     judged = [pair for pair in pairs if pair.teacher_positive_score is not None]
@@ -435,7 +435,7 @@ def test_some_pairs_are_judged_and_always_the_same(worlds):
     assert all(pair.teacher_positive_score is not None for pair in everyone)
 
 
-def test_no_negatives_are_wanted(worlds):
+def test_zero_negatives_per_pair(worlds):
     pairs, summary = worlds[0].select(MIXES[-1], count=0)
     assert pairs and not any(pair.negative_ids for pair in pairs)
     assert summary["pairs_short_of_negatives"] == summary["negatives_missing"] == 0

@@ -1,4 +1,4 @@
-"""What candidates are drawn from beside the search, against brute force."""
+"""Sources besides the search, and scores, against brute force."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def embedded(request, embed):  # noqa: F811
     return embed(vectors, counts, dtype="float32"), rows
 
 
-def test_scores_are_inner_products_and_the_best_of_a_document_s_rows(embedded):
+def test_scores_are_the_maximum_inner_product_over_a_document_s_rows(embedded):
     embeddings, rows = embedded
     xq = np.random.default_rng(5).standard_normal((3, 6)).astype(np.float32)
     score = ExactScores(xq, ["a", "b", "c"], embeddings)
@@ -35,7 +35,7 @@ def test_scores_are_inner_products_and_the_best_of_a_document_s_rows(embedded):
     assert score("a", docs[:0]).tolist() == []
 
 
-def test_a_score_does_not_depend_on_its_company(embedded):
+def test_a_score_does_not_depend_on_the_other_documents(embedded):
     score = ExactScores(np.ones((1, 6), np.float32) / 3, ["a"], embedded[0])
     together = score("a", np.arange(30))
     assert [score("a", np.array([doc]))[0] for doc in range(30)] == together.tolist()
