@@ -21,7 +21,6 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from ance_cli.call import Call
 from ance_cli.cli.config_file import found_by_itself, is_set, take_config
 from ance_cli.cli.runner import run_command
 from ance_cli.config.calling import CallSettings
@@ -56,7 +55,7 @@ def command(
     """Register a function as the command `name`; `takes` names its flags of the call."""
 
     def register(function: Function) -> Function:
-        parts = [part for part in _parts(function) if part.name != "call"]
+        parts = list(_parts(function))
         of_the_call = {each.name: each for each in declared(CallSettings)}
         settings: dict[str, Declared] = {}
         for each in itertools.chain.from_iterable(part.settings for part in parts):
@@ -97,32 +96,33 @@ class _Part:
     """One parameter of a command's function, and the settings that fill it."""
 
     name: str
-    hint: Any
     settings: tuple[Declared, ...]
     filled: Callable[[dict[str, Any], set[str]], Any]
     """Of the values of all flags, and the names of those that the caller set."""
 
 
 def _parts(function: Function) -> Iterator[_Part]:
+    """The parameters after `call`."""
     hints = get_type_hints(function, include_extras=True)
     for parameter in inspect.signature(function).parameters.values():
-        yield _part(parameter.name, hints[parameter.name], parameter.default)
+        if parameter.name != "call":
+            yield _part(parameter.name, hints[parameter.name], parameter.default)
 
 
 def _part(name: str, hint: Any, default: Any) -> _Part:
     """A config, a `Given` config, the settings of the call, or a setting of its own."""
     is_given = get_origin(hint) is Given
     kind = get_args(hint)[0] if is_given else hint
-    if not (isinstance(kind, type) and issubclass(kind, Config | Call)):
+    if not (isinstance(kind, type) and issubclass(kind, Config)):
         one = setting_of(name, hint, MISSING if default is inspect.Parameter.empty else default)
 
         def checked(values: dict[str, Any], _: set[str]) -> Any:
             one.check(values[name])
             return values[name]
 
-        return _Part(name, hint, (one,), checked)
-    if kind in (Call, CallSettings):
-        return _Part(name, hint, (), lambda values, _: CallSettings(**_own(CallSettings, values)))
+        return _Part(name, (one,), checked)
+    if kind is CallSettings:
+        return _Part(name, (), lambda values, _: CallSettings(**_own(CallSettings, values)))
     settings = tuple(each for each in declared(kind) if each.setting.is_flag)
 
     def filled(values: dict[str, Any], typed: set[str]) -> Any:
@@ -131,7 +131,7 @@ def _part(name: str, hint: Any, default: Any) -> _Part:
             return kind(**own)
         return Given(kind, {key: own[key] for key in own if key in typed}, own)
 
-    return _Part(name, hint, settings, filled)
+    return _Part(name, settings, filled)
 
 
 def _own(kind: type, values: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from ance_cli.call import Call, SkippedLines
 from ance_cli.config.calling import CallSettings
-from ance_cli.config.data import CorpusFiles, PassageOverrides, RunStart
+from ance_cli.config.data import (
+    CorpusFiles,
+    DataFiles,
+    PassageFiles,
+    PassageOverrides,
+    RunStart,
+)
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import Dataset, locate
 from ance_cli.formats.jsonl import STDIO
@@ -51,12 +57,14 @@ def run_command(
 def dataset_of(files: CorpusFiles | RunStart, data: Path | None = None) -> Dataset:
     """The dataset that --data, --split, --corpus, --queries and --qrels name; `data` replaces the
     folder."""
+    folder = data or (files.data if isinstance(files, CorpusFiles) else None)
+    has_queries, has_labels = PassageFiles | RunStart, DataFiles | RunStart
     return locate(
-        data or getattr(files, "data", None),
-        getattr(files, "split", None),
+        folder,
+        files.split if isinstance(files, has_labels) else None,
         files.corpus,
-        getattr(files, "queries", None),
-        getattr(files, "qrels", None),
+        files.queries if isinstance(files, has_queries) else None,
+        files.qrels if isinstance(files, has_labels) else None,
     )
 
 
