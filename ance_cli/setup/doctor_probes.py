@@ -159,7 +159,6 @@ def _ceilings() -> list[dict[str, Any]]:
 
 
 @_probe("java")
-@_probe("java")
 def _java() -> dict[str, Any]:
     from ance_cli.retrieval.bm25 import find_java
 

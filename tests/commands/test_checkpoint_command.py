@@ -7,7 +7,7 @@ import torch
 
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.foreign import read_weights
-from tests.hub import running_hub
+from tests.hub_server import running_hub
 from tests.models.test_encoder import our_vectors
 from tests.world import tree
 

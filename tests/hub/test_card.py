@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from ance_cli.errors import BadInput, ResourceExhausted, UsageProblem
 from ance_cli.hub.card import lineage, model_card
 from ance_cli.hub.push import push
-from tests.hub import TOKEN, running_hub
+from tests.hub_server import TOKEN, running_hub
 from tests.world import Ance, AnceInside, make_dataset, tree
 
 
