@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from ance_cli.errors import AnceError, ResourceExhausted, Stopped, UsageProblem, is_out_of_memory
-from ance_cli.formats.atomic import is_full_disk
+from ance_cli.formats.atomic import FREE_SPACE, is_full_disk
 
 _NO_SUCH_PLACE = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 """The paths on the command line do not fit what exists there."""
@@ -25,7 +25,7 @@ def _explained(error: Exception) -> AnceError | None:
     if is_full_disk(error):
         return ResourceExhausted(
             f"{error.filename or 'a file'}: no room left on the disk",
-            hint="free some space and repeat the command: what was finished is kept",
+            hint=FREE_SPACE,
         )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return UsageProblem(
@@ -61,7 +61,7 @@ def _run(program: Callable[[], None]) -> int:
         show_error(error)
         return error.exit_code
     except Stopped as stop:
-        stderr.print("stopped; what is finished is kept: the same command continues")
+        stderr.print("stopped; finished work is kept: run the same command to continue")
         return stop.exit_code
     except (OSError, MemoryError, RuntimeError) as error:
         problem = _explained(error)

@@ -83,7 +83,7 @@ def test_a_file_is_never_overwritten(inside, dataset):
     path = dataset / "ance.toml"
     path.write_text("[all]\n")
     found = inside("init", "data", code=4)
-    assert "data/ance.toml is there already" in found.stderr and "--force" in found.stderr
+    assert "data/ance.toml: exists" in found.stderr and "--force" in found.stderr
     assert path.read_text() == "[all]\n"
     inside("init", "data", "--force")
     assert "[loop]" in path.read_text()
@@ -98,7 +98,7 @@ def test_a_dry_run_writes_nothing(inside, dataset):
 @pytest.mark.parametrize(
     ("file", "line", "what"),
     [
-        ("corpus.jsonl", '{"_id": "d0", "text": "again"}', "document id 'd0' was used before"),
+        ("corpus.jsonl", '{"_id": "d0", "text": "again"}', "document id 'd0' is also on line"),
         ("queries.jsonl", '{"_id": "q0"}', "no text"),
         ("qrels/dev.tsv", "q0\td99\t1", "document 'd99' is not in the corpus"),
     ],

@@ -79,10 +79,10 @@ def test_a_write_that_finds_no_room_leaves_nothing_under_the_name(tmp_path):
     assert names(tmp_path) == []
     assert caught.value.exit_code == 5
     assert caught.value.what == (
-        f"{path}: no room left on the disk; nothing was published under this name"
+        f"{path}: no room left on the disk; nothing was written under this name"
     )
     assert caught.value.hint == (
-        "free some space and repeat the command: what was finished is kept"
+        "free some space and repeat the command; finished work is kept"
     )
 
 

@@ -327,7 +327,7 @@ def test_a_damaged_byte_is_found_in_its_block(tmp_path):
     assert seen == [0]
     assert caught.value.what == (
         f"{folder}/embeddings.npy: block 1 (rows 4 to 10) is damaged: "
-        "its hash is not the one in the manifest"
+        "its hash differs from the one in the manifest"
     )
     assert caught.value.hint == "make the embeddings again with: ance encode --force"
 
@@ -338,14 +338,14 @@ def test_ids_that_disagree_with_the_rows_are_refused(tmp_path, change):
     ids = change(ids_of(ROW_COUNTS))
     write_ids(folder / IDS, ids)
     assert refused(folder).what == (
-        f"{folder}/ids.txt: {len(ids)} ids for 8 documents: rows and ids disagree"
+        f"{folder}/ids.txt: has {len(ids)} ids, expected 8 (the manifest)"
     )
 
 
 def test_offsets_that_disagree_with_the_ids_are_refused(tmp_path):
     folder = publish(tmp_path / "emb")
     np.save(folder / DOC_OFFSETS, np.arange(5))
-    assert refused(folder).what.endswith("rows and ids disagree")
+    assert refused(folder).what.endswith(" ids, expected 8 (the manifest)")
 
 
 def test_ids_and_offsets_that_agree_with_each_other_alone_are_refused(tmp_path):
@@ -353,7 +353,7 @@ def test_ids_and_offsets_that_agree_with_each_other_alone_are_refused(tmp_path):
     write_ids(folder / IDS, ids_of(ROW_COUNTS)[:-1])
     np.save(folder / DOC_OFFSETS, np.delete(np.load(folder / DOC_OFFSETS), 3))
     assert refused(folder).what == (
-        f"{folder}/ids.txt: 7 ids for 8 documents: rows and ids disagree"
+        f"{folder}/ids.txt: has 7 ids, expected 8 (the manifest)"
     )
 
 
@@ -362,7 +362,7 @@ def test_other_ids_of_the_same_number_are_refused(tmp_path):
     names = (folder / IDS).read_text().splitlines()
     (folder / IDS).write_text("".join(f"{name}\n" for name in reversed(names)))
     assert refused(folder).what == (
-        f"{folder}/ids.txt: is damaged: its hash is not the one in the manifest"
+        f"{folder}/ids.txt: is damaged: its hash differs from the one in the manifest"
     )
 
 
@@ -387,15 +387,15 @@ def test_offsets_that_do_not_cover_the_rows_are_refused(tmp_path, ends):
 @pytest.mark.parametrize(
     ("matrix", "shown"),
     [
-        (np.zeros((13, DIM), np.float32), "(13, 4) float32"),
-        (np.zeros((14, DIM), np.float64), "(14, 4) float64"),
+        (np.zeros((13, DIM), np.float32), "shape (13, 4) and dtype float32"),
+        (np.zeros((14, DIM), np.float64), "shape (14, 4) and dtype float64"),
     ],
 )
 def test_another_matrix_is_refused(tmp_path, matrix, shown):
     folder = publish(tmp_path / "emb")
     np.save(folder / VECTORS, matrix)
     assert refused(folder).what == (
-        f"{folder}/embeddings.npy: holds {shown}, the manifest says (14, 4) float32"
+        f"{folder}/embeddings.npy: has {shown}, expected (14, 4) and float32 (the manifest)"
     )
 
 
@@ -405,7 +405,7 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path):
     problem = refused(folder)
     assert isinstance(problem, Mismatch)
     assert problem.what == (
-        f"{folder}: has no manifest.json, so nothing says which model and data it came from"
+        f"{folder}: has no manifest.json, so its model and data are unknown"
     )
 
 
@@ -424,7 +424,7 @@ def test_an_array_cut_short_is_refused(tmp_path, mapped, left):
     os.truncate(path, left)
     with pytest.raises(BadInput) as caught:
         load_array(path, mapped)
-    assert caught.value.what.startswith(f"{path}: not a whole .npy array (")
+    assert caught.value.what.startswith(f"{path}: not a complete .npy array (")
 
 
 class Trap:
@@ -447,7 +447,7 @@ def test_pickled_objects_are_refused_and_never_unpickled(tmp_path, mapped, as_ar
         path.write_bytes(pickle.dumps(Trap(mark)))
     with pytest.raises(BadInput) as caught:
         load_array(path, mapped)
-    assert caught.value.what.startswith(f"{path}: not a whole .npy array (")
+    assert caught.value.what.startswith(f"{path}: not a complete .npy array (")
     assert not mark.exists()
 
 
@@ -469,6 +469,6 @@ def test_ids_that_are_not_utf8_are_refused(tmp_path):
 def test_more_documents_than_a_position_can_tell_are_refused(tmp_path):
     """At the beginning, not after the corpus was encoded."""
     offsets = np.broadcast_to(np.int64(0), 2**31 + 1)  # no memory
-    with pytest.raises(UsageProblem, match="2,147,483,648 documents; one folder holds"):
+    with pytest.raises(UsageProblem, match="2,147,483,648 documents; a folder holds at most"):
         EmbeddingsWriter.begin(tmp_path, offsets, 4, "float16")
     assert not list(tmp_path.iterdir())

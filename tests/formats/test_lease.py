@@ -71,7 +71,7 @@ def test_a_second_holder_is_refused_and_the_first_keeps_it(path):
             )
         assert lease.read_holder(path)["pid"] == os.getpid()
     assert caught.value.exit_code == 6
-    assert caught.value.hint == "wait for it, or stop it and repeat the command"
+    assert caught.value.hint == "wait for that process, or stop it and repeat the command"
 
 
 def test_a_killed_holder_frees_the_lease_at_once(path):

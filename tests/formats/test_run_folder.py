@@ -232,7 +232,7 @@ def test_a_folder_of_something_else_is_refused(run):
     with pytest.raises(Mismatch) as caught, run.held("trainer"):
         pytest.fail("held")
     assert caught.value.what == (
-        f"{run.path}: exists and is not a run folder (it holds thesis.tex)"
+        f"{run.path}: exists and is not a run folder (it contains thesis.tex)"
     )
     assert caught.value.hint == "choose another name with -o"
     assert run.newest_checkpoint()[0] == 0
