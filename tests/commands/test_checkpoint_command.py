@@ -97,7 +97,7 @@ def test_convert_once_and_again(inside, pickled):
         (["inspect", "plain", "plain"], 2, "inspect shows one checkpoint"),
         (["inspect", "plain", "-o", "x"], 2, "inspect shows one checkpoint"),
         (["repair", "plain"], 2, "'repair' is not one of"),
-        (["convert", "plain", "--pooling", "cls", "-o", "taken"], 4, "was made from an unknown source"),
+        (["convert", "plain", "--pooling", "cls", "-o", "taken"], 4, "made from an unknown source"),
     ],
 )
 def test_what_cannot_be_is_said(inside, pickled, words, code, said):

@@ -46,7 +46,7 @@ def test_a_folder_of_rows_once_and_again(inside, negatives, form):
     assert "cannot be written to stdout" in inside(*words[:-1], "-", code=2).stderr
     (inside.cwd / "other").mkdir()
     (inside.cwd / "other" / "mine.txt").write_text("keep")
-    assert "has no manifest, so ance may not have made it" in inside(*words[:-1], "other", code=4).stderr
+    assert "exists and has no manifest" in inside(*words[:-1], "other", code=4).stderr
 
 
 @pytest.mark.parametrize(

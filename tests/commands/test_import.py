@@ -100,7 +100,7 @@ def test_up_to_date_other_settings_and_force(inside, msmarco):
         assert "which this command reads" in inside("import", "ms", "-o", output, code=2).stderr
     (inside.cwd / "mine").mkdir()
     (inside.cwd / "mine" / "notes").write_text("x")
-    assert "has no manifest, so ance may not have made it" in inside("import", "ms", "-o", "mine", code=4).stderr
+    assert "exists and has no manifest" in inside("import", "ms", "-o", "mine", code=4).stderr
 
 
 CONTEXT = {"title": "Gout", "text": "caused by crystals", "passage_id": "7"}

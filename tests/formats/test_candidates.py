@@ -42,7 +42,8 @@ def test_parts_that_disagree_are_refused(tmp_path):
     with pytest.raises(BadInput) as caught:
         read_candidates(tmp_path, 8)
     assert caught.value.what == (
-        f"{tmp_path}: 2 query ids, rows of shape (3, 2) and scores of shape (3, 2) do not fit together"
+        f"{tmp_path}: 2 query ids, rows of shape (3, 2) and scores of shape (3, 2) "
+        "do not fit together"
     )
     assert caught.value.hint == "mine again with --force"
     FOUND.write(tmp_path)
@@ -50,7 +51,8 @@ def test_parts_that_disagree_are_refused(tmp_path):
     with pytest.raises(BadInput) as caught:
         read_candidates(tmp_path, 8)
     assert caught.value.what == (
-        f"{tmp_path}: 3 query ids, rows of shape (3, 1) and scores of shape (3, 2) do not fit together"
+        f"{tmp_path}: 3 query ids, rows of shape (3, 1) and scores of shape (3, 2) "
+        "do not fit together"
     )
 
 

@@ -192,8 +192,8 @@ BROKEN_PASSAGES = [
     ('{"_id": "d9", "title": 5, "text": "x"}', "'title' should be a string"),
     ('{"_id": "", "text": "x"}', "'' cannot be an id: it is empty or contains white space"),
     ('{"_id": "d 9", "text": "x"}', "'d 9' cannot be an id: it is empty or contains white space"),
-    ('{"_id": "d9\\n", "text": "x"}', "'d9\\n' cannot be an id: it is empty or contains white space"),
-    ('{"_id": "d\\u0000", "text": "x"}', "'d\\x00' cannot be an id: it contains a control character"),
+    ('{"_id": "d\\n", "text": "x"}', "'d\\n' cannot be an id: it is empty or contains white space"),
+    ('{"_id": "\\u0000", "text": "x"}', "'\\x00' cannot be an id: it contains a control character"),
     ('{"_id": "d1", "text": "x"}', "document id 'd1' is also on line 1"),
     ("[]", "expected one JSON object per line, found list"),
 ]  # fmt: skip

@@ -108,7 +108,8 @@ def test_a_damaged_byte_is_found_in_its_block(tmp_path, name):
     with pytest.raises(BadInput) as caught:
         cache.block(2)
     assert caught.value.what == (
-        f"{folder}: block 2 (documents 6 to 8) is damaged: its hash differs from the one in the manifest"
+        f"{folder}: block 2 (documents 6 to 8) is damaged: "
+        "its hash differs from the one in the manifest"
     )
     assert "ance tokenize --force" in caught.value.hint
 
