@@ -1,4 +1,4 @@
-"""`ance checkpoint`: what a checkpoint is, and one of another layout as one of ours."""
+"""`ance checkpoint`: inspects a checkpoint, and converts checkpoints of other layouts."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _tensors_of(tower: Tower) -> tuple[int, list[str]]:
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 with safe_open(path, framework="numpy") as found:
-                    for name in found.keys():  # noqa: SIM118 (it is no mapping)
+                    for name in found.keys():  # noqa: SIM118 (not a mapping)
                         tensor = found.get_slice(name)
                         count += prod(tensor.get_shape())
                         dtypes.add(str(tensor.get_dtype()))

@@ -1,4 +1,4 @@
-"""`ance checkpoint push`: a checkpoint and its model card to the model hub, in one commit."""
+"""`ance checkpoint push`: uploads a checkpoint and its model card to the hub in one commit."""
 
 from __future__ import annotations
 

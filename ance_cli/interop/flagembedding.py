@@ -1,5 +1,5 @@
-"""FlagEmbedding's training rows: texts alone, with a teacher's scores if there are any; read and
-written."""
+"""Reads and writes FlagEmbedding's training rows: texts without ids, and optional scores of a
+teacher."""
 
 from __future__ import annotations
 

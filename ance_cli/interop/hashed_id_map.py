@@ -24,7 +24,7 @@ class HashedIdMap:
     def __init__(self, recent: int = _RECENT) -> None:
         self._limit = recent
         self._recent: dict[int, int] = {}
-        self._keys = np.empty(0, np.uint64).data  # reading one element is much faster so
+        self._keys = np.empty(0, np.uint64).data  # a memoryview: reading one element is much faster
         self._values = np.empty(0, np.uint64).data
 
     def __len__(self) -> int:

@@ -1,8 +1,7 @@
-"""`ance import`: what a neighbour wrote, as a dataset folder that every other stage reads.
+"""`ance import`: converts the files of other tools into a dataset folder for every command.
 
-Records go from the source to the folder one by one; of the ids and texts before them only hashes
-are held. Where a source has negatives or a run, they become `negatives/SPLIT.jsonl` and
-`runs/SPLIT.trec` next to the labels.
+Records are read and written one at a time; only hashes of the ids and texts are kept in memory.
+Negatives and runs of a source become `negatives/SPLIT.jsonl` and `runs/SPLIT.trec`.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def _write(folder: Path, parts: Sequence[Part], call: Call) -> dict[str, Any]:
             bar.advance()
         writer.finish()
     if not (writer.stats["passages"] or writer.stats["queries"] or writer.stats["labels"]):
-        raise BadInput(f"{parts[0].name}: there is no record in it")
+        raise BadInput(f"{parts[0].name}: the source has no records", hint="check the path")
     return writer.stats
 
 

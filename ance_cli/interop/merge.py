@@ -35,7 +35,7 @@ TRAIN = "train"
 
 @dataclass(frozen=True)
 class Source:
-    """One dataset to merge, and the share of the training pairs that it was given."""
+    """One dataset to merge, and its share of the training pairs (None: not given)."""
 
     folder: Path
     share: float | None = None

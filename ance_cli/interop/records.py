@@ -67,7 +67,7 @@ class Example(NamedTuple):
 class Part:
     """One file (or one view of an ir_datasets id) of an import.
 
-    `read` yields (number, record); `number` is the line, or the row where the file has no lines.
+    `read` yields (number, record); `number` is the line, or the row if the file has no lines.
     """
 
     name: str
@@ -151,7 +151,7 @@ class Head:
             with open_input(self.path) as handle:
                 try:
                     start = handle.read(_HEAD_BYTES)
-                except (EOFError, OSError):  # damaged: whoever reads it all says where
+                except (EOFError, OSError):  # damaged: reading the whole file reports the place
                     start = b""
             text = start.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
             lines = (line.rstrip("\r") for line in text.split("\n"))

@@ -57,7 +57,7 @@ def made(tmp_path_factory, checkpoint):
 
 @pytest.fixture
 def world(made, tmp_path):
-    """A copy of it, whose run reads the copy's data."""
+    """A copy of the world, whose run reads the copy's data."""
     shutil.copytree(made, tmp_path / "w", symlinks=True)
     facts = tmp_path / "w" / "run" / "run.json"
     facts.write_text(facts.read_text().replace(str(made.resolve()), str(tmp_path / "w")))
@@ -122,7 +122,7 @@ def moved(name, other):
 
 
 def a_folder(name):
-    """A folder lies where the file was."""
+    """Replace the file with a folder."""
 
     def breaks(folder):
         (folder / name).unlink(missing_ok=True)
@@ -217,7 +217,7 @@ CASES = {
     "factory too large": (nothing, [*INDEX, "--factory", "IVF256,Flat"], 3, "64 rows are too few"),
     "output below a file": (nothing, [*ENCODE, "-o", f"{CORPUS}/x"], 2, "can be written or"),
     "run below a file": (nothing, [*TRAIN, "-o", f"{CORPUS}/x"], 2, "(Not a directory)"),
-    "run where a file lies": (nothing, [*LOOP, "-o", CORPUS], 2, "(Not a directory)"),
+    "run in place of a file": (nothing, [*LOOP, "-o", CORPUS], 2, "(Not a directory)"),
     "cache a file": (nothing, [*ENCODE, "--cache-dir", CORPUS], 2, "Not a directory"),
     "name too long": (nothing, [*BM25, "-o", "o" * 300], 2, "(File name too long)"),
     "partial a folder": (a_folder(".out.partial"), BM25, 2, ".out.partial: nothing can be"),
@@ -285,7 +285,7 @@ CASES = {
     "run with five columns": (text("bm25.trec", "q24 Q0 d1 1 2.0\n"), EVAL, 3, "bm25.trec:1: exp"),
     "run with NaN": (text("bm25.trec", "q24 Q0 d1 1 nan t\n"), EVAL, 3, "bm25.trec:1: the score"),
     "run with a double": (text("bm25.trec", "q Q0 d 1 1 t\nq Q0 d 2 1 t\n"), EVAL, 3,
-                          "bm25.trec:2: document 'd' stands twice"),
+                          "bm25.trec:2: document 'd' occurs twice"),
     "run binary": (text("bm25.trec", b"\xff\x00\xfe\n"), EVAL, 3, "bm25.trec:1: not valid UTF-8"),
     "run empty": (text("bm25.trec", ""), EVAL, 3, "bm25.trec: the file has no hits"),
     "run a folder": (a_folder("bm25.trec"), EVAL, 3, "bm25.trec: is a folder"),

@@ -100,7 +100,7 @@ def test_convert_once_and_again(inside, pickled):
         (["convert", "plain", "--pooling", "cls", "-o", "taken"], 4, "made from an unknown source"),
     ],
 )
-def test_what_cannot_be_is_said(inside, pickled, words, code, said):
+def test_impossible_exports_are_refused(inside, pickled, words, code, said):
     (inside.cwd / "taken").mkdir()
     (inside.cwd / "taken" / "mine.txt").write_text("keep")
     found = inside("checkpoint", *words, code=code)

@@ -61,7 +61,7 @@ def test_a_folder_of_rows_once_and_again(inside, negatives, form):
         (["parquet", "ann.jsonl", "-o", "x"], "'parquet' is not one of"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_said(inside, negatives, words, said):
+def test_impossible_exports_are_refused(inside, negatives, words, said):
     assert said in " ".join(inside("export", *words, code=2).stderr.split())
     assert not (inside.cwd / "x").exists()
 

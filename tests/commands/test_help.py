@@ -10,7 +10,7 @@ from ance_cli.cli.reference import reference
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_issue_list_of_commands_is_there():
+def test_the_main_commands_exist():
     assert {"demo", "bm25-negatives", "encode", "index", "mine", "train-segment", "search", "eval",
             "refresh", "loop"} <= set(COMMANDS)  # fmt: skip
 

@@ -20,7 +20,7 @@ PASSAGES = ["0\tGout is caused by crystals.", "1\tIt is treated with drugs.", "2
 
 
 def put(folder: Path, **files: str | list[str]) -> Path:
-    """Files by their names, in which `__` stands for a dot."""
+    """Files by their names, in which `__` means a dot."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in files.items():
         text = lines if isinstance(lines, str) else "".join(f"{line}\n" for line in lines)
@@ -325,7 +325,7 @@ print(Path("/proc/self/status").read_text())
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_memory_does_not_grow_with_the_corpus(ance, msmarco):
-    """The peak of a program of its own, as the kernel tells it."""
+    """The peak memory of a separate process, as the kernel reports it."""
     enlarge(msmarco, 200_000)
     put(ance.cwd / "few", collection__tsv=PASSAGES)
 

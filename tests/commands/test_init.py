@@ -14,7 +14,7 @@ def text_of(ance):
     return (ance.cwd / "data" / "ance.toml").read_text()
 
 
-def test_it_counts_what_is_there(inside, dataset):
+def test_init_counts_the_data(inside, dataset):
     found = json.loads(inside("init", "data", "--json").stdout)
     assert (found["documents"], found["queries"]) == (64, 32)
     assert found["splits"] == {
@@ -103,14 +103,14 @@ def test_a_dry_run_writes_nothing(inside, dataset):
         ("qrels/dev.tsv", "q0\td99\t1", "document 'd99' is not in the corpus"),
     ],
 )
-def test_broken_data_is_told_and_nothing_written(inside, dataset, file, line, what):
+def test_broken_data_is_reported_and_nothing_is_written(inside, dataset, file, line, what):
     with open(dataset / file, "a") as handle:
         handle.write(f"{line}\n")
     assert what in inside("init", "data", code=3).stderr
     assert not (dataset / "ance.toml").exists()
 
 
-def test_missing_splits_are_told(inside, dataset):
+def test_missing_splits_are_reported(inside, dataset):
     (dataset / "qrels" / "train.tsv").unlink()
     found = inside("init", "data", "--quiet").stderr
     assert "data/qrels has no train.tsv: mining and training need --split" in found

@@ -274,7 +274,7 @@ def test_what_was_read_is_not_taken_for_other_settings_and_not_dropped(inside, s
     assert (inside.cwd / "cut.trec").read_bytes() == (inside.cwd / "whole.trec").read_bytes()
 
 
-def test_smaller_batches_go_on_where_larger_ones_stopped(inside, slow):
+def test_smaller_batches_continue_where_larger_ones_stopped(inside, slow):
     """As the advice is where memory runs out."""
     command = slow("rerank")
     slow.stop_after(3)
@@ -422,7 +422,7 @@ def test_full_disk(inside, dataset, checkpoint):
 def test_a_stage_that_was_stopped_makes_the_bytes_of_one_that_was_not(
     ance, inside, dataset, checkpoint, stage, signum
 ):
-    """Stopped as soon as anything of it is on the disk, then later: old or new, never half."""
+    """Stopped as soon as a byte is on the disk, then later: old or new, never half."""
     made_everything(inside, checkpoint)
     output, arguments = every_writer(checkpoint)[stage]
     inside(*arguments, "-o", f"whole-{output}")

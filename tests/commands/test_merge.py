@@ -50,7 +50,7 @@ def contents(folder):
     return {name: data for name, data in tree(folder).items() if name != "manifest.json"}
 
 
-def test_a_merged_dataset_holds_both(ance, two):
+def test_a_merged_dataset_has_both(ance, two):
     found = json.loads(ance("merge", "a:0.7", "b:0.3", "-o", "both", "--json").stdout)
     assert found["kind"] == "dataset" and found["up_to_date"] is False
     assert found["datasets"]["b"] == {

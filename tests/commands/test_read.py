@@ -93,7 +93,7 @@ def test_without_a_split_the_runs_queries_and_without_answers_no_measures(world,
     assert "no measure is computed" in found.stderr
 
 
-def test_a_generated_answer_names_the_first_passage_that_holds_it(world, tmp_path):
+def test_a_generated_answer_names_the_first_passage_that_contains_it(world, tmp_path):
     folder = make_reader(tmp_path / "seq2seq", "seq2seq")
     read(world, folder, "--answer-tokens", 1, "--dtype", "fp32")
     texts = {r["_id"]: r["text"].split() for r in jsonl(world.cwd / "data/corpus.jsonl")}

@@ -54,7 +54,7 @@ def test_body_hash_of_a_passage_without_a_body_is_its_titles():
     assert Passage("d1", "one", "").body_hash() != Passage("d2", "two", "").body_hash()
 
 
-# ---------------------------------------------------------------- where the files lie
+# ---------------------------------------------------------------- the paths of the files
 
 
 def test_locate_finds_the_files_of_a_folder(tmp_path):
@@ -89,7 +89,7 @@ def test_locate_reads_only_the_split_that_was_named(tmp_path):
     assert locate(tmp_path).qrels is None
 
 
-def test_locate_names_the_splits_that_there_are(tmp_path):
+def test_locate_names_the_existing_splits(tmp_path):
     written(tmp_path / "corpus.jsonl")
     with pytest.raises(BadInput) as caught:
         locate(tmp_path, split="dev")
@@ -223,7 +223,7 @@ def test_a_corpus_without_a_passage_is_refused(tmp_path, lines, collector):
 
 
 @pytest.mark.parametrize("space", ["\x0b", "\x0c", "\x1c", "\x85", "\xa0", "\u2028", "\u3000"])
-def test_an_id_that_passes_the_door_survives_every_format(tmp_path, space):
+def test_an_accepted_id_survives_every_format(tmp_path, space):
     path = written(tmp_path / "c.jsonl", json.dumps({"_id": f"a{space}b", "text": "x"}))
     try:
         ids = [passage.doc_id for passage in read_corpus(path)]
@@ -417,7 +417,7 @@ def test_a_label_may_be_repeated(tmp_path):
     assert read_qrels(path) == {"q1": {"d1": 1}, "q2": {"d1": 0}}
 
 
-def test_labels_of_unknown_ids_pass_where_nothing_is_known(tmp_path):
+def test_labels_are_not_checked_without_known_ids(tmp_path):
     assert read_qrels(written(tmp_path / "dev.tsv", "q9\td9\t1")) == {"q9": {"d9": 1}}
 
 
@@ -481,7 +481,7 @@ def test_owners_of_documents():
     assert caught.value.what == "the id 'c/1' belongs to none of the datasets a, b"
 
 
-def test_shares_go_to_disk_and_back(tmp_path):
+def test_shares_are_written_and_read_again(tmp_path):
     dataset = Dataset(tmp_path / "corpus.jsonl", None, None)
     assert read_shares(dataset) is None
     write_shares(tmp_path, {"a": 0.75, "b": 0.25})

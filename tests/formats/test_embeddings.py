@@ -91,7 +91,7 @@ def test_the_matrix_is_a_plain_npy_file(tmp_path, dtype):
     assert np.array_equal(np.load(folder / VECTORS, mmap_mode="r"), found)
 
 
-def test_offsets_and_ids_tell_the_rows_of_each_document(tmp_path):
+def test_offsets_and_ids_give_the_rows_of_each_document(tmp_path):
     folder = publish(tmp_path / "emb")
     offsets = np.load(folder / DOC_OFFSETS)
     assert offsets.dtype == np.int64
@@ -99,13 +99,13 @@ def test_offsets_and_ids_tell_the_rows_of_each_document(tmp_path):
     assert (folder / IDS).read_text() == "d0\nd1\nd2\nd3\nd4\nd5\nd6\nd7\n"
 
 
-def test_a_finished_folder_holds_nothing_of_the_work(tmp_path):
+def test_a_finished_folder_has_no_working_files(tmp_path):
     assert sorted(path.name for path in publish(tmp_path / "emb").iterdir()) == sorted(
         [VECTORS, IDS, DOC_OFFSETS, "manifest.json"]
     )
 
 
-def test_the_manifest_tells_the_content(tmp_path):
+def test_the_manifest_describes_the_content(tmp_path):
     content = Embeddings(publish(tmp_path / "emb")).manifest["content"]
     assert len(content.pop("block_xxh3")) == 3
     assert {len(content.pop(f"{name}_xxh3")) for name in ("ids", "doc_offsets")} == {16}
@@ -125,7 +125,7 @@ def test_the_blocks_of_documents(tmp_path):
     ]
 
 
-def test_an_interrupted_writer_goes_on_and_ends_with_the_same_bytes(tmp_path):
+def test_an_interrupted_writer_continues_and_writes_the_same_bytes(tmp_path):
     vectors = vectors_of(ROW_COUNTS)
     (tmp_path / "part").mkdir()
     first = writer(tmp_path / "part")
@@ -164,7 +164,7 @@ writer.write_block(1, vectors[4:10])
 
 
 @pytest.mark.parametrize("before", [VECTORS, DONE])
-def test_a_writer_killed_inside_a_block_goes_on_with_that_block(tmp_path, before):
+def test_a_writer_killed_inside_a_block_repeats_that_block(tmp_path, before):
     vectors = vectors_of(ROW_COUNTS)
     np.save(tmp_path / "vectors.npy", vectors)
     np.save(tmp_path / "row_counts.npy", ROW_COUNTS)
@@ -213,8 +213,8 @@ def test_a_done_block_that_was_damaged_is_done_again(tmp_path):
     assert np.array_equal(np.load(tmp_path / VECTORS), vectors)
 
 
-def test_a_block_without_room_gives_back_what_it_took(tmp_path):
-    """A process beside this one may need it."""
+def test_a_block_that_fills_the_disk_frees_its_space(tmp_path):
+    """Another process may need the space."""
     path = tmp_path / "file"
     path.write_bytes(b"x" * (1 << 20))
     before = path.stat()
@@ -245,7 +245,7 @@ def test_a_full_disk_at_the_end_keeps_every_block(tmp_path, monkeypatch):
     assert np.array_equal(np.load(tmp_path / VECTORS), vectors)
 
 
-def test_a_kill_while_it_is_prepared_starts_anew(tmp_path):
+def test_a_kill_during_preparation_starts_again(tmp_path):
     write_blocks(writer(tmp_path), [0], vectors_of(ROW_COUNTS))
     (tmp_path / DONE).unlink()  # it is made last
     assert writer(tmp_path).missing() == [0, 1, 2]
@@ -253,7 +253,7 @@ def test_a_kill_while_it_is_prepared_starts_anew(tmp_path):
 
 @pytest.mark.parametrize("order", [[2, 0, 1], [1, 2, 0]])
 def test_any_writer_writes_any_block(tmp_path, order):
-    """Two writers of one folder, in any order, leave what one leaves that goes from the start."""
+    """Two writers of one folder, in any order, write the same as one writer from start to end."""
     (tmp_path / "part").mkdir()
     vectors, both = vectors_of(ROW_COUNTS), [writer(tmp_path / "part") for _ in range(2)]
     for nth, block in enumerate(order):
@@ -293,7 +293,7 @@ def test_vectors_that_do_not_fit_their_type_are_refused(tmp_path):
 # ---------------------------------------------------------------- reading
 
 
-def test_published_embeddings_tell_their_shape(tmp_path):
+def test_published_embeddings_report_their_shape(tmp_path):
     found = Embeddings(publish(tmp_path / "emb"))
     assert (found.num_docs, found.num_rows, found.dim, found.max_segments) == (8, 14, DIM, 4)
     assert found.ids == ids_of(ROW_COUNTS)
@@ -466,7 +466,7 @@ def test_ids_that_are_not_utf8_are_refused(tmp_path):
     assert caught.value.what.startswith(f"{tmp_path}/ids.txt: not valid UTF-8 (")
 
 
-def test_more_documents_than_a_position_can_tell_are_refused(tmp_path):
+def test_more_documents_than_positions_are_refused(tmp_path):
     """At the beginning, not after the corpus was encoded."""
     offsets = np.broadcast_to(np.int64(0), 2**31 + 1)  # no memory
     with pytest.raises(UsageProblem, match="2,147,483,648 documents; a folder holds at most"):

@@ -1,4 +1,4 @@
-"""How inputs open, and how a broken line is told: `file:line: what was found`."""
+"""How inputs open, and how a broken line is reported: `file:line: what was found`."""
 
 import gzip
 import io
@@ -248,7 +248,7 @@ def test_a_dash_writes_stdout(capfdbinary):
     assert capfdbinary.readouterr().out == GOOD
 
 
-def test_a_folder_cannot_go_through_a_pipe(tmp_path):
+def test_a_folder_cannot_be_written_to_stdout(tmp_path):
     with pytest.raises(UsageProblem) as caught:
         refuse_stdio(STDIO, "an index folder")
     assert caught.value.what == (

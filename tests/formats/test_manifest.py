@@ -58,7 +58,7 @@ def artifact(request, tmp_path):
 # ---------------------------------------------------------------- fingerprints
 
 
-def test_the_manifest_of_a_file_lies_beside_it_and_of_a_folder_inside(tmp_path):
+def test_the_manifest_is_next_to_a_file_and_inside_a_folder(tmp_path):
     assert manifest_name(tmp_path / "a.jsonl", "negatives") == tmp_path / "a.jsonl.manifest.json"
     assert manifest_name(tmp_path / "a", "embeddings") == tmp_path / "a" / "manifest.json"
 
@@ -134,7 +134,7 @@ def test_a_file_where_a_folder_is_expected_is_refused(tmp_path):
 # ---------------------------------------------------------------- up to date?
 
 
-def test_nothing_is_there(artifact):
+def test_an_output_that_does_not_exist(artifact):
     plan, _, output = artifact
     assert plan(output).published() is None
 
@@ -238,7 +238,7 @@ def test_an_empty_folder_may_be_filled(tmp_path):
     assert plan.published()
 
 
-def test_an_empty_folder_in_the_place_of_a_file_is_refused_before_the_work(tmp_path):
+def test_an_empty_folder_in_place_of_a_file_is_refused_before_the_work(tmp_path):
     (tmp_path / "out.jsonl").mkdir()
     with pytest.raises((BadInput, Mismatch)):
         file_plan(tmp_path / "out.jsonl").published()
@@ -474,7 +474,7 @@ def test_abandoning_others_keeps_ones_own(tmp_path):
     assert names(plan.open_partial(force=True)) == ["plan.json"]
 
 
-def test_a_partial_folder_of_nobody_is_started_anew(tmp_path):
+def test_a_partial_folder_without_a_plan_is_started_again(tmp_path):
     plan = folder_plan(tmp_path / "out")
     plan.partial.mkdir()
     (plan.partial / "block").write_text("of what?")

@@ -173,7 +173,7 @@ def test_a_broken_line_of_a_ledger_is_named(run, line):
 @pytest.mark.parametrize(
     "text", ["{", "[]", "{}", '{"generation": "1", "checkpoint_step": 1, "path": "x"}']
 )
-def test_a_broken_pointer_is_told_how_to_mend(run, text):
+def test_a_broken_pointer_is_reported_with_the_fix(run, text):
     run.path.mkdir()
     (run.path / "negatives.json").write_text(text)
     with pytest.raises(BadInput) as caught:
