@@ -14,8 +14,7 @@ DemoFolder = Annotated[Path, Setting(
     "Folder for everything the demo makes (default: ance-demo, or ance-demo-quick).", DATA,
     flags=("--output", "-o"), metavar="DIR")]
 Quick = Annotated[bool, Setting(
-    "Use a smaller corpus and fewer steps: at most 90 seconds on two idle cores, and 2 GB.",
-    RUNTIME)]
+    "Use a smaller corpus and fewer steps, for a first look in about a minute.", RUNTIME)]
 Bench = Annotated[bool, Setting(
     "Also measure matrix products, the upper limit of training and encoding.", RUNTIME)]
 
@@ -39,5 +38,8 @@ class DemoConfig:
     seed: int = SEED
 
 
-QUICK_DEMO = DemoConfig(passages=1500, packages=(), steps=30, segments=1)
+QUICK_DEMO = DemoConfig(
+    passages=800, packages=(), steps=10, segments=1, batch_size=16, query_length=24,
+    passage_length=48,
+)
 """`ance demo --quick`."""

@@ -258,7 +258,7 @@ def test_run_files(ance, dataset):
 USAGE = [
     (["mine", "--ckpt", "x"], "--output"),
     (["encode", "--data", "data", "--ckpt", "{ckpt}", "-o", "-"], "cannot be written to stdout"),
-    (["bm25-negatives", "--data", "data", "-o", "-", "--json"], "--json and -o - both want stdout"),
+    (["bm25-negatives", "--data", "data", "-o", "-", "--json"], "--json and -o - both need stdout"),
     (["bm25-negatives", "--data", "data", "-o", "x", "--mix", "bm25:0.5,ann:0.5"], "--mix"),
     (["bm25-negatives", "--data", "data", "-o", "x", "--depth", "0"], "--depth"),
     (["encode", "--data", "data", "--ckpt", "{ckpt}", "-o", "e", "--gpus", "90"], "no GPU 90"),

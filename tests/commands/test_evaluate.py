@@ -214,8 +214,8 @@ def test_what_rerank_refuses(world, checkpoint, two_towers):
     rerank = ["--data", "data", "-o", "out.trec"]
     ckpt = ["--ckpt", checkpoint]
     for arguments, words, code in (
-        (["bad.trec"], "exactly one of --ckpt DIR, --cross-encoder DIR", 2),
-        (["bad.trec", *ckpt, "--cross-encoder", "x"], "exactly one of --ckpt", 2),
+        (["bad.trec"], "exactly one scorer: --ckpt DIR or --cross-encoder DIR", 2),
+        (["bad.trec", *ckpt, "--cross-encoder", "x"], "exactly one scorer: --ckpt DIR", 2),
         (["bad.trec", "--cross-encoder", "x", "--embeddings", "emb"], "--embeddings go with", 2),
         (["bad.trec", *ckpt, "--pair-length", 64], "--pair-length goes with --cross-encoder", 2),
         (["bad.trec", *ckpt, "--depth", 0], "--depth must be at least 1", 2),
@@ -262,7 +262,7 @@ def test_a_fused_run_keeps_deep_ranks_apart(world):
 def test_what_fuse_refuses(world):
     for arguments, words in (
         (["bad.trec"], "fusing needs at least two runs"),
-        (["-", "-"], "stdin is one run"),
+        (["-", "-"], "stdin (-) is named twice"),
         (["bad.trec", "good.trec", "--weights", "1"], "--weights '1': expected 2 numbers"),
         (["bad.trec", "good.trec", "--weights", "1,inf"], "expected 2 numbers"),
         (["bad.trec", "good.trec", "--weights", "1,x"], "expected 2 numbers"),

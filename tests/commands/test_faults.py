@@ -170,7 +170,7 @@ def test_a_trainer_that_fails_for_good_ends_the_inferencer(world):
     assert process.returncode == 3, stderr
     text = " ".join(stderr.split())
     assert "negatives.jsonl: differs from its manifest" in text
-    assert "ance refresh run --force makes another generation" in text
+    assert "make another generation with: ance refresh run --force" in text
     assert not [member for member in members if alive(member)]
     assert "trainer died" in [event["what"] for event in events(world)]
 
@@ -361,7 +361,9 @@ def test_a_damaged_published_generation_is_refused_with_a_hint(world):
     assert "its hash differs from the one in the manifest" in " ".join(found.stderr.split())
     train = ["train-segment", "--steps", 2, "-o", "run"]
     found = world(*train, generation / "negatives.jsonl", code=3)
-    assert "ance refresh run --force makes another" in " ".join(found.stderr.split())
+    assert "make another generation with: ance refresh run --force" in " ".join(
+        found.stderr.split()
+    )
     world("refresh", "run", "--force")
     world(*train, world.run / "generations/0002/negatives.jsonl")
 
@@ -408,7 +410,7 @@ def test_a_copy_of_a_run_goes_on_in_its_own_place(world, links):
     shutil.copytree(world.run, world.cwd / "moved" / "copy", symlinks=links)
     shutil.rmtree(world.run)
     copy = world.cwd / "moved" / "copy"
-    assert RunFolder(copy).unfinished_segment()["negatives"] == negatives
+    assert RunFolder(copy).unfinished_segment().negatives == negatives
     world("train-segment", copy / negatives, "--steps", 4, "-o", copy)
     assert len(ledger(copy / "segments.jsonl")) == 2
     assert "up to date" in world("train-segment", copy / negatives, "--steps", 4, "-o",

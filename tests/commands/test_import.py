@@ -169,7 +169,7 @@ def test_the_commands_of_the_page_on_data(inside):
     page = README.read_text().replace("\\\n", "")
     commands = re.findall(r"(?:^|`)ance (import [^`\n]+ -o [^`\n]+)", page, re.MULTILINE)
     commands = [command.split() for command in commands if "ir-datasets:" not in command]
-    assert len(commands) == 9
+    assert len(commands) == 7
     for command in commands:
         inside(*command, "--force")
     made = {path.parent.name + "/" + path.name for path in inside.cwd.glob("data/*/qrels/../*/*")}
