@@ -69,7 +69,7 @@ def test_paths_are_those_from_the_files_folder(inside, settings, dataset):
 def test_lists_are_repeated_flags(inside, settings, dataset, checkpoint):
     settings(f'[loop]\ndata = ["data:0.5", "other:0.5"]\nckpt = "{checkpoint}"\noutput = "run"\n')
     found = inside("loop", "--dry-run", code=2)
-    assert "several --data are merged" in found.stderr
+    assert "it cannot merge several --data" in found.stderr
     assert "ance merge data:0.5 other:0.5 -o run.data" in found.stderr
 
 

@@ -142,7 +142,7 @@ def test_the_same_bytes_twice(ance, two):
     ("texts", "output", "words"),
     [
         (["a"], "c", "ance merge needs at least two datasets"),
-        (["a:0.5", "b"], "c", "b has no share, and others have one"),
+        (["a:0.5", "b"], "c", "b has no share, and other datasets have one"),
         (["a:0", "b:1"], "c", "'a:0': no such folder, and '0' is not a share"),
         (["a:nan", "b:1"], "c", "'nan' is not a share"),
         (["a:half", "b:half"], "c", "'half' is not a share"),
@@ -169,7 +169,7 @@ def test_shares_need_train_pairs(ance, two):
             path.unlink()
     before = tree(ance.cwd)
     found = ance("merge", "a", "b", "-o", "both", code=2)
-    assert "no dataset has a positive in qrels/train.tsv to take its share from" in found.stderr
+    assert "no dataset has a positive in qrels/train.tsv, so there are no default shares" in found.stderr
     assert tree(ance.cwd) == before
     found = ance("merge", "a:1", "b:1", "-o", "both")
     assert "warning: a has a share of 0.5 and no train pairs" in found.stderr

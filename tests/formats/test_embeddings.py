@@ -21,7 +21,7 @@ from ance_cli.formats.embeddings import (
     VECTORS,
     Embeddings,
     EmbeddingsWriter,
-    _give_back,
+    _free_range,
     load_array,
     read_ids,
     write_ids,
@@ -219,7 +219,7 @@ def test_a_block_that_fills_the_disk_frees_its_space(tmp_path):
     path.write_bytes(b"x" * (1 << 20))
     before = path.stat()
     with open(path, "r+b") as handle:
-        _give_back(handle.fileno(), 1 << 18, 1 << 19)
+        _free_range(handle.fileno(), 1 << 18, 1 << 19)
     after = path.stat()
     assert after.st_size == before.st_size
     assert after.st_blocks <= before.st_blocks - (1 << 19) // 512

@@ -505,7 +505,7 @@ def test_a_full_disk_while_publishing_keeps_what_was_finished(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("stopped_at", ["done.json", "plan.json"])
-def test_a_stop_between_the_name_and_the_tidying_is_made_good(tmp_path, monkeypatch, stopped_at):
+def test_a_stop_between_the_rename_and_the_tidying_is_finished(tmp_path, monkeypatch, stopped_at):
     plan = folder_plan(tmp_path / "out")
     for name in ("block", "done.json"):
         (plan.open_partial() / name).write_text(name)

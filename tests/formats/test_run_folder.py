@@ -35,7 +35,7 @@ def state(run, step):
 # ---------------------------------------------------------------- checkpoints and states
 
 
-def test_the_newest_checkpoint_is_told_by_the_step_inside_it(run):
+def test_the_newest_checkpoint_is_found_by_the_step_inside(run):
     newest = checkpoint(run, "an old name", 300)
     checkpoint(run, "step-00009999", 20)
     checkpoint(run, "zzz", 100)
