@@ -169,7 +169,7 @@ def test_shares_need_train_pairs(ance, two):
             path.unlink()
     before = tree(ance.cwd)
     found = ance("merge", "a", "b", "-o", "both", code=2)
-    assert "no dataset has a positive in qrels/train.tsv, so there are no default shares" in found.stderr
+    assert "no dataset has a positive in qrels/train.tsv, so" in found.stderr
     assert tree(ance.cwd) == before
     found = ance("merge", "a:1", "b:1", "-o", "both")
     assert "warning: a has a share of 0.5 and no train pairs" in found.stderr
