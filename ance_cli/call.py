@@ -1,4 +1,4 @@
-"""How a command was called: what all commands share, apart from what each should make."""
+"""How a command was called: the settings that all commands share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ance_cli.progress import Reporter, Silent
 
 @dataclass
 class SkippedLines:
-    """Broken lines that `--skip-bad` passed over, each once however often a file is read."""
+    """Broken lines that `--skip-bad` skipped; a line counts once, even if it is read twice."""
 
     reasons: dict[str, None] = field(default_factory=dict)
 
@@ -24,7 +24,7 @@ class SkippedLines:
 
 @dataclass(frozen=True)
 class Call:
-    """How a command was called, as opposed to what it should make."""
+    """Settings of a call that do not concern what the command makes."""
 
     reporter: Reporter = field(default_factory=Silent)
     skipped: SkippedLines | None = None

@@ -1,7 +1,7 @@
-"""Every failure that a person can act on, and the exit code that shows a script its kind.
+"""Every failure that a person can act on, with an exit code that shows a script its kind.
 
-An `AnceError` says what was found and where, and `hint` names the next command or edit. Anything
-else that escapes a stage is a bug in ance and ends with a traceback and exit code 1.
+An `AnceError` says what was found and where; its `hint` names the next command or edit. Any other
+exception that escapes a command is a bug in ance and ends with a traceback and exit code 1.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _NO_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""What torch says where it has no type for it: of the CPU's memory, of maps, of its libraries."""
+"""Messages of torch for which it has no exception type: CPU memory, mappings, its libraries."""
 
 _REASON_LENGTH = 300
-"""Characters that are shown at most of what another library said."""
+"""The most characters shown of another library's message."""
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -47,7 +47,7 @@ class AnceError(Exception):
 
 
 class UsageProblem(AnceError):
-    """The command line or the configuration asks for something that cannot be."""
+    """The command line or the configuration asks for something impossible."""
 
     exit_code = 2
 
@@ -65,13 +65,13 @@ class Mismatch(AnceError):
 
 
 class ResourceExhausted(AnceError):
-    """Disk or memory ran out, or a part of the installation fails; what was finished is kept."""
+    """Disk or memory ran out, or a part of the installation fails; finished work is kept."""
 
     exit_code = 5
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: the system says so by a number, torch by a type or in words."""
+    """Whether memory ran out: an errno from the system, or a type or message from torch."""
     return (
         type(error).__name__ in ("MemoryError", "OutOfMemoryError")
         or getattr(error, "errno", None) == errno.ENOMEM
@@ -81,11 +81,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def as_bad_input(what: str, hint: str) -> Iterator[None]:
-    """What fails within is `BadInput`, with the reason in brackets behind `what`.
+    """Turn an exception in the block into `BadInput`, with its reason in parentheses after `what`.
 
-    For readers of other libraries, which raise many types for a broken file. Of their words the
-    first sentence is shown: torch continues with how to run what is in the file, transformers with
-    its hub. Our own errors, which say more, and memory that ran out are passed on as they are.
+    For the readers of other libraries, which raise many types for a broken file. Only the first
+    sentence of their message is shown: torch continues with how to run the code in the file,
+    transformers with its hub. Our own errors and running out of memory are raised unchanged.
     """
     try:
         yield
@@ -130,7 +130,7 @@ def _on_signal(signum: int, _frame: FrameType | None) -> None:
 
 
 def _on_unraisable(dropped: sys.UnraisableHookArgs) -> None:
-    """Python drops what is raised inside a destructor: a signal that arrived there comes again."""
+    """Repeat a signal that arrived inside a destructor, where Python drops every exception."""
     if not isinstance(dropped.exc_value, Stopped):
         sys.__unraisablehook__(dropped)
         return
@@ -147,7 +147,7 @@ def _on_unraisable(dropped: sys.UnraisableHookArgs) -> None:
 
 
 def install_signal_handlers() -> None:
-    """Turn SIGINT and SIGTERM into `Stopped`, raised where the program is."""
+    """Raise `Stopped` in the main thread on SIGINT and SIGTERM."""
     signal.signal(signal.SIGINT, _on_signal)
     signal.signal(signal.SIGTERM, _on_signal)
     sys.unraisablehook = _on_unraisable
@@ -155,10 +155,10 @@ def install_signal_handlers() -> None:
 
 @contextmanager
 def hold_signals() -> Iterator[list[int]]:
-    """Note signals instead of raising them, so that a training step is never cut in two.
+    """Collect signals instead of raising them, so that a training step is never cut in two.
 
-    Yields the list of signals noted so far; the caller looks at it between steps. A signal that
-    was noted is raised as `Stopped` when the block ends.
+    Yields the list of the signals collected so far, which the caller checks between steps. If the
+    list is not empty when the block ends, `Stopped` is raised.
     """
     global _held
     if threading.current_thread() is not threading.main_thread():
@@ -175,9 +175,9 @@ def hold_signals() -> Iterator[list[int]]:
 
 
 def die_with_parent(signum: int) -> None:
-    """Ask the kernel to send this process `signum` when its parent ends (Linux; else nothing).
+    """Ask the kernel to send this process `signum` when its parent ends (Linux only).
 
-    Called between fork and exec too, so it only calls what was looked up before.
+    This also runs between fork and exec, so it calls only functions that were looked up before.
     """
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signum)

@@ -1,7 +1,7 @@
 """How a command reports its progress, independent of how it is shown.
 
-The library reports to a `Reporter`; `cli/console.py` draws it with rich, and a caller from Python
-who passes nothing gets silence.
+The library reports to a `Reporter`, which `cli/console.py` implements with rich. By default,
+callers from Python get no output.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Bar(Protocol):
-    """One task under way."""
+    """The progress of one task."""
 
     def advance(self, amount: int = 1) -> None: ...
 
@@ -21,14 +21,14 @@ class Bar(Protocol):
 
 
 class Reporter(Protocol):
-    """Where a stage sends its words and its progress."""
+    """Receives the messages and the progress of a command."""
 
     def say(self, text: str) -> None: ...
 
     def warn(self, text: str) -> None: ...
 
     def task(self, name: str, total: int, unit: str, done: int = 0) -> AbstractContextManager[Bar]:
-        """Open a progress bar over `total` units, `done` of which an earlier call finished."""
+        """Open a progress bar over `total` units; an earlier call finished `done` units."""
 
 
 class _SilentBar:
@@ -40,7 +40,7 @@ class _SilentBar:
 
 
 class Silent:
-    """The reporter of somebody who wants no words."""
+    """A reporter that shows nothing."""
 
     def say(self, text: str) -> None:
         pass

@@ -22,7 +22,7 @@ def raises(error):
 
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=str)
-def test_memory_that_ran_out_is_no_broken_file_and_no_bug(error, capfd):
+def test_running_out_of_memory_is_neither_bad_input_nor_a_bug(error, capfd):
     with pytest.raises(type(error)) as caught, as_bad_input("weights", hint="copy them again"):
         raise error
     assert caught.value is error
@@ -30,14 +30,14 @@ def test_memory_that_ran_out_is_no_broken_file_and_no_bug(error, capfd):
     assert "memory ran out" in capfd.readouterr().err
 
 
-def test_what_we_say_ourselves_of_a_file_keeps_its_words_and_hint():
+def test_our_own_errors_are_raised_unchanged():
     ours = BadInput("model.bin: two tables", hint="name one")
     with pytest.raises(BadInput) as caught, as_bad_input("weights", hint="copy them again"):
         raise ours
     assert caught.value is ours
 
 
-def test_an_error_that_says_nothing_of_memory_is_a_bug():
+def test_an_error_without_a_known_cause_is_a_bug():
     with pytest.raises(RuntimeError, match="shapes"):
         exit_code_of(lambda: raises(RuntimeError("shapes differ")))
 
@@ -50,7 +50,7 @@ def test_an_error_that_says_nothing_of_memory_is_a_bug():
         (ValueError("x" * 1000), "x" * 300),
     ],
 )
-def test_what_another_library_says_of_a_file_is_given_as_the_reason(error, reason):
+def test_the_error_of_a_library_is_given_as_the_reason(error, reason):
     with pytest.raises(BadInput) as caught, as_bad_input("weights", hint="copy them again"):
         raise error
     assert caught.value.what == f"weights ({reason})" and caught.value.hint == "copy them again"

@@ -56,10 +56,11 @@ def _inspect(config: CheckpointConfig) -> Summary:
 def _show(found: Summary) -> None:
     from ance_cli.cli.console import show_facts
 
-    settings = found["pins"]  # quoted, so that a separator of one space is visible
-    show_facts(
-        {**found, "pins": {n: repr(v) if isinstance(v, str) else v for n, v in settings.items()}}
-    )
+    encoding = {  # quoted, so that a separator of one space is visible
+        name: repr(value) if isinstance(value, str) else value
+        for name, value in found["encoding"].items()
+    }
+    show_facts({**found, "encoding": encoding})
 
 
 def _convert(config: CheckpointConfig, call: Call) -> Summary:

@@ -1,4 +1,4 @@
-"""How a function becomes a command.
+"""Turns a function into a command.
 
     @command(app, "index", "Stages", takes=(*COMMON, "force", "threads"))
     def index(call: Call, *, embeddings: IndexedFolder, config: IndexConfig) -> Summary:
@@ -98,7 +98,7 @@ class _Part:
     name: str
     settings: tuple[Declared, ...]
     filled: Callable[[dict[str, Any], set[str]], Any]
-    """Of the values of all flags, and the names of those that the caller set."""
+    """Takes the values of all flags and the names of those that the caller set."""
 
 
 def _parts(function: Function) -> Iterator[_Part]:
@@ -110,7 +110,7 @@ def _parts(function: Function) -> Iterator[_Part]:
 
 
 def _part(name: str, hint: Any, default: Any) -> _Part:
-    """A config, a `Given` config, the settings of the call, or a setting of its own."""
+    """The part for a config, a `Given` config, the settings of the call, or a single setting."""
     is_given = get_origin(hint) is Given
     kind = get_args(hint)[0] if is_given else hint
     if not (isinstance(kind, type) and issubclass(kind, Config)):
@@ -139,7 +139,7 @@ def _own(kind: type, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parameter(each: Declared) -> inspect.Parameter:
-    """A setting as typer reads it."""
+    """The parameter from which typer builds the flag of a setting."""
     setting, default = each.setting, each.default
     kind = each.type if default is not None else each.type | None
     info: Any

@@ -1,7 +1,7 @@
-"""`--config`: settings from a file, under those of the command line.
+"""`--config`: settings from a file, which the command line overrides.
 
-They become the command's defaults (its context's `default_map`), spelled as on the command line, so
-that the command line itself parses, checks and overrides them.
+They become the defaults of the command (the `default_map` of its context), as strings, so that the
+parser of the command line parses, checks and overrides them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAMES_A_PLACE = ("DIR", "FILE", "PATH")
 
 
 def take_config(ctx: typer.Context, value: Path | None) -> Path | None:
-    """Callback of `--config`, called before any other flag is parsed."""
+    """The callback of `--config`, which runs before any other flag is parsed."""
     path = value or Path(FILE)
     if ctx.resilient_parsing or str(path) == NONE or (value is None and not path.exists()):
         return value
@@ -42,7 +42,7 @@ def take_config(ctx: typer.Context, value: Path | None) -> Path | None:
 
 
 def found_by_itself(ctx: typer.Context) -> str | None:
-    """A message about an `ance.toml` that no flag named: the settings taken from it."""
+    """A message that names the settings from an `ance.toml` that was found without `--config`."""
     path = ctx.meta.get(_FOUND)
     taken = [
         key
@@ -103,7 +103,7 @@ def _nearest(name: str, known: Iterable[str], otherwise: str) -> str:
 def _as_typed(
     ctx: typer.Context, option: Any, key: str, setting: Setting, folder: Path
 ) -> bool | str | list[str]:
-    """A setting as one would type it on the command line, checked by the command line's parser."""
+    """A setting in the form of the command line, checked by the command line's parser."""
 
     def refuse(problem: str) -> UsageProblem:
         return UsageProblem(f"{setting.where}: {key} = {setting.value!r}: {problem}")

@@ -1,4 +1,4 @@
-"""What a person sees: progress, summaries and errors on stderr, one JSON object on stdout."""
+"""Shows progress, summaries and errors on stderr, and one JSON object on stdout."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from rich.text import Text
 
 from ance_cli.call import SkippedLines
 from ance_cli.errors import AnceError
-from ance_cli.progress import Bar
+from ance_cli.progress import Bar, Silent
 
 PLAIN_SECONDS = 30.0
 _DRAW_SECONDS = 0.1
-"""Between two changes of a bar: rich takes longer for one than a stage for a pair."""
+"""The shortest time between two updates of a bar: drawing takes longer than training on a pair."""
 FILE_WIDTH = 160
-"""Columns where the output is a file or a pipe, so that tables are not folded."""
+"""Columns if the output is a file or a pipe, so that tables are not folded."""
 
 
 def _console(to_stderr: bool) -> Console:
@@ -45,7 +45,7 @@ stderr = _console(to_stderr=True)
 
 
 class _Rate(ProgressColumn):
-    """Units a second."""
+    """Units per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -63,7 +63,7 @@ class _RichBar:
             self.draw()
 
     def draw(self) -> None:
-        """Show all that was done."""
+        """Show the progress up to now."""
         self._progress.advance(self._task, self._waiting)
         self._waiting, self._drawn = 0, time.monotonic()
 
@@ -72,33 +72,33 @@ class _RichBar:
 
 
 class _PlainBar:
-    """One line every half minute, for a stderr that is a file."""
+    """Prints one line every half minute, for a stderr that is a file."""
 
     def __init__(self, name: str, total: int, unit: str, done: int) -> None:
         self._name, self._total, self._unit = name, total, unit
         self._done = self._first = done
-        self._started = self._told = time.monotonic()
-        self._words = ""
+        self._started = self._printed = time.monotonic()
+        self._text = ""
 
     def advance(self, amount: int = 1) -> None:
         self._done += amount
         now = time.monotonic()
-        if now - self._told >= PLAIN_SECONDS:
-            self._told = now
+        if now - self._printed >= PLAIN_SECONDS:
+            self._printed = now
             rate = (self._done - self._first) / (now - self._started)
             left = (self._total - self._done) / rate if rate else 0.0
             stderr.print(
                 f"{self._name}: {self._done:,} of {self._total:,} ({rate:,.1f} {self._unit}/s, "
-                f"{left:,.0f} s left) {self._words}".rstrip(),
+                f"{left:,.0f} s left) {self._text}".rstrip(),
                 markup=False,
             )
 
     def describe(self, text: str) -> None:
-        self._words = text
+        self._text = text
 
 
 class ConsoleReporter:
-    """Draws what stages report; with `quiet` only warnings are left."""
+    """Shows messages and progress on stderr; with `quiet`, only warnings."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -112,11 +112,12 @@ class ConsoleReporter:
 
     @contextmanager
     def task(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
-        if self.quiet or not stderr.is_terminal:
-            bar = _PlainBar(name, total, unit, done)
-            if self.quiet:
-                bar.advance = lambda amount=1: None  # type: ignore[method-assign]
-            yield bar
+        if self.quiet:
+            with Silent().task(name, total, unit, done) as silent:
+                yield silent
+            return
+        if not stderr.is_terminal:
+            yield _PlainBar(name, total, unit, done)
             return
         columns = [
             TextColumn("{task.description}"),
@@ -134,14 +135,14 @@ class ConsoleReporter:
 
 
 def show_error(error: AnceError) -> None:
-    """What was found, and on its own line the next step."""
+    """Show an error, and its hint on a line of its own."""
     stderr.print(f"[bold red]error:[/bold red] {_escape(error.what)}")
     if error.hint:
         stderr.print(f"[bold]hint:[/bold] {_escape(error.hint)}")
 
 
 def show_skipped(skipped: SkippedLines | None) -> None:
-    """How many broken lines were skipped, and the first of them."""
+    """Show how many broken lines were skipped, and the first five."""
     if skipped and skipped.count:
         stderr.print(f"[yellow]skipped {skipped.count} broken lines[/yellow]; the first:")
         for reason in list(skipped.reasons)[:5]:
@@ -149,7 +150,7 @@ def show_skipped(skipped: SkippedLines | None) -> None:
 
 
 def show_summary(summary: dict[str, Any], as_json: bool, quiet: bool) -> None:
-    """One JSON object on stdout, or a few lines on stderr."""
+    """Show a summary as one JSON object on stdout, or as a few lines on stderr."""
     if as_json:
         options = orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0
         sys.stdout.buffer.write(orjson.dumps(summary, option=options) + b"\n")
@@ -180,7 +181,7 @@ def show_next(commands: list[str]) -> None:
 
 
 def show_facts(facts: dict[str, Any], console: Console | None = None) -> None:
-    """Names and values, one a line; on stdout where they are what was asked for."""
+    """Show names and values, one per line; by default on stdout."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     for key, value in _flat(facts):
         table.add_row(Text(key, style="dim"), Text(value))
@@ -189,7 +190,7 @@ def show_facts(facts: dict[str, Any], console: Console | None = None) -> None:
 
 
 def show_audit(audit: dict[str, Any]) -> None:
-    """What was drawn from each source and what was removed, how it scores, and the rest."""
+    """Show the negatives of each source, the removed candidates, the scores, and the rest."""
     removed = audit["removed_from_candidates"]
     rules = list(dict.fromkeys(rule for counts in removed.values() for rule in counts))
     show_rows(
@@ -210,8 +211,8 @@ def show_audit(audit: dict[str, Any]) -> None:
     if spread:
         show_rows([{"": _words(name), **value} for name, value in spread.items()])
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-    told = {"shares", "by_source", "missing_by_source", "removed_from_candidates", *spread}
-    for key, value in _flat({name: audit[name] for name in audit if name not in told}):
+    shown = {"shares", "by_source", "missing_by_source", "removed_from_candidates", *spread}
+    for key, value in _flat({name: audit[name] for name in audit if name not in shown}):
         table.add_row(Text(_words(key), style="dim"), Text(value))
     stderr.print(table)
 
@@ -221,13 +222,16 @@ def _words(key: str) -> str:
 
 
 def stdout() -> Console:
-    """A console for what was asked for: tables and hits."""
+    """A console for results: tables and hits."""
     return _console(to_stderr=False)
 
 
 def show_rows(rows: list[dict[str, Any]], console: Console = stderr) -> None:
-    """A table of records that share their keys; one below the other on a terminal that is too
-    narrow for it, and as wide as it is in a file."""
+    """Show records with the same keys as a table.
+
+    On a terminal that is too narrow, the records are shown one below the other; in a file, the
+    table is as wide as necessary.
+    """
     table = Table(box=None, padding=(0, 2, 0, 2))
     for key, value in rows[0].items():
         number = isinstance(value, int | float)

@@ -1,4 +1,4 @@
-"""How a run of the program ends: errors shown with their hint, and the exit code."""
+"""Turns the end of the program into an exit code, and shows errors with their hints."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import os
 from collections.abc import Callable
 
 from ance_cli.errors import AnceError, ResourceExhausted, Stopped, UsageProblem, is_out_of_memory
-from ance_cli.formats.atomic import is_full_disk
+from ance_cli.formats.atomic import FREE_SPACE, is_full_disk
 
-_NO_SUCH_PLACE = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
-"""The paths on the command line do not fit what exists there."""
+_BAD_PATH = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+"""Errors for a path that cannot be used, for instance because a file is in place of a folder."""
 
 
 def _explained(error: Exception) -> AnceError | None:
-    """What a person can do about a failed system call, or memory that ran out; None where that is
-    not known."""
+    """The error with a remedy, for a failed system call or a lack of memory; None if unknown."""
     if is_out_of_memory(error):
         return ResourceExhausted(
             "memory ran out", hint="close other programs, or lower --batch-size or --batch-tokens"
@@ -25,28 +24,28 @@ def _explained(error: Exception) -> AnceError | None:
     if is_full_disk(error):
         return ResourceExhausted(
             f"{error.filename or 'a file'}: no room left on the disk",
-            hint="free some space and repeat the command: what was finished is kept",
+            hint=FREE_SPACE,
         )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return UsageProblem(
             f"{error.filename}: permission denied",
-            hint="check the permissions, or choose another place with -o or --cache-dir",
+            hint="check the permissions, or choose another path with -o or --cache-dir",
         )
-    if error.errno in _NO_SUCH_PLACE:
-        named = str(error.filename)
+    if error.errno in _BAD_PATH:
+        path = str(error.filename)
         return UsageProblem(
-            f"{named if len(named) < 300 else named[:300] + '...'}: nothing can be written or read "
-            f"there ({os.strerror(error.errno)})",
-            hint="a file is where a folder is expected, or the reverse: check the paths",
+            f"{path if len(path) < 300 else path[:300] + '...'}: cannot be read or written "
+            f"({os.strerror(error.errno)})",
+            hint="check the paths: a file may be in place of a folder, or the reverse",
         )
     return None
 
 
 def exit_code_of(program: Callable[[], None]) -> int:
-    """Run a program to its end; what went wrong is shown on stderr."""
+    """Run a program and return its exit code; errors are shown on stderr."""
     try:
         return _run(program)
-    except Stopped as stop:  # while the words of another end were shown
+    except Stopped as stop:  # while another error was being shown
         return stop.exit_code
 
 
@@ -55,13 +54,13 @@ def _run(program: Callable[[], None]) -> int:
 
     try:
         program()
-    except SystemExit as leave:  # typer has shown its own usage errors
+    except SystemExit as leave:  # typer has already shown its usage errors
         return leave.code if isinstance(leave.code, int) else 0
     except AnceError as error:
         show_error(error)
         return error.exit_code
     except Stopped as stop:
-        stderr.print("stopped; what is finished is kept: the same command continues")
+        stderr.print("stopped; finished work is kept: run the same command to continue")
         return stop.exit_code
     except (OSError, MemoryError, RuntimeError) as error:
         problem = _explained(error)

@@ -1,4 +1,4 @@
-"""What every command does around its work: threads, caches, skipped lines, the summary."""
+"""The common frame of all commands: threads, caches, skipped lines and the summary."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from ance_cli.models.devices import set_threads
 def run_command(
     settings: CallSettings, output: Path | None, work: Callable[[Call], Summary | None]
 ) -> None:
-    """Prepare the process, do the work, show its summary unless the work returns None."""
+    """Prepare the process, do the work, and show its summary unless the work returns None."""
     if output == STDIO and settings.json:
         raise UsageProblem(
-            "--json and -o - both need stdout", hint="write the output to a file, or drop --json"
+            "--json and -o - both need stdout", hint="write the output to a file, or omit --json"
         )
     set_threads(settings.threads)
     if settings.quiet or not sys.stderr.isatty():
@@ -55,8 +55,7 @@ def run_command(
 
 
 def dataset_of(files: CorpusFiles | RunStart, data: Path | None = None) -> Dataset:
-    """The dataset that --data, --split, --corpus, --queries and --qrels name; `data` replaces the
-    folder."""
+    """The dataset of --data, --split, --corpus, --queries and --qrels; `data` replaces --data."""
     folder = data or (files.data if isinstance(files, CorpusFiles) else None)
     has_queries, has_labels = PassageFiles | RunStart, DataFiles | RunStart
     return locate(
@@ -69,7 +68,7 @@ def dataset_of(files: CorpusFiles | RunStart, data: Path | None = None) -> Datas
 
 
 def merged_data(files: RunStart, output: Path, call: Call) -> Path | None:
-    """The folder that --data names; several are merged next to the output first."""
+    """The folder of --data; several folders are first merged into one next to the output."""
     if not files.datas:
         return None
     if len(files.datas) == 1:
@@ -79,8 +78,8 @@ def merged_data(files: RunStart, output: Path, call: Call) -> Path | None:
     merged = output.with_name(f"{output.name}.data")
     if call.dry_run and not merged.exists():
         raise UsageProblem(
-            "--dry-run writes nothing, and several --data are merged before anything else",
-            hint=f"ance merge {' '.join(files.datas)} -o {merged}, then --data {merged}",
+            "--dry-run writes nothing, so it cannot merge several --data first",
+            hint=f"run ance merge {' '.join(files.datas)} -o {merged}, then use --data {merged}",
         )
     once = replace(call, force=False, dry_run=False)
     merge([parse_source(text) for text in files.datas], merged, call=once)
@@ -88,5 +87,5 @@ def merged_data(files: RunStart, output: Path, call: Call) -> Path | None:
 
 
 def checkpoint_of(ckpt: Path, overrides: PassageOverrides) -> Checkpoint:
-    """The checkpoint, with the encoding settings that the caller overrides."""
+    """The checkpoint, with the encoding settings that the caller set."""
     return Checkpoint(ckpt).with_settings(**vars(overrides))

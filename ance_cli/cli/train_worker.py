@@ -27,9 +27,11 @@ def train(run_folder: Path) -> None:
 
 
 def leave(code: int) -> None:
-    """End the process without taking the interpreter down: gloo's threads, which outlive the group,
-    sometimes abort a process that did everything right."""
-    if code == 0:  # after a failure they would speak of a group that is gone
+    """End the process without shutting down the interpreter.
+
+    The threads of gloo outlive the process group, and sometimes abort a process that succeeded.
+    """
+    if code == 0:  # after a failure, exit functions would report a group that no longer exists
         atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -37,7 +39,7 @@ def leave(code: int) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent(signal.SIGKILL)  # whoever holds the run's lease is gone then
+    die_with_parent(signal.SIGKILL)  # the parent holds the run's lease
     if os.getppid() == 1:
         leave(1)
     install_signal_handlers()

@@ -1,8 +1,8 @@
-"""A name on disk means a whole artifact: the only code that creates, replaces or removes one.
+"""Creates, replaces and removes artifacts, so that a name on disk always means a whole artifact.
 
-Everything is first written under a partial name next to its final one (same file system), made
-durable, and then takes its name with one `rename`. A killed writer leaves either the old artifact
-or the new one under the name, and perhaps a partial one next to it.
+An artifact is first written under a partial name next to the final one (the same file system), then
+made durable, then renamed. A killed writer leaves the old or the new artifact under the name, and
+perhaps a partial artifact next to it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from typing import IO
 
 from ance_cli.errors import ResourceExhausted
 
+FREE_SPACE = "free some space and repeat the command; finished work is kept"
+"""The hint of every error about a full disk."""
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
 def partial_name(path: Path) -> Path:
-    """Where `path` is built before it takes its name."""
+    """The path under which `path` is built before the rename."""
     return path.with_name(f".{path.name}.partial")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names inside `folder` durable."""
+    """Make the directory entries of `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -38,7 +41,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make every file below `folder`, and their names, durable."""
+    """Make every file and directory entry below `folder` durable."""
     for root, _, names in os.walk(folder):
         for name in names:
             with open(os.path.join(root, name), "rb") as handle:
@@ -47,9 +50,9 @@ def sync_tree(folder: Path) -> None:
 
 
 def is_full_disk(error: Exception) -> bool:
-    """Whether `error` says that the file system has no room left.
+    """Whether `error` means that the disk is full.
 
-    safetensors, faiss and Lucene raise types of their own with the system's words in them.
+    safetensors, faiss and Lucene raise types of their own, whose messages contain the system's.
     """
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if isinstance(error, OSError):
@@ -58,7 +61,7 @@ def is_full_disk(error: Exception) -> bool:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes free on the disk that holds `path`, or will once it is made."""
+    """Free bytes on the disk that holds `path`, which need not exist yet."""
     there = path.absolute()
     while not there.exists():
         there = there.parent
@@ -67,21 +70,21 @@ def free_bytes(path: Path) -> int:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk into an error that names the output and how to go on."""
+    """Turn a full disk into an error that names the output and the next step."""
     try:
         yield
     except Exception as error:
         if not is_full_disk(error):
             raise
         raise ResourceExhausted(
-            f"{path}: no room left on the disk; nothing was published under this name",
-            hint="free some space and repeat the command: what was finished is kept",
+            f"{path}: no room left on the disk; nothing was written under this name",
+            hint=FREE_SPACE,
         ) from error
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write `path` whole or not at all; on an error the old file stays, the new one is removed."""
+    """Write `path` whole or not at all: on an error the old file stays."""
     partial = partial_name(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,10 +107,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Append one record to a ledger and make it durable before returning.
+    """Append one record to a ledger, durably.
 
-    A record that an earlier kill cut short (no newline at the end) is removed first; the lock keeps
-    that from taking what another process appends meanwhile.
+    If a killed process left an incomplete last record (no newline at the end), that record is
+    removed first. The lock keeps this from removing what another process appends meanwhile.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +129,7 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two names in one step where the kernel and the file system can (Linux renameat2)."""
+    """Swap two names in one step; False if the kernel or the file system cannot (renameat2)."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:
@@ -138,14 +141,14 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def publish_folder(partial: Path, path: Path) -> None:
-    """Give the finished folder `partial` its name, replacing what `path` held before."""
+    """Rename the finished folder `partial` to `path`, replacing an earlier folder."""
     with disk_errors(path):
         sync_tree(partial)
         if not path.exists():
             os.rename(partial, path)
         elif _exchange(partial, path):
             remove(partial)
-        else:  # no exchange here: the old folder is gone for the moment between two renames
+        else:  # no exchange: `path` does not exist for a moment between the two renames
             aside = path.with_name(f".{path.name}.replaced")
             remove(aside)
             os.rename(path, aside)
@@ -155,9 +158,9 @@ def publish_folder(partial: Path, path: Path) -> None:
 
 
 def point(link: Path, target: Path) -> None:
-    """Make the symbolic link `link` name `target`, relative to the link's folder, in one step.
+    """Point the symbolic link `link` to `target`, relative to the link's folder, in one step.
 
-    A folder under the name is what a copy of the run made of the link; it is replaced.
+    A folder under this name is replaced: copying a run can turn the link into a folder.
     """
     partial = partial_name(link)
     partial.unlink(missing_ok=True)
@@ -170,9 +173,9 @@ def point(link: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder, if it is there.
+    """Remove a file, a link or a folder, if it exists.
 
-    A folder first loses its name, so that nobody ever sees it half removed.
+    A folder is renamed first, so that no reader sees a folder that is partly removed.
     """
     if path.is_dir() and not path.is_symlink():
         doomed = path.with_name(f".{path.name.lstrip('.')}.removed")
@@ -185,7 +188,7 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path, *endings: str) -> None:
-    """Remove what killed writers left in `folder` under names like `.NAME.ENDING`."""
+    """Remove the remains of killed writers in `folder`, named `.NAME.ENDING`."""
     for ending in endings:
         for path in folder.glob(f".*.{ending}"):
             remove(path)

@@ -1,8 +1,8 @@
-"""Candidates: the ranked documents of each query, as arrays; what samplers and audits read.
+"""Candidates: the ranked documents of each query as arrays, read by samplers and audits.
 
-`rows.npy` int32 (queries x depth, positions of documents in corpus order, -1 where the list is
-shorter), `scores.npy` float32, `query_ids.txt`. `positive_scores.jsonl` holds each positive's exact
-score, one object a query.
+`rows.npy` is int32 (queries, depth): positions of documents in the corpus, -1 after the end of a
+shorter list. `scores.npy` is float32 of the same shape, `query_ids.txt` has one id per line.
+`positive_scores.jsonl` has one object per query, with the exact score of each positive.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class _PositiveScores:
 class Candidates:
     """Ranked lists, best first.
 
-    `docs` (queries, depth) int32 document positions, -1 = none; `scores` (queries, depth) float32;
-    `positive_scores` query_id -> doc_id -> score, empty where the retriever gives none.
+    `docs` (queries, depth) int32: document positions, -1 = none. `scores` (queries, depth) float32.
+    `positive_scores`: query_id -> doc_id -> score, empty if the retriever computes none.
     """
 
     query_ids: list[str]
@@ -49,7 +49,7 @@ class Candidates:
     positive_scores: dict[str, dict[str, float]]
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Fill a partial folder; returns the manifest's `content`."""
+        """Write the files into a partial folder; returns the manifest's `content`."""
         with atomic.new_file(folder / ROWS) as handle:
             np.save(handle, self.docs)
         with atomic.new_file(folder / SCORES) as handle:
@@ -62,22 +62,22 @@ class Candidates:
 
 
 def read_candidates(folder: Path, num_docs: int) -> Candidates:
-    """The candidates that `Candidates.write` left, of a corpus of `num_docs`.
+    """Read the candidates that `Candidates.write` wrote, for a corpus of `num_docs` documents.
 
-    Raises `BadInput` where its files are not whole or disagree.
+    Raises `BadInput` if a file is incomplete or the files do not fit together.
     """
     query_ids = read_ids(folder / QUERY_IDS)
     docs = load_array(folder / ROWS, mapped=True)
     scores = load_array(folder / SCORES, mapped=True)
     if docs.ndim != 2 or docs.shape != scores.shape or len(docs) != len(query_ids):
         raise BadInput(
-            f"{folder}: {len(query_ids)} queries, rows {docs.shape}, scores {scores.shape}: "
-            "they disagree",
+            f"{folder}: {len(query_ids)} query ids, rows of shape {docs.shape} and scores of shape "
+            f"{scores.shape} do not fit together",
             hint=_AGAIN,
         )
     if docs.size and not -1 <= docs.min() <= docs.max() < num_docs:
         raise BadInput(
-            f"{folder / ROWS}: names a position outside the corpus of {num_docs} documents",
+            f"{folder / ROWS}: has a position outside the corpus of {num_docs} documents",
             hint=_AGAIN,
         )
     positive_scores = {}

@@ -100,7 +100,7 @@ def read_checkpoint_json(path: Path, kind: type[T], hint: str = COPY_AGAIN) -> T
         return read_record(path, kind, hint)
     except FileNotFoundError:
         raise BadInput(
-            f"{path}: no such file: the checkpoint is not whole", hint=COPY_AGAIN
+            f"{path}: no such file; the checkpoint is incomplete", hint=COPY_AGAIN
         ) from None
 
 

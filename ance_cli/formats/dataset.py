@@ -1,9 +1,9 @@
 """The dataset: a corpus, queries and relevance labels in the BEIR layout.
 
 `corpus.jsonl` holds `{"_id", "title", "text"}`, `queries.jsonl` `{"_id", "text"}`, `qrels/*.tsv`
-`query-id <tab> corpus-id <tab> score`; TREC's four columns are read as well. Each may be `.gz` or
-`.zst`. Everything is checked at the door: a duplicate id, a missing field or a label that names an
-unknown id is an error with its file and line.
+`query-id <tab> corpus-id <tab> score`, or TREC's four columns. Each file can be `.gz` or `.zst`.
+Readers check every line: a duplicate id, a missing field or a label that names an unknown id is an
+error with its file and line.
 
 A merged dataset (`ance merge`) is such a folder whose ids are `NAME/ID`, NAME being the dataset
 that the document or query came from. Next to its corpus, `datasets.json` lists the names, each with
@@ -47,10 +47,10 @@ class Passage(NamedTuple):
         return f"{self.title}{separator}{self.text}" if self.title else self.text
 
     def body_hash(self) -> int:
-        """64-bit hash of the body with white space folded; two passages with it are copies.
+        """64-bit hash of the body with white space folded; passages with the same hash are copies.
 
-        The title is not compared: collections file one text under several titles. A passage
-        without a body is compared by its title.
+        The title is not part of the hash: collections list one text under several titles. The hash
+        of a passage without a body is that of its title.
         """
         body = " ".join((self.text or self.title).split())
         return int(xxhash.xxh3_64_intdigest(body.encode()))
@@ -75,21 +75,21 @@ class Dataset:
     split: str | None = None
 
     def fingerprint(self, *parts: str) -> str:
-        """Hash over the content of the named parts (`corpus`, `queries`, `qrels`)."""
+        """Hash of the content of the given parts (`corpus`, `queries`, `qrels`)."""
         return hash_json({part: hash_file(self.need(part)) for part in parts})
 
     @property
     def files(self) -> list[Path]:
-        """The files that are there, to keep an output from replacing one."""
+        """The files of the dataset, which no output may replace."""
         return [path for path in (self.corpus, self.queries, self.qrels) if path is not None]
 
     def need(self, part: str) -> Path:
-        """The path of a part, or a usage error that says which flag names it."""
+        """The path of a part; `UsageProblem` names the flag if the dataset has no such part."""
         path = getattr(self, part)
         if path is None:
             flags = {"queries": "--queries", "qrels": "--split or --qrels", "corpus": "--corpus"}
             raise UsageProblem(
-                f"this needs {part}", hint=f"name them with --data and {flags[part]}"
+                f"this command needs {part}", hint=f"name them with --data and {flags[part]}"
             )
         assert isinstance(path, Path)
         return path
@@ -110,12 +110,15 @@ def locate(
     queries: Path | None = None,
     qrels: Path | None = None,
 ) -> Dataset:
-    """Find the files of a dataset folder; single files named by the caller take precedence."""
+    """Find the files of a dataset folder; files that the caller names replace those of the folder.
+
+    Raises `BadInput` if the folder, its corpus or the split does not exist.
+    """
     if data is not None:
         if not data.is_dir():
             raise BadInput(
                 f"{data}: no such dataset folder",
-                hint="--data names a folder with corpus.jsonl, queries.jsonl and qrels/",
+                hint="name a folder with corpus.jsonl, queries.jsonl and qrels/ with --data",
             )
         corpus = corpus or _existing(data, "corpus", ".jsonl")
         queries = queries or _existing(data, "queries", ".jsonl")
@@ -124,10 +127,10 @@ def locate(
             if qrels is None:
                 raise BadInput(
                     f"{data}/qrels/{split}.tsv: no such split",
-                    hint=f"the splits there are: {', '.join(splits_of(data)) or 'none'}",
+                    hint=f"the dataset has the splits: {', '.join(splits_of(data)) or 'none'}",
                 )
     if corpus is None:
-        where = f"{data}/corpus.jsonl: no such file" if data else "no corpus was named"
+        where = f"{data}/corpus.jsonl: no such file" if data else "no corpus is named"
         problem = BadInput if data else UsageProblem
         raise problem(where, hint="name a dataset folder with --data, or a file with --corpus")
     return Dataset(corpus=corpus, queries=queries, qrels=qrels, split=split)
@@ -163,29 +166,29 @@ def checked_id(value: str, where: str) -> str:
     """The id, if it fits in a column of a text file; otherwise `BadInput`."""
     if value.split() != [value]:
         raise BadInput(
-            f"{where}: {value!r} cannot be an id: it is empty or holds white space",
-            hint="TREC files separate their columns by white space; rename the id",
+            f"{where}: {value!r} cannot be an id: it is empty or contains white space",
+            hint="rename the id: TREC files separate their columns by white space",
         )
     if _CONTROL.search(value):
         raise BadInput(
-            f"{where}: {value!r} cannot be an id: it holds a control character",
+            f"{where}: {value!r} cannot be an id: it contains a control character",
             hint="rename the id",
         )
     return value
 
 
 def parse_passage(record: dict[str, object], where: str) -> Passage:
-    """One record of a corpus; `BadInput` that begins with `where` if it is none."""
+    """Parse one record of a corpus; the message of `BadInput` begins with `where`."""
     doc_id = checked_id(_text_field(record, _DOC_ID_FIELDS, where, "document id"), where)
     text = _text_field(record, ("text", "contents", "body"), where, "text")
     title = record.get("title") or ""
     if not isinstance(title, str):
-        raise BadInput(f"{where}: 'title' should be a string")
+        raise BadInput(f"{where}: 'title' should be a string, found {type(title).__name__}")
     return Passage(doc_id, title, text)
 
 
 def parse_query(record: dict[str, object], where: str) -> Query:
-    """One record of the queries; `BadInput` that begins with `where` if it is none."""
+    """Parse one record of the queries; the message of `BadInput` begins with `where`."""
     query_id = checked_id(_text_field(record, _QUERY_ID_FIELDS, where, "query id"), where)
     text = _text_field(record, ("text", "query", "contents"), where, "text")
     if not text.strip():
@@ -198,9 +201,10 @@ def read_corpus(
     skipped: SkippedLines | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[Passage]:
-    """The passages in file order. Empty ones are passed on; an empty corpus is an error.
+    """Yield the passages in file order, including empty ones.
 
-    `on_bytes` is called with the number of bytes of each read from the file.
+    `on_bytes` is called with the number of bytes of each read from the file. Raises `BadInput` if
+    the corpus is empty.
     """
     seen: dict[str, int] = {}
     for number, record in read_records(path, skipped, on_bytes):
@@ -209,9 +213,9 @@ def read_corpus(
             passage = parse_passage(record, where)
             if passage.doc_id in seen:
                 raise BadInput(
-                    f"{where}: document id {passage.doc_id!r} was used before, "
-                    f"on line {seen[passage.doc_id]}",
-                    hint="ids name one document each; --skip-bad keeps the first",
+                    f"{where}: document id {passage.doc_id!r} is also on line "
+                    f"{seen[passage.doc_id]}",
+                    hint="give each document its own id, or keep the first one with --skip-bad",
                 )
         except BadInput as problem:
             refuse(problem, skipped)
@@ -248,17 +252,14 @@ def _query_records(
 
 
 def read_query_records(path: Path, skipped: SkippedLines | None = None) -> Iterator[Query]:
-    """The queries in file order: JSON lines, or `id <tab> text` in a .tsv file."""
+    """Yield the queries in file order, from JSON lines or, in a .tsv file, `id <tab> text`."""
     lines: dict[str, int] = {}
     for number, record in _query_records(path, skipped):
         where = f"{path}:{number}"
         try:
             query = parse_query(record, where)
             if query.query_id in lines:
-                raise BadInput(
-                    f"{where}: query id {query.query_id!r} was used before, "
-                    f"on line {lines[query.query_id]}"
-                )
+                raise _repeated_query(query.query_id, where, lines[query.query_id])
         except BadInput as problem:
             refuse(problem, skipped)
             continue
@@ -266,9 +267,16 @@ def read_query_records(path: Path, skipped: SkippedLines | None = None) -> Itera
         yield query
     if not lines:
         raise BadInput(
-            f"{path}: there is no query in it",
+            f"{path}: the file has no query",
             hint='expected lines like {"_id": "q1", "text": "..."}',
         )
+
+
+def _repeated_query(query_id: str, where: str, first_line: int) -> BadInput:
+    return BadInput(
+        f"{where}: query id {query_id!r} is also on line {first_line}",
+        hint="give each query its own id, or keep the first one with --skip-bad",
+    )
 
 
 def read_queries(path: Path, skipped: SkippedLines | None = None) -> dict[str, str]:
@@ -293,7 +301,7 @@ def _answers_of(record: dict[str, object], where: str) -> list[str]:
             for answer in answers:
                 if not isinstance(answer, str):
                     raise BadInput(
-                        f"{where}: '{prefix}{name}' should hold strings, "
+                        f"{where}: '{prefix}{name}' should contain strings, "
                         f"found {type(answer).__name__}"
                     )
             return [answer for answer in answers if answer.strip()]
@@ -303,11 +311,11 @@ def _answers_of(record: dict[str, object], where: str) -> list[str]:
 def read_answers(
     path: Path, skipped: SkippedLines | None = None, needed: bool = True
 ) -> dict[str, list[str]]:
-    """query_id -> the answers of the queries that have any, in file order.
+    """query_id -> answers, for the queries that have any, in file order.
 
-    They are in `queries.jsonl`, under `answers` or `answer`, in the record or in its `metadata`:
-    a list of strings or one string. Blank ones are left out. Raises `BadInput` where no query has
-    an answer and one is `needed`.
+    A record of `queries.jsonl` has its answers in the field `answers` or `answer`, or in the same
+    fields of its `metadata`: one string or a list of strings. Blank answers are dropped. Raises
+    `BadInput` if no query has an answer and `needed` is set.
     """
     lines: dict[str, int] = {}
     found: dict[str, list[str]] = {}
@@ -317,9 +325,7 @@ def read_answers(
             query_id = checked_id(_text_field(record, _QUERY_ID_FIELDS, where, "query id"), where)
             answers = _answers_of(record, where)
             if query_id in lines:
-                raise BadInput(
-                    f"{where}: query id {query_id!r} was used before, on line {lines[query_id]}"
-                )
+                raise _repeated_query(query_id, where, lines[query_id])
         except BadInput as problem:
             refuse(problem, skipped)
             continue
@@ -341,7 +347,11 @@ def read_qrels(
     known_docs: Container[str] | None = None,
     skipped: SkippedLines | None = None,
 ) -> Qrels:
-    """Relevance labels; ids that the queries or the corpus do not know are errors."""
+    """Read relevance labels.
+
+    Raises `BadInput` for an id that is not in `known_queries` or `known_docs` (None: not checked),
+    for two different labels of one pair, and for a file without labels.
+    """
     qrels: Qrels = {}
     for number, (query_id, doc_id, relevance) in read_labels(path, skipped):
         where = f"{path}:{number}"
@@ -352,8 +362,8 @@ def read_qrels(
                 raise unknown_document(doc_id, where)
             if qrels.get(query_id, {}).get(doc_id, relevance) != relevance:
                 raise BadInput(
-                    f"{where}: {doc_id!r} has two labels for query {query_id!r}: "
-                    f"{qrels[query_id][doc_id]} before, {relevance} here"
+                    f"{where}: document {doc_id!r} has the label {relevance} for query "
+                    f"{query_id!r}, and {qrels[query_id][doc_id]} on an earlier line"
                 )
         except BadInput as problem:
             refuse(problem, skipped)
@@ -361,7 +371,7 @@ def read_qrels(
         qrels.setdefault(query_id, {})[doc_id] = relevance
     if not qrels:
         raise BadInput(
-            f"{path}: there is no label in it",
+            f"{path}: the file has no label",
             hint="expected lines like `q1 <tab> d1 <tab> 1`, or TREC's four columns",
         )
     return qrels
@@ -380,7 +390,7 @@ def unknown_query(query_id: str, where: str) -> BadInput:
     """The error of a line that names a query which is not among the queries."""
     return BadInput(
         f"{where}: query {query_id!r} is not among the queries",
-        hint="labels and queries should come from the same release of the collection",
+        hint="use labels and queries from the same release of the collection",
     )
 
 
@@ -388,14 +398,14 @@ def unknown_document(doc_id: str, where: str) -> BadInput:
     """The error of a line that names a document which is not in the corpus."""
     return BadInput(
         f"{where}: document {doc_id!r} is not in the corpus",
-        hint="labels and corpus should come from the same release of the collection",
+        hint="use labels and corpus from the same release of the collection",
     )
 
 
 def positives_of(qrels: Qrels, min_relevance: int) -> dict[str, list[str]]:
     """query_id -> its positives (relevance >= `min_relevance`), for queries that have any.
 
-    Raises `BadInput` where no query has one.
+    Raises `BadInput` if no query has a positive.
     """
     found = {
         query_id: positives
@@ -405,7 +415,7 @@ def positives_of(qrels: Qrels, min_relevance: int) -> dict[str, list[str]]:
     if not found:
         highest = max(grade for judged in qrels.values() for grade in judged.values())
         raise BadInput(
-            f"no label is at least {min_relevance}: there is no positive",
-            hint=f"the highest label is {highest}; lower --min-rel",
+            f"there is no positive: no label is at least {min_relevance}",
+            hint=f"lower --min-rel; the highest label is {highest}",
         )
     return found

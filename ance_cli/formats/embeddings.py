@@ -1,9 +1,9 @@
-"""Embeddings on disk: a folder with a memory-mapped matrix that fills in resumable blocks.
+"""Embeddings on disk: a folder with a memory-mapped matrix that is written in resumable blocks.
 
-`embeddings.npy` (rows x dim, float16 or float32, C order), `ids.txt` (one id a line, one for each
-document), `doc_offsets.npy` (int64, documents + 1): document i owns the rows
-`doc_offsets[i]:doc_offsets[i + 1]`, one for FirstP, up to `max_segments` adjacent ones for MaxP.
-While unfinished, `done.npy` records which blocks of documents are durable.
+`embeddings.npy` is (rows, dim), float16 or float32 in C order; `ids.txt` has one document id per
+line; `doc_offsets.npy` is int64 (documents + 1,): document i has the rows
+`doc_offsets[i]:doc_offsets[i + 1]`, one row for FirstP and up to `max_segments` for MaxP. While the
+folder is unfinished, `done.npy` records which blocks of documents are durable.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ IDS = "ids.txt"
 DOC_OFFSETS = "doc_offsets.npy"
 DONE = "done.npy"
 UNFINISHED_ONLY = (DONE,)
-"""What a folder holds only until it is published."""
+"""Files that are removed when the folder is published."""
 
 BLOCK_DOCS = 16_384
 """Documents in a block: the unit of work, of resuming, of hashing and of memory."""
 
 MOST_DOCS = 2**31 - 1
-"""Documents in a folder: positions have 32 bits, in searches and in candidates."""
+"""The most documents in a folder: positions have 32 bits in searches and in candidates."""
 
 _HEADER_BYTES = 128
 _DONE_DTYPE = np.dtype([("rows", "<i8"), ("xxh3", "<u8")])
@@ -47,12 +47,13 @@ if sys.platform == "linux":
     _FALLOCATE.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 _AGAIN = "make the embeddings again with: ance encode --force"
+_RESTORE = "restore the file, or make the artifact again with --force"
 
 Floats = npt.NDArray[np.floating[Any]]
 
 
 def write_ids(path: Path, ids: Iterable[str]) -> int:
-    """One id a line; returns how many there are."""
+    """Write one id per line; returns their number."""
     count = 0
     with atomic.new_file(path) as handle:
         for name in ids:
@@ -70,12 +71,12 @@ def read_ids(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise BadInput(
             f"{path}: not valid UTF-8 ({error})",
-            hint="bring the file back, or make the artifact again with --force",
+            hint=_RESTORE,
         ) from error
 
 
 def load_array(path: Path, mapped: bool = False) -> npt.NDArray[Any]:
-    """A `.npy` file, never unpickled; `mapped` leaves it on disk."""
+    """Read a `.npy` file without unpickling; `mapped` maps it instead of reading it into memory."""
     try:
         array: npt.NDArray[Any] = np.load(
             path, mmap_mode="r" if mapped else None, allow_pickle=False
@@ -85,13 +86,13 @@ def load_array(path: Path, mapped: bool = False) -> npt.NDArray[Any]:
         raise BadInput(f"{path}: no such file", hint="make the artifact again") from None
     except (ValueError, EOFError, IsADirectoryError) as error:
         raise BadInput(
-            f"{path}: not a whole .npy array ({error})",
-            hint="bring the file back, or make the artifact again with --force",
+            f"{path}: not a complete .npy array ({error})",
+            hint=_RESTORE,
         ) from error
 
 
 def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
-    """A version-1 .npy header of fixed size, so that it can be written again with another shape."""
+    """A version-1 .npy header of fixed size, so that it can be overwritten with another shape."""
     descr = np.lib.format.dtype_to_descr(dtype)
     described = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}"
     padding = _HEADER_BYTES - 10 - len(described) - 1
@@ -102,8 +103,8 @@ def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 def _write_at(path: Path, offset: int, data: Any) -> None:
     """Write into the middle of a file, durably.
 
-    `O_DSYNC` also keeps the clients of a network file system from writing whole pages back, and
-    with them what another host has written next to it.
+    `O_DSYNC` also keeps the clients of a network file system from writing back whole pages, which
+    would overwrite what another host has written next to the data.
     """
     left = memoryview(data).cast("B")
     with atomic.disk_errors(path.parent):
@@ -113,15 +114,15 @@ def _write_at(path: Path, offset: int, data: Any) -> None:
             while left:
                 written = os.pwrite(descriptor, left, at)
                 left, at = left[written:], at + written
-        except OSError:  # others need the room of half a block
-            _give_back(descriptor, offset, memoryview(data).nbytes)
+        except OSError:  # an incomplete block should not take space from other processes
+            _free_range(descriptor, offset, memoryview(data).nbytes)
             raise
         finally:
             os.close(descriptor)
 
 
-def _give_back(descriptor: int, offset: int, length: int) -> None:
-    """Make a hole of a stretch of a file, which keeps its size (Linux; else nothing)."""
+def _free_range(descriptor: int, offset: int, length: int) -> None:
+    """Punch a hole into a file, which keeps its size (Linux only)."""
     if _FALLOCATE is not None:
         _FALLOCATE(descriptor, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
 
@@ -129,12 +130,12 @@ def _give_back(descriptor: int, offset: int, length: int) -> None:
 class EmbeddingsWriter:
     """Fills a partial embeddings folder block by block, from any number of processes.
 
-    A block is `block_docs` consecutive documents. Where its rows begin is known from the documents'
-    row counts, so any process may write any block; `done.npy` names those that are durable.
+    A block is `block_docs` consecutive documents. The document offsets say where the rows of a
+    block begin, so any process can write any block; `done.npy` records the durable blocks.
     """
 
     def __init__(self, folder: Path, dim: int, dtype: str, block_docs: int) -> None:
-        """Opens the folder that `begin` prepared."""
+        """Open a folder that `begin` has prepared."""
         self.folder = folder
         self.dim = dim
         self.dtype = np.dtype(dtype)
@@ -153,14 +154,15 @@ class EmbeddingsWriter:
         dtype: str,
         block_docs: int = BLOCK_DOCS,
     ) -> EmbeddingsWriter:
-        """Open a folder, and prepare it before where that was not done: one process at a time.
+        """Open a folder, and prepare it first if it is new; one process at a time.
 
         `doc_offsets` (documents + 1,): the first row of each document. The matrix has its final
         size from the start.
         """
         if len(doc_offsets) - 1 > MOST_DOCS:
             raise UsageProblem(
-                f"{folder}: {len(doc_offsets) - 1:,} documents; one folder holds {MOST_DOCS:,}",
+                f"{folder}: {len(doc_offsets) - 1:,} documents; a folder holds at most "
+                f"{MOST_DOCS:,}",
                 hint="divide the corpus into several datasets",
             )
         num_blocks = -(-(len(doc_offsets) - 1) // block_docs)
@@ -184,7 +186,7 @@ class EmbeddingsWriter:
         return found
 
     def _forget_damaged(self) -> None:
-        """Count the blocks whose vectors are not those that were written as undone."""
+        """Mark the blocks whose vectors do not match their hash as missing."""
         row_bytes = self.dim * self.dtype.itemsize
         with open(self.folder / VECTORS, "rb") as handle:
             for block, (rows, expected) in enumerate(self._done().tolist()):
@@ -200,7 +202,7 @@ class EmbeddingsWriter:
         _write_at(self.folder / DONE, offset, entry.tobytes())
 
     def _done(self) -> npt.NDArray[Any]:
-        """The map of finished blocks as it is now: others write into it."""
+        """The current table of finished blocks, which other processes write to as well."""
         return load_array(self.folder / DONE)
 
     def is_done(self, block: int) -> bool:
@@ -258,7 +260,7 @@ def _hash_of(path: Path) -> str:
 
 
 class Embeddings:
-    """Published embeddings, opened for reading; nothing is read until a block is asked for."""
+    """Published embeddings, opened for reading; vectors are read block by block on request."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -270,14 +272,14 @@ class Embeddings:
         expected = (content["rows"], content["dim"])
         if self.vectors.shape != expected or self.vectors.dtype.name != content["dtype"]:
             raise Mismatch(
-                f"{folder / VECTORS}: holds {self.vectors.shape} {self.vectors.dtype}, "
-                f"the manifest says {expected} {content['dtype']}",
+                f"{folder / VECTORS}: has shape {self.vectors.shape} and dtype "
+                f"{self.vectors.dtype}, expected {expected} and {content['dtype']} (the manifest)",
                 hint=_AGAIN,
             )
         if len(self.ids) != content["docs"] or self.doc_offsets.shape != (len(self.ids) + 1,):
             raise BadInput(
-                f"{folder / IDS}: {len(self.ids)} ids for {content['docs']} documents: "
-                "rows and ids disagree",
+                f"{folder / IDS}: has {len(self.ids)} ids, expected {content['docs']} (the "
+                "manifest)",
                 hint=_AGAIN,
             )
         covered = self.doc_offsets[0] == 0 and self.doc_offsets[-1] == content["rows"]
@@ -288,13 +290,13 @@ class Embeddings:
         self._check_manifest()
 
     def _check_manifest(self) -> None:
-        """Ids and offsets are those whose hashes it holds; its blocks hold all documents."""
+        """Compare ids and offsets with the hashes in the manifest, and its blocks with the ids."""
         folder, content = self.folder, self.manifest["content"]
         for name in (IDS, DOC_OFFSETS):
             noted = content.get(f"{Path(name).stem}_xxh3")  # earlier versions did not note it
             if noted and noted != _hash_of(folder / name):
                 raise BadInput(
-                    f"{folder / name}: is damaged: its hash is not the one in the manifest",
+                    f"{folder / name}: is damaged: its hash differs from the one in the manifest",
                     hint=_AGAIN,
                 )
         num_blocks, block_docs = len(content["block_xxh3"]), content["block_docs"]
@@ -328,7 +330,7 @@ class Embeddings:
 
     @property
     def max_segments(self) -> int:
-        """The most rows that one document has."""
+        """The largest number of rows of a document."""
         return int(np.diff(self.doc_offsets).max())
 
     def doc_of_row(self) -> npt.NDArray[np.int32]:
@@ -342,7 +344,10 @@ class Embeddings:
         return np.append(starts, self.doc_offsets[-1])
 
     def blocks(self, which: range | None = None) -> Iterator[tuple[int, Floats]]:
-        """(first row, vectors) of each block, or of these, its hash checked as it is read."""
+        """(first row, vectors) of each block, or of the blocks in `which`.
+
+        Raises `BadInput` if the hash of a block is wrong.
+        """
         hashes = self.manifest["content"]["block_xxh3"]
         first_rows = self.first_rows()
         for block in range(len(hashes)) if which is None else which:
@@ -351,7 +356,7 @@ class Embeddings:
             if f"{xxhash.xxh3_64_intdigest(data.data):016x}" != hashes[block]:
                 raise BadInput(
                     f"{self.folder / VECTORS}: block {block} (rows {first} to {last}) is damaged: "
-                    "its hash is not the one in the manifest",
+                    "its hash differs from the one in the manifest",
                     hint=_AGAIN,
                 )
             yield first, data

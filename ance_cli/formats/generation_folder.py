@@ -17,7 +17,7 @@ stay."""
 
 @dataclass(frozen=True)
 class GenerationFolder:
-    """The parts of one generation, whether they exist or not."""
+    """The paths of the parts of one generation, which need not exist."""
 
     path: Path
 

@@ -1,4 +1,4 @@
-"""Content hashes (xxh3, 128 bits, hexadecimal) and the cache that spares reading a file twice."""
+"""Content hashes (xxh3, 128 bits, hexadecimal), and a cache so that a file is hashed once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cache_dir() -> Path:
 
 
 def hash_bytes(*parts: bytes) -> str:
-    """Hash of the parts, each preceded by its length so that parts cannot run into each other."""
+    """Hash of the parts; each is preceded by its length, so that no two lists of parts collide."""
     state = xxhash.xxh3_128()
     for part in parts:
         state.update(len(part).to_bytes(8, "little"))
@@ -33,7 +33,7 @@ def hash_bytes(*parts: bytes) -> str:
 
 
 def hash_json(value: Any) -> str:
-    """Hash of a JSON value, whatever the order of its keys."""
+    """Hash of a JSON value; the order of its keys does not matter."""
     return hash_bytes(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
 
 
@@ -47,7 +47,7 @@ def hash_lines(lines: Iterable[str]) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """Hash of a file's bytes, remembered by path, size and modification time."""
+    """Hash of a file's bytes, cached by path, size and modification time."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def hash_file(path: Path) -> str:
         if {name: known.get(name) for name in key} == key:
             return str(known["xxh3"])
     except (OSError, ValueError, AttributeError, KeyError):
-        pass  # no entry, or not one of ours: the file is simply read
+        pass  # no entry, or a broken one: hash the file
     state = xxhash.xxh3_128()
     with open(path, "rb") as handle:
         while chunk := handle.read(_CHUNK):

@@ -1,11 +1,11 @@
-"""A journal of finished pieces of work, so that a repeated command continues a killed one.
+"""A journal of finished results, so that a repeated command continues where a killed one stopped.
 
-For an output that is one file and is written at the end, from many small results that each took
-long: the scores of a cross-encoder, the answers of a reader. The pieces come in the same order
-whenever the same command runs, so the journal is a tape. A record holds one result and its hash
-together with what it is the result of. It is played back as long as the records fit what is asked
-for, and cut at the first that does not, as one that a kill left half written; from there on it is
-written. Which command it belongs to is not its business (`Plan.journal`).
+It serves outputs that are one file, written at the end from many small results that each take long:
+the scores of a cross-encoder, the answers of a reader. The same command always computes the results
+in the same order, so the journal is read like a tape. A record has one result, and a hash of the
+result and its key. Records are returned as long as their hashes fit the requested keys. The journal
+is cut at the first record that does not fit, for instance an incomplete one, and continued there.
+`Plan.journal` checks that the journal belongs to the same command.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from ance_cli.formats.hashing import hash_bytes
 
 RECORDS = "records"
 _HEAD = struct.Struct("<Qd32s")
-"""Length of the result in bytes, seconds that it took, and a hash (hexadecimal) of the key, these
-two and the result, which follows."""
+"""Before each result: its length in bytes, the seconds that it took, and a hash (hexadecimal) of
+the key, the seconds and the result."""
 
 
 class Journal:
-    """The journal of one output; leaving it without an error removes it.
+    """The journal of one output; leaving the context without an error removes it.
 
-    `begin` makes, or finds, the folder of the journal, and is called when the first result is
-    asked for; None keeps nothing. Records are handed to the system at once, so that a killed
-    process loses the piece in hand; they are not forced to the disk, since the hash shows a record
-    that a power cut left incomplete. `output` is what an error names.
+    `begin` creates or finds the folder of the journal, and is called for the first result; with
+    None, no result is kept. Every record is written to the system at once, so that a killed process
+    loses only the current result. Records are not synced to the disk, because the hash exposes a
+    record that a power failure left incomplete. `output` is the path that errors name.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Journal:
         self._file: IO[bytes] | None = None
         self._is_playing = True
         self.was_kept = False
-        """Whether the last result was there already."""
+        """Whether the last result came from the journal."""
         self.seconds_before = 0.0
-        """What the results took that were."""
+        """The time that the results from the journal took to compute."""
 
     def __enter__(self) -> Journal:
         return self
@@ -59,15 +59,15 @@ class Journal:
         traceback: TracebackType | None,
     ) -> None:
         if self._file is not None:
-            with suppress(OSError):  # the disk is full, as `error` says already
+            with suppress(OSError):  # the disk is full, which `error` reports
                 self._file.close()
         if self._folder is not None and kind is None:
             atomic.remove(self._folder)
 
     def result(self, key: bytes, compute: Callable[[], bytes]) -> bytes:
-        """The result of the next piece: as it was kept, or computed now and kept.
+        """The next result, from the journal or computed and added to it.
 
-        `key` says which piece it is. Raises `ResourceExhausted` where the disk is full.
+        `key` identifies the result. Raises `ResourceExhausted` if the disk is full.
         """
         if self._begin is None:
             return compute()
@@ -104,7 +104,7 @@ def _next(file: IO[bytes], key: bytes) -> tuple[bytes, float] | None:
     if len(head) < _HEAD.size:
         return None
     length, seconds, digest = _HEAD.unpack(head)
-    if length > os.fstat(file.fileno()).st_size - file.tell():  # damaged: its length is anything
+    if length > os.fstat(file.fileno()).st_size - file.tell():  # damaged: the length is arbitrary
         return None
     found = file.read(length)
     return (found, seconds) if digest == _hash(key, seconds, found) else None

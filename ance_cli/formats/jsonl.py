@@ -1,8 +1,8 @@
-"""Reading and writing JSON lines and other text files that come from outside.
+"""Reads and writes JSON lines and other text files from outside.
 
-One place decides how an input opens (`-` is stdin, `.gz` and `.zst` by name) and how a broken line
-is reported: `file:line: what was found`. With a `SkippedLines` collector broken lines are counted
-and listed instead of ending the command.
+This module alone decides how an input opens (`-` is stdin, `.gz` and `.zst` are recognised by name)
+and how a broken line is reported: `file:line: what was found`. With a `SkippedLines` collector,
+broken lines are collected instead of ending the command.
 """
 
 from __future__ import annotations
@@ -26,22 +26,21 @@ from ance_cli.formats import atomic
 STDIO = Path("-")
 BOM = b"\xef\xbb\xbf"
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
-"""What reading raises where a compressed file is not whole."""
+"""Exceptions of reading a compressed file that is cut short or damaged."""
 
-
-_MEND = "fix the line, or skip bad lines with --skip-bad if the command has it"
+_FIX = "fix the line, or skip bad lines with --skip-bad"
 
 
 def refuse(problem: BadInput, skipped: SkippedLines | None) -> None:
-    """Raise the problem of a line, or note it where broken lines are skipped."""
+    """Raise the problem of a line, or collect it if broken lines are skipped."""
     if skipped is None:
-        problem.hint = problem.hint or _MEND
+        problem.hint = problem.hint or _FIX
         raise problem
     skipped.note(problem)
 
 
 class _ZstReader(io.RawIOBase):
-    """Decompresses zstd, and unlike the library's own reader notices a file that is cut short."""
+    """Decompresses zstd; unlike the library's own reader, it notices a file that is cut short."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw
@@ -57,7 +56,7 @@ class _ZstReader(io.RawIOBase):
             data = rest or self._raw.read(1 << 17)
             if not data:
                 if not self._frame.eof:
-                    raise EOFError("it ends within a frame")
+                    raise EOFError("the file ends within a frame")
                 return 0
             if self._frame.eof:
                 self._frame = zstandard.ZstdDecompressor().decompressobj()
@@ -68,7 +67,7 @@ class _ZstReader(io.RawIOBase):
 
 
 class _CountedFile(io.FileIO):
-    """A file that reports how many of its bytes each read has taken."""
+    """A file that reports the number of bytes of each read."""
 
     def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
         super().__init__(path, "rb")
@@ -84,7 +83,7 @@ class _CountedFile(io.FileIO):
 def open_input(path: Path, on_bytes: Callable[[int], None] | None = None) -> Iterator[IO[bytes]]:
     """Open a file for reading bytes: stdin for `-`, decompressed for `.gz` and `.zst`.
 
-    `on_bytes` is called with the number of bytes, as they are on disk, of each read from a file.
+    `on_bytes` is called with the number of bytes on disk of each read from a file.
     """
     if path == STDIO:
         yield sys.stdin.buffer
@@ -96,7 +95,7 @@ def open_input(path: Path, on_bytes: Callable[[int], None] | None = None) -> Ite
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file", hint="check the path") from None
     except PermissionError:
-        raise BadInput(f"{path}: not readable by this user", hint="check its permissions") from None
+        raise BadInput(f"{path}: permission denied", hint="check its permissions") from None
     with raw:
         if path.suffix == ".gz":
             with gzip.open(raw, "rb") as handle:
@@ -110,9 +109,9 @@ def open_input(path: Path, on_bytes: Callable[[int], None] | None = None) -> Ite
 def read_lines(
     path: Path, on_bytes: Callable[[int], None] | None = None
 ) -> Iterator[tuple[int, bytes]]:
-    """The lines of a text file with their numbers from 1, without blank ones and a leading BOM.
+    """Yield the lines of a text file with their numbers from 1, except blank lines.
 
-    `on_bytes` is that of `open_input`.
+    A byte order mark at the start is removed. `on_bytes` is passed to `open_input`.
     """
     number = 0
     with open_input(path, on_bytes) as handle:
@@ -128,10 +127,10 @@ def read_lines(
 
 
 def damaged(where: str, error: Exception) -> BadInput:
-    """The error of a compressed file whose reading ended with one of `DAMAGE`."""
+    """The error for a compressed file whose reading ended with one of `DAMAGE`."""
     return BadInput(
         f"{where}: the compressed file is cut short or damaged ({error})",
-        hint="fetch or compress the file again",
+        hint="download or compress the file again",
     )
 
 
@@ -140,7 +139,7 @@ def read_records(
     skipped: SkippedLines | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The JSON objects of a JSON-lines file, with their line numbers."""
+    """Yield the JSON objects of a JSON-lines file with their line numbers."""
     for number, line in read_lines(path, on_bytes):
         try:
             record = orjson.loads(line)
@@ -149,8 +148,8 @@ def read_records(
             refuse(
                 BadInput(
                     f"{path}:{number}: not valid JSON ({error}); the line begins {start!r}",
-                    hint=f"look at it with: sed -n {number}p {path}; "
-                    "skip bad lines with --skip-bad",
+                    hint=f"look at the line with: sed -n {number}p {path}; fix it, or skip bad "
+                    "lines with --skip-bad",
                 ),
                 skipped,
             )
@@ -160,9 +159,9 @@ def read_records(
         else:
             refuse(
                 BadInput(
-                    f"{path}:{number}: expected one JSON object a line, "
+                    f"{path}:{number}: expected one JSON object per line, "
                     f"found {type(record).__name__}",
-                    hint='each line is one record, for instance {"_id": "d1", "text": "..."}',
+                    hint='a line looks like {"_id": "d1", "text": "..."}',
                 ),
                 skipped,
             )
@@ -170,7 +169,10 @@ def read_records(
 
 @contextmanager
 def open_output(path: Path) -> Iterator[IO[bytes]]:
-    """Open a text file for writing, whole or not at all; `-` is stdout, `.gz`/`.zst` by name."""
+    """Open a text file that is written whole or not at all.
+
+    `-` is stdout; a name that ends in `.gz` or `.zst` is compressed.
+    """
     if path == STDIO:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -181,7 +183,7 @@ def open_output(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def compressed(raw: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
-    """Wrap a handle so that it compresses as the name of `path` asks."""
+    """Wrap a handle so that it compresses if `path` ends in `.gz` or `.zst`."""
     if path.suffix == ".gz":
         with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as handle:
             yield handle  # type: ignore[misc]
@@ -193,9 +195,9 @@ def compressed(raw: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
 
 
 def refuse_stdio(path: Path, what: str) -> None:
-    """Refuse `-` where the artifact is a folder or needs random access."""
+    """Refuse `-` as the output of an artifact that is a folder."""
     if path == STDIO:
         raise UsageProblem(
-            f"{what} cannot go through a pipe: it is a folder of memory-mapped files",
+            f"{what} cannot be written to stdout: the output is a folder",
             hint="name a folder with -o DIR",
         )

@@ -23,7 +23,7 @@ class Label(NamedTuple):
 
 
 def read_labels(path: Path, skipped: SkippedLines | None = None) -> Iterator[tuple[int, Label]]:
-    """The labels line by line, with their line numbers; nothing is held."""
+    """Yield the labels with their line numbers; nothing is kept in memory."""
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:

@@ -1,9 +1,9 @@
-"""One writer per output: a lease file next to it names the holder and shows that it is alive.
+"""One writer per output: a lease file next to the output names the holder and shows that it lives.
 
-On one host the lock on the lease file decides, and a killed holder frees it at once. Between hosts
-that share a file system locks and process ids mean nothing, so there the heartbeat decides: the
-holder touches the file every few seconds, and a lease not touched for a minute, nor while somebody
-watches it, is stale.
+On one host, the lock on the lease file decides, and the kernel frees the lock of a killed holder at
+once. Between hosts that share a file system, locks and process ids do not work, so the heartbeat
+decides: the holder touches the file every 10 seconds. A lease is stale if it has not been touched
+for a minute and is not touched while another process watches it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def lease_name(output: Path) -> Path:
 
 
 def read_holder(path: Path) -> dict[str, str | int] | None:
-    """Host, pid, start time and command of a lease's holder, or None where nobody is named."""
+    """Host, pid, start time and command of a lease's holder; None if the lease names no holder."""
     try:
         return read_record(path, dict[str, str | int])
     except (OSError, BadInput):
@@ -58,11 +58,12 @@ class Holder(NamedTuple):
 
 
 def look(path: Path) -> Holder | None:
-    """Who holds a lease, without touching it; None where nobody is named.
+    """The holder of a lease, without taking its lock; None if the lease names no holder.
 
-    Whoever took its lock to find out, for a moment only, would turn away a holder who comes just
-    then. So on this host a holder lives as long as its process has the file open, and its heartbeat
-    decides on another host and where that cannot be seen (a process of another user).
+    Taking the lock to find out, even for a moment, would turn away a process that tries to hold the
+    lease just then. So a holder on this host is alive if its process has the file open. The
+    heartbeat decides for a holder on another host, and for a process of another user, whose open
+    files are not visible.
     """
     named = read_holder(path)
     try:
@@ -81,7 +82,7 @@ def look(path: Path) -> Holder | None:
 
 
 def _has_open(pid: int, path: Path) -> bool | None:
-    """Whether a process of this host has a file open; None where that cannot be seen."""
+    """Whether a process of this host has a file open; None if its open files are not visible."""
     folder = f"/proc/{pid}/fd"
     try:
         descriptors = os.listdir(folder)
@@ -93,7 +94,7 @@ def _has_open(pid: int, path: Path) -> bool | None:
         try:
             if os.path.samefile(os.path.join(folder, name), path):
                 return True
-        except OSError:  # closed since it was listed
+        except OSError:  # closed since the listing
             continue
     return False
 
@@ -108,7 +109,7 @@ def _refuse(path: Path, what: str) -> Busy:
         f"{what} is being written by process {holder.get('pid', '?')} on "
         f"{holder.get('host', '?')}, started {holder.get('started', '?')}{age}: "
         f"{holder.get('command', '?')}",
-        hint="wait for it, or stop it and repeat the command",
+        hint="wait for that process, or stop it and repeat the command",
     )
 
 
@@ -129,10 +130,10 @@ def _open_locked(path: Path, what: str) -> int:
 
 
 def _is_beating(descriptor: int) -> bool:
-    """Whether a lease's heartbeat continues.
+    """Whether the holder of a lease still touches it.
 
-    One of the last minute does. Any other is watched for a while: by a clock that jumped, or that
-    differs from the holder's, a living holder looks dead and a dead one alive.
+    A heartbeat within the last minute is enough. Otherwise the file is watched for 25 seconds: if
+    the clock jumped or differs from the holder's, the age of the heartbeat means nothing.
     """
     touched = os.fstat(descriptor).st_mtime_ns
     if 0 <= time.time() - touched / 1e9 < STALE_SECONDS:
@@ -147,51 +148,60 @@ def _is_beating(descriptor: int) -> bool:
 
 @contextmanager
 def hold(path: Path, what: str) -> Iterator[None]:
-    """Hold the lease file `path` while the block runs; `what` is its output in words.
+    """Hold the lease file `path` while the block runs; `what` names the output in messages.
 
-    Raises `Busy`, naming the holder, where somebody else has it.
+    Raises `Busy`, which names the holder, if another process has the lease.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _open_locked(path, what)
-    stop = threading.Event()
     try:
         other = read_holder(path)
-        host = socket.gethostname()
-        if other and other.get("host") != host and _is_beating(descriptor):
-            os.close(descriptor)
-            descriptor = -1
+        if other and other.get("host") != socket.gethostname() and _is_beating(descriptor):
             raise _refuse(path, what)
-        holder = {
-            "host": host,
-            "pid": os.getpid(),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": " ".join(["ance", *sys.argv[1:]]),
-        }
         with disk_errors(path):
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, orjson.dumps(holder), 0)
-
-        def beat() -> None:
-            while not stop.wait(HEARTBEAT_SECONDS):
-                os.utime(descriptor)
-
-        thread = threading.Thread(target=beat, daemon=True, name="lease-heartbeat")
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-            path.unlink(missing_ok=True)
+            os.pwrite(descriptor, orjson.dumps(_this_process()), 0)
+        with _heartbeat(descriptor):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
     finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+        os.close(descriptor)
+
+
+def _this_process() -> dict[str, str | int]:
+    """What a lease says of its holder."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["ance", *sys.argv[1:]]),
+    }
+
+
+@contextmanager
+def _heartbeat(descriptor: int) -> Iterator[None]:
+    """Touch an open file every `HEARTBEAT_SECONDS` while the block runs."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(HEARTBEAT_SECONDS):
+            os.utime(descriptor)
+
+    thread = threading.Thread(target=beat, daemon=True, name="lease-heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextmanager
 def of_output(output: Path) -> Iterator[None]:
-    """Hold the lease of an output while the block writes it; stdout has none."""
+    """Hold the lease of an output while the block writes it; stdout needs no lease."""
     if output == STDIO:
         yield
         return
@@ -201,10 +211,10 @@ def of_output(output: Path) -> Iterator[None]:
 
 @contextmanager
 def reading(artifact: Path) -> Iterator[None]:
-    """Hold a reader's lease on an artifact while the block runs, so that nobody prunes it.
+    """Hold a reader's lease on an artifact while the block runs, so that no process prunes it.
 
-    Readers do not exclude each other. Where the folder cannot be written there is no lease, and
-    nobody prunes there either.
+    Readers do not exclude each other. A folder that is not writable gets no lease: no process can
+    prune it either.
     """
     path = artifact.with_name(f".{artifact.name}.reader-{uuid.uuid4().hex}")
     if not os.access(artifact.parent, os.W_OK):
@@ -215,12 +225,12 @@ def reading(artifact: Path) -> Iterator[None]:
 
 
 def has_readers(artifact: Path) -> bool:
-    """Whether a living reader holds a lease on the artifact; what dead ones left is removed."""
+    """Whether a living reader holds a lease on the artifact; leases of dead readers are removed."""
     living = False
     for path in artifact.parent.glob(f".{artifact.name}.reader-*"):
         try:
             with hold(path, str(artifact)):
-                pass  # its holder is gone, and so is the file now
+                pass  # the holder is dead; leaving the block removes the file
         except Busy:
             living = True
     return living
@@ -228,16 +238,16 @@ def has_readers(artifact: Path) -> bool:
 
 @contextmanager
 def hold_in_turn(path: Path, what: str, say: Callable[[str], None]) -> Iterator[None]:
-    """As `hold`, but waits until whoever has the lease is done, and says once who that is."""
+    """Like `hold`, but waits for the current holder, and reports once which process that is."""
     with ExitStack() as held:
-        told = False
+        reported = False
         while True:
             try:
                 held.enter_context(hold(path, what))
                 break
             except Busy as busy:
-                if not told:
-                    say(f"{busy.what}; waiting until it is done")
-                    told = True
+                if not reported:
+                    say(f"{busy.what}; waiting for that process")
+                    reported = True
                 time.sleep(WAIT_SECONDS)
         yield

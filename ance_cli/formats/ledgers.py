@@ -1,4 +1,4 @@
-"""A run's append-only ledgers: one JSON object a line, in the order in which things happened."""
+"""A run's append-only ledgers: one JSON object per line, in the order of the events."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _BRING_BACK = "restore the file: ance writes whole lines, so something else chan
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment that was begun, as `segments.jsonl` keeps it.
+    """A segment that was started, as recorded in `segments.jsonl`.
 
-    `input` identifies the negatives; `negatives` is the path of their file, relative to the run if
+    `input` identifies the negatives. `negatives` is the path of their file, relative to the run if
     the file is inside the run.
     """
 
@@ -67,7 +67,7 @@ class _Step:
 
 @dataclass
 class SegmentLedger:
-    """The segments of a run that were begun, oldest first, and the numbers of those that ended."""
+    """The segments of a run that were started, oldest first, and the numbers of the ended ones."""
 
     begun: list[Segment] = field(default_factory=list)
     finished: set[int] = field(default_factory=set)
@@ -79,7 +79,7 @@ class SegmentLedger:
         return None if last is None or last.segment in self.finished else last
 
     def add(self, record: dict[str, Any], where: str) -> None:
-        """Add a line; `BadInput` begins with `where`."""
+        """Add a line; the message of `BadInput` begins with `where`."""
         if "finished" in record:
             self.finished.add(check_record(record, _Finished, where, _BRING_BACK).finished)
         else:
@@ -112,8 +112,8 @@ def read_ledger(path: Path) -> list[dict[str, Any]]:
 def read_ledger_as(path: Path, kind: type[T]) -> list[T]:
     """The records of a ledger, of the declared type.
 
-    A last line without an end was cut short by a kill and is ignored. Raises `BadInput` if another
-    line is broken.
+    A last line without a newline is ignored: a kill cut it short. Raises `BadInput` if another line
+    is broken.
     """
     return [
         parse_record(line, kind, f"{path}:{number}", _BRING_BACK) for number, line in _lines(path)
@@ -126,7 +126,7 @@ def last_step(path: Path) -> int:
 
 
 def cut_ledger(path: Path, last_step: int) -> None:
-    """Keep the records up to `last_step`."""
+    """Remove the records after `last_step`."""
     if path.exists():
         kept = [
             line
@@ -137,7 +137,7 @@ def cut_ledger(path: Path, last_step: int) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The whole lines of a file with their numbers, without empty ones."""
+    """Yield the complete lines of a file with their numbers, without empty lines."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:

@@ -1,9 +1,10 @@
-"""Manifests: what made an artifact, and whether it is what the caller asks for now.
+"""Manifests: how an artifact was made, and whether it is what the caller asks for now.
 
-A folder holds `manifest.json`, a file has the sidecar `NAME.manifest.json`. It is written last,
-after the content is durable. `shaped_by` holds only what shapes the content, with `auto` resolved,
-`inputs` the fingerprint of each input, and the artifact's own fingerprint is a hash over kind,
-versions, `shaped_by` and `inputs`. `ran_with` is for people and never compared.
+An artifact that is a folder contains `manifest.json`; one that is a file has `NAME.manifest.json`
+next to it. The manifest is written last, after the content is durable. `shaped_by` has the settings
+that shape the content, with `auto` resolved; `inputs` has the fingerprint of each input. The
+artifact's own fingerprint is a hash of kind, versions, `shaped_by` and `inputs`. `ran_with` is
+information for people and is never compared.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ ALGORITHM_VERSIONS = {
     "export": 1,
     "export-folder": 1,
 }
-"""Raised when a stage computes something else from the same inputs: old outputs go stale."""
+"""A version is raised when the same inputs give another content, which makes old outputs stale."""
 
 _FOLDERS = {"embeddings", "index", "candidates", "generation", "bm25-index", "dataset", "tokens",
             "export-folder"}  # fmt: skip
@@ -58,10 +59,11 @@ def manifest_name(output: Path, kind: str) -> Path:
 
 
 def read_manifest(output: Path, kind: str) -> dict[str, Any]:
-    """The manifest of an existing artifact.
+    """Read the manifest of an existing artifact.
 
-    Raises `Mismatch` where it has none, is of another kind, or says of the artifact's making what
-    its own fingerprint does not: somebody edited it. `BadInput` if a part is missing.
+    Raises `Mismatch` if the artifact has no manifest or is of another kind, or if the manifest was
+    edited, so that its fingerprint is wrong; `BadInput` if the artifact does not exist or a part of
+    the manifest is missing.
     """
     path = manifest_name(output, kind)
     if not output.exists():
@@ -71,7 +73,7 @@ def read_manifest(output: Path, kind: str) -> dict[str, Any]:
         manifest = read_record(path, dict[str, Any], hint)
     except (FileNotFoundError, NotADirectoryError):
         raise Mismatch(
-            f"{output}: has no {path.name}, so nothing says which model and data it came from",
+            f"{output}: has no {path.name}, so its model and data are unknown",
             hint=hint,
         ) from None
     if manifest.get("kind") != kind:
@@ -80,9 +82,9 @@ def read_manifest(output: Path, kind: str) -> dict[str, Any]:
         )
     if manifest.get("fingerprint") != hash_json({name: manifest.get(name) for name in _IDENTITY}):
         raise Mismatch(
-            f"{path}: was edited since ance wrote it: its settings and inputs are not those of its "
+            f"{path}: was edited after ance wrote it: its settings and inputs do not match its "
             "fingerprint",
-            hint="bring the old one back, or make the artifact again with --force",
+            hint="restore the file, or make the artifact again with --force",
         )
     check_record(manifest.get("content"), _CONTENT.get(kind, _Content), f"{path}: content", hint)
     check_record(manifest.get("stats"), _STATS.get(kind, dict), f"{path}: stats", hint)
@@ -90,7 +92,7 @@ def read_manifest(output: Path, kind: str) -> dict[str, Any]:
 
 
 _IDENTITY = ("kind", "format_version", "algorithm_version", "shaped_by", "inputs")
-"""What the fingerprint is a hash of."""
+"""The keys of which the fingerprint is a hash."""
 
 
 @dataclass
@@ -148,20 +150,21 @@ _CONTENT: dict[str, type[_Content]] = {
     "answers": _HashedContent,
 }
 _STATS: dict[str, type] = {"index": _IndexStats, "generation": _GenerationStats}
-"""What the readers of an artifact need from its manifest; other kinds need less."""
+"""What the readers of an artifact need from its manifest, by kind (default: `_Content`)."""
 
 _MAKERS = {
     "tokens": "make it with: ance tokenize --ckpt CHECKPOINT --data DATASET -o DIR",
     "embeddings": "make it with: ance encode --ckpt CHECKPOINT --data DATASET -o DIR",
     "index": "make it with: ance index EMBEDDINGS -o DIR",
     "candidates": "make it with: ance mine",
-    "generation": "remove the generation's folder: the next ance refresh makes another",
+    "generation": "remove the generation's folder; the next ance refresh makes a new one",
 }
+_REPLACE = "choose another name with -o, or replace the output with --force"
 
 
 @dataclass
 class Plan:
-    """One artifact to be made: its name, what shapes it and what it is made from."""
+    """An artifact to be made: its path, the settings that shape it, and its inputs."""
 
     kind: str
     output: Path
@@ -169,7 +172,7 @@ class Plan:
     inputs: dict[str, str]
     ran_with: dict[str, Any] = field(default_factory=dict)
     reads: Sequence[Path | str | None] = ()
-    """Files and folders that it is made from (None: not there): it may not replace them."""
+    """Files and folders that are read to make the artifact, which may not replace them."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -191,17 +194,17 @@ class Plan:
 
     @property
     def partial(self) -> Path:
-        """The folder in which a folder artifact grows."""
+        """The path under which the artifact is built."""
         return atomic.partial_name(self.output)
 
-    # ---------------------------------------------------------------- is it there already?
+    # ---------------------------------------------------------------- is the output up to date?
 
     def published(self, force: bool = False) -> dict[str, Any] | None:
-        """The manifest of the output if it is up to date; None where it has to be made.
+        """The manifest of the output if it is up to date; None if the output has to be made.
 
-        Raises `Mismatch`, naming the keys that differ, where the output exists with other settings,
-        was made by something else, or was changed since; `force` makes it again instead. Raises
-        `UsageProblem` where the output would take the place of what it is made from.
+        Raises `Mismatch` if the output was made with other settings (the message names them) or not
+        by ance, or was changed; with `force` the result is None instead. Raises `UsageProblem` if
+        the output would replace one of its inputs.
         """
         if self.output == STDIO:
             return None
@@ -209,35 +212,40 @@ class Plan:
         if force:
             return None
         self._finish_interrupted_file()
-        if not self.output.exists():
+        if not self.output.exists() or self._is_empty_folder():
             return None
-        if self.kind not in _FOLDERS and self.output.is_dir():
-            raise Mismatch(
-                f"{self.output}: is a folder, and the {self.kind} is a file",
-                hint="name a file with -o",
-            )
-        if not self.manifest.exists():
-            if self.output.is_dir() and not any(self.output.iterdir()):
-                return None
-            raise Mismatch(
-                f"{self.output}: exists, and nothing says that ance made it",
-                hint="choose another name with -o, or replace it with --force",
-            )
+        self._check_made_by_ance()
         found = read_manifest(self.output, self.kind)
         if differing := self._differences(found):
             raise Mismatch(
-                f"{self.output}: exists with other settings: {'; '.join(differing)}",
-                hint="choose another name with -o, or replace it with --force",
+                f"{self.output}: exists with other settings: {'; '.join(differing)}", hint=_REPLACE
             )
+        self._check_unchanged(found)
+        self._finish_interrupted_folder(found)
+        return found
+
+    def _is_empty_folder(self) -> bool:
+        is_folder = self.kind in _FOLDERS and self.output.is_dir()
+        return is_folder and not any(self.output.iterdir())
+
+    def _check_made_by_ance(self) -> None:
+        if self.kind not in _FOLDERS and self.output.is_dir():
+            raise Mismatch(
+                f"{self.output}: is a folder, expected a file ({self.kind})",
+                hint="name a file with -o",
+            )
+        if not self.manifest.exists():
+            raise Mismatch(
+                f"{self.output}: exists and has no manifest, so ance may not have made it",
+                hint=_REPLACE,
+            )
+
+    def _check_unchanged(self, found: dict[str, Any]) -> None:
+        """Compare the sizes of the output's files with its manifest."""
         for name, size in found["content"]["files"].items():
             path = self.output / name if self.kind in _FOLDERS else self.output
             if not path.exists() or path.stat().st_size != size:
-                raise Mismatch(
-                    f"{path}: was changed since ance made it",
-                    hint="choose another name with -o, or replace it with --force",
-                )
-        self._finish_interrupted_folder(found)
-        return found
+                raise Mismatch(f"{path}: was changed after ance wrote it", hint=_REPLACE)
 
     def _differences(self, found: dict[str, Any]) -> list[str]:
         differing = []
@@ -254,16 +262,16 @@ class Plan:
     # ---------------------------------------------------------------- folders
 
     def open_partial(self, force: bool = False, abandon_other: bool = False) -> Path:
-        """The folder to build in: the one an interrupted call left, if it was making the same.
+        """The folder to build in; an interrupted call with the same settings is continued.
 
-        `abandon_other` starts again if that call was making something else; otherwise that is a
-        `Mismatch`, since it may hold hours of work.
+        An interrupted call with other settings is a `Mismatch`, because its folder may contain
+        hours of work; with `abandon_other` its folder is removed. `force` always starts again.
         """
         self._begin(self.partial, force, abandon_other)
         return self.partial
 
     def _begin(self, folder: Path, force: bool, abandon_other: bool = False) -> None:
-        """Make the partial folder and its plan, or check that the existing one can be continued."""
+        """Make the partial folder and its plan, or check that an existing one can be continued."""
         if folder.exists() and (force or not (folder / PLAN).exists()):
             atomic.remove(folder)
         if folder.exists():
@@ -274,9 +282,9 @@ class Plan:
             if differing := self._differences(other):
                 if not abandon_other:
                     raise Mismatch(
-                        f"{folder}: an unfinished {self.kind} with other settings is in the way: "
+                        f"{folder}: exists as an unfinished {self.kind} with other settings: "
                         f"{'; '.join(differing)}",
-                        hint="finish it with its own settings, or drop it with --force",
+                        hint="finish it with its own settings, or discard it with --force",
                     )
                 atomic.remove(folder)
         with atomic.disk_errors(folder):
@@ -284,15 +292,28 @@ class Plan:
         if not (folder / PLAN).exists():
             atomic.write_bytes(folder / PLAN, orjson.dumps(self.identity))
 
+    @contextmanager
+    def new_partial(self) -> Iterator[Path]:
+        """Yield an empty folder to build in, for work that cannot be continued.
+
+        If the block fails, the folder is removed.
+        """
+        folder = self.open_partial(force=True)
+        try:
+            with atomic.disk_errors(self.output):
+                yield folder
+        except BaseException:
+            atomic.remove(folder)
+            raise
+
     def publish_folder(
         self, content: dict[str, Any], stats: dict[str, Any], unfinished_only: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """Give the partial folder its name, with the manifest inside; returns the manifest.
+        """Write the manifest and rename the partial folder; returns the manifest.
 
-        `unfinished_only` names files that serve to continue the work; like the plan they go only
-        once the folder has its name, so that a full disk loses none of the work. Names that begin
-        with a dot are no part of an artifact: a reader that was killed inside the folder has left
-        its lease there, and whoever finds it removes it.
+        `unfinished_only` names files that are only needed to continue the work. They and the plan
+        are removed after the rename, so that a full disk loses no work. Names that begin with a dot
+        are not part of an artifact: they are leases that killed readers left in the folder.
         """
         folder = self.partial
         dropped = {folder / name for name in (PLAN, MANIFEST, *unfinished_only)}
@@ -310,17 +331,16 @@ class Plan:
         return manifest
 
     def _tidy(self, unfinished_only: Iterable[str]) -> None:
-        """Remove what only an unfinished folder needs; the plan last, as the mark that this is not
-        done yet."""
+        """Remove the files of an unfinished folder; the plan last, as a mark of unfinished work."""
         for name in (*unfinished_only, PLAN):
             (self.output / name).unlink(missing_ok=True)
 
     def _finish_interrupted_folder(self, found: dict[str, Any]) -> None:
-        """Where a stop came after the folder had its name, and before it was tidy."""
+        """Finish a call that was stopped after the rename and before `_tidy` was done."""
         if self.kind not in _FOLDERS or not (self.output / PLAN).exists():
             return
         parts = {*found["content"]["files"], MANIFEST, PLAN}
-        with suppress(PermissionError):  # somebody else's, who will tidy it
+        with suppress(PermissionError):  # another user's folder: their next call tidies it
             self._tidy(
                 path.name
                 for path in list(self.output.iterdir())
@@ -341,12 +361,11 @@ class Plan:
         return atomic.partial_name(self.manifest)
 
     def journal(self, force: bool, say: Callable[[str], None]) -> Journal:
-        """Where the pieces of a long work for this file are kept until it has its name (stdout:
-        nowhere).
+        """A journal for the results of this file until it is written; for stdout, an empty one.
 
-        It is in a partial folder, as for a folder artifact: what an interrupted call left
-        is continued if that call was making the same, and `say` reports it; it is dropped with
-        `force`; otherwise a `Mismatch`.
+        The journal is in a partial folder. Like `open_partial`, it continues an interrupted call
+        with the same settings (`say` reports that), raises `Mismatch` if the call had other
+        settings, and starts again with `force`.
         """
         if self.output == STDIO:
             return Journal()
@@ -355,19 +374,19 @@ class Plan:
         def begin() -> Path:
             self._begin(folder, force)
             if (folder / RECORDS).exists():
-                say(f"{self.output}: going on from what an interrupted call left")
+                say(f"{self.output}: continuing an interrupted call")
             return folder
 
         return Journal(begin, self.output)
 
     @contextmanager
     def text_file(self, stats: dict[str, Any]) -> Iterator[IO[bytes]]:
-        """Write the output file through the handle that this yields (`-` is stdout).
+        """Yield a handle that writes the output file (`-` is stdout).
 
-        When the block ends without an error the file takes its name, with a sidecar manifest that
-        holds `stats` as the block left them; on an error nothing is left. The manifest is durable
-        under a pending name before the content is renamed, so that a kill between the two renames
-        is rolled forward by the next call instead of leaving a file without a manifest.
+        If the block ends without an error, the file is renamed to its final name and its manifest
+        is written, with `stats` as the block left them; on an error nothing remains. The manifest
+        is durable under a pending name before the file is renamed, so that the next call finishes
+        what a kill between the two renames interrupted.
         """
         if self.output == STDIO:
             with open_output(self.output) as handle:
@@ -425,13 +444,15 @@ def _dump(manifest: dict[str, Any]) -> bytes:
 
 
 def spare_inputs(output: Path, reads: Iterable[Path | str | None]) -> None:
-    """Raise `UsageProblem` where an output is, or holds, something that is read to make it: with
-    --force it would be gone for good."""
+    """Raise `UsageProblem` if an output is, or contains, one of its inputs.
+
+    With --force the input would be lost.
+    """
     place = output.resolve()
     for path in reads:
         if path is not None and Path(path).resolve().is_relative_to(place):
             raise UsageProblem(
-                f"{output}: this command reads {path}, which it would replace",
+                f"{output}: would replace {path}, which this command reads",
                 hint="choose another name with -o",
             )
 

@@ -1,5 +1,5 @@
-"""A dataset merged from several: an ordinary one whose ids begin with their dataset's name, and
-`datasets.json`, which gives each one's share of the training."""
+"""A dataset merged from several: its ids begin with the name of their dataset, and `datasets.json`
+lists each dataset's share of the training pairs."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def dataset_name_of(merged: str) -> str:
 
 
 def owners(doc_ids: Sequence[str], names: Collection[str]) -> npt.NDArray[np.int16]:
-    """For each id of a merged dataset the position of its dataset in `names`, (ids,) int16.
+    """The position in `names` of the dataset of each id, (ids,) int16.
 
-    Raises `BadInput` for an id that belongs to none of them.
+    Raises `BadInput` for an id that belongs to none of the datasets.
     """
     positions = {name: position for position, name in enumerate(names)}
     found = (positions.get(dataset_name_of(doc_id), -1) for doc_id in doc_ids)
     owner = np.fromiter(found, np.int16, len(doc_ids))
     if (strangers := np.flatnonzero(owner < 0)).size:
         raise BadInput(
-            f"{doc_ids[strangers[0]]!r} is an id of none of the datasets {', '.join(names)}",
-            hint=f"ids of a merged dataset are NAME/ID, with a NAME that its {DATASETS} lists",
+            f"the id {doc_ids[strangers[0]]!r} belongs to none of the datasets {', '.join(names)}",
+            hint=f"ids of a merged dataset are NAME/ID, with a NAME that {DATASETS} lists",
         )
     return owner
 
@@ -59,9 +59,10 @@ class _Share:
 
 
 def read_shares(dataset: Dataset) -> dict[str, float] | None:
-    """name -> share of each dataset in a merged one, adding up to one; None if it is not merged.
+    """name -> share for each part of a merged dataset; the shares add up to one.
 
-    Read from `datasets.json` next to the corpus. Raises `BadInput` if that file is broken.
+    Reads `datasets.json` next to the corpus; None if there is no such file. Raises `BadInput` if
+    the file is broken.
     """
     path = dataset.corpus.parent / DATASETS
     try:
@@ -74,7 +75,7 @@ def read_shares(dataset: Dataset) -> dict[str, float] | None:
     for entry in listed:
         if "/" in checked_id(entry.name, str(path)):
             raise BadInput(
-                f"{path}: {entry.name!r} cannot name a dataset: it holds a /",
+                f"{path}: {entry.name!r} cannot be the name of a dataset: it contains a /",
                 hint=_SHARES_LOOK_LIKE,
             )
         if entry.name in shares:
@@ -93,4 +94,4 @@ def read_shares(dataset: Dataset) -> dict[str, float] | None:
     return {name: share / total for name, share in shares.items()}
 
 
-_SHARES_LOOK_LIKE = 'it looks like [{"name": "a", "share": 0.7}, {"name": "b", "share": 0.3}]'
+_SHARES_LOOK_LIKE = 'the file looks like [{"name": "a", "share": 0.7}, {"name": "b", "share": 0.3}]'

@@ -1,10 +1,10 @@
 """Negatives as JSON lines, one line for each pair of a query and a positive.
 
 `{"query_id", "positive_id", "negative_ids": [...], "negative_scores": [...], "negative_ranks":
-[...], "positive_score", "sources": [...]}`: scores and ranks (from 1) are null where the source has
-none. Where a cross-encoder scored them there are also `teacher_scores` (its logits, in the order of
-`negative_ids`, null where it did not score) and `teacher_positive_score`. Only `query_id`,
-`positive_id` and `negative_ids` are needed to train; distillation reads the teacher's fields too.
+[...], "positive_score", "sources": [...]}`. A score or rank (from 1) is null if the source has
+none. With a cross-encoder as teacher, a line also has `teacher_scores` (logits in the order of
+`negative_ids`, null for a negative without a score) and `teacher_positive_score`. Training needs
+only `query_id`, `positive_id` and `negative_ids`; distillation also reads the teacher's fields.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ance_cli.formats.jsonl import read_records, refuse
 
 
 def audit_name(negatives: Path) -> Path:
-    """Where the audit of a negatives file is: `ann.audit.json` for `ann.jsonl`."""
+    """The path of the audit of a negatives file: `ann.audit.json` for `ann.jsonl`."""
     return _companion(negatives, ".audit.json")
 
 
 def candidates_name(negatives: Path) -> Path:
-    """Where the candidates of a negatives file are: `ann.candidates` for `ann.jsonl`."""
+    """The path of the candidates of a negatives file: `ann.candidates` for `ann.jsonl`."""
     return _companion(negatives, ".candidates")
 
 
@@ -40,7 +40,7 @@ def _companion(negatives: Path, ending: str) -> Path:
 
 @dataclass(frozen=True)
 class Texts:
-    """What people read next to the ids: query_id -> text, and doc_id -> title and text."""
+    """Texts that are written next to the ids: query_id -> text, and doc_id -> title and text."""
 
     queries: dict[str, str]
     passages: dict[str, str]
@@ -50,7 +50,7 @@ class Texts:
 class PairNegatives:
     """One line: the negatives of one (query, positive) pair.
 
-    `teacher_scores` is empty where no teacher scored this pair, else as long as `negative_ids`.
+    `teacher_scores` is as long as `negative_ids`, or empty if no teacher scored the pair.
     """
 
     query_id: str
@@ -64,8 +64,8 @@ class PairNegatives:
     teacher_positive_score: float | None = None
 
     def to_line(self, texts: Texts | None = None) -> bytes:
-        """The JSON line; `texts` adds those of its queries and documents, for people."""
-        # not `asdict`, which copies every list deeply: a quarter of the time of a small mining
+        """The JSON line; `texts` adds the texts of the query and the documents for people."""
+        # not `asdict`, which copies every list deeply: a quarter of the time of a small mining run
         record = {name: getattr(self, name) for name in self.__slots__}
         if not self.teacher_scores and self.teacher_positive_score is None:
             del record["teacher_scores"], record["teacher_positive_score"]
@@ -83,74 +83,81 @@ def read_negatives(
     positives: dict[str, list[str]] | None = None,
     skipped: SkippedLines | None = None,
 ) -> Iterator[PairNegatives]:
-    """The lines of a negatives file, checked against the dataset.
+    """Yield the lines of a negatives file, checked against the dataset.
 
-    Refuses unknown ids, a pair that occurs twice, a `positive_id` that the labels do not call a
-    positive of the query, and a negative that they do.
+    Raises `BadInput` for an unknown id, a pair that occurs twice, a `positive_id` that is not a
+    positive of the query in the labels, and a negative that is one.
     """
-    seen: dict[tuple[str, str], int] = {}
+    lines: dict[tuple[str, str], int] = {}
     for number, record in read_records(path, skipped):
         where = f"{path}:{number}"
         try:
             pair = parse_pair(record, where)
-            if pair.query_id not in known_queries:
-                raise BadInput(f"{where}: query {pair.query_id!r} is not among the queries")
-            for doc_id in (pair.positive_id, *pair.negative_ids):
-                if doc_id not in known_docs:
-                    raise BadInput(
-                        f"{where}: document {doc_id!r} is not in the corpus",
-                        hint="train on the dataset that the negatives were mined from",
-                    )
+            _check_ids(pair, known_queries, known_docs, where)
             if positives is not None:
-                relevant = positives.get(pair.query_id, [])
-                if pair.positive_id not in relevant:
-                    raise BadInput(
-                        f"{where}: {pair.positive_id!r} is not a positive of query "
-                        f"{pair.query_id!r} in the labels",
-                        hint="name the split that the negatives were mined for with --split",
-                    )
-                if wrong := set(relevant).intersection(pair.negative_ids):
-                    raise BadInput(
-                        f"{where}: {sorted(wrong)[0]!r} is a positive of query {pair.query_id!r} "
-                        "and is among its negatives",
-                        hint="mine again with `ance mine`, which removes every known positive",
-                    )
+                _check_labels(pair, positives.get(pair.query_id, []), where)
             key = (pair.query_id, pair.positive_id)
-            if key in seen:
-                raise BadInput(f"{where}: this pair was on line {seen[key]} before")
+            if key in lines:
+                raise BadInput(f"{where}: the same pair is also on line {lines[key]}")
         except BadInput as problem:
             refuse(problem, skipped)
             continue
-        seen[key] = number
+        lines[key] = number
         yield pair
-    if not seen:
+    if not lines:
+        raise BadInput(f"{path}: the file has no negatives", hint=_MAKE_NEGATIVES)
+
+
+_MAKE_NEGATIVES = "make negatives with `ance bm25-negatives` or `ance mine`"
+
+
+def _check_ids(
+    pair: PairNegatives, known_queries: Container[str], known_docs: Container[str], where: str
+) -> None:
+    if pair.query_id not in known_queries:
+        raise BadInput(f"{where}: query {pair.query_id!r} is not among the queries")
+    for doc_id in (pair.positive_id, *pair.negative_ids):
+        if doc_id not in known_docs:
+            raise BadInput(
+                f"{where}: document {doc_id!r} is not in the corpus",
+                hint="train on the dataset that the negatives were mined from",
+            )
+
+
+def _check_labels(pair: PairNegatives, relevant: list[str], where: str) -> None:
+    """Compare a pair with the positives of its query."""
+    if pair.positive_id not in relevant:
         raise BadInput(
-            f"{path}: there are no negatives in it",
-            hint="make negatives with `ance bm25-negatives` or `ance mine`",
+            f"{where}: {pair.positive_id!r} is not a positive of query {pair.query_id!r} in the "
+            "labels",
+            hint="name the split that the negatives were mined for with --split",
+        )
+    if wrong := set(relevant).intersection(pair.negative_ids):
+        raise BadInput(
+            f"{where}: {min(wrong)!r} is a positive of query {pair.query_id!r} and is among its "
+            "negatives",
+            hint="mine again with `ance mine`, which removes every known positive",
         )
 
 
 def parse_pair(record: dict[str, object], where: str) -> PairNegatives:
-    """A line of a negatives file, by itself; `BadInput` where its fields are not as described."""
+    """Parse one line of a negatives file; `BadInput` if a field is missing or of another type."""
     query_id, positive_id = record.get("query_id"), record.get("positive_id")
     negative_ids = record.get("negative_ids")
     if not isinstance(query_id, str) or not isinstance(positive_id, str):
         raise BadInput(
             f"{where}: 'query_id' and 'positive_id' should be strings; "
             f"the record has {', '.join(record) or 'no fields'}",
-            hint="make negatives with `ance bm25-negatives` or `ance mine`",
+            hint=_MAKE_NEGATIVES,
         )
     if not isinstance(negative_ids, list) or not all(isinstance(x, str) for x in negative_ids):
-        raise BadInput(
-            f"{where}: 'negative_ids' should be a list of strings",
-            hint="make negatives with `ance bm25-negatives` or `ance mine`",
-        )
+        raise BadInput(f"{where}: 'negative_ids' should be a list of strings", hint=_MAKE_NEGATIVES)
     pair = PairNegatives(query_id, positive_id, negative_ids)
     scores = record.get("teacher_scores", [])
     if not isinstance(scores, list) or len(scores) not in (0, len(negative_ids)):
         raise BadInput(
             f"{where}: 'teacher_scores' should be a list as long as 'negative_ids' "
-            f"({len(negative_ids)} of them)"
+            f"({len(negative_ids)})"
         )
     pair.teacher_scores = [_score(score, "teacher_scores", where) for score in scores]
     pair.teacher_positive_score = _score(
@@ -168,5 +175,5 @@ def _score(value: object, name: str, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadInput(f"{where}: {name!r} should hold finite numbers or null, found {value!r}")
+        raise BadInput(f"{where}: {name!r} should contain finite numbers or null, found {value!r}")
     return float(value)

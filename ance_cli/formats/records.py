@@ -19,15 +19,15 @@ T = TypeVar("T")
 
 
 def read_record(path: Path, kind: type[T], hint: str | None = None) -> T:
-    """The record that a JSON file holds.
+    """Read the record in a JSON file.
 
-    Raises `FileNotFoundError` if there is no file, and `BadInput` if it holds something else.
+    Raises `FileNotFoundError` if there is no file, and `BadInput` if it contains something else.
     """
     return parse_record(path.read_bytes(), kind, str(path), hint)
 
 
 def parse_record(data: bytes, kind: type[T], where: str, hint: str | None = None) -> T:
-    """The record that `data` holds; `BadInput` begins with `where`."""
+    """Parse the record in `data`; the message of `BadInput` begins with `where`."""
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -36,18 +36,18 @@ def parse_record(data: bytes, kind: type[T], where: str, hint: str | None = None
 
 
 def check_record(value: Any, kind: type[T], where: str, hint: str | None = None) -> T:
-    """A decoded JSON value as a record of this type; `BadInput` begins with `where`."""
+    """Convert a decoded JSON value to a record; the message of `BadInput` begins with `where`."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise BadInput(f"{where}: {_said(str(error), kind)}", hint=hint) from error
+        raise BadInput(f"{where}: {_reworded(str(error), kind)}", hint=hint) from error
 
 
 _MISSING, _NOT_LISTED = "Object missing required field ", "Invalid enum value "
 
 
-def _said(message: str, kind: Any) -> str:
-    """What msgspec found, by the name of the field.
+def _reworded(message: str, kind: Any) -> str:
+    """A message of msgspec in our words, beginning with the name of the field.
 
     Its messages read "Expected `int`, got `str` - at `$.steps`", "Object missing required field
     `steps`" and "Invalid enum value 'x' - at `$.mode`".
@@ -62,8 +62,8 @@ def _said(message: str, kind: Any) -> str:
     else:
         expected, _, found = problem.removeprefix("Expected ").partition(", got ")
     expected = expected.replace("object", "a JSON object").replace("array", "a list")
-    said = f"expected {expected}, found {found}" if found else problem
-    return f"{field!r}: {said}" if field else said
+    reworded = f"expected {expected}, found {found}" if found else problem
+    return f"{field!r}: {reworded}" if field else reworded
 
 
 def _choices(kind: Any, field: str) -> str:

@@ -1,4 +1,4 @@
-"""What a run keeps of its generations, and what a run will take on disk."""
+"""Which generations a run keeps, and how much disk space a run needs and uses."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ance_cli.formats.run_folder import REFRESHER, RunFolder
 
 
 def prune(run: RunFolder, keep: int) -> list[Path]:
-    """Remove the large parts of all but the newest `keep` generations; returns what went.
+    """Remove the large parts of all but the newest `keep` generations; returns the removed parts.
 
-    A part that somebody reads (its lease) stays until a later call.
+    A part with a reader's lease stays until a later call.
     """
     atomic.sweep(run.generations, "removed")
     generations = run.all_generations()
@@ -33,14 +33,14 @@ def prune(run: RunFolder, keep: int) -> list[Path]:
 
 @dataclass(frozen=True)
 class Extent:
-    """What the size of a run depends on."""
+    """The quantities that determine the size of a run."""
 
     num_docs: int
     rows_per_doc: int
-    """Segments of a document, at most."""
+    """The most segments of a document."""
     dim: int
     id_bytes: int
-    """Of a document's or query's id."""
+    """Bytes of the id of a document or query."""
     num_queries: int
     num_pairs: int
     num_dev_queries: int
@@ -48,22 +48,22 @@ class Extent:
     negatives: int
     dev_depth: int
     weight_bytes: int
-    """Of one checkpoint in float32, its tokenizer included."""
+    """Bytes of a checkpoint in float32, including its tokenizer."""
     num_checkpoints: int
-    """All of them are kept, and each has a generation."""
+    """Every checkpoint is kept and has a generation."""
     num_log_lines: int
     keep: int
     has_index: bool
 
 
 def disk_need(extent: Extent) -> dict[str, int]:
-    """Bytes, at most, of each part of a run, and of `all`.
+    """Upper bounds in bytes for each part of a run, and for `all` parts together.
 
-    float16 vectors, a Flat index if there is one, candidates of 8 bytes each,
-    float32 weights, two resume states of three times the weights, while one more of each is being
-    written; and the records: the negatives and dev runs of every generation, and the log.
+    Counts float16 vectors, a Flat index if the run has one, 8 bytes per candidate, float32 weights,
+    and two resume states of three times the weights; and one more of each, which is written while
+    the others exist. Records are the negatives and dev runs of every generation, and the log.
     """
-    ids = extent.num_docs * (extent.id_bytes + 1 + 8)  # and where the document's rows begin
+    ids = extent.num_docs * (extent.id_bytes + 1 + 8)  # an id, a newline, and the document's offset
     vectors = extent.num_docs * extent.rows_per_doc * extent.dim * 2
     pair = _PAIR_BYTES + extent.negatives * (extent.id_bytes + _NEGATIVE_BYTES)
     records = extent.num_pairs * pair
@@ -73,7 +73,7 @@ def disk_need(extent: Extent) -> dict[str, int]:
     need = {
         "embeddings": (extent.keep + 1) * (vectors + ids),
         "index": (extent.keep + 1) * (2 * vectors + ids) if extent.has_index else 0,
-        "candidates": (extent.keep + 2) * candidates,  # BM25's too, where it is a source
+        "candidates": (extent.keep + 2) * candidates,  # and those of BM25, if it is a source
         "checkpoints": (extent.num_checkpoints + 1) * extent.weight_bytes,
         "states": 3 * 3 * extent.weight_bytes,
         "records": extent.num_checkpoints * (records + _GENERATION_BYTES)
@@ -83,18 +83,19 @@ def disk_need(extent: Extent) -> dict[str, int]:
 
 
 _PAIR_BYTES, _NEGATIVE_BYTES = 160, 50
-"""Of a line of negatives: what surrounds the ids of a pair, and those of each negative."""
+"""Bytes in a line of negatives in addition to the ids: for the pair, and for each negative."""
 _POSITIVE_BYTES = 40
 _RUN_LINE_BYTES = 30
 _LOG_LINE_BYTES = 400
 _GENERATION_BYTES = 50_000
-"""A generation's manifests, audit and probe."""
+"""Bytes of a generation's manifests, audit and probe."""
 
 
 def disk_use(run: RunFolder) -> dict[str, int]:
-    """Bytes that the files of a run take now, by the parts of `disk_need`.
+    """Bytes that the files of a run use now, by the parts of `disk_need`.
 
-    What is unfinished counts with the part that it will be. Files may come and go meanwhile.
+    An unfinished artifact counts as the part that it will become. Other processes may add and
+    remove files meanwhile.
     """
     use = dict.fromkeys((*LARGE, "checkpoints", "states", "records"), 0)
     for folder, _, names in os.walk(run.path):
@@ -122,14 +123,15 @@ def _part_of(run: RunFolder, folder: Path) -> str:
 
 
 _LEDGERS = 1 << 20
-"""Bytes for the lines of the log and the like."""
+"""Bytes for new lines of the log and the other ledgers."""
 
 
 def ending_need(run: RunFolder) -> int:
-    """Bytes of what any training writes: a checkpoint and a resume state, each as large as the
-    newest, and the log; before there is a state, the weights three times (with two moments).
+    """Bytes that the end of any training needs: one checkpoint, one resume state and the log.
 
-    More where checkpoints are asked for on the way, which all stay (`disk_need` counts those).
+    Both are as large as the newest ones; before the first state, a state counts as three times the
+    weights (the weights and two moments). Checkpoints during training are not counted: `disk_need`
+    counts those.
     """
     checkpoint, state = run.newest_checkpoint(), run.newest_state()
     weights = _size(checkpoint[1]) if checkpoint else 0
@@ -137,19 +139,21 @@ def ending_need(run: RunFolder) -> int:
 
 
 def has_room(run: RunFolder) -> bool:
-    """Whether the disk takes one checkpoint and state of this run."""
+    """Whether the disk has room for one checkpoint and state of this run."""
     return atomic.free_bytes(run.path) >= ending_need(run)
 
 
 def check_free(run: RunFolder) -> None:
-    """Raise `ResourceExhausted` where the disk will not take what any training writes: said before
-    the first step, no step is lost to a disk that was full already."""
+    """Raise `ResourceExhausted` if the disk has no room for the end of a training (`ending_need`).
+
+    Checked before the first step, so that no step is lost to a disk that was already full.
+    """
     free, need = atomic.free_bytes(run.path), ending_need(run)
     if free < need:
         raise ResourceExhausted(
             f"{run.path}: no room left on the disk for the checkpoint and the state after these "
             f"steps: {free / 1e6:,.1f} MB are free, {need / 1e6:,.1f} MB are needed",
-            hint="free some space and repeat the command: what was finished is kept",
+            hint=atomic.FREE_SPACE,
         )
 
 

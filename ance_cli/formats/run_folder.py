@@ -44,7 +44,7 @@ _REPOINT = "remove the file: the next ance refresh writes it again"
 
 _PARTS = {"lease", "inputs", "checkpoints", "state", "generations", "latest", ".latest.partial",
           ".run.json.partial"}  # fmt: skip
-"""What a run folder can hold before `run.json` is written."""
+"""What a run folder can contain before `run.json` is written."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class DataPaths:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What `run.json` holds.
+    """The content of `run.json`.
 
-    `identity` is what two calls of one run must agree on: the dataset and the start by content, and
-    the fields of `TrainConfig`.
+    Every call of a run must have the same `identity`: the content of the dataset and of the start
+    checkpoint, and the fields of `TrainConfig`.
     """
 
     identity: dict[str, Any]
@@ -75,7 +75,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Pointer:
-    """What `negatives.json` holds: the published generation. `path` is relative to the run."""
+    """The content of `negatives.json`: the published generation. `path` is relative to the run."""
 
     generation: int
     checkpoint_step: int
@@ -117,27 +117,17 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether the run was made: `run.json` is written last."""
+        """Whether the run has been created: `run.json` is written last."""
         return (self.path / RUN).exists()
 
     @contextmanager
     def held(self, role: str) -> Iterator[None]:
-        """Hold the run's lease for a role that may make the run.
+        """Hold the run's lease for a role that can create the run.
 
-        Where the block fails before the run exists, nothing is left under its name. Refuses a
-        folder that holds something else than a run.
+        If the block fails before the run exists, nothing remains under its name. Raises `Mismatch`
+        for a folder that is not a run.
         """
-        if not self.exists and self.path.exists():
-            names = {path.name for path in self.path.iterdir()}
-            found = {name for name in names if not name.endswith(".removed")}  # left by a kill
-            strangers = found - _PARTS
-            if not strangers and "lease" not in found:  # every run that began has it
-                strangers = found
-            if strangers:
-                raise Mismatch(
-                    f"{self.path}: exists and is not a run folder (it holds {min(strangers)})",
-                    hint="choose another name with -o",
-                )
+        self._check_is_run()
         try:
             with hold(self.lease(role), f"the run {self.path}"):
                 atomic.sweep(self.path, "removed")
@@ -149,22 +139,37 @@ class RunFolder:
                             atomic.remove(self.path / name)
                     raise
         finally:
-            if not self.exists:  # remove the folders unless they hold somebody else's lease
+            if not self.exists:  # remove the folders unless they hold another process's lease
                 for folder in (self.path / "lease", self.path):
                     if folder.is_dir() and not any(folder.iterdir()):
                         folder.rmdir()
 
+    def _check_is_run(self) -> None:
+        """Raise `Mismatch` if the folder exists and is not a run, nor the beginning of one."""
+        if self.exists or not self.path.exists():
+            return
+        names = {path.name for path in self.path.iterdir()}
+        found = {name for name in names if not name.endswith(".removed")}  # left by a kill
+        others = found - _PARTS
+        if not others and "lease" not in found:  # every run that was started has a lease folder
+            others = found
+        if others:
+            raise Mismatch(
+                f"{self.path}: exists and is not a run folder (it contains {min(others)})",
+                hint="choose another name with -o",
+            )
+
     def read(self) -> RunRecord:
-        """What `run.json` holds; `BadInput` if a part is missing or of another type."""
+        """Read `run.json`; `BadInput` if a part is missing or of another type."""
         path = self.path / RUN
         found = self._read(RUN, RunRecord)
         check_record(found.identity, TrainConfig, f"{path}: identity", _RESTORE)
         return found
 
     def refresh_settings(self) -> dict[str, Any]:
-        """The settings in `refresh.json`, as they were written.
+        """The settings in `refresh.json`.
 
-        Raises `BadInput` if there is no such file, or a setting has another type than in
+        Raises `BadInput` if there is no such file, or if a setting has another type than in
         `RefreshConfig`.
         """
         found = self._read(REFRESH, dict[str, Any])
@@ -186,7 +191,7 @@ class RunFolder:
             ) from None
 
     def dataset(self) -> Dataset:
-        """The run's dataset; `Mismatch` if its files are not those that the run began with."""
+        """The run's dataset; `Mismatch` if its files have changed since the run began."""
         facts = self.read()
         paths = {
             "corpus": Path(facts.data.corpus),
@@ -199,7 +204,7 @@ class RunFolder:
             raise Mismatch(
                 f"{self.path}: its data has changed since the run began: "
                 f"{', '.join(map(str, paths.values()))}",
-                hint="bring the old files back, or start another run: "
+                hint="restore the files, or start another run: "
                 f"--data DATASET --ckpt {self.latest} -o RUN2",
             )
         return dataset
@@ -211,19 +216,19 @@ class RunFolder:
     # ---------------------------------------------------------------- checkpoints and states
 
     def checkpoint(self, step: int) -> CheckpointFolder:
-        """The checkpoint of a step, whether it exists or not."""
+        """The checkpoint of a step, which need not exist."""
         return CheckpointFolder(self.checkpoints / f"step-{step:08d}")
 
     def state(self, step: int) -> StateFolder:
-        """The resume state of a step, whether it exists or not."""
+        """The resume state of a step, which need not exist."""
         return StateFolder(self.states / f"step-{step:08d}")
 
     def newest_checkpoint(self) -> tuple[int, Path] | None:
-        """(step, folder) of the newest whole checkpoint."""
+        """(step, folder) of the newest complete checkpoint."""
         return max(_all_checkpoints(self.checkpoints), default=None)
 
     def newest_state(self) -> tuple[int, Path] | None:
-        """(step, folder) of the newest whole resume state."""
+        """(step, folder) of the newest complete resume state."""
         return max(_all_states(self.states), default=None)
 
     def prune_states(self, keep: int = 2) -> None:
@@ -234,11 +239,11 @@ class RunFolder:
     # ---------------------------------------------------------------- generations
 
     def generation(self, number: int) -> GenerationFolder:
-        """The generation of a number, whether it exists or not."""
+        """The generation of a number, which need not exist."""
         return GenerationFolder(self.generations / f"{number:04d}")
 
     def all_generations(self) -> list[GenerationFolder]:
-        """The whole generations, oldest first."""
+        """The complete generations, oldest first."""
         paths = self.generations.glob("[0-9]*")
         found = [GenerationFolder(path) for path in paths if path.name.isdecimal()]
         return sorted(found, key=lambda generation: generation.number)
@@ -255,12 +260,12 @@ class RunFolder:
         return GenerationFolder(self.path / pointer.path)
 
     def publish(self, generation: int, checkpoint_step: int, folder: Path) -> None:
-        """Point the trainer to a whole generation."""
+        """Point the trainer to a complete generation."""
         pointer = Pointer(generation, checkpoint_step, folder.relative_to(self.path).as_posix())
         atomic.write_bytes(self.path / POINTER, orjson.dumps(asdict(pointer)))
 
     def generation_of(self, negatives: Path) -> int | None:
-        """The number of the generation that a negatives file belongs to; None if to none here."""
+        """The number of the run's generation that has this negatives file; None if none has it."""
         folder = negatives.parent.resolve()
         if folder.parent != self.generations.resolve() or not folder.name.isdecimal():
             return None
@@ -273,11 +278,11 @@ class RunFolder:
         return SegmentLedger.read(self.segments).unfinished
 
     def last_logged_step(self) -> int:
-        """The step of the last line of the training log, 0 before the first."""
+        """The step of the last line of the training log; 0 if the log is empty."""
         return last_step(self.metrics)
 
     def note_switch(self, step: int, generation: int | None) -> None:
-        """Note, durably, that the batch of `step` is the first of a generation; None is not one."""
+        """Record durably that the batch of `step` is the first one on a generation (None: skip)."""
         earlier = [each for each in read_ledger_as(self.switches, Switch) if each.step <= step]
         if generation is not None and (not earlier or earlier[-1].generation != generation):
             atomic.append_line(self.switches, orjson.dumps(asdict(Switch(step, generation))))
@@ -294,7 +299,7 @@ def now() -> str:
 
 
 def compare_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], hint: str) -> None:
-    """Raise `Mismatch` naming the keys in which `wanted` differs; `auto` agrees with anything."""
+    """Raise `Mismatch` that names the keys in which `wanted` differs; `auto` equals any value."""
     differing = [
         f"{name} {found.get(name)!r} -> {value!r}"
         for name, value in wanted.items()
@@ -305,17 +310,17 @@ def compare_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], 
 
 
 def _all_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of each whole checkpoint."""
+    """(step, folder) of each complete checkpoint."""
     found = []
     for path in folder.glob("[!.]*"):
-        with suppress(OSError, BadInput):  # not whole: a published one has its step
+        with suppress(OSError, BadInput):  # incomplete: a published checkpoint has its step
             facts = read_record(CheckpointFolder(path).settings, _CheckpointStep)
             found.append((facts.training_step, path))
     return found
 
 
 def _all_states(folder: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of each whole resume state."""
+    """(step, folder) of each complete resume state."""
     found = []
     for path in folder.glob("[!.]*"):
         with suppress(OSError, BadInput):

@@ -1,4 +1,4 @@
-"""What a stage returns: the output's name, whether there was work to do, and its figures."""
+"""The summary that a command returns: its output, whether that was up to date, and its figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def summary_of(manifest: dict[str, Any], output: Path, up_to_date: bool) -> Summ
 
 
 class Clock:
-    """Seconds of each named part of a stage's work, for its figures."""
+    """Measures the seconds of the named parts of a command's work."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -1,9 +1,9 @@
-"""The token cache: a corpus as ragged rows of token ids, written in one pass, read in blocks.
+"""The token cache: a corpus as ragged rows of token ids, written in one pass and read in blocks.
 
-`tokens.npy` (1-D, uint16 or uint32) holds the rows one after the other, `offsets.npy` (int64,
-rows + 1) where each row begins, `doc_offsets.npy` (int64, documents + 1) the first row of each
-document, `ids.txt` one document id a line. A block is a number of consecutive documents, and has a
-hash over its part of the three arrays.
+`tokens.npy` (1-D, uint16 or uint32) has the tokens of all rows, `offsets.npy` (int64, rows + 1) the
+start of each row, `doc_offsets.npy` (int64, documents + 1) the first row of each document, and
+`ids.txt` one document id per line. A block is a number of consecutive documents; its hash covers
+its part of the three arrays.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Ids = npt.NDArray[np.integer[Any]]
 class TokenRows:
     """Ragged rows of token ids.
 
-    `ids` (tokens,) integers; `offsets` (rows + 1,) int64; `row_counts` (texts,) int32: how many
-    adjacent rows each text has (1 for queries and FirstP, up to `max_segments` for MaxP).
+    `ids` (tokens,) integers; `offsets` (rows + 1,) int64; `row_counts` (texts,) int32: the number
+    of adjacent rows of each text (1 for queries and FirstP, up to `max_segments` for MaxP).
     """
 
     ids: Ids
@@ -54,7 +54,7 @@ class TokenRows:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """(rows,) tokens of each row."""
+        """(rows,) the number of tokens of each row."""
         return np.diff(self.offsets)
 
     def row(self, index: int) -> Ids:
@@ -64,9 +64,9 @@ class TokenRows:
     def padded(
         self, rows: Sequence[int] | npt.NDArray[np.int64], pad_id: int, multiple: int = 8
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Token ids and attention mask (rows, width), int64, of the chosen rows.
+        """Token ids and attention mask of the chosen rows, both (rows, width) int64.
 
-        The width is the longest row's, rounded up to a multiple, so that few shapes occur.
+        The width is that of the longest row, rounded up to a multiple, so that few shapes occur.
         """
         chosen = np.asarray(rows)
         starts = self.offsets[chosen]
@@ -79,7 +79,7 @@ class TokenRows:
         return token_ids, inside.astype(np.int64)
 
     def of_texts(self, texts: npt.NDArray[np.int64]) -> TokenRows:
-        """The rows of some of the texts, in the order named."""
+        """The rows of the given texts, in the given order."""
         counts = self.row_counts[texts]
         first = np.cumsum(counts, dtype=np.int64) - counts
         rows = np.repeat(self.starts[texts] - first, counts) + np.arange(int(counts.sum()))
@@ -91,7 +91,7 @@ class TokenRows:
 
 
 def join_rows(parts: Sequence[TokenRows]) -> TokenRows:
-    """One `TokenRows` out of several, in order."""
+    """Join several `TokenRows` into one, in order."""
     if not parts:
         return TokenRows(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32))
     lengths = np.concatenate([part.lengths for part in parts])
@@ -105,7 +105,7 @@ def join_rows(parts: Sequence[TokenRows]) -> TokenRows:
 
 
 def _block_hash(ids: Ids, offsets: Ids, doc_offsets: Ids) -> str:
-    """Over a block's tokens and both kinds of offsets, its two ends included."""
+    """Hash of a block's tokens and of both kinds of offsets, including the ends of the block."""
     state = xxhash.xxh3_64()
     for array in (ids, offsets, doc_offsets):
         state.update(np.ascontiguousarray(array).data)
@@ -113,7 +113,7 @@ def _block_hash(ids: Ids, offsets: Ids, doc_offsets: Ids) -> str:
 
 
 class _GrowingArray:
-    """A 1-D `.npy` file whose length is known at the end."""
+    """A 1-D `.npy` file whose length is only known at the end."""
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
@@ -134,10 +134,10 @@ class _GrowingArray:
 
 
 class TokenWriter:
-    """Writes a token cache, block after block, into a partial folder.
+    """Writes a token cache block by block into a partial folder.
 
-    Every block but the last holds `block_docs` documents. `vocabulary` bounds the token ids and
-    decides their type.
+    Every block except the last has `block_docs` documents. `vocabulary` is the number of token ids,
+    which determines their dtype.
     """
 
     def __init__(self, folder: Path, vocabulary: int, block_docs: int) -> None:
@@ -156,7 +156,7 @@ class TokenWriter:
     def write_block(self, doc_ids: Sequence[str], rows: TokenRows) -> None:
         """Append the next block: the rows of its documents."""
         if len(rows.row_counts) != len(doc_ids):
-            raise ValueError("rows and ids disagree")
+            raise ValueError("the numbers of texts and ids differ")
         if self._doc_offsets.length - 1 != len(self._hashes) * self._block_docs:
             raise ValueError("only the last block may be short")
         offsets = rows.offsets + self._tokens.length
@@ -188,11 +188,13 @@ class TokenWriter:
 
 
 class TokenCache:
-    """A published token cache. Each block is read by itself and nothing is kept, so that memory
-    does not grow with the corpus."""
+    """A published token cache.
+
+    Blocks are read one at a time and not kept, so that memory does not grow with the corpus.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Raises `Mismatch` or `BadInput` where the folder is no whole token cache."""
+        """Raises `Mismatch` or `BadInput` if the folder is not a complete token cache."""
         self.folder = folder
         self.manifest = read_manifest(folder, KIND)
         content = self.manifest["content"]
@@ -208,7 +210,8 @@ class TokenCache:
             found = load_array(folder / name, mapped=True).shape
             if found != (length,):
                 raise BadInput(
-                    f"{folder / name}: holds {found}, the manifest says ({length},)", hint=_AGAIN
+                    f"{folder / name}: has shape {found}, expected ({length},) (the manifest)",
+                    hint=_AGAIN,
                 )
 
     @property
@@ -217,12 +220,12 @@ class TokenCache:
 
     @property
     def doc_offsets(self) -> npt.NDArray[np.int64]:
-        """(documents + 1,) the first row of each document, on disk."""
+        """(documents + 1,) the first row of each document, memory-mapped."""
         return load_array(self.folder / DOC_OFFSETS, mapped=True)
 
     @property
     def block_tokens(self) -> npt.NDArray[np.int64]:
-        """(blocks,) how many tokens each block holds."""
+        """(blocks,) the number of tokens of each block."""
         starts = np.append(self.doc_offsets[: self.num_docs : self.block_docs], self.num_rows)
         offsets: npt.NDArray[np.int64] = load_array(self.folder / OFFSETS, mapped=True)[starts]
         return np.diff(offsets)
@@ -233,7 +236,7 @@ class TokenCache:
         return range(start, min(start + self.block_docs, self.num_docs))
 
     def block(self, block: int) -> TokenRows:
-        """The rows of a block's documents, in memory, its hash checked."""
+        """Read the rows of a block's documents; `BadInput` if the block's hash is wrong."""
         docs = self.docs_of(block)
         doc_offsets = self._part(DOC_OFFSETS, docs.start, docs.stop + 1)
         first, last = int(doc_offsets[0]), int(doc_offsets[-1])
@@ -246,16 +249,16 @@ class TokenCache:
                 return TokenRows(ids, offsets - offsets[0], counts)
         raise BadInput(
             f"{self.folder}: block {block} (documents {docs.start} to {docs.stop}) is damaged: "
-            "its hash is not the one in the manifest",
+            "its hash differs from the one in the manifest",
             hint=_AGAIN,
         )
 
     def _part(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
-        # mapped again each time: pages of a map that stays open would add up to the whole file
+        # mapped for each call: the pages of a map that stays open would add up to the whole file
         return np.array(load_array(self.folder / name, mapped=True)[start:stop])
 
     def doc_ids(self) -> Iterator[str]:
-        """The document ids in corpus order; raises `BadInput` at the end where one was changed."""
+        """Yield the document ids in corpus order; `BadInput` at the end if their hash is wrong."""
         state = xxhash.xxh3_64()
         with open(self.folder / IDS, "rb") as handle:
             for line in handle:
@@ -263,7 +266,7 @@ class TokenCache:
                 yield line[:-1].decode("utf-8", "replace")
         if state.hexdigest() != self.manifest["content"]["ids_xxh3"]:
             raise BadInput(
-                f"{self.folder / IDS}: is damaged: its hash is not the one in the manifest",
+                f"{self.folder / IDS}: is damaged: its hash differs from the one in the manifest",
                 hint=_AGAIN,
             )
 

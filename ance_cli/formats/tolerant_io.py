@@ -1,7 +1,7 @@
-"""Reading what may be absent, half written or damaged, without stopping at it.
+"""Reads files that may be missing, half written or damaged, without raising an error.
 
-For those who only look at a run: they show what there is. What lies there and is not what it should
-be is added to `damage`, where the caller gives a list for it; what is absent is not damage.
+For commands that only show the state of a run. A damaged file is described in the list `damage`, if
+the caller passes one; a missing file is not damage.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ance_cli.formats.records import parse_record, read_record
 
 
 def object_in(path: Path, damage: list[str] | None = None) -> dict[str, Any]:
-    """A JSON object from a file; empty if there is none."""
+    """The JSON object in a file; empty if the file is missing or damaged."""
     try:
         return read_record(path, dict[str, Any])
     except FileNotFoundError:
@@ -31,14 +31,14 @@ def object_in(path: Path, damage: list[str] | None = None) -> dict[str, Any]:
 def records_in(
     path: Path, last_bytes: int = 0, damage: list[str] | None = None
 ) -> list[dict[str, Any]]:
-    """The records of a ledger, or those in its last bytes."""
+    """The readable records of a ledger, or of its last `last_bytes` bytes."""
     try:
         with open(path, "rb") as handle:
             if last_bytes and os.fstat(handle.fileno()).st_size > last_bytes:
                 handle.seek(-last_bytes, os.SEEK_END)
                 handle.readline()
             lines = handle.read().split(b"\n")
-    except FileNotFoundError:  # none yet, or cut back in this moment
+    except FileNotFoundError:  # not written yet, or being replaced at this moment
         return []
     except OSError as error:
         _note(damage, f"{path}: could not be read ({error.strerror})")
@@ -51,7 +51,7 @@ def records_in(
             if line and number < len(lines):  # a kill may cut the last line short
                 broken.append(number)
     if broken:
-        _note(damage, f"{path}:{broken[0]}: is not a JSON object ({len(broken)} such lines)")
+        _note(damage, f"{path}:{broken[0]}: is not a JSON object ({len(broken)} broken lines)")
     return found
 
 

@@ -1,7 +1,7 @@
 """Runs in TREC's six columns: `query_id Q0 doc_id rank score tag`.
 
-trec_eval ignores the rank column: it orders by score, as a 32-bit float, and breaks ties by
-document id, descending. Runs are written in that order, so that the ranks are the ones judged.
+trec_eval ignores the rank column: it sorts by the score as a 32-bit float, and breaks ties by
+document id, descending. Runs are written in that order, so that the rank column agrees with it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def in_trec_order(scores: Mapping[str, float]) -> list[tuple[str, float]]:
 def write_hits(
     handle: IO[bytes], query_id: str, hits: Iterable[tuple[str, float]], tag: str, decimals: int = 6
 ) -> None:
-    """Append one query's hits, ranked as trec_eval does by the scores as they are written."""
+    """Append the hits of one query, in the order in which trec_eval ranks the rounded scores."""
     lines = [
         f"{query_id} Q0 {doc_id} {rank} {score:.{decimals}f} {tag}\n"
         for rank, (doc_id, score) in enumerate(
@@ -50,7 +50,7 @@ class Hit(NamedTuple):
 
 
 def read_hits(path: Path, skipped: SkippedLines | None = None) -> Iterator[tuple[int, Hit]]:
-    """The lines of a run file with their numbers; nothing is held."""
+    """Yield the lines of a run file with their numbers; nothing is kept in memory."""
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
@@ -79,8 +79,11 @@ def read_hits(path: Path, skipped: SkippedLines | None = None) -> Iterator[tuple
 def read_run(
     path: Path, skipped: SkippedLines | None = None, known_docs: Container[str] | None = None
 ) -> Run:
-    """A run file; columns that are missing, scores that are no numbers, repeats and documents that
-    the corpus does not know are errors."""
+    """Read a run file.
+
+    Raises `BadInput` for a missing column, a score that is not a number, a document that occurs
+    twice for a query, a document that is not in `known_docs`, and a file without hits.
+    """
     run: Run = {}
     for number, (query_id, doc_id, score, _) in read_hits(path, skipped):
         where = f"{path}:{number}: document {doc_id!r}"
@@ -88,7 +91,7 @@ def read_run(
         if known_docs is not None and doc_id not in known_docs:
             problem = BadInput(
                 f"{where} is not in the corpus",
-                hint="the run should come from the corpus that --data names",
+                hint="name the corpus that the run was made from with --data",
             )
             refuse(problem, skipped)
         elif doc_id in hits:
@@ -97,7 +100,7 @@ def read_run(
             hits[doc_id] = score
     if not run:
         raise BadInput(
-            f"{path}: there is no hit in it",
+            f"{path}: the file has no hits",
             hint="expected lines like `q1 Q0 d1 1 12.5 tag`, as `ance search` writes them",
         )
     return run

@@ -30,8 +30,7 @@ _PAPER = "https://openreview.net/forum?id=zeFrfgyZln"
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A checkpoint that the one in question descends from: a stretch of a run, or a model that no
-    run folder here made (`run` is None)."""
+    """A checkpoint in the lineage of another: from a run, or without a run folder (`run` None)."""
 
     name: str
     step: int
@@ -54,7 +53,7 @@ def write_card(place: Path, output: Path, name: str | None = None, call: Call = 
 def model_card(place: Path, name: str | None = None) -> str:
     """The card of a checkpoint, or of a run's newest one.
 
-    `name` is how a reader will call the model, `ORG/NAME` on the hub (None: the folder's name).
+    `name` is the name of the model, `ORG/NAME` on the hub (None: the folder's name).
     Raises `BadInput` if there is no checkpoint, or if it has no retrieval head.
     """
     checkpoint = checkpoint_at(place)
@@ -88,7 +87,7 @@ def checkpoint_at(place: Path) -> Checkpoint:
 
 
 def lineage(checkpoint: Checkpoint) -> list[Ancestor]:
-    """From the first model that is known of to the checkpoint itself."""
+    """The ancestors of a checkpoint, from the first known model to the checkpoint itself."""
     found = [_ancestor(checkpoint.path, checkpoint.settings.training_step)]
     while run := found[0].run:
         start = Path(run.read().start_checkpoint)
@@ -238,7 +237,7 @@ def _story(ancestors: Sequence[Ancestor]) -> Iterator[str]:
 
 
 def _segments(ancestor: Ancestor) -> list[Segment]:
-    """The stretches of training that led up to the checkpoint."""
+    """The segments of training that led to the checkpoint."""
     if ancestor.run is None:
         return []
     begun = SegmentLedger.read(ancestor.run.segments).begun
@@ -246,13 +245,13 @@ def _segments(ancestor: Ancestor) -> list[Segment]:
 
 
 def _mined(ancestor: Ancestor) -> int:
-    """On how many generations of its own the run had trained."""
+    """The number of the run's own generations that the checkpoint was trained on."""
     found = {segment.generation for segment in _segments(ancestor)}
     return len(found - {None})
 
 
 def _negatives(ancestor: Ancestor) -> str:
-    """From which negatives the steps up to the checkpoint learnt."""
+    """The negatives of the steps up to the checkpoint, as text."""
     files = {
         Path(segment.negatives).name
         for segment in _segments(ancestor)

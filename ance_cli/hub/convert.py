@@ -1,11 +1,11 @@
-"""`ance checkpoint`: what a checkpoint is, and one of another layout as one of ours."""
+"""`ance checkpoint`: inspects a checkpoint, and converts checkpoints of other layouts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ance_cli.call import Call
 from ance_cli.config.sets import Side, SimilarityName
@@ -21,6 +21,9 @@ from ance_cli.models.checkpoint import ORIGIN, Checkpoint
 from ance_cli.models.hub import fetched
 from ance_cli.models.tower import Tower, read_object
 
+if TYPE_CHECKING:
+    from ance_cli.models.foreign import Foreign
+
 _SIDES: tuple[Side, Side] = ("query", "passage")
 _WEIGHTS_AND_CONFIGS = (".safetensors", ".bin", ".cp", ".pt", ".json", ".txt", ".model")
 _SHAPE = {
@@ -29,13 +32,16 @@ _SHAPE = {
     "heads": ("num_attention_heads", "n_heads"),
     "vocabulary": ("vocab_size",),
 }
-"""What a backbone's config says of its size, by the names that models give it."""
+"""The size of a backbone -> the keys that models use for it in their configs."""
+
+_ENCODING = "pins"
+"""The key of the changed encoding settings in `ance.json`, unchanged since the first version."""
 
 
 def inspect(checkpoint: Checkpoint) -> Summary:
-    """What `checkpoint` is made of, what its vectors depend on, and where it came from.
+    """The parts of a checkpoint, the settings that its vectors depend on, and its lineage.
 
-    Only configs and the heads of the weight files are read, and the files once for their hashes.
+    Reads the configs and the headers of the weight files, and hashes every file once.
     """
     towers = {
         "shared" if checkpoint.shared else side: _described(checkpoint.tower(side))
@@ -49,7 +55,7 @@ def inspect(checkpoint: Checkpoint) -> Summary:
         "dim": checkpoint.dim,
         "similarity": "cosine" if checkpoint.is_cosine else checkpoint.settings.similarity,
         "scale": checkpoint.settings.scale,
-        "pins": _settings_of(checkpoint),
+        "encoding": _settings_of(checkpoint),
         "pinned": checkpoint.is_pinned,
         "hashes": {side: checkpoint.tower_hash(side) for side in _SIDES},
         "lineage": _lineage(checkpoint),
@@ -80,7 +86,7 @@ def _described(tower: Tower) -> dict[str, Any]:
 
 
 def _tensors_of(tower: Tower) -> tuple[int, list[str]]:
-    """How many numbers the weight files of a tower hold, and in which formats."""
+    """The number of parameters in a tower's weight files, and their dtypes."""
     from safetensors import SafetensorError, safe_open
 
     count, dtypes = 0, set()
@@ -88,7 +94,7 @@ def _tensors_of(tower: Tower) -> tuple[int, list[str]]:
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 with safe_open(path, framework="numpy") as found:
-                    for name in found.keys():  # noqa: SIM118 (it is no mapping)
+                    for name in found.keys():  # noqa: SIM118 (not a mapping)
                         tensor = found.get_slice(name)
                         count += prod(tensor.get_shape())
                         dtypes.add(str(tensor.get_dtype()))
@@ -98,7 +104,7 @@ def _tensors_of(tower: Tower) -> tuple[int, list[str]]:
 
 
 def _lineage(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The step, what it was converted from, and the run that contains it with that run's start."""
+    """The step of a checkpoint, its run and the run's start, and its origin if it was converted."""
     found: dict[str, Any] = {"training_step": checkpoint.settings.training_step}
     if checkpoint.is_pinned and (origin := read_object(checkpoint.files.settings).get(ORIGIN)):
         found[ORIGIN] = origin
@@ -117,62 +123,74 @@ def convert(
     settings: Mapping[str, Any] | None = None,
     call: Call = Call(),
 ) -> Summary:
-    """Make a checkpoint folder of one of another layout (see `models.foreign`); a source may be
-    the name of a model on the hub.
+    """Convert a checkpoint of another layout (see `models.foreign`) into a checkpoint folder.
 
-    `settings` overrides those that the layout implies. A folder that was made of the same files
-    with the same settings is up to date.
+    A source can be the name of a model on the hub. `settings` overrides the encoding settings of
+    the layout. An output that was made from the same files with the same settings is up to date.
     """
     refuse_stdio(output, "a checkpoint folder")
     sources = [fetched(source, _WEIGHTS_AND_CONFIGS) for source in sources]
     backbone = fetched(backbone) if backbone else None
     spare_inputs(output, (*sources, backbone))
     changes = {name: value for name, value in (settings or {}).items() if value is not None}
-    asked = {
+    origin = {
         "files": {name: hash_file(path) for source in sources for name, path in _files_of(source)},
         "backbone": str(backbone) if backbone else None,
         "pooling": pooling,
         "similarity": similarity,
-        "pins": changes,
     }
     summary = {"output": str(output), "kind": "checkpoint", "up_to_date": False}
-    if not call.force and _is_made(output, asked):
+    if not call.force and _is_made(output, {**origin, _ENCODING: changes}):
         return {**summary, "up_to_date": True}
     if call.dry_run:
-        return {**summary, "dry_run": True, **asked}
-    from ance_cli.models.dual import save_dual
+        return {**summary, "dry_run": True, **origin, "encoding": changes}
     from ance_cli.models.foreign import load_foreign
+
+    def load(scratch: Path) -> Foreign:
+        found = load_foreign(sources, scratch, backbone, pooling, similarity)
+        found.override(sources[0], **changes)
+        return found
+
+    with lease.of_output(output):
+        layout = _write(output, load, {**origin, _ENCODING: changes})
+    made = Checkpoint(output)
+    return {
+        **summary,
+        "layout": layout,
+        "towers": "shared" if made.shared else "two",
+        "dim": made.dim,
+        "similarity": made.settings.similarity,
+        "encoding": _settings_of(made),
+    }
+
+
+def _write(output: Path, load: Callable[[Path], Foreign], origin: dict[str, Any]) -> str:
+    """Write the loaded checkpoint with its origin; returns the name of its layout.
+
+    `load` takes a folder for temporary files.
+    """
+    from ance_cli.models.dual import save_dual
     from ance_cli.models.tokens import Tokenizer
 
     partial = atomic.partial_name(output)
     scratch = partial.with_name(f"{partial.name}.source")
-    with lease.hold(lease.lease_name(output), str(output)):
-        for folder in (partial, scratch):  # left by a call that was killed
+    for folder in (partial, scratch):  # left by a call that was killed
+        atomic.remove(folder)
+    try:
+        with atomic.disk_errors(output):
+            found = load(scratch)
+            origin = {"layout": found.layout, **origin}
+            save_dual(found.dual, Tokenizer(found), found.settings, partial, origin=origin)
+        Checkpoint(partial)  # check the checkpoint before it is published
+        atomic.publish_folder(partial, output)
+    finally:
+        for folder in (partial, scratch):
             atomic.remove(folder)
-        try:
-            with atomic.disk_errors(output):
-                found = load_foreign(sources, scratch, backbone, pooling, similarity)
-                found.override(sources[0], **changes)
-                origin = {"layout": found.layout, **asked}
-                save_dual(found.dual, Tokenizer(found), found.settings, partial, origin=origin)
-            Checkpoint(partial)  # what it refuses should not get the name
-            atomic.publish_folder(partial, output)
-        finally:
-            for folder in (partial, scratch):
-                atomic.remove(folder)
-    made = Checkpoint(output)
-    return {
-        **summary,
-        "layout": found.layout,
-        "towers": "shared" if made.shared else "two",
-        "dim": made.dim,
-        "similarity": made.settings.similarity,
-        "pins": _settings_of(made),
-    }
+    return found.layout
 
 
 def _files_of(source: Path) -> list[tuple[str, Path]]:
-    """The files of a source that its vectors can depend on, by names that do not move with it."""
+    """The files of a source that vectors can depend on, by names that are relative to it."""
     if not source.exists():
         raise BadInput(f"{source}: no such file or folder", hint="check the path")
     name = source.resolve().name
@@ -185,16 +203,16 @@ def _files_of(source: Path) -> list[tuple[str, Path]]:
     ]
 
 
-def _is_made(output: Path, asked: dict[str, Any]) -> bool:
-    """Whether the output is what was asked for; `Mismatch` where it is something else."""
+def _is_made(output: Path, origin: dict[str, Any]) -> bool:
+    """Whether the output was converted from this origin; `Mismatch` if it is something else."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     settings = CheckpointFolder(output).settings
     made = read_object(settings).get(ORIGIN) if settings.exists() else None
-    if made is None or {name: made.get(name) for name in asked} != asked:
-        other = "of other files or settings" if made else "and nothing says that it was converted"
+    if made is None or {name: made.get(name) for name in origin} != origin:
+        reason = "other files or settings" if made else "an unknown source"
         raise Mismatch(
-            f"{output}: exists, {other}",
-            hint="choose another name with -o, or replace it with --force",
+            f"{output}: exists and was made from {reason}",
+            hint="choose another name with -o, or replace the output with --force",
         )
     return True

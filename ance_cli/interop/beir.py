@@ -1,6 +1,6 @@
 """BEIR: `corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`.
 
-It is the layout that ance reads itself, so an import makes a checked copy."""
+Every command reads this layout, so an import only makes a checked copy."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def is_layout(folder: Path) -> bool:
 
 
 def parts_of(folder: Path) -> list[Part]:
-    """The parts of a dataset folder; a split is called as its file is."""
+    """The parts of a dataset folder; a split has the name of its file."""
     found = locate(folder)
-    what = "BEIR corpus (ance's own layout: --data reads this folder as it is)"
+    what = "BEIR corpus (--data can read this folder directly)"
     parts = [file_part(found.corpus, Role.DOCUMENTS, what, tables.json_documents)]
     if found.queries is not None:
         parts.append(file_part(found.queries, Role.QUERIES, "BEIR queries", tables.json_queries))
@@ -31,7 +31,7 @@ def parts_of(folder: Path) -> list[Part]:
 
 
 def recognise(path: Path, head: Head) -> Part | None:
-    """Files called corpus*.jsonl or queries*.jsonl, and labels with BEIR's header."""
+    """Recognises files named corpus*.jsonl or queries*.jsonl, and labels with BEIR's header."""
     name = path.name.lower()
     if ".jsonl" in name and name.startswith("corpus"):
         return file_part(path, Role.DOCUMENTS, "BEIR corpus (its name)", tables.json_documents)

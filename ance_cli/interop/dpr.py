@@ -1,6 +1,6 @@
-"""DPR: training rows (one JSON list of a gigabyte or more, read row by row), the passages of
-Wikipedia (`psgs_w100.tsv`) and questions with their answers (`nq-test.qa.csv`); and what its reader
-reads, which is written."""
+"""DPR's files: reads training rows (one JSON list of a gigabyte or more, row by row), the passages
+of Wikipedia (`psgs_w100.tsv`) and questions with answers (`nq-test.qa.csv`); writes the input of
+DPR's reader."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LIST_OF_STRINGS = re.compile(
 
 
 def recognise(path: Path, head: Head) -> Part | None:
-    """By the header, by the list that an answer column is, or by being one JSON list."""
+    """Recognises the header, a list in the answers' column, or a file that is one JSON list."""
     if head.columns == _PASSAGE_COLUMNS or path.name.lower().startswith("psgs_"):
         return file_part(path, Role.DOCUMENTS, "DPR passages (id, text, title)", passages)
     if len(head.columns) == 2 and head.columns[1].lstrip(' "')[:1] == "[":
@@ -42,8 +42,8 @@ def recognise(path: Path, head: Head) -> Part | None:
 def rows(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`[{question, answers, positive_ctxs, negative_ctxs, hard_negative_ctxs}, ...]`.
 
-    A question's id is the hash of its text. A context's is its `passage_id` (NQ) or `psg_id`
-    (TriviaQA), else the hash of title and text. Numbers are those of the rows, from 1.
+    The id of a question is the hash of its text. The id of a context is its `passage_id` (NQ) or
+    `psg_id` (TriviaQA), otherwise the hash of title and text. Rows are numbered from 1.
     """
     for number, row in _json_list(path):
         where = f"{path}: row {number}"
@@ -53,7 +53,7 @@ def rows(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record
             text, answers = row.get("question"), row.get("answers")
             if not isinstance(text, str) or not text.strip():
                 raise BadInput(
-                    f"{where}: 'question' should be a text that is not empty; "
+                    f"{where}: 'question' should be a string that is not empty; "
                     f"the row has {', '.join(row) or 'no fields'}"
                 )
             query = Query(content_id(text), text, {"answers": answers} if answers else None)
@@ -88,7 +88,7 @@ def _json_list(path: Path) -> Iterator[tuple[int, Any]]:
             reason = " ".join(str(error).split())
             raise BadInput(
                 f"{path}: row {number + 1}: not valid JSON ({reason})",
-                hint="the rows before it are whole; fetch or unpack the file again",
+                hint="download or unpack the file again; the rows before this one are valid",
             ) from error
 
 
@@ -100,7 +100,7 @@ def _contexts(row: dict[str, Any], field: str, where: str) -> list[Passage]:
     for context in found:
         text = context.get("text") if isinstance(context, dict) else None
         if not isinstance(text, str):
-            raise BadInput(f"{where}: {field!r} should hold objects with title and text")
+            raise BadInput(f"{where}: {field!r} should contain objects with title and text")
         title = context.get("title") or ""
         own = context.get("passage_id", context.get("psg_id"))
         doc_id = content_id(title, text) if own is None else checked_id(str(own), where)
@@ -109,7 +109,7 @@ def _contexts(row: dict[str, Any], field: str, where: str) -> list[Passage]:
 
 
 def passages(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
-    """`id <tab> text <tab> title`, quoted as CSV is, with a header."""
+    """`id <tab> text <tab> title`, with a header and CSV quotes."""
     for number, columns in _csv_rows(path, _PASSAGE_COLUMNS, skipped):
         if number == 1 and columns == _PASSAGE_COLUMNS:
             continue
@@ -122,7 +122,7 @@ def passages(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Re
 
 
 def questions(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
-    """`question <tab> ['answer', ...]`, quoted as CSV is; the id is the hash of the question."""
+    """`question <tab> ['answer', ...]`, with CSV quotes; the id is the hash of the question."""
     for number, (text, answers) in _csv_rows(path, ["question", "answers"], skipped):
         where = f"{path}:{number}"
         try:
@@ -136,22 +136,25 @@ def questions(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, R
 
 
 def answers_in(text: str, where: str) -> list[str]:
-    """The strings of a Python list in text. Nothing is evaluated but plain string literals: the
-    text is first held against a pattern that admits nothing else."""
+    """The strings of a Python list of strings.
+
+    Only string literals are evaluated: the text must first match a pattern that allows nothing
+    else.
+    """
     if not _LIST_OF_STRINGS.fullmatch(text):
         start = text[:60]
         raise BadInput(f"{where}: expected answers like ['one', 'two'], found {start!r}")
     try:
         found = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError) as error:  # an escape that is none
-        raise BadInput(f"{where}: the answers are no list of strings ({error})") from error
+    except (ValueError, SyntaxError) as error:  # an invalid escape
+        raise BadInput(f"{where}: the answers are not a list of strings ({error})") from error
     return [str(answer) for answer in found]
 
 
 def _csv_rows(
     path: Path, names: list[str], skipped: SkippedLines | None
 ) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a tab-separated file with quotes, each with the number of its first line."""
+    """Yield the rows of a tab-separated file with quotes, with the number of their first line."""
     first = last = 0
 
     def lines() -> Iterator[str]:
@@ -172,7 +175,7 @@ def _csv_rows(
         try:
             columns = next(reader, None)
         except csv.Error as error:
-            refuse(BadInput(f"{path}:{first}: the quotes do not fit ({error})"), skipped)
+            refuse(BadInput(f"{path}:{first}: the quotes are not balanced ({error})"), skipped)
             continue
         if columns is None:
             return
@@ -189,8 +192,11 @@ def _csv_rows(
 def reader_row(
     question: str, answers: list[str], found: Iterable[tuple[Passage, float, bool]]
 ) -> dict[str, Any]:
-    """One question with its ranked passages, scores and whether each holds an answer, as DPR's
-    `dense_retriever.py` leaves them for its reader; RAG and FiD read the same. Scores are text."""
+    """A question with its ranked passages, as DPR's `dense_retriever.py` writes it for the reader.
+
+    `found` has the passage, its score and whether it contains an answer. RAG and FiD read the same
+    form. Scores are strings.
+    """
     return {
         "question": question,
         "answers": answers,

@@ -1,8 +1,8 @@
-"""`ance export`: negatives and runs in the forms that the neighbours train on and read.
+"""`ance export`: negatives and runs in the formats of other tools.
 
-A row is one pair of query and positive, so that what was mined for a pair stays with it. Rows go
-out one by one; the texts of the whole corpus are held meanwhile (see `PassageTexts`), where a form
-has texts.
+A row is one pair of a query and a positive, so that the negatives mined for a pair stay together.
+Rows are written one at a time; a format with texts keeps the texts of the whole corpus in memory
+(see `PassageTexts`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import orjson
 from ance_cli.call import Call, SkippedLines
 from ance_cli.config import ExportConfig
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
-from ance_cli.formats import atomic, lease
+from ance_cli.formats import lease
 from ance_cli.formats.dataset import (
     Dataset,
     Passage,
@@ -52,8 +52,6 @@ from ance_cli.interop.records import Example
 from ance_cli.mining.candidate_filters import PassageTexts
 from ance_cli.retrieval.search import passages_of
 
-_ARROW = ".arrow"
-
 
 def export_negatives(
     form: str,
@@ -65,29 +63,13 @@ def export_negatives(
 ) -> Summary:
     """Write the pairs of a negatives file in one of `interop.NEGATIVES_FORMS`.
 
-    A pair without negatives is left out, because no row can be trained on; so is, from
-    sentence-transformers' columns, one with fewer than `config.negatives`, or than the pair that
-    has most. Raises `BadInput` where the file does not fit the dataset, or no pair is left.
+    Skips pairs without negatives, which no tool can train on. The columns of sentence-transformers
+    need the same number of negatives in every row, `config.negatives` or the largest number in the
+    file; pairs with fewer are skipped. Raises `BadInput` if the file does not fit the dataset, or
+    if every pair is skipped.
     """
-    if form in _FOLDERS:
-        refuse_stdio(output, f"{form}: rows and what they refer to")
-    if arrow := _ARROW in output.suffixes:
-        if form != SENTENCE_TRANSFORMERS:
-            raise UsageProblem(
-                f"{output}: {form} is not written as Arrow",
-                hint=f"name a .jsonl file with -o; Arrow is there for {SENTENCE_TRANSFORMERS}",
-            )
-        sentence_transformers.need_arrow()
-    plan = Plan(
-        "export-folder" if form in _FOLDERS else "export",
-        output,
-        shaped_by={"form": form, "min_rel": config.min_rel, "negatives": config.negatives,
-                   "separator": config.separator},
-        inputs={"negatives": _hash_of(negatives)}
-        | {part: hash_file(dataset.need(part)) for part in ("corpus", "queries", "qrels")},
-        reads=[negatives, *dataset.files],
-        ran_with={"negatives": str(negatives)},
-    )  # fmt: skip
+    _check_output(form, output)
+    plan = _plan_of_negatives(form, negatives, dataset, output, config)
     if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
     if call.dry_run:
@@ -98,16 +80,48 @@ def export_negatives(
             _write_folder(plan, source, _FOLDERS[form])
         else:
             with plan.text_file(source.stats) as handle:
-                _FILES[form](handle, source, arrow)
+                _FILES[form](handle, source, _is_arrow(output))
                 source.need_pairs()
     if left_out := source.stats["pairs_left_out"]:
-        call.reporter.warn(f"{left_out} pairs were left out: they have too few negatives for a row")
+        call.reporter.warn(f"skipped {left_out} pairs that have too few negatives for a row")
     return made(plan, source.stats)
+
+
+def _check_output(form: str, output: Path) -> None:
+    if form in _FOLDERS:
+        refuse_stdio(output, f"an export to {form}")
+    if _is_arrow(output):
+        if form != SENTENCE_TRANSFORMERS:
+            raise UsageProblem(
+                f"{output}: only {SENTENCE_TRANSFORMERS} can be written as Arrow, not {form}",
+                hint="name a .jsonl file with -o",
+            )
+        sentence_transformers.need_arrow()
+
+
+def _is_arrow(output: Path) -> bool:
+    return ".arrow" in output.suffixes
+
+
+def _plan_of_negatives(
+    form: str, negatives: Path, dataset: Dataset, output: Path, config: ExportConfig
+) -> Plan:
+    parts = ("corpus", "queries", "qrels")
+    return Plan(
+        "export-folder" if form in _FOLDERS else "export",
+        output,
+        shaped_by={"form": form, "min_rel": config.min_rel, "negatives": config.negatives,
+                   "separator": config.separator},
+        inputs={"negatives": _hash_of(negatives)}
+        | {part: hash_file(dataset.need(part)) for part in parts},
+        reads=[negatives, *dataset.files],
+        ran_with={"negatives": str(negatives)},
+    )  # fmt: skip
 
 
 def _hash_of(source: Path) -> str:
     if source == STDIO:
-        raise UsageProblem("an export reads a file, not a pipe", hint="name the file")
+        raise UsageProblem("ance export cannot read from stdin", hint="name a file")
     return hash_file(source)
 
 
@@ -119,20 +133,20 @@ class _Texts:
     """The passages of a corpus by their ids."""
 
     def __init__(self, passages: Iterable[Passage]) -> None:
-        self._places: dict[str, int] = {}
-        self._texts = PassageTexts(self._placed(passages))
+        self._positions: dict[str, int] = {}
+        self._texts = PassageTexts(self._numbered(passages))
 
-    def _placed(self, passages: Iterable[Passage]) -> Iterator[Passage]:
-        for place, passage in enumerate(passages):
-            self._places[passage.doc_id] = place
+    def _numbered(self, passages: Iterable[Passage]) -> Iterator[Passage]:
+        for position, passage in enumerate(passages):
+            self._positions[passage.doc_id] = position
             yield passage
 
     def __contains__(self, doc_id: object) -> bool:
-        return doc_id in self._places
+        return doc_id in self._positions
 
     def __getitem__(self, doc_id: str) -> Passage:
-        place = self._places[doc_id]
-        return Passage(doc_id, self._texts.title(place), self._texts.body(place))
+        position = self._positions[doc_id]
+        return Passage(doc_id, self._texts.title(position), self._texts.body(position))
 
 
 class _Source:
@@ -148,7 +162,7 @@ class _Source:
         self._positives = positives_of(self.qrels, config.min_rel)
 
     def corpus(self) -> Iterator[Passage]:
-        """The passages, one by one."""
+        """Yield the passages."""
         return read_corpus(self.dataset.corpus, self.skipped)
 
     @cached_property
@@ -156,14 +170,14 @@ class _Source:
         return _Texts(self.corpus())
 
     def most_negatives(self) -> int:
-        """How many the pair has that has most of them."""
+        """The largest number of negatives of a pair."""
         return max(len(pair.negative_ids) for pair in self._all_pairs(self.texts))
 
     def _all_pairs(self, known_docs: Container[str]) -> Iterator[PairNegatives]:
         return read_negatives(self.path, self.queries, known_docs, self._positives, self.skipped)
 
     def pairs(self, known_docs: Container[str], at_least: int = 1) -> Iterator[PairNegatives]:
-        """The pairs with so many negatives, and no more of them than are wanted."""
+        """Yield the pairs with at least `at_least` negatives, and at most `config.negatives`."""
         for pair in self._all_pairs(known_docs):
             pair.negative_ids = pair.negative_ids[: self.config.negatives]
             pair.teacher_scores = pair.teacher_scores[: self.config.negatives]
@@ -175,7 +189,7 @@ class _Source:
             yield pair
 
     def examples(self, at_least: int = 1) -> Iterator[Example]:
-        """The same with their texts."""
+        """Yield the same pairs with their texts."""
         for pair in self.pairs(self.texts, at_least):
             yield Example(
                 self.query(pair),
@@ -190,12 +204,12 @@ class _Source:
         return Query(pair.query_id, self.queries[pair.query_id])
 
     def need_pairs(self) -> None:
-        """Raises `BadInput` where nothing has gone out."""
+        """Raise `BadInput` if no pair was written."""
         if not self.stats["pairs"]:
             raise BadInput(
-                f"{self.path}: none of its {self.stats['pairs_left_out']} pairs has as many "
-                f"negatives as a row needs ({self.config.negatives or 1})",
-                hint="ask for fewer with --negatives, or mine more",
+                f"{self.path}: each of the {self.stats['pairs_left_out']} pairs has fewer "
+                f"negatives than a row needs ({self.config.negatives or 1})",
+                hint="lower --negatives, or mine more negatives",
             )
 
 
@@ -235,14 +249,9 @@ _FILES: dict[str, Callable[[IO[bytes], _Source, bool], None]] = {
 
 
 def _write_folder(plan: Plan, source: _Source, write: Callable[[Path, _Source], None]) -> None:
-    folder = plan.open_partial(force=True)
-    try:
-        with atomic.disk_errors(plan.output):
-            write(folder, source)
+    with plan.new_partial() as folder:
+        write(folder, source)
         source.need_pairs()
-    except BaseException:  # it cannot be continued
-        atomic.remove(folder)
-        raise
     plan.publish_folder({}, source.stats)
 
 
@@ -259,8 +268,8 @@ def _tevatron_v2(folder: Path, source: _Source) -> None:
 
 
 def _training_data(folder: Path, source: _Source) -> None:
-    docs = _places([passage.doc_id for passage in source.corpus()])
-    queries = _places(list(source.queries), source.qrels)
+    docs = _positions([passage.doc_id for passage in source.corpus()])
+    queries = _positions(list(source.queries), source.qrels)
     with open(folder / ance.TRAINING_DATA, "wb") as handle:
         for pair in source.pairs(docs):
             negatives = [docs[doc_id] for doc_id in pair.negative_ids]
@@ -268,16 +277,17 @@ def _training_data(folder: Path, source: _Source) -> None:
     (folder / ance.MEASURES).write_bytes(ance.measures(_step_of(source.path)))
 
 
-def _places(ids: list[str], kept: Container[str] | None = None) -> dict[str, int]:
-    dealt = (each for each in ance.dealt(ids) if kept is None or each in kept)
-    return {each: place for place, each in enumerate(dealt)}
+def _positions(ids: list[str], kept: Container[str] | None = None) -> dict[str, int]:
+    """id -> position in ANCE's preprocessed data, which has only the `kept` ids (None: all)."""
+    ordered = (each for each in ance.preprocessed_order(ids) if kept is None or each in kept)
+    return {each: position for position, each in enumerate(ordered)}
 
 
 def _step_of(negatives: Path) -> int:
-    """The step of the checkpoint that they were mined with; 0 where nothing says it."""
+    """The step of the checkpoint that mined the negatives; 0 if it is unknown."""
     try:
         return int(read_manifest(negatives, "negatives")["shaped_by"].get("checkpoint_step", 0))
-    except Mismatch:  # from a pipe, an editor or an import: they may come without a manifest
+    except Mismatch:  # no manifest: the file comes from a pipe, an editor or an import
         return 0
 
 
@@ -297,14 +307,16 @@ def export_run(
 ) -> Summary:
     """Write the `config.depth` best documents of each query in one of `interop.RUN_FORMS`.
 
-    DPR's form needs `dataset`, for texts and answers: `has_answer` is its test of a passage's text
-    (see `AnswerMatcher`), false throughout where a query has none. Raises `BadInput` where a query
-    or a document is not in the dataset.
+    DPR's form needs a `dataset` with texts and answers. `has_answer` is DPR's test of a passage's
+    text (see `AnswerMatcher`); it is false if the query has no answers. Raises `BadInput` if a
+    query or a document is not in the dataset.
     """
     inputs = {"run": _hash_of(run)}
     if form == DPR_READER:
         if dataset is None:
-            raise UsageProblem(f"{form} has texts and answers", hint="name them with --data")
+            raise UsageProblem(
+                f"{form} needs texts and answers", hint="name the dataset with --data"
+            )
         inputs |= {part: hash_file(dataset.need(part)) for part in ("corpus", "queries")}
     plan = Plan(
         "export", output, {"form": form, "depth": config.depth}, inputs, {"run": str(run)},
@@ -326,7 +338,9 @@ def export_run(
                     ranked = [doc_id for doc_id, _ in in_trec_order(hits)[: config.depth]]
                     handle.write(msmarco.run_lines(query_id, ranked))
     if without := stats.get("queries_without_answers"):
-        call.reporter.warn(f"{without} of {len(found)} queries have no answer: has_answer is false")
+        call.reporter.warn(
+            f"{without} of {len(found)} queries have no answers, so their has_answer is false"
+        )
     return made(plan, stats)
 
 
@@ -338,7 +352,7 @@ def _write_reader_rows(
     depth: int,
     skipped: SkippedLines | None,
 ) -> dict[str, Any]:
-    """One JSON list, a row on each line."""
+    """Write one JSON list with one row per line; returns the counts of answers for the stats."""
     from ance_cli.evaluation.answer_coverage import passages_with_answers
     from ance_cli.evaluation.answer_match import AnswerMatcher, answer_tokens
 
@@ -346,7 +360,7 @@ def _write_reader_rows(
     if unknown := [query_id for query_id in run if query_id not in queries]:
         raise BadInput(
             f"{name}: query {unknown[0]!r} is not among the queries",
-            hint="the run should come from the dataset that --data names",
+            hint="name the dataset that the run was made from with --data",
         )
     answers = read_answers(dataset.need("queries"), skipped)
     ranked = {query_id: in_trec_order(hits)[:depth] for query_id, hits in run.items()}

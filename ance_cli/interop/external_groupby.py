@@ -1,5 +1,5 @@
-"""Records grouped by a number, through files: triples come in any order, and a pair's negatives
-belong on one line."""
+"""Groups records by a number, through files: triples can come in any order, and the negatives of a
+pair are written on one line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _BUFFERED_BYTES = 1 << 24
 
 
 class ExternalGroupBy:
-    """Takes (group, record) in any order, gives the records of each group together.
+    """Takes (group, record) in any order, and yields the records of each group together.
 
-    Groups are numbers from 0 without large gaps; they come out in their order, and the records of a
-    group in the order in which they were added. One file at a time is in memory.
+    Groups are numbers from 0 without large gaps, and are yielded in ascending order; the records of
+    a group keep the order in which they were added. Only one file is in memory at a time.
     """
 
     def __init__(self, folder: Path, groups_in_file: int = _GROUPS_IN_FILE) -> None:
@@ -29,7 +29,7 @@ class ExternalGroupBy:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, group: int, *record: Any) -> None:
-        """Add one record: values that JSON can hold."""
+        """Add one record of values that JSON can represent."""
         line = orjson.dumps((group, *record)) + b"\n"
         self._buffers.setdefault(group // self._groups_in_file, bytearray()).extend(line)
         self._buffered += len(line)
@@ -44,7 +44,7 @@ class ExternalGroupBy:
         self._buffers, self._buffered = {}, 0
 
     def groups(self) -> Iterator[list[list[Any]]]:
-        """The records of each group; its files are removed as they are read."""
+        """Yield the records of each group; each file is removed after it was read."""
         self._flush()
         for number in sorted(self._files):
             path = self._folder / str(number)

@@ -1,5 +1,5 @@
-"""FlagEmbedding's training rows: texts alone, with a teacher's scores if there are any; read and
-written."""
+"""Reads and writes FlagEmbedding's training rows: texts without ids, and optional scores of a
+teacher."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ance_cli.interop.records import (
 
 
 def recognise(path: Path, head: Head) -> Part | None:
-    """By the fields of the first row."""
+    """Recognises the fields of the first row."""
     if {"query", "pos"} <= head.fields():
         what = "FlagEmbedding rows (query, pos)"
         return file_part(path, Role.ROWS, what, rows, text_only=True)
@@ -36,15 +36,15 @@ def recognise(path: Path, head: Head) -> Part | None:
 def rows(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     """`{query, pos: [...], neg: [...], pos_scores: [...], neg_scores: [...]}`; scores optional.
 
-    A text's hash is its id, so that a passage of several rows is one document. The scores are the
-    teacher's.
+    The id of a text is its hash, so that a passage in several rows is one document. The scores are
+    those of a teacher.
     """
     for number, row in read_records(path, skipped):
         where = f"{path}:{number}"
         try:
             query = row.get("query")
             if not isinstance(query, str) or not query.strip():
-                raise BadInput(f"{where}: 'query' should be a text that is not empty")
+                raise BadInput(f"{where}: 'query' should be a string that is not empty")
             positives, negatives = _texts(row, "pos", where), _texts(row, "neg", where)
             positive_scores = _scores(row, "pos_scores", len(positives), where)
             negative_scores = _scores(row, "neg_scores", len(negatives), where)
@@ -74,7 +74,7 @@ def _texts(row: dict[str, Any], field: str, where: str) -> list[str]:
         raise BadInput(f"{where}: {field!r} should be a list, found {type(found).__name__}")
     for text in found:
         if not isinstance(text, str) or not text.strip():
-            raise BadInput(f"{where}: {field!r} should hold texts that are not empty")
+            raise BadInput(f"{where}: {field!r} should contain strings that are not empty")
     return found
 
 
@@ -83,11 +83,11 @@ def _scores(row: dict[str, Any], field: str, count: int, where: str) -> list[flo
     if found is None or found == []:
         return [None] * count
     if not isinstance(found, list) or len(found) != count:
-        raise BadInput(f"{where}: {field!r} should be a list with a score for each of {count}")
+        raise BadInput(f"{where}: {field!r} should be a list of {count} scores, one per text")
     for score in found:
         number = isinstance(score, int | float) and not isinstance(score, bool)
         if not number or not math.isfinite(score):
-            raise BadInput(f"{where}: {field!r} should hold finite numbers, found {score!r}")
+            raise BadInput(f"{where}: {field!r} should contain finite numbers, found {score!r}")
     return [float(score) for score in found]
 
 

@@ -1,7 +1,7 @@
-"""A map from strings to numbers in 16 bytes an entry: which ids were there, and what came along.
+"""A map from strings to numbers that takes 16 bytes per entry.
 
-A Python dict of the 21 million ids of DPR's Wikipedia takes several gigabytes. Here each id is a
-64-bit hash; two of so many ids share one with a probability of about one in 80,000.
+A Python dict of the 21 million ids of DPR's Wikipedia takes several gigabytes. This map keeps a
+64-bit hash of each id; the probability that two of so many ids collide is about one in 80,000.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class HashedIdMap:
     def __init__(self, recent: int = _RECENT) -> None:
         self._limit = recent
         self._recent: dict[int, int] = {}
-        self._keys = np.empty(0, np.uint64).data  # reading one element is much faster so
+        self._keys = np.empty(0, np.uint64).data  # a memoryview: reading one element is much faster
         self._values = np.empty(0, np.uint64).data
 
     def __len__(self) -> int:
@@ -34,7 +34,7 @@ class HashedIdMap:
         return self.get(key) is not None
 
     def get(self, key: str) -> int | None:
-        """The value of `key`, or None where it was never added."""
+        """The value of `key`; None if the key was never added."""
         hashed = xxhash.xxh3_64_intdigest(key.encode())
         found = self._recent.get(hashed)
         if found is not None or not self._keys:
@@ -45,7 +45,7 @@ class HashedIdMap:
         return None
 
     def add(self, key: str, value: int = 0) -> None:
-        """Add a key that is not there yet."""
+        """Add a key that is not in the map."""
         self._recent[xxhash.xxh3_64_intdigest(key.encode())] = value
         if len(self._recent) >= max(self._limit, len(self._keys) // 32):
             self._merge()

@@ -1,8 +1,7 @@
-"""`ance import`: what a neighbour wrote, as a dataset folder that every other stage reads.
+"""`ance import`: converts the files of other tools into a dataset folder for every command.
 
-Records go from the source to the folder one by one; of the ids and texts before them only hashes
-are held. Where a source has negatives or a run, they become `negatives/SPLIT.jsonl` and
-`runs/SPLIT.trec` next to the labels.
+Records are read and written one at a time; only hashes of the ids and texts are kept in memory.
+Negatives and runs of a source become `negatives/SPLIT.jsonl` and `runs/SPLIT.trec`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 from ance_cli.call import Call, SkippedLines
 from ance_cli.errors import BadInput
-from ance_cli.formats import atomic, lease
+from ance_cli.formats import lease
 from ance_cli.formats.hashing import hash_json
 from ance_cli.formats.jsonl import refuse, refuse_stdio
 from ance_cli.formats.manifest import Plan
@@ -31,42 +30,41 @@ def import_dataset(
     output: Path,
     call: Call = Call(),
 ) -> Summary:
-    """Make a dataset folder of all that `request` names; raises `BadInput` with file and line."""
+    """Write a dataset folder from all sources of `request`; `BadInput` names file and line."""
     refuse_stdio(output, "a dataset folder")
-    parts, left_out = parts_of(request)
+    parts, skipped_files = parts_of(request)
     for part in parts:
         split = f", split {part.split}" if part.split else ""
         call.reporter.say(f"{part.name}: {part.what}{split}")
-    for path in left_out:
-        call.reporter.say(f"{path}: left out")
+    for path in skipped_files:
+        call.reporter.say(f"{path}: skipped")
+    plan = _plan(parts, request, output)
+    if manifest := plan.published(call.force):
+        return summary_of(manifest, output, up_to_date=True)
+    if call.dry_run:
+        return planned(plan.kind, output, plan.shaped_by)
+    with lease.of_output(output):
+        with plan.new_partial() as folder:
+            stats = _write(folder, parts, call)
+        _warn_of_missing(stats, call.reporter)
+        manifest = plan.publish_folder({}, stats)
+    return summary_of(manifest, output, up_to_date=False)
+
+
+def _plan(parts: Sequence[Part], request: Request, output: Path) -> Plan:
     forms: dict[str, list[str]] = {}
     inputs: dict[str, list[str]] = {}
     for part in parts:
         key = " ".join(filter(None, (part.role.name.lower(), part.split)))
         forms.setdefault(key, []).append(part.what)
         inputs.setdefault(key, []).append(part.fingerprint())
-    plan = Plan(
+    return Plan(
         "dataset", output,
         shaped_by={"forms": forms, "with_url": request.with_url},
         inputs={key: hash_json(hashes) for key, hashes in inputs.items()},
         ran_with={"sources": [part.name for part in parts]},
         reads=[part.name for part in parts],
     )  # fmt: skip
-    if manifest := plan.published(call.force):
-        return summary_of(manifest, output, up_to_date=True)
-    if call.dry_run:
-        return planned(plan.kind, output, plan.shaped_by)
-    with lease.hold(lease.lease_name(output), str(output)):
-        folder = plan.open_partial(force=True)
-        try:
-            with atomic.disk_errors(output):
-                stats = _write(folder, parts, call)
-        except BaseException:  # it cannot be continued
-            atomic.remove(folder)
-            raise
-        _warn_of_missing(stats, call.reporter)
-        manifest = plan.publish_folder({}, stats)
-    return summary_of(manifest, output, up_to_date=False)
 
 
 def _write(folder: Path, parts: Sequence[Part], call: Call) -> dict[str, Any]:
@@ -79,7 +77,7 @@ def _write(folder: Path, parts: Sequence[Part], call: Call) -> dict[str, Any]:
             bar.advance()
         writer.finish()
     if not (writer.stats["passages"] or writer.stats["queries"] or writer.stats["labels"]):
-        raise BadInput(f"{parts[0].name}: there is no record in it")
+        raise BadInput(f"{parts[0].name}: the source has no records", hint="check the path")
     return writer.stats
 
 
@@ -94,12 +92,12 @@ def _write_part(part: Part, writer: DatasetWriter, skipped: SkippedLines | None,
 
 
 def _warn_of_missing(stats: dict[str, Any], reporter: Reporter) -> None:
-    """An import may bring a part of a dataset; say which checks that left undone."""
-    named = stats["labels"] or stats["runs"]
+    """Warn about checks that were impossible, because a part of the dataset was not imported."""
+    has_query_ids = stats["labels"] or stats["runs"]
     if not stats["passages"]:
         reporter.warn(
-            "no documents came with it, so no document id was checked; "
-            "name a corpus with --corpus where the dataset is used"
+            "no documents were imported, so no document id was checked; "
+            "name a corpus with --corpus when you use the dataset"
         )
-    if not stats["queries"] and named:
-        reporter.warn("no queries came with it, so no query id was checked")
+    if not stats["queries"] and has_query_ids:
+        reporter.warn("no queries were imported, so no query id was checked")

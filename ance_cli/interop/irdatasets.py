@@ -1,4 +1,4 @@
-"""Whatever the library ir_datasets knows, by its ids; it fetches and unpacks by itself."""
+"""Datasets of the library ir_datasets, which downloads and unpacks them, by their ids."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ance_cli.interop.records import Part, Record, Role, split_in
 
 
 def parts_of(dataset_id: str, with_url: bool = False) -> list[Part]:
-    """Documents, queries and labels of a dataset id, as far as it has them.
+    """The documents, queries and labels of a dataset id, if it has them.
 
-    Documents are named by the id that they belong to, so that those of `msmarco-passage/train` and
-    `msmarco-passage/dev` are read once.
+    Documents are named after the id that owns them, so that the documents of
+    `msmarco-passage/train` and `msmarco-passage/dev` are read once.
     """
     try:
         import ir_datasets
@@ -36,8 +36,8 @@ def parts_of(dataset_id: str, with_url: bool = False) -> list[Part]:
         dataset = ir_datasets.load(dataset_id)
     except KeyError:
         raise BadInput(
-            f"{IR_DATASETS}:{dataset_id}: ir_datasets knows no such dataset",
-            hint="the ids are listed at https://ir-datasets.com",
+            f"{IR_DATASETS}:{dataset_id}: ir_datasets has no such dataset",
+            hint="choose one of the ids at https://ir-datasets.com",
         ) from None
     parts = []
     for kind, role, read in (
@@ -79,7 +79,7 @@ def _fetching(name: str) -> Iterator[None]:
         if atomic.is_full_disk(error):
             raise
         raise BadInput(
-            f"{name}: could not be fetched or read ({error})",
+            f"{name}: cannot be downloaded or read ({error})",
             hint="see the dataset's page at https://ir-datasets.com for how to obtain it",
         ) from error
 
@@ -107,7 +107,7 @@ def _passage(document: Any, where: str, with_url: bool) -> Passage:
         title, text = "", document.default_text()
     if with_url:
         if not isinstance(url := getattr(document, "url", None), str):
-            raise BadInput(f"{where}: the document has no url", hint="leave out --with-url")
+            raise BadInput(f"{where}: the document has no url", hint="import without --with-url")
         return Passage(doc_id, "", SEPARATOR.join((url, title, text)))
     return Passage(doc_id, title, text)
 

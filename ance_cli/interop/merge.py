@@ -1,9 +1,9 @@
 """`ance merge`: several datasets as one, for multi-task training as in the paper's OpenQA runs.
 
-The output is an ordinary dataset folder, so every later stage works on it unchanged. Ids become
-`NAME/ID`, which keeps the datasets apart: mining drops candidates of other datasets than the
-query's own, since a passage of another collection may well answer it and no label would say so.
-`datasets.json` holds the share of the training pairs that each dataset has.
+The output is an ordinary dataset folder, so every other command works on it. Ids become `NAME/ID`,
+which keeps the datasets apart: mining drops candidates from other datasets than the query's own,
+because a passage of another collection can answer the query without having a label for it.
+`datasets.json` has each dataset's share of the training pairs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import orjson
 from ance_cli.call import Call, SkippedLines
 from ance_cli.config import MIN_REL
 from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.formats import atomic, lease
+from ance_cli.formats import lease
 from ance_cli.formats.dataset import locate, read_corpus, read_qrels, read_query_records, splits_of
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.jsonl import refuse_stdio
@@ -30,19 +30,19 @@ from ance_cli.formats.merged import merged_id, write_shares
 from ance_cli.formats.summary import Summary, planned, summary_of
 
 TRAIN = "train"
-"""The split whose pairs give the shares where none are named."""
+"""The split whose pairs determine the shares if no shares are given."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One dataset to merge, and the share of the training pairs that it was given."""
+    """One dataset to merge, and its share of the training pairs (None: not given)."""
 
     folder: Path
     share: float | None = None
 
     @property
     def name(self) -> str:
-        """The folder's name, also where it is given as `.` or `..`."""
+        """The folder's name, also if the path is `.` or `..`."""
         return os.path.basename(os.path.abspath(self.folder))
 
 
@@ -57,8 +57,8 @@ def parse_source(text: str) -> Source:
         value = math.nan
     if not 0 < value < math.inf:
         raise UsageProblem(
-            f"{text!r}: there is no such folder, and {share!r} is no share",
-            hint=f"a share is a number greater than 0, for instance {folder}:0.5",
+            f"{text!r}: no such folder, and {share!r} is not a share",
+            hint=f"give a number greater than 0 as share, for instance {folder}:0.5",
         )
     return Source(Path(folder), value)
 
@@ -74,7 +74,7 @@ class _Files:
 
     @property
     def fingerprint(self) -> str:
-        """Hash over the content of all of them, and the names of the splits."""
+        """Hash of the content of all files and of the names of the splits."""
         labels = {split: hash_file(path) for split, path in self.labels.items()}
         return hash_json([hash_file(self.corpus), hash_file(self.queries), labels])
 
@@ -84,79 +84,86 @@ def merge(
     output: Path,
     call: Call = Call(),
 ) -> Summary:
-    """Merge dataset folders into one; shares default to each one's part of the train pairs."""
+    """Merge dataset folders into one.
+
+    If no shares are given, each dataset's share is its fraction of the train pairs.
+    """
     refuse_stdio(output, "a dataset folder")
-    _check(sources, output)
+    _check_shares(sources)
+    _check_folders(sources, output)
     parts = {source.name: _files_in(source.folder) for source in sources}
     given = [source.share for source in sources if source.share is not None]
+    plan = _plan(sources, parts, given, output)
+    if manifest := plan.published(call.force):
+        return summary_of(manifest, output, up_to_date=True)
+    if call.dry_run:
+        return planned(plan.kind, output, plan.shaped_by)
+    counts: dict[str, dict[str, int]] = {}
+    with lease.of_output(output):
+        with (
+            plan.new_partial() as folder,
+            call.reporter.task("merging", len(parts), "dataset") as bar,
+        ):
+            for name, files in parts.items():
+                counts[name] = _append(folder, name, files, call.skipped)
+                bar.advance()
+            shares = _shares(counts, given)
+            write_shares(folder, shares)
+        for name, share in shares.items():
+            if share and not counts[name]["train_pairs"]:
+                call.reporter.warn(f"{name} has a share of {share:g} and no {TRAIN} pairs")
+        stats = {name: {"share": shares[name], **counts[name]} for name in parts}
+        manifest = plan.publish_folder({}, {"datasets": stats})
+    return summary_of(manifest, output, up_to_date=False)
+
+
+def _plan(
+    sources: Sequence[Source], parts: dict[str, _Files], given: list[float], output: Path
+) -> Plan:
     shaped_by = {
         "datasets": list(parts),
         "shares": [share / sum(given) for share in given] or "train pairs",
     }
     inputs = {name: files.fingerprint for name, files in parts.items()}
     ran_with = {source.name: str(source.folder.resolve()) for source in sources}
-    plan = Plan("dataset", output, shaped_by, inputs, ran_with)
-    if manifest := plan.published(call.force):
-        return summary_of(manifest, output, up_to_date=True)
-    if call.dry_run:
-        return planned(plan.kind, output, plan.shaped_by)
-    with lease.hold(lease.lease_name(output), str(output)):
-        folder = plan.open_partial(force=True)
-        counts: dict[str, dict[str, int]] = {}
-        try:
-            with (
-                atomic.disk_errors(output),
-                call.reporter.task("merging", len(parts), "dataset") as bar,
-            ):
-                for name, files in parts.items():
-                    counts[name] = _append(folder, name, files, call.skipped)
-                    bar.advance()
-            shares = _shares(counts, given)
-            write_shares(folder, shares)
-        except BaseException:  # it cannot be continued
-            atomic.remove(folder)
-            raise
-        for name, share in shares.items():
-            if share and not counts[name]["train_pairs"]:
-                call.reporter.warn(
-                    f"{name} has a share of {share:g}, and no pair in its {TRAIN} labels"
-                )
-        stats = {name: {"share": shares[name], **counts[name]} for name in parts}
-        manifest = plan.publish_folder({}, {"datasets": stats})
-    return summary_of(manifest, output, up_to_date=False)
+    return Plan("dataset", output, shaped_by, inputs, ran_with)
 
 
-def _check(sources: Sequence[Source], output: Path) -> None:
-    """What can be refused without reading a file."""
+def _check_shares(sources: Sequence[Source]) -> None:
     if len(sources) < 2:
         raise UsageProblem(
-            "merging takes two datasets or more", hint="for instance: ance merge data/a data/b -o c"
+            "ance merge needs at least two datasets",
+            hint="for instance: ance merge data/a data/b -o c",
         )
     if len({source.share is None for source in sources}) > 1:
         bare = next(source.folder for source in sources if source.share is None)
         raise UsageProblem(
-            f"{bare} has no share, and others have one",
-            hint="give each a share (DIR:SHARE), or none",
+            f"{bare} has no share, and other datasets have one",
+            hint="give every dataset a share (DIR:SHARE), or none",
         )
+
+
+def _check_folders(sources: Sequence[Source], output: Path) -> None:
+    """Refuse folders whose names cannot be part of an id, and an output that contains a source."""
     folders: dict[str, Path] = {}
     for source in sources:
         if source.name.split() != [source.name]:
             raise UsageProblem(
-                f"{source.folder}: the folder's name {source.name!r} cannot begin an id: "
-                "it is empty or holds white space",
+                f"{source.folder}: the folder's name {source.name!r} cannot be part of an id: "
+                "it is empty or contains white space",
                 hint="rename the folder, or name a symbolic link to it",
             )
         if source.name in folders:
             raise UsageProblem(
-                f"{folders[source.name]} and {source.folder} are both called {source.name!r}: "
-                "their ids could not be distinguished",
+                f"{folders[source.name]} and {source.folder} have the same name "
+                f"{source.name!r}, so their ids would be ambiguous",
                 hint="rename one of the folders, or name a symbolic link to it",
             )
         folders[source.name] = source.folder
         place = source.folder.resolve()
         if output.resolve() in (place, *place.parents):
             raise UsageProblem(
-                f"{output}: holds {source.folder}, which is to be merged into it",
+                f"{output}: contains {source.folder}, which would be merged into it",
                 hint="name another folder with -o",
             )
 
@@ -166,16 +173,16 @@ def _files_in(folder: Path) -> _Files:
     if dataset.queries is None:
         raise BadInput(
             f"{folder}/queries.jsonl: no such file",
-            hint="each dataset needs a corpus.jsonl and a queries.jsonl",
+            hint="name folders that have a corpus.jsonl and a queries.jsonl",
         )
     labels = {split: locate(folder, split).need("qrels") for split in splits_of(folder)}
     return _Files(dataset.corpus, dataset.queries, labels)
 
 
 def _append(folder: Path, name: str, files: _Files, skipped: SkippedLines | None) -> dict[str, int]:
-    """Append one dataset to the folder, line by line; returns what was counted.
+    """Append one dataset to the folder, line by line; returns its counts.
 
-    Only its ids are held in memory, to check the labels against them.
+    Only the dataset's ids are kept in memory, to check its labels.
     """
     docs: set[str] = set()
     with open(folder / "corpus.jsonl", "ab") as handle:
@@ -205,11 +212,11 @@ def _append(folder: Path, name: str, files: _Files, skipped: SkippedLines | None
 
 
 def _shares(counts: dict[str, dict[str, int]], given: list[float]) -> dict[str, float]:
-    """name -> share, adding up to one: those that were given, else each one's part of the pairs."""
+    """name -> share, adding up to one: the given shares, or the fractions of the train pairs."""
     weights = given or [float(found["train_pairs"]) for found in counts.values()]
     if not sum(weights):
         raise UsageProblem(
-            f"no dataset has a positive in qrels/{TRAIN}.tsv to take its share from",
-            hint="give each dataset its share: DIR:SHARE",
+            f"no dataset has a positive in qrels/{TRAIN}.tsv, so there are no default shares",
+            hint="give every dataset a share: DIR:SHARE",
         )
     return {name: weight / sum(weights) for name, weight in zip(counts, weights, strict=True)}

@@ -1,5 +1,5 @@
-"""MS MARCO: `collection.tsv`, `msmarco-docs.tsv`, queries, labels, triples and runs, by the names
-that the release gives them. The files have neither quotes nor headers."""
+"""MS MARCO: `collection.tsv`, `msmarco-docs.tsv`, queries, labels, triples and runs, recognised by
+their names in the release. The files have neither quotes nor headers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ance_cli.interop import tables
 from ance_cli.interop.records import Head, Negative, Part, Record, Role, content_id, file_part
 
 SEPARATOR = "<sep>"
-"""What the released ANCE models saw between url, title and body."""
+"""The separator of url, title and body in the training data of the released ANCE models."""
 
 _TRIPLES = "triples"
 
@@ -67,8 +67,8 @@ def web_documents(
 ) -> Iterator[tuple[int, Record]]:
     """`docid <tab> url <tab> title <tab> body`.
 
-    The url is left out; `with_url` makes the text `url<sep>title<sep>body` and leaves the title
-    empty, which is what the released ANCE models were trained on.
+    The url is dropped. `with_url` makes the text `url<sep>title<sep>body` and the title empty, as
+    in the training data of the released ANCE models.
     """
 
     def record(row: list[str], where: str) -> Passage:
@@ -95,7 +95,7 @@ def triples_by_id(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[in
 
 
 def triples_by_text(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
-    """`query <tab> positive <tab> negative`, all three as texts; a text's hash is its id."""
+    """`query <tab> positive <tab> negative` as texts; the id of a text is its hash."""
 
     def record(row: list[str], where: str) -> list[str]:
         if not all(text.strip() for text in row):
@@ -113,6 +113,6 @@ def triples_by_text(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[
 
 
 def run_lines(query_id: str, doc_ids: Sequence[str]) -> bytes:
-    """`query_id <tab> doc_id <tab> rank`, a run as the official measure reads it; best first."""
+    """`query_id <tab> doc_id <tab> rank`, best first, as the official evaluation reads it."""
     lines = (f"{query_id}\t{doc_id}\t{rank}\n" for rank, doc_id in enumerate(doc_ids, start=1))
     return "".join(lines).encode()

@@ -25,24 +25,24 @@ from ance_cli.interop import (
 from ance_cli.interop.records import Head, Part, Role
 
 UNNAMED_SPLIT = "train"
-"""The split of a file whose name says none, where `--split` does not name it."""
+"""The split of a file whose name contains no split, if `--split` names none."""
 
 Recogniser = Callable[[Path, Head], Part | None]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asks for: sources, and files whose role they say themselves."""
+    """What to import: sources, and files whose role the caller knows."""
 
     sources: Sequence[str] = ()
     """`FORMAT:PATH`, `PATH`, or `ir-datasets:ID`"""
     format: str = AUTO
-    """of the sources that name none"""
+    """The format of sources that name none."""
     corpora: Sequence[Path] = ()
     queries: Sequence[Path] = ()
     qrels: Sequence[Path] = ()
     splits: Sequence[str] = ()
-    """`NAME`, or `NAME=FOUND` for one that the source calls otherwise; all where empty"""
+    """`NAME`, or `NEW=FOUND` to rename the split `FOUND`; empty: every split."""
     with_url: bool = False
     recognisers: dict[str, Recogniser] = field(init=False)
 
@@ -60,8 +60,7 @@ class Request:
 
 
 def parts_of(request: Request) -> tuple[list[Part], list[Path]]:
-    """The parts that a request names, in the order in which they are read, with their splits; and
-    the files of its folders that were left out."""
+    """The parts of a request with their splits, in the order of reading; and the skipped files."""
     if not (request.sources or request.corpora or request.queries or request.qrels):
         raise UsageProblem(
             "there is nothing to import",
@@ -92,7 +91,7 @@ def _parts_of_source(source: str, request: Request, left_out: list[Path]) -> lis
     path = Path(rest)
     if path == STDIO:
         raise UsageProblem(
-            "an import reads files, not a pipe", hint="their names say what they hold"
+            "ance import cannot read from stdin", hint="name a file: its name shows its format"
         )
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder", hint=_SOURCE_LOOKS_LIKE)
@@ -118,12 +117,12 @@ def _parts_in_folder(folder: Path, name: str, request: Request, left_out: list[P
             parts[path] = part
     if not parts:
         raise BadInput(
-            f"{folder}: holds no file that was recognised as {_shown(name)}",
-            hint=f"name its files with a format: {', '.join(request.recognisers)}",
+            f"{folder}: no file in it was recognised as {_shown(name)}",
+            hint=f"name the files with a format: {', '.join(request.recognisers)}",
         )
     if any(part.role is Role.DOCUMENTS for part in parts.values()):
         for path in [path for path, part in parts.items() if part.text_only]:
-            left_out.append(path)  # its texts are those of the corpus over again, without their ids
+            left_out.append(path)  # it repeats the texts of the corpus without their ids
             del parts[path]
     return list(parts.values())
 
@@ -143,27 +142,27 @@ def _guess(path: Path, name: str, request: Request) -> Part | None:
 
 def _recognised(path: Path, name: str, request: Request) -> Part:
     if _is_archive(path):
-        raise BadInput(
-            f"{path}: is an archive of files", hint="unpack it and name the folder or the file"
-        )
+        raise BadInput(f"{path}: is an archive", hint="unpack it, and name the folder or the file")
     part = _guess(path, name, request)
     if part is None:
         start = Head(path).first[:60]
         raise BadInput(
             f"{path}:1: was not recognised as {_shown(name)}; it begins {start!r}",
-            hint="say what it holds with --corpus, --queries or --qrels, or say the format: "
+            hint="name the file with --corpus, --queries or --qrels, or give its format: "
             f"{', '.join(request.recognisers)}",
         )
     return part
 
 
 def _shown(name: str) -> str:
-    return "a form that ance knows" if name == AUTO else name
+    return "a known format" if name == AUTO else name
 
 
 def _part_of_role(path: Path, role: Role, request: Request) -> Part:
-    """The part that is a file whose role was said: of its form if that has the role, else by its
-    columns."""
+    """The part for a file of a given role.
+
+    Its format is the recognised one if that has the role, and otherwise follows from the columns.
+    """
     if not path.is_file():
         raise BadInput(f"{path}: no such file", hint="check the path")
     part = _guess(path, request.format, request)
@@ -176,7 +175,7 @@ def _part_of_role(path: Path, role: Role, request: Request) -> Part:
         part = by_columns[role](path, Head(path))
     if part is None:
         raise BadInput(
-            f"{path}:1: is no corpus: expected JSON lines, or 2 or 3 columns separated by tabs, "
+            f"{path}:1: is not a corpus: expected JSON lines, or 2 or 3 columns separated by tabs, "
             f"found {len(Head(path).columns)}"
         )
     return part
@@ -186,10 +185,38 @@ _SPLIT_NAME = re.compile(r"[\w.-]*\w")
 
 
 def _in_splits(parts: list[Part], splits: Sequence[str]) -> list[Part]:
-    """The parts that belong to the wanted splits, under the names wanted for them.
+    """The parts of the wanted splits, which are renamed as requested.
 
     Documents and queries belong to every split.
     """
+    wanted = _wanted_splits(splits)
+    chosen = []
+    known = set()
+    for part in parts:
+        if part.role in (Role.DOCUMENTS, Role.QUERIES):
+            chosen.append(part)
+            continue
+        if part.split is None and len(wanted) > 1:
+            raise UsageProblem(
+                f"{part.name}: its split is unclear: its name contains none, and --split names "
+                "several",
+                hint="put the split into the file's name, for instance with a link: "
+                "rows.train.jsonl",
+            )
+        found = part.split or next(iter(wanted), UNNAMED_SPLIT)
+        known.add(found)
+        if not wanted or found in wanted:
+            chosen.append(replace(part, split=wanted.get(found, found)))
+    if missing := sorted(set(wanted) - known):
+        raise UsageProblem(
+            f"no source has the split {missing[0]!r}",
+            hint=f"the sources have the splits: {', '.join(sorted(known)) or 'none'}",
+        )
+    return chosen
+
+
+def _wanted_splits(splits: Sequence[str]) -> dict[str, str]:
+    """The name in the sources -> the name in the dataset, from `NAME` and `NEW=FOUND`."""
     wanted: dict[str, str] = {}
     for text in splits:
         new, _, found = text.partition("=")
@@ -199,27 +226,7 @@ def _in_splits(parts: list[Part], splits: Sequence[str]) -> list[Part]:
                 hint="for instance --split train --split dev=dev.small",
             )
         wanted[found or new] = new
-    chosen = []
-    there = set()
-    for part in parts:
-        if part.role in (Role.DOCUMENTS, Role.QUERIES):
-            chosen.append(part)
-            continue
-        if part.split is None and len(wanted) > 1:
-            raise UsageProblem(
-                f"{part.name}: its name does not say which split it is, and --split names several",
-                hint="put the split into the file's name, for instance by a link: rows.train.jsonl",
-            )
-        found = part.split or next(iter(wanted), UNNAMED_SPLIT)
-        there.add(found)
-        if not wanted or found in wanted:
-            chosen.append(replace(part, split=wanted.get(found, found)))
-    if missing := sorted(set(wanted) - there):
-        raise UsageProblem(
-            f"no source has the split {missing[0]!r}",
-            hint=f"the splits there are: {', '.join(sorted(there)) or 'none'}",
-        )
-    return chosen
+    return wanted
 
 
 def _check(parts: list[Part]) -> None:
@@ -229,14 +236,14 @@ def _check(parts: list[Part]) -> None:
     for part in parts:
         if part.text_only and corpus:
             raise UsageProblem(
-                f"{part.name}: its texts have no ids, and {corpus.name} is a corpus that has: "
-                "nothing says which of them are the same",
-                hint="import the two into folders of their own",
+                f"{part.name}: its texts have no ids, so they cannot be matched with the corpus "
+                f"{corpus.name}",
+                hint="import the two into separate folders",
             )
         if part.role in (Role.LABELS, Role.RUN):
             first = taken.setdefault((part.role, part.split), part)
             if first is not part:
                 raise UsageProblem(
-                    f"{first.name} and {part.name} are both of the split {part.split!r}",
-                    hint="import them into folders of their own, or choose with --split",
+                    f"{first.name} and {part.name} belong to the same split {part.split!r}",
+                    hint="import them into separate folders, or rename one with --split NEW=FOUND",
                 )

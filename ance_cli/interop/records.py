@@ -1,9 +1,8 @@
-"""What an import is made of: the parts of a collection, and the records that a part gives; and the
-example that an export writes.
+"""The parts and records of an import, and the example that an export writes.
 
-A neighbour's module recognises its files and reads each as one stream of records. The records of a
-part come in an order in which they can be checked: a document and a query before the label that
-names them. Parts are read in the order of their roles, for the same reason.
+The module of a format recognises its files and reads each as one stream of records. Documents and
+queries precede the labels that name them, both within a part and because parts are read in the
+order of their roles, so that every record can be checked when it is read.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ from ance_cli.formats.trec import Hit
 
 
 class Role(IntEnum):
-    """What a part holds, in the order in which parts are read."""
+    """What a part contains, in the order in which parts are read."""
 
     DOCUMENTS = 1
     QUERIES = 2
     ROWS = 3
-    """training rows with their own texts; every positive is a label"""
+    """Training rows with their own texts; every positive becomes a label."""
     LABELS = 4
     TRIPLES = 5
-    """negatives by ids; their positives are labels where the split has no other ones"""
+    """Negatives by ids; their positives become labels if the split has no other labels."""
     RUN = 6
 
 
 class Negative(NamedTuple):
-    """One document that a source calls a negative of a pair of query and positive."""
+    """One document that is a negative of a pair of query and positive in a source."""
 
     query_id: str
     positive_id: str
@@ -68,24 +67,24 @@ class Example(NamedTuple):
 class Part:
     """One file (or one view of an ir_datasets id) of an import.
 
-    `read` yields (number, record); `number` is the line, or the row where the file has no lines.
+    `read` yields (number, record); `number` is the line, or the row if the file has no lines.
     """
 
     name: str
-    """What errors call it."""
+    """Its name in messages."""
     role: Role
     what: str
-    """What it was recognised as and why, for people."""
+    """For people: the format that was recognised, and why."""
     read: Callable[[SkippedLines | None], Iterator[tuple[int, Record]]]
     fingerprint: Callable[[], str]
     split: str | None = None
-    """The split that its name says, if it says one."""
+    """The split in its name, if there is one."""
     text_only: bool = field(default=False, kw_only=True)
     """Its documents have no ids of their own, so that a separate corpus would be a second copy."""
     by_row: bool = field(default=False, kw_only=True)
 
     def where(self, number: int) -> str:
-        """How errors name a place in it."""
+        """The place of a record in messages."""
         return f"{self.name}: row {number}" if self.by_row else f"{self.name}:{number}"
 
 
@@ -99,7 +98,7 @@ def file_part(
     text_only: bool = False,
     by_row: bool = False,
 ) -> Part:
-    """The part that is a file; its split is the one that the file's name says, if none is given."""
+    """The part for a file; its split defaults to the one in the file's name."""
     return Part(
         str(path), role, what, lambda skipped: read(path, skipped), lambda: hash_file(path),
         split or split_in(path.name), text_only=text_only, by_row=by_row,
@@ -107,7 +106,7 @@ def file_part(
 
 
 def content_id(*texts: str) -> str:
-    """The id of a text that has none: 16 hexadecimal digits, the same for the same text."""
+    """The id of a text that has none: 16 hexadecimal digits of its hash."""
     return xxhash.xxh3_64_hexdigest("\n".join(texts).encode())
 
 
@@ -119,7 +118,7 @@ _NIST = re.compile(r"^20(\d\d)qrels")
 
 
 def split_in(name: str) -> str | None:
-    """The split that a name says: the last of `train`, `dev`, `test`, ... in it, or None.
+    """The split in a name: the last of `train`, `dev`, `test`, ..., or None.
 
     `dev.small` is a split of its own; what belongs to a year of TREC's Deep Learning track
     (`2019qrels-pass.txt`, `msmarco-test2019-queries.tsv`) is `dl19`.
@@ -139,7 +138,7 @@ _HEAD_BYTES = 1 << 16
 
 
 class Head:
-    """The beginning of a file, from which its form is recognised; it is read when asked for."""
+    """The beginning of a file, from which its format is recognised; read on first use."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -147,12 +146,12 @@ class Head:
 
     @property
     def lines(self) -> list[str]:
-        """The first three lines that are not blank, none of them whole beyond 64 KiB."""
+        """The first three lines that are not blank, from the first 64 KiB of the file."""
         if self._lines is None:
             with open_input(self.path) as handle:
                 try:
                     start = handle.read(_HEAD_BYTES)
-                except (EOFError, OSError):  # damaged: whoever reads it all says where
+                except (EOFError, OSError):  # damaged: reading the whole file reports the place
                     start = b""
             text = start.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
             lines = (line.rstrip("\r") for line in text.split("\n"))
@@ -169,5 +168,5 @@ class Head:
         return self.first.split("\t")
 
     def fields(self) -> set[str]:
-        """The names that are quoted before a colon in the first line: the fields of a JSON row."""
+        """The names in quotes before a colon in the first line: the fields of a JSON row."""
         return set(re.findall(r'"([\w-]+)"\s*:', self.first)) if self.first[:1] == "{" else set()

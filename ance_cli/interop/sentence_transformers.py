@@ -18,19 +18,19 @@ def columns(negatives: int) -> list[str]:
 
 
 def row_of(example: Example, separator: str) -> dict[str, str]:
-    """The row of one pair: as many columns as it has negatives."""
+    """The row of one pair, with one column per negative."""
     passages = (example.positive, *example.negatives)
     texts = (example.query.text, *(passage.joined(separator) for passage in passages))
     return dict(zip(columns(len(example.negatives)), texts, strict=True))
 
 
 def need_arrow() -> None:
-    """Raises `UsageProblem` where pyarrow is not installed."""
+    """Raise `UsageProblem` if pyarrow is not installed."""
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise UsageProblem(
-            "an .arrow file needs pyarrow, which is not installed",
+            "writing an .arrow file needs pyarrow, which is not installed",
             hint="pip install 'ance-cli[arrow]', or name a .jsonl file with -o",
         ) from error
 

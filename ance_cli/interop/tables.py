@@ -1,4 +1,4 @@
-"""Files of columns separated by tabs, as MS MARCO and TREC ship them: one reader for each form."""
+"""Readers for files of tab-separated columns, as MS MARCO and TREC release them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def text_of(line: bytes, where: str) -> str:
-    """A line as text; `BadInput` where it is not UTF-8."""
+    """A line as text; `BadInput` if it is not UTF-8."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:
@@ -30,9 +30,9 @@ def rows_of(
     record: Callable[[list[str], str], T],
     skipped: SkippedLines | None,
 ) -> Iterator[tuple[int, T]]:
-    """What `record` makes of each row, with the line's number: no quotes, no header.
+    """Yield a record for each row of a file without quotes and header, with the line's number.
 
-    Each row must have one column for each of `names`; `record` is given the columns and the place.
+    Each row must have as many columns as `names`. `record` takes the columns and `file:line`.
     """
     for number, line in read_lines(path):
         where = f"{path}:{number}"
@@ -53,12 +53,12 @@ def rows_of(
 
 
 def json_documents(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
-    """The documents of a corpus in JSON lines."""
+    """Documents in JSON lines."""
     return _json_rows(path, parse_passage, skipped)
 
 
 def json_queries(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
-    """The queries of JSON lines."""
+    """Queries in JSON lines."""
     return _json_rows(path, parse_query, skipped)
 
 
@@ -91,7 +91,7 @@ def titled_documents(path: Path, skipped: SkippedLines | None) -> Iterator[tuple
 
 
 def queries(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
-    """`id <tab> text`, the text not empty."""
+    """`id <tab> text`; an empty text is an error."""
 
     def record(row: list[str], where: str) -> Query:
         query_id = checked_id(row[0], where)
@@ -103,7 +103,7 @@ def queries(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Rec
 
 
 def ranked(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
-    """`query_id <tab> doc_id <tab> rank`, MS MARCO's runs. The score is the rank, negated."""
+    """`query_id <tab> doc_id <tab> rank`, as in MS MARCO's runs. The score is the negated rank."""
 
     def record(row: list[str], where: str) -> Hit:
         query_id, doc_id, rank = row

@@ -17,7 +17,7 @@ from ance_cli.interop.records import Example, Head, Negative, Part, Record, Role
 
 
 def recognise(path: Path, head: Head) -> Part | None:
-    """By the fields of the first row."""
+    """Recognises the fields of the first row."""
     fields = head.fields()
     if "positive_passages" in fields:
         return file_part(path, Role.ROWS, "Tevatron v1 rows (positive_passages)", rows_with_texts)
@@ -82,7 +82,7 @@ def _query(row: dict[str, Any], field: str, where: str) -> Query:
     if not isinstance(query_id, str):
         raise BadInput(f"{where}: no 'query_id'; the row has {', '.join(row) or 'no fields'}")
     if not isinstance(text, str) or not text.strip():
-        raise BadInput(f"{where}: {field!r} should be a text that is not empty")
+        raise BadInput(f"{where}: {field!r} should be a string that is not empty")
     answers = row.get("answers")
     return Query(checked_id(query_id, where), text, {"answers": answers} if answers else None)
 
@@ -100,7 +100,7 @@ def _passages(row: dict[str, Any], field: str, where: str) -> list[Passage]:
     found = _listed(row, field, where)
     for passage in found:
         if not isinstance(passage, dict):
-            raise BadInput(f"{where}: {field!r} should hold objects with docid, title and text")
+            raise BadInput(f"{where}: {field!r} should contain objects with docid, title and text")
     return [parse_passage(passage, f"{where}: {field}") for passage in found]
 
 
@@ -108,7 +108,7 @@ def _ids(row: dict[str, Any], field: str, where: str) -> list[str]:
     found = _listed(row, field, where)
     for value in found:
         if not isinstance(value, str | int) or isinstance(value, bool):
-            raise BadInput(f"{where}: {field!r} should hold ids, found {type(value).__name__}")
+            raise BadInput(f"{where}: {field!r} should contain ids, found {type(value).__name__}")
     return [checked_id(str(value), where) for value in found]
 
 

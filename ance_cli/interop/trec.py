@@ -19,12 +19,14 @@ from ance_cli.interop.records import Head, Part, Record, Role, file_part
 _DOCUMENTS = re.compile(r"(corpus|collection|documents?|docs|passages)\b")
 _TAG = re.compile(r"\s*<(/?\w+)>(.*)", re.DOTALL)
 _LABEL = {"num": "Number:", "title": "Topic:"}
-"""What some years write between the tag and its value."""
+"""Labels that some years write between the tag and its value."""
 
 
 def recognise(path: Path, head: Head) -> Part | None:
-    """By the columns of the first line; two tab-separated ones are topics unless the name says
-    documents."""
+    """Recognises the columns of the first line.
+
+    Two tab-separated columns are topics, unless the file's name says that they are documents.
+    """
     words, columns = head.first.split(), head.columns
     if head.first.lstrip()[:5].lower() == "<top>":
         return file_part(path, Role.QUERIES, "TREC topics (<top>)", topics)
@@ -64,8 +66,10 @@ def as_labels(path: Path, head: Head) -> Part | None:
 
 
 def topics(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
-    """The classic form: `<num>` is the id, `<title>` the query; description and narrative are left
-    out. A value may go on in the lines below its tag."""
+    """The classic format: `<num>` is the id, `<title>` the query; other fields are dropped.
+
+    A value can continue on the lines below its tag.
+    """
     fields: dict[str, list[str]] = {}
     started, open_tag = 0, ""
     for number, line in read_lines(path):
@@ -110,7 +114,7 @@ def _topic(fields: dict[str, list[str]], where: str) -> Query:
         if not value:
             raise BadInput(
                 f"{where}: the topic has no <{name}>",
-                hint="a topic holds <num> Number: 301 and <title> words of the query",
+                hint="a topic contains <num> Number: 301 and <title> words of the query",
             )
         values[name] = value
     return Query(checked_id(values["num"], where), values["title"])

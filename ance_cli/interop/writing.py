@@ -1,4 +1,4 @@
-"""Writes the records of an import as a dataset folder, checking each against those before it."""
+"""Writes the records of an import into a dataset folder, and checks each against earlier ones."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ance_cli.interop.records import Negative, Part, Record, Role
 _SPILLED = ".spilled"
 _TAG = "imported"
 _GRADE_OFFSET = 1 << 32
-"""Labels may be below zero (TREC's junk is -2), values of `HashedIdMap` may not."""
+"""Added to labels, which can be negative (TREC's junk is -2); values of `HashedIdMap` cannot."""
 
 
 class DatasetWriter:
     """The dataset folder that an import grows.
 
-    A document or query that comes again with the same text is written once; with another text it
-    is an error. So are labels with two grades, and unknown ids where the import has documents or
-    queries at all. Only hashes of ids and texts are held.
+    A document or query that is repeated with the same text is written once; with another text it is
+    an error. Two different labels of a pair are an error, and so is an unknown id, if the import
+    has documents or queries. Only hashes of ids and texts are kept in memory.
     """
 
     def __init__(self, folder: Path, parts: Sequence[Part]) -> None:
@@ -53,7 +53,7 @@ class DatasetWriter:
         self._files.close()
 
     def take(self, record: Record, part: Part, number: int) -> None:
-        """Write one record of a part; `BadInput` that names the place where it cannot be."""
+        """Write one record of a part; `BadInput` names its file and line."""
         match record:
             case Passage():
                 self._passage(record, part, number)
@@ -91,8 +91,8 @@ class DatasetWriter:
             return True
         if before != content:
             raise BadInput(
-                f"{part.where(number)}: {what} id {key!r} was used before, with another text",
-                hint=f"ids name one {what} each; --skip-bad keeps the first",
+                f"{part.where(number)}: {what} id {key!r} was used before with another text",
+                hint=f"give each {what} its own id, or keep the first one with --skip-bad",
             )
         self.stats["repeated"] += 1
         return False
@@ -100,7 +100,7 @@ class DatasetWriter:
     def _passage(self, passage: Passage, part: Part, number: int) -> None:
         doc_id, title, text = passage
         if part.role is Role.ROWS and self._has_corpus:
-            return  # the corpus has it; where not, the label or negative that names it is refused
+            return  # the corpus has it, or else the label or negative that names it is refused
         line = _line({"_id": doc_id, "title": title, "text": text}, part, number)
         if self._is_new(self._documents, doc_id, f"{title}\n{text}", "document", part, number):
             self._to("corpus.jsonl", line)
@@ -114,7 +114,7 @@ class DatasetWriter:
             self._to("queries.jsonl", line)
             self.stats["queries"] += 1
 
-    # ---------------------------------------------------------------- what names them
+    # ---------------------------------------------------------------- labels, negatives, hits
 
     def _check(self, query_id: str, doc_ids: tuple[str, ...], part: Part, number: int) -> None:
         if len(self._queries) and query_id not in self._queries:
@@ -136,15 +136,15 @@ class DatasetWriter:
                 raise BadInput(
                     f"{part.where(number)}: {doc_id!r} is not a positive of query {query_id!r} in "
                     f"the labels of {split!r}",
-                    hint="triples and labels should come from the same release of the collection",
+                    hint="use triples and labels from the same release of the collection",
                 )
             return
         if before is not None:
             implied = part.role is not Role.LABELS and before >= 1
             if before != grade and not implied:
                 raise BadInput(
-                    f"{part.where(number)}: {doc_id!r} has two labels for query {query_id!r}: "
-                    f"{before} before, {grade} here"
+                    f"{part.where(number)}: document {doc_id!r} has the label {grade} for query "
+                    f"{query_id!r}, and {before} on an earlier line"
                 )
             return
         self._check(query_id, (doc_id,), part, number)
@@ -156,7 +156,7 @@ class DatasetWriter:
         query_id, positive_id, doc_id, *rest = negative
         split = _split_of(part)
         if (self._grade(split, query_id, positive_id) or 0) < 1:
-            return  # the label that came with it was refused, and is counted there
+            return  # the label of this positive was refused and counted
         if len(self._documents) and doc_id not in self._documents:
             raise unknown_document(doc_id, part.where(number))
         pair = f"{split}\t{query_id}\t{positive_id}"
@@ -184,9 +184,10 @@ class DatasetWriter:
     # ---------------------------------------------------------------- the end
 
     def finish(self) -> None:
-        """Write the negatives, one line for each pair, and close the files.
+        """Write the negatives, one line per pair, and close the files.
 
-        Positives of the query are left out of its negatives, since every label is known only now.
+        Positives of the query are removed from its negatives here, because only now is every label
+        known.
         """
         dropped = 0
         for split, spill in self._spills.items():
@@ -211,7 +212,7 @@ class DatasetWriter:
 def _pair(
     query_id: str, positive_id: str, found: dict[str, tuple[str, float | None, float | None]]
 ) -> PairNegatives:
-    """The line of a pair; `found`: doc_id -> source, teacher's score, that of the positive."""
+    """The line of a pair; `found`: doc_id -> (source, teacher's score, the positive's score)."""
     sources, scores, positive_scores = zip(*found.values(), strict=True)
     return PairNegatives(
         query_id, positive_id, list(found), [None] * len(found), [None] * len(found), None,

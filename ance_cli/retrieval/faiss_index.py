@@ -138,7 +138,7 @@ class FaissIndex:
         path = folder / INDEX
         if hash_file(path) != self.manifest["content"]["xxh3"]:
             raise BadInput(
-                f"{path}: is damaged: its hash is not the one in the manifest",
+                f"{path}: is damaged: its hash differs from the one in the manifest",
                 hint="build it again with: ance index --force",
             )
         try:

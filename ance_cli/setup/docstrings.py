@@ -1,7 +1,7 @@
-"""A retrieval dataset that every machine has: docstrings of Python's own library and packages.
+"""A retrieval dataset that every machine has: the docstrings of Python's library and of packages.
 
-The first line of a docstring is a query, the rest its passage. Files are parsed, never imported.
-Pairs are split by module, so that no test query has a sibling from its own file in training.
+The first line of a docstring is a query, and the rest is its passage. Files are parsed, never
+imported. Pairs are split by module, so that training has no pair from the file of a test query.
 """
 
 from __future__ import annotations
@@ -41,13 +41,11 @@ class Pair:
 
 
 def docstring_dataset(output: Path, config: DemoConfig, reporter: Reporter) -> Summary:
-    """Write the dataset folder (BEIR layout, splits train, dev and test): at most
-    `config.passages` docstrings of Python's own library and of `config.packages`."""
-    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in config.packages:
-        for distribution in packages_distributions().get(package, ()):
-            versions[distribution] = version(distribution)
-    plan = Plan("dataset", output, {"max_passages": config.passages, **versions}, {})
+    """Write the dataset folder (BEIR layout, splits train, dev and test).
+
+    It has at most `config.passages` docstrings of Python's own library and of `config.packages`.
+    """
+    plan = Plan("dataset", output, {"max_passages": config.passages, **_versions(config)}, {})
     try:
         manifest = plan.published()
     except Mismatch as problem:
@@ -56,19 +54,33 @@ def docstring_dataset(output: Path, config: DemoConfig, reporter: Reporter) -> S
         ) from problem
     if manifest:
         return summary_of(manifest, output, up_to_date=True)
-    with lease.hold(lease.lease_name(output), str(output)):
-        pairs = _distinct(_read_all(config.packages, reporter))
-        pairs = sorted(pairs, key=lambda pair: xxhash.xxh3_64_intdigest(pair.name.encode()))
-        pairs = sorted(pairs[: config.passages], key=lambda pair: pair.name)
-        if len(pairs) < 500:
-            raise BadInput(
-                f"only {len(pairs)} docstrings were found in {sysconfig.get_paths()['stdlib']}",
-                hint="this Python was installed without sources: train on your own data instead",
-            )
-        folder = plan.open_partial(force=True)
-        counts = _write(folder, pairs)
+    with lease.of_output(output):
+        pairs = _sampled(_distinct(_read_all(config.packages, reporter)), config.passages)
+        with plan.new_partial() as folder:
+            counts = _write(folder, pairs)
         manifest = plan.publish_folder({}, {"passages": len(pairs), **counts})
     return summary_of(manifest, output, up_to_date=False)
+
+
+def _versions(config: DemoConfig) -> dict[str, str]:
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in config.packages:
+        for distribution in packages_distributions().get(package, ()):
+            versions[distribution] = version(distribution)
+    return versions
+
+
+def _sampled(pairs: list[Pair], count: int) -> list[Pair]:
+    """At most `count` of the pairs, chosen by the hash of their names; sorted by name."""
+    by_hash = sorted(pairs, key=lambda pair: xxhash.xxh3_64_intdigest(pair.name.encode()))
+    chosen = sorted(by_hash[:count], key=lambda pair: pair.name)
+    if len(chosen) < 500:
+        raise BadInput(
+            f"{sysconfig.get_paths()['stdlib']}: found only {len(chosen)} docstrings, expected at "
+            "least 500: this Python was installed without sources",
+            hint="use another Python, or train on your own data",
+        )
+    return chosen
 
 
 def _read_all(packages: Sequence[str], reporter: Reporter) -> Iterator[Pair]:
@@ -109,7 +121,7 @@ def _read_file(path: Path, module: str) -> Iterator[Pair]:
 
 
 def _pair(name: str, module: str, docstring: str | None) -> Pair | None:
-    """The pair of a docstring, unless it is too short, or its passage gives the query away."""
+    """The pair of a docstring; None if it is too short, or if the passage contains the query."""
     query, _, passage = (docstring or "").partition("\n\n")
     query, passage = query.strip(), passage.strip()
     if "\n" in query or not 4 <= len(query.split()) <= 30 or len(passage.split()) < 12:
@@ -120,7 +132,7 @@ def _pair(name: str, module: str, docstring: str | None) -> Pair | None:
 
 
 def _distinct(pairs: Iterator[Pair]) -> list[Pair]:
-    """The first of those that share a query or (nearly) a passage, as mirrored modules do."""
+    """The first of the pairs that share a query or (nearly) a passage, as in mirrored modules."""
     seen: set[str] = set()
     names: set[str] = set()
     kept = []
@@ -135,8 +147,8 @@ def _distinct(pairs: Iterator[Pair]) -> list[Pair]:
 
 
 def _split_of(module: str) -> str:
-    place = xxhash.xxh3_64_intdigest(module.encode()) / 2**64
-    return next(name for name, upto in _SPLITS if place < upto)
+    fraction = xxhash.xxh3_64_intdigest(module.encode()) / 2**64
+    return next(name for name, up_to in _SPLITS if fraction < up_to)
 
 
 def _write(folder: Path, pairs: list[Pair]) -> dict[str, int]:

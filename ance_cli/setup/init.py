@@ -1,4 +1,4 @@
-"""`ance init`: a settings file for a dataset folder, after a look at all of its data."""
+"""`ance init`: checks a dataset folder and writes a settings file for it."""
 
 from __future__ import annotations
 
@@ -31,26 +31,28 @@ _WARMUP, _RUN = "runs/warmup", "runs/ance"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the file: its name, its description, what it sets, and the flags that are
-    there with their defaults, for the reader to set."""
+    """A table of the settings file."""
 
     name: str
     about: str
+    """The comment above the table."""
     settings: Mapping[str, str]
     offered: str
+    """The names of further flags, which the file shows with their defaults as comments."""
 
 
 def tables(checkpoint: Checkpoint | None) -> list[Table]:
-    """The settings with which the commands of the cycle need no more than what differs from call to
-    call. A checkpoint that makes vectors already is what the loop starts from, any other the
-    warm-up's."""
+    """The tables of a settings file with which the commands of the cycle need few flags.
+
+    The loop starts from a checkpoint with a retrieval head; the warm-up starts from any other.
+    """
     is_warm = checkpoint is not None and checkpoint.has_head
     start = {} if checkpoint is None else {"ckpt": str(_place(checkpoint))}
     newest = {"ckpt": f"{_RUN}/latest"}
     recipe = "preset batch_size lr negatives_per_positive in_batch"
     drawing = "depth negatives mix sampler"
     return [
-        Table(SHARED, "What all commands share.", {"data": "."}, "gpus threads min_rel seed"),
+        Table(SHARED, "Settings of all commands.", {"data": "."}, "gpus threads min_rel seed"),
         Table(
             "bm25-negatives",
             "Negatives for the warm-up: ance bm25-negatives",
@@ -77,13 +79,13 @@ def tables(checkpoint: Checkpoint | None) -> list[Table]:
         ),
         Table(
             "mine",
-            "Negatives from those vectors, by hand: ance mine -o FILE",
+            "Negatives mined with these vectors: ance mine -o FILE",
             {**newest, "embeddings": _VECTORS},
             f"{drawing} range_min",
         ),
         Table(
             "search",
-            "A run for a split, or hits for a question: ance search --split dev -o dev.trec",
+            "Rankings for a split, or hits for a question: ance search --split dev -o dev.trec",
             {**newest, "embeddings": _VECTORS},
             "depth",
         ),
@@ -91,7 +93,7 @@ def tables(checkpoint: Checkpoint | None) -> list[Table]:
 
 
 def _place(checkpoint: Checkpoint) -> Path:
-    """Where settings look for a checkpoint: as it was named, one of the hub by its pinned copy."""
+    """The path of a checkpoint for the settings; for a model of the hub, that of its local copy."""
     return checkpoint.path if origin(checkpoint.path) else checkpoint.shown.absolute()
 
 
@@ -103,12 +105,12 @@ def init(
 ) -> Summary:
     """Write `ance.toml` into a dataset folder and count its documents, queries and labels.
 
-    `text_of` renders the tables. Raises `Mismatch` if the file exists, without
-    `call.force`, and `BadInput` where the data is broken or `ckpt` is no checkpoint.
+    `text_of` renders the tables. Raises `Mismatch` if the file exists and `call.force` is not set,
+    and `BadInput` if the data is broken or `ckpt` is not a checkpoint.
     """
     output = folder / FILE
     if output.exists() and not call.force:
-        raise Mismatch(f"{output} is there already", hint="edit it, or replace it with --force")
+        raise Mismatch(f"{output}: exists", hint="edit the file, or replace it with --force")
     checkpoint = None if ckpt is None else Checkpoint(ckpt)
     counted = survey(folder, call)
     if not call.dry_run:
@@ -147,7 +149,7 @@ def survey(folder: Path, call: Call) -> dict[str, Any]:
 
 
 def _next_steps(folder: Path, checkpoint: Checkpoint | None) -> list[str]:
-    """What to type then."""
+    """The next commands to run."""
     encoder = " --ckpt ENCODER" if checkpoint is None else ""
     warmup = [
         "ance bm25-negatives",

@@ -83,8 +83,8 @@ def not_utf8(data):
 BROKEN = [
     (cut_json, "data/corpus.jsonl:5: not valid JSON"),
     (missing_field, "data/corpus.jsonl:3: no text"),
-    (duplicate_id, "data/corpus.jsonl:10: document id 'd3' was used before, on line 4"),
-    (duplicate_query, "data/queries.jsonl:33: query id 'q0' was used before, on line 1"),
+    (duplicate_id, "data/corpus.jsonl:10: document id 'd3' is also on line 4"),
+    (duplicate_query, "data/queries.jsonl:33: query id 'q0' is also on line 1"),
     (empty_query, "data/queries.jsonl:2: query 'q1' is empty"),
     (unknown_document, "data/qrels/train.tsv:74: document 'nowhere' is not in the corpus"),
     (unknown_query, "data/qrels/train.tsv:74: query 'nobody' is not among the queries"),
@@ -204,7 +204,7 @@ def test_embeddings_that_are_not_these(ance, encoded, checkpoint):
     names = ids.read_text()
     ids.write_text(names.replace("d5\n", "", 1))
     found = ance(*mine, "--ckpt", checkpoint, code=3)
-    assert "63 ids for 64 documents: rows and ids disagree" in found.stderr
+    assert "has 63 ids, expected 64 (the manifest)" in found.stderr
     ids.write_text(names)
 
     vectors = encoded / "embeddings.npy"
@@ -216,7 +216,7 @@ def test_embeddings_that_are_not_these(ance, encoded, checkpoint):
 
     np.save(vectors, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     found = ance(*mine, "--ckpt", checkpoint, code=3)
-    assert "not a whole .npy array" in found.stderr
+    assert "not a complete .npy array" in found.stderr
 
     (encoded / "manifest.json").unlink()
     found = ance(*mine, "--ckpt", checkpoint, code=4)
@@ -257,7 +257,7 @@ def test_run_files(ance, dataset):
 
 USAGE = [
     (["mine", "--ckpt", "x"], "--output"),
-    (["encode", "--data", "data", "--ckpt", "{ckpt}", "-o", "-"], "cannot go through a pipe"),
+    (["encode", "--data", "data", "--ckpt", "{ckpt}", "-o", "-"], "cannot be written to stdout"),
     (["bm25-negatives", "--data", "data", "-o", "-", "--json"], "--json and -o - both need stdout"),
     (["bm25-negatives", "--data", "data", "-o", "x", "--mix", "bm25:0.5,ann:0.5"], "--mix"),
     (["bm25-negatives", "--data", "data", "-o", "x", "--depth", "0"], "--depth"),

@@ -1,4 +1,4 @@
-"""Latency through the command line: what is timed and told, not how fast it is."""
+"""Latency through the command line: what is timed and reported, not how fast it is."""
 
 import json
 

@@ -57,7 +57,7 @@ def made(tmp_path_factory, checkpoint):
 
 @pytest.fixture
 def world(made, tmp_path):
-    """A copy of it, whose run reads the copy's data."""
+    """A copy of the world, whose run reads the copy's data."""
     shutil.copytree(made, tmp_path / "w", symlinks=True)
     facts = tmp_path / "w" / "run" / "run.json"
     facts.write_text(facts.read_text().replace(str(made.resolve()), str(tmp_path / "w")))
@@ -122,7 +122,7 @@ def moved(name, other):
 
 
 def a_folder(name):
-    """A folder lies where the file was."""
+    """Replace the file with a folder."""
 
     def breaks(folder):
         (folder / name).unlink(missing_ok=True)
@@ -185,9 +185,9 @@ CASES = {
     "qrels two columns": (line(QRELS, 3, "q0\td8"), BM25, 3, f"{QRELS}:3: expected 3 columns"),
     "qrels five columns": (line(QRELS, 3, "q0\td8\t1\t1\t1"), BM25, 3, f"{QRELS}:3: expected 3"),
     "qrels not UTF-8": (line(QRELS, 3, b"q0\td\xff\t1"), BM25, 3, f"{QRELS}:3: not valid UTF-8"),
-    "qrels with two labels": (line(QRELS, 3, "q0\td0\t3"), BM25, 3, f"{QRELS}:3: 'd0' has two"),
+    "qrels with two labels": (line(QRELS, 3, "q0\td0\t3"), BM25, 3, "'d0' has the label 3"),
     "qrels a folder": (a_folder(QRELS), BM25, 3, f"{QRELS}: is a folder, expected a file"),
-    "qrels empty": (text(QRELS, "query-id\tcorpus-id\tscore\n"), BM25, 3, "there is no label"),
+    "qrels empty": (text(QRELS, "query-id\tcorpus-id\tscore\n"), BM25, 3, "has no label"),
     "qrels without a positive": (text(QRELS, "q0\td0\t0\n"), BM25, 3, "there is no positive"),
     "split missing": (nothing, [*BM25, "--split", "no"], 3, "data/qrels/no.tsv: no such split"),
     "corpus UTF-16": (text(CORPUS, "{}".encode("utf-16")), TOKENIZE, 3, f"{CORPUS}:1: not valid"),
@@ -215,18 +215,18 @@ CASES = {
     "GPUs backwards": (nothing, [*TRAIN, "--gpus", "3-0"], 2, "3-0 counts backwards"),
     "factory unknown": (nothing, [*INDEX, "--factory", "No"], 2, "is not a faiss factory string"),
     "factory too large": (nothing, [*INDEX, "--factory", "IVF256,Flat"], 3, "64 rows are too few"),
-    "output below a file": (nothing, [*ENCODE, "-o", f"{CORPUS}/x"], 2, "can be written or"),
+    "output below a file": (nothing, [*ENCODE, "-o", f"{CORPUS}/x"], 2, "cannot be read or"),
     "run below a file": (nothing, [*TRAIN, "-o", f"{CORPUS}/x"], 2, "(Not a directory)"),
-    "run where a file lies": (nothing, [*LOOP, "-o", CORPUS], 2, "(Not a directory)"),
+    "run in place of a file": (nothing, [*LOOP, "-o", CORPUS], 2, "(Not a directory)"),
     "cache a file": (nothing, [*ENCODE, "--cache-dir", CORPUS], 2, "Not a directory"),
     "name too long": (nothing, [*BM25, "-o", "o" * 300], 2, "(File name too long)"),
-    "partial a folder": (a_folder(".out.partial"), BM25, 2, ".out.partial: nothing can be"),
-    "output the corpus": (nothing, [*BM25, "-o", CORPUS, "-f"], 2, f"reads {CORPUS}, which"),
-    "output the labels": (nothing, [*BM25, "-o", QRELS, "-f"], 2, f"reads {QRELS}, which"),
-    "output the dataset": (nothing, [*ENCODE, "-o", "data", "-f"], 2, "which it would replace"),
-    "output the checkpoint": (nothing, [*ENCODE, "-o", "ckpt", "-f"], 2, "which it would replace"),
-    "output the vectors": (nothing, [*INDEX, "-o", "emb", "-f"], 2, "reads emb, which it would"),
-    "output the queries": (nothing, [*MINE, "-o", QUERIES, "-f"], 2, f"reads {QUERIES}, which"),
+    "partial a folder": (a_folder(".out.partial"), BM25, 2, ".out.partial: cannot be read"),
+    "output the corpus": (nothing, [*BM25, "-o", CORPUS, "-f"], 2, f"replace {CORPUS}, which"),
+    "output the labels": (nothing, [*BM25, "-o", QRELS, "-f"], 2, f"replace {QRELS}, which"),
+    "output the dataset": (nothing, [*ENCODE, "-o", "data", "-f"], 2, "which this command reads"),
+    "output the checkpoint": (nothing, [*ENCODE, "-o", "ckpt", "-f"], 2, "this command reads"),
+    "output the vectors": (nothing, [*INDEX, "-o", "emb", "-f"], 2, "replace emb, which this"),
+    "output the queries": (nothing, [*MINE, "-o", QUERIES, "-f"], 2, f"replace {QUERIES}, which"),
     "output the qrels": (nothing, [*SEARCH, "-o", "data/qrels/dev.tsv", "-f"], 2, "would replace"),
     "table over a run": (nothing, [*EVAL, "--per-query", "bm25.trec"], 2, "would replace it"),
     # checkpoints
@@ -249,23 +249,23 @@ CASES = {
     "tokenizer hollow": (text("ckpt/tokenizer.json", "{}"), TOKENIZE, 3, "does not load"),
     # artifacts
     "manifest edited": (edited("emb/manifest.json", lambda m: m["shaped_by"].update(dtype="x")),
-                        MINE, 4, "emb/manifest.json: was edited since ance wrote it"),
+                        MINE, 4, "emb/manifest.json: was edited after ance wrote it"),
     "manifest without inputs": (edited("emb/manifest.json", lambda m: m.pop("inputs")), INDEX, 4,
-                                "was edited since"),
+                                "was edited after"),
     "manifest without content": (edited("emb/manifest.json", lambda m: m.pop("content")), SEARCH,
                                  3, "emb/manifest.json: content: expected a JSON object, found"),
     "manifest without blocks": (edited("emb/manifest.json",
                                        lambda m: m["content"].update(block_xxh3=[])), MINE, 3,
                                 "0 blocks of 16384 do not hold 64 documents"),
-    "ids short": (cut("emb/ids.txt", 4), MINE, 3, "emb/ids.txt: 63 ids for 64 documents"),
+    "ids short": (cut("emb/ids.txt", 4), MINE, 3, "emb/ids.txt: has 63 ids, expected 64"),
     "ids exchanged": (line("emb/ids.txt", 6, "d6"), SEARCH, 3, "emb/ids.txt: is damaged"),
     "ids not UTF-8": (line("emb/ids.txt", 6, b"\xff"), INDEX, 3, "emb/ids.txt: not valid UTF-8"),
     "vectors NaN": (array("emb/embeddings.npy", nan_in), INDEX, 3, "block 0 (rows 0 to 64) is"),
-    "vectors cut": (cut("emb/embeddings.npy", 10), MINE, 3, "not a whole .npy array"),
+    "vectors cut": (cut("emb/embeddings.npy", 10), MINE, 3, "not a complete .npy array"),
     "vectors pickled": (lambda folder: np.save(folder / "emb/embeddings.npy",
                                                np.array([{}], dtype=object), allow_pickle=True),
-                        SEARCH, 3, "emb/embeddings.npy: not a whole .npy array"),
-    "vectors a folder": (a_folder("emb/embeddings.npy"), INDEX, 3, "not a whole .npy array"),
+                        SEARCH, 3, "emb/embeddings.npy: not a complete .npy array"),
+    "vectors a folder": (a_folder("emb/embeddings.npy"), INDEX, 3, "not a complete .npy array"),
     "offsets not in order": (array("emb/doc_offsets.npy", lambda a: np.where(a == 3, 99, a)), MINE,
                              3, "emb/doc_offsets.npy: does not cover the 64 rows"),
     "index cut": (cut("idx/index", 10), ["mine", *OVER_INDEX], 3, "idx/index: is damaged"),
@@ -287,7 +287,7 @@ CASES = {
     "run with a double": (text("bm25.trec", "q Q0 d 1 1 t\nq Q0 d 2 1 t\n"), EVAL, 3,
                           "bm25.trec:2: document 'd' occurs twice"),
     "run binary": (text("bm25.trec", b"\xff\x00\xfe\n"), EVAL, 3, "bm25.trec:1: not valid UTF-8"),
-    "run empty": (text("bm25.trec", ""), EVAL, 3, "bm25.trec: there is no hit in it"),
+    "run empty": (text("bm25.trec", ""), EVAL, 3, "bm25.trec: the file has no hits"),
     "run a folder": (a_folder("bm25.trec"), EVAL, 3, "bm25.trec: is a folder"),
     "run of another corpus": (text("r.trec", "q0 Q0 d1 1 1 t\nq0 Q0 zz 2 1 t\n"),
                               [*BM25, "--run", "r.trec"], 3, "r.trec:2: document 'zz' is not in"),
@@ -301,9 +301,9 @@ CASES = {
     "no positive": (negatives({"query_id": "q0", "negative_ids": []}), TRAIN, 3, "n.jsonl:1: 'que"),
     "numbers for ids": (negatives(pair(query_id=0)), TRAIN, 3, "should be strings"),
     "numbers for negatives": (negatives(pair(negative_ids=[1])), TRAIN, 3, "a list of strings"),
-    "a pair twice": (negatives(pair(), pair()), TRAIN, 3, "n.jsonl:2: this pair was on line 1"),
+    "a pair twice": (negatives(pair(), pair()), TRAIN, 3, "pair is also on line 1"),
     "negatives cut": (text("n.jsonl", '{"query_id":"q0","posit'), TRAIN, 3, "n.jsonl:1: not valid"),
-    "negatives empty": (text("n.jsonl", ""), TRAIN, 3, "n.jsonl: there are no negatives in it"),
+    "negatives empty": (text("n.jsonl", ""), TRAIN, 3, "n.jsonl: the file has no negatives"),
     "negatives a folder": (a_folder("n.jsonl"), TRAIN, 3, "n.jsonl: is a folder"),
     # a run folder
     "run.json cut": (cut("run/run.json"), GO_ON, 3, "run/run.json: not valid JSON"),

@@ -22,7 +22,7 @@ def test_inspect_shows_what_a_checkpoint_is(ance, checkpoint):
     assert found["parameters"] == tower["parameters"] == numbers
     assert tower["dtypes"] == ["F32"]
     assert (found["dim"], found["similarity"], found["pinned"]) == (32, "dot", True)
-    assert found["pins"]["query_length"] == 12 and found["pins"]["passage_length"] == 24
+    assert found["encoding"]["query_length"] == 12 and found["encoding"]["passage_length"] == 24
     hashes = {side: Checkpoint(checkpoint).tower_hash(side) for side in ("query", "passage")}
     assert found["hashes"] == hashes and found["lineage"] == {"training_step": 0}
     shown = ance("checkpoint", "inspect", checkpoint).stdout
@@ -67,12 +67,12 @@ def test_convert_once_and_again(inside, pickled):
     assert not (inside.cwd / "ours").exists()
     found = json.loads(inside(*words, "--passage-length", 20, "--json").stdout)
     assert (found["layout"], found["towers"], found["dim"]) == ("plain", "shared", 32)
-    assert found["pins"]["passage_length"] == 20
+    assert found["encoding"]["passage_length"] == 20
     names = {path.name for path in inside.cwd.iterdir() if not path.name.endswith(".lease")}
     assert names == {"plain", "ours"}
     before = tree(inside.cwd / "ours")
     assert "up to date" in inside(*words, "--passage-length", 20).stderr
-    assert "of other files or settings" in inside(*words, code=4).stderr
+    assert "was made from other files or settings" in inside(*words, code=4).stderr
     assert tree(inside.cwd / "ours") == before
     inside(*words, "--force")
     assert Checkpoint(inside.cwd / "ours").settings.passage_length == 128
@@ -91,16 +91,16 @@ def test_convert_once_and_again(inside, pickled):
         (
             ["convert", "plain", "--pooling", "cls", "-o", "plain", "--force"],
             2,
-            "which it would replace",
+            "which this command reads",
         ),
         (["inspect", "plain"], 3, "holds no weights in safetensors format"),
         (["inspect", "plain", "plain"], 2, "inspect shows one checkpoint"),
         (["inspect", "plain", "-o", "x"], 2, "inspect shows one checkpoint"),
         (["repair", "plain"], 2, "'repair' is not one of"),
-        (["convert", "plain", "--pooling", "cls", "-o", "taken"], 4, "nothing says that it was"),
+        (["convert", "plain", "--pooling", "cls", "-o", "taken"], 4, "made from an unknown source"),
     ],
 )
-def test_what_cannot_be_is_said(inside, pickled, words, code, said):
+def test_impossible_exports_are_refused(inside, pickled, words, code, said):
     (inside.cwd / "taken").mkdir()
     (inside.cwd / "taken" / "mine.txt").write_text("keep")
     found = inside("checkpoint", *words, code=code)

@@ -1,4 +1,4 @@
-"""`--config` and `ance.toml`: what they set, what goes before them, and who must not read them."""
+"""`--config` and `ance.toml`: what they set, what overrides them, and who must not read them."""
 
 import json
 import subprocess
@@ -62,14 +62,14 @@ def test_paths_are_those_from_the_files_folder(inside, settings, dataset):
     settings('[bm25-negatives]\ndata = "../data"\noutput = "n.jsonl"\nengine = "bm25s"\n'
              'depth = 5\n', "conf/mine.toml")  # fmt: skip
     found = inside("bm25-negatives", "--config", "conf/mine.toml")
-    assert "settings from" not in found.stderr, "a file that was named need not be told"
+    assert "settings from" not in found.stderr, "a file named with --config is not reported"
     assert jsonl(inside.cwd / "conf" / "n.jsonl")
 
 
 def test_lists_are_repeated_flags(inside, settings, dataset, checkpoint):
     settings(f'[loop]\ndata = ["data:0.5", "other:0.5"]\nckpt = "{checkpoint}"\noutput = "run"\n')
     found = inside("loop", "--dry-run", code=2)
-    assert "several --data are merged" in found.stderr
+    assert "it cannot merge several --data" in found.stderr
     assert "ance merge data:0.5 other:0.5 -o run.data" in found.stderr
 
 
@@ -113,7 +113,7 @@ def test_positional_arguments_are_no_settings(inside, settings):
         ("[encode\n", "ance.toml:1: not valid TOML: ", None),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_with_its_place(inside, settings, text, what, hint):
+def test_a_mistake_is_reported_with_its_place(inside, settings, text, what, hint):
     settings(text)
     found = inside("encode", "--ckpt", "x", "-o", "y", code=2).stderr
     assert what in found and (hint is None or f"hint: {hint}" in found), found
@@ -135,7 +135,7 @@ def test_none_reads_no_file(inside, settings):
     assert "no.toml: No such file" in inside("mine", "--config", "no.toml", code=2).stderr
 
 
-def test_help_is_there_where_the_file_is_broken(inside, settings):
+def test_help_works_with_a_broken_file(inside, settings):
     settings("[encode\n")
     assert "--ckpt" in inside("encode", "--help").stdout
 

@@ -216,7 +216,11 @@ def test_what_rerank_refuses(world, checkpoint, two_towers):
     for arguments, words, code in (
         (["bad.trec"], "exactly one scorer: --ckpt DIR or --cross-encoder DIR", 2),
         (["bad.trec", *ckpt, "--cross-encoder", "x"], "exactly one scorer: --ckpt DIR", 2),
-        (["bad.trec", "--cross-encoder", "x", "--embeddings", "emb"], "--embeddings go with", 2),
+        (
+            ["bad.trec", "--cross-encoder", "x", "--embeddings", "emb"],
+            "--embeddings needs --ckpt",
+            2,
+        ),
         (["bad.trec", *ckpt, "--pair-length", 64], "--pair-length goes with --cross-encoder", 2),
         (["bad.trec", *ckpt, "--depth", 0], "--depth must be at least 1", 2),
         (["bad.trec", *ckpt, "--tag", "a b"], "--tag is one word", 2),

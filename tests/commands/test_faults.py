@@ -137,7 +137,7 @@ def test_a_signal_is_not_lost_in_a_destructor(tmp_path):
     command = [sys.executable, "-c", IN_A_DESTRUCTOR]
     found = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert found.returncode == 143, found.stderr
-    assert "stopped; what is finished is kept" in found.stderr
+    assert "stopped; finished work is kept" in found.stderr
     assert "Traceback" not in found.stderr
 
 
@@ -358,7 +358,7 @@ def test_a_damaged_published_generation_is_refused_with_a_hint(world):
         flip(generation / name)
     found = world("mine", "--embeddings", generation / "embeddings", "--data", "data", "--ckpt",
                   "run/latest", *MINING[:4], "-o", "n.jsonl", code=3)  # fmt: skip
-    assert "is damaged: its hash is not the one in the manifest" in " ".join(found.stderr.split())
+    assert "its hash differs from the one in the manifest" in " ".join(found.stderr.split())
     train = ["train-segment", "--steps", 2, "-o", "run"]
     found = world(*train, generation / "negatives.jsonl", code=3)
     assert "make another generation with: ance refresh run --force" in " ".join(

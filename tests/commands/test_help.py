@@ -1,6 +1,5 @@
 """Help, reference and flags hold together."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -9,10 +8,9 @@ from ance_cli.cli.command import COMMANDS
 from ance_cli.cli.reference import reference
 
 ROOT = Path(__file__).parents[2]
-BANNED = {"mend", "told", "hears", "stands", "beside", "anew"}
 
 
-def test_the_issue_list_of_commands_is_there():
+def test_the_main_commands_exist():
     assert {"demo", "bm25-negatives", "encode", "index", "mine", "train-segment", "search", "eval",
             "refresh", "loop"} <= set(COMMANDS)  # fmt: skip
 
@@ -35,8 +33,6 @@ def test_every_flag_has_a_whole_sentence_of_help_and_a_spelling_of_its_own(name)
     assert len(spelled) == len(set(spelled))
     for each in COMMANDS[name].settings:
         assert each.setting.help.endswith("."), each.name
-        words = set(re.findall(r"[a-z]+", each.setting.help.lower()))
-        assert not words & BANNED, f"{each.name}: {words & BANNED}"
 
 
 def test_help_and_version(ance):

@@ -20,7 +20,7 @@ PASSAGES = ["0\tGout is caused by crystals.", "1\tIt is treated with drugs.", "2
 
 
 def put(folder: Path, **files: str | list[str]) -> Path:
-    """Files by their names, in which `__` stands for a dot."""
+    """Files by their names, in which `__` means a dot."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in files.items():
         text = lines if isinstance(lines, str) else "".join(f"{line}\n" for line in lines)
@@ -97,10 +97,10 @@ def test_up_to_date_other_settings_and_force(inside, msmarco):
     inside(*words, "--force")
     assert "crystals.!" in (inside.cwd / "data" / "corpus.jsonl").read_text()
     for output in ("ms", "."):
-        assert "which it would replace" in inside("import", "ms", "-o", output, code=2).stderr
+        assert "which this command reads" in inside("import", "ms", "-o", output, code=2).stderr
     (inside.cwd / "mine").mkdir()
     (inside.cwd / "mine" / "notes").write_text("x")
-    assert "nothing says that ance made it" in inside("import", "ms", "-o", "mine", code=4).stderr
+    assert "exists and has no manifest" in inside("import", "ms", "-o", "mine", code=4).stderr
 
 
 CONTEXT = {"title": "Gout", "text": "caused by crystals", "passage_id": "7"}
@@ -214,9 +214,9 @@ def test_files_of_any_name(ance):
 def test_a_part_of_a_dataset_says_what_was_not_checked(ance):
     put(ance.cwd, qrels__dl19__txt=["1 Q0 d1 3"], topics__dl19__txt=["1\twhat is gout"])
     found = ance("import", "qrels.dl19.txt", "topics.dl19.txt", "-o", "dl19").stderr
-    assert "warning: no documents came with it, so no document id was checked" in found
+    assert "warning: no documents were imported, so no document id was checked" in found
     found = ance("import", "qrels.dl19.txt", "-o", "labels").stderr
-    assert "warning: no queries came with it, so no query id was checked" in found
+    assert "warning: no queries were imported, so no query id was checked" in found
 
 
 BROKEN = [
@@ -224,7 +224,7 @@ BROKEN = [
     ("collection.tsv", b"3\n", "ms/collection.tsv:4: expected 2 columns separated by tabs"),
     ("collection.tsv", b"3\tg\xffut\n", "ms/collection.tsv:4: not valid UTF-8"),
     ("collection.tsv", b"\tgout\n", "ms/collection.tsv:4: '' cannot be an id"),
-    ("collection.tsv", b"0\tanother\n", "document id '0' was used before, with another text"),
+    ("collection.tsv", b"0\tanother\n", "document id '0' was used before with another text"),
     (
         "queries.train.tsv",
         b"10\tanother\n",
@@ -325,7 +325,7 @@ print(Path("/proc/self/status").read_text())
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_memory_does_not_grow_with_the_corpus(ance, msmarco):
-    """The peak of a program of its own, as the kernel tells it."""
+    """The peak memory of a separate process, as the kernel reports it."""
     enlarge(msmarco, 200_000)
     put(ance.cwd / "few", collection__tsv=PASSAGES)
 

@@ -14,7 +14,7 @@ def text_of(ance):
     return (ance.cwd / "data" / "ance.toml").read_text()
 
 
-def test_it_counts_what_is_there(inside, dataset):
+def test_init_counts_the_data(inside, dataset):
     found = json.loads(inside("init", "data", "--json").stdout)
     assert (found["documents"], found["queries"]) == (64, 32)
     assert found["splits"] == {
@@ -83,7 +83,7 @@ def test_a_file_is_never_overwritten(inside, dataset):
     path = dataset / "ance.toml"
     path.write_text("[all]\n")
     found = inside("init", "data", code=4)
-    assert "data/ance.toml is there already" in found.stderr and "--force" in found.stderr
+    assert "data/ance.toml: exists" in found.stderr and "--force" in found.stderr
     assert path.read_text() == "[all]\n"
     inside("init", "data", "--force")
     assert "[loop]" in path.read_text()
@@ -98,19 +98,19 @@ def test_a_dry_run_writes_nothing(inside, dataset):
 @pytest.mark.parametrize(
     ("file", "line", "what"),
     [
-        ("corpus.jsonl", '{"_id": "d0", "text": "again"}', "document id 'd0' was used before"),
+        ("corpus.jsonl", '{"_id": "d0", "text": "again"}', "document id 'd0' is also on line"),
         ("queries.jsonl", '{"_id": "q0"}', "no text"),
         ("qrels/dev.tsv", "q0\td99\t1", "document 'd99' is not in the corpus"),
     ],
 )
-def test_broken_data_is_told_and_nothing_written(inside, dataset, file, line, what):
+def test_broken_data_is_reported_and_nothing_is_written(inside, dataset, file, line, what):
     with open(dataset / file, "a") as handle:
         handle.write(f"{line}\n")
     assert what in inside("init", "data", code=3).stderr
     assert not (dataset / "ance.toml").exists()
 
 
-def test_missing_splits_are_told(inside, dataset):
+def test_missing_splits_are_reported(inside, dataset):
     (dataset / "qrels" / "train.tsv").unlink()
     found = inside("init", "data", "--quiet").stderr
     assert "data/qrels has no train.tsv: mining and training need --split" in found

@@ -243,7 +243,7 @@ def test_what_a_model_has_read_is_not_read_again(inside, slow, stage):
         assert not (inside.cwd / "cut.out").exists() and left.stat().st_size
     slow.stop_after(total - 5)
     found = inside(*command, "-o", "cut.out")
-    assert "cut.out: going on from what an interrupted call left" in found.stderr
+    assert "cut.out: continuing an interrupted call" in found.stderr
     assert slow.pieces == 2 * total
     assert (inside.cwd / "cut.out").read_bytes() == (inside.cwd / "whole.out").read_bytes()
     assert not left.parent.exists()
@@ -267,14 +267,14 @@ def test_what_was_read_is_not_taken_for_other_settings_and_not_dropped(inside, s
     inside(*command, "-o", "cut.trec", code=5)
     other = slow.filled(OTHERS[what])
     refused = inside(*command, *other, "-o", "cut.trec", code=4)
-    assert "an unfinished run with other settings is in the way" in refused.stderr
+    assert "exists as an unfinished run with other settings" in refused.stderr
     assert "--force" in refused.stderr
     slow.stop_after(total - 3)
     inside(*command, "-o", "cut.trec")
     assert (inside.cwd / "cut.trec").read_bytes() == (inside.cwd / "whole.trec").read_bytes()
 
 
-def test_smaller_batches_go_on_where_larger_ones_stopped(inside, slow):
+def test_smaller_batches_continue_where_larger_ones_stopped(inside, slow):
     """As the advice is where memory runs out."""
     command = slow("rerank")
     slow.stop_after(3)
@@ -283,7 +283,7 @@ def test_smaller_batches_go_on_where_larger_ones_stopped(inside, slow):
     one_by_one = [*command, "--batch-tokens", 8]
     before = slow.pieces
     found = inside(*one_by_one, "-o", "cut.trec")
-    assert "going on from what an interrupted call left" in found.stderr
+    assert "continuing an interrupted call" in found.stderr
     left, before = slow.pieces - before, slow.pieces
     inside(*one_by_one, "-o", "whole.trec")
     assert slow.pieces - before == left + 3 * cross_encoder._BLOCK
@@ -328,7 +328,7 @@ def test_reranking_killed_is_reranking_uninterrupted(ance, slow):
     process.wait()
     assert left.exists() and not (ance.cwd / "cut.trec").exists()
     found = ance(*command, "-o", "cut.trec")
-    assert "going on from what an interrupted call left" in found.stderr
+    assert "continuing an interrupted call" in found.stderr
     assert (ance.cwd / "cut.trec").read_bytes() == (ance.cwd / "whole.trec").read_bytes()
     assert not left.exists()
 
@@ -348,7 +348,7 @@ def test_an_unfinished_output_of_other_settings_is_refused(ance, inside, dataset
         9,
     ]
     found = inside(*arguments, code=4)
-    assert "an unfinished embeddings with other settings is in the way" in found.stderr
+    assert "exists as an unfinished embeddings with other settings" in found.stderr
     inside(*arguments, "--force")
 
 
@@ -422,7 +422,7 @@ def test_full_disk(inside, dataset, checkpoint):
 def test_a_stage_that_was_stopped_makes_the_bytes_of_one_that_was_not(
     ance, inside, dataset, checkpoint, stage, signum
 ):
-    """Stopped as soon as anything of it is on the disk, then later: old or new, never half."""
+    """Stopped as soon as a byte is on the disk, then later: old or new, never half."""
     made_everything(inside, checkpoint)
     output, arguments = every_writer(checkpoint)[stage]
     inside(*arguments, "-o", f"whole-{output}")
@@ -451,7 +451,7 @@ def test_a_stage_that_was_stopped_makes_the_bytes_of_one_that_was_not(
         (["search", "--corpus", "data/corpus.jsonl", "--engine", "bm25s", "--queries", "-"],
          "stdin: holds no query"),
         (["train-segment", "-", "--data", "data", "--ckpt", "{ckpt}", "--steps", 2, "-o", "run"],
-         "there are no negatives in it"),
+         "the file has no negatives"),
     ],
 )  # fmt: skip
 def test_stdin_that_was_closed_early(ance, dataset, checkpoint, arguments, words):

@@ -50,7 +50,7 @@ def contents(folder):
     return {name: data for name, data in tree(folder).items() if name != "manifest.json"}
 
 
-def test_a_merged_dataset_holds_both(ance, two):
+def test_a_merged_dataset_has_both(ance, two):
     found = json.loads(ance("merge", "a:0.7", "b:0.3", "-o", "both", "--json").stdout)
     assert found["kind"] == "dataset" and found["up_to_date"] is False
     assert found["datasets"]["b"] == {
@@ -141,18 +141,18 @@ def test_the_same_bytes_twice(ance, two):
 @pytest.mark.parametrize(
     ("texts", "output", "words"),
     [
-        (["a"], "c", "merging takes two datasets or more"),
-        (["a:0.5", "b"], "c", "b has no share, and others have one"),
-        (["a:0", "b:1"], "c", "'a:0': there is no such folder, and '0' is no share"),
-        (["a:nan", "b:1"], "c", "'nan' is no share"),
-        (["a:half", "b:half"], "c", "'half' is no share"),
-        (["a", "a"], "c", "a and a are both called 'a'"),
-        (["a", "sub/a/"], "c", "a and sub/a are both called 'a'"),
-        (["a", "two words"], "c", "the folder's name 'two words' cannot begin an id"),
-        (["a", "/"], "c", "the folder's name '' cannot begin an id"),
-        (["a", "b"], "b", "b: holds b, which is to be merged into it"),
-        (["a", "b"], ".", ".: holds a, which is to be merged into it"),
-        (["a", "b"], "-", "a dataset folder cannot go through a pipe"),
+        (["a"], "c", "ance merge needs at least two datasets"),
+        (["a:0.5", "b"], "c", "b has no share, and other datasets have one"),
+        (["a:0", "b:1"], "c", "'a:0': no such folder, and '0' is not a share"),
+        (["a:nan", "b:1"], "c", "'nan' is not a share"),
+        (["a:half", "b:half"], "c", "'half' is not a share"),
+        (["a", "a"], "c", "a and a have the same name 'a'"),
+        (["a", "sub/a/"], "c", "a and sub/a have the same name 'a'"),
+        (["a", "two words"], "c", "the folder's name 'two words' cannot be part of an id"),
+        (["a", "/"], "c", "the folder's name '' cannot be part of an id"),
+        (["a", "b"], "b", "b: contains b, which would be merged into it"),
+        (["a", "b"], ".", ".: contains a, which would be merged into it"),
+        (["a", "b"], "-", "a dataset folder cannot be written to stdout"),
     ],
 )
 def test_what_cannot_be_merged_is_a_usage_problem(there, texts, output, words):
@@ -169,17 +169,17 @@ def test_shares_need_train_pairs(ance, two):
             path.unlink()
     before = tree(ance.cwd)
     found = ance("merge", "a", "b", "-o", "both", code=2)
-    assert "no dataset has a positive in qrels/train.tsv to take its share from" in found.stderr
+    assert "no dataset has a positive in qrels/train.tsv, so" in found.stderr
     assert tree(ance.cwd) == before
     found = ance("merge", "a:1", "b:1", "-o", "both")
-    assert "warning: a has a share of 0.5, and no pair in its train labels" in found.stderr
+    assert "warning: a has a share of 0.5 and no train pairs" in found.stderr
 
 
 BROKEN = [
     ("corpus.jsonl", lambda lines: [*lines[:60], lines[60][:20], *lines[61:]],
      "a/corpus.jsonl:61: not valid JSON"),
     ("corpus.jsonl", lambda lines: [*lines, lines[3]],
-     "a/corpus.jsonl:65: document id 'd3' was used before, on line 4"),
+     "a/corpus.jsonl:65: document id 'd3' is also on line 4"),
     ("queries.jsonl", lambda lines: [*lines, '{"_id": "q99", "text": " "}'],
      "a/queries.jsonl:33: query 'q99' is empty"),
     ("qrels/dev.tsv", lambda lines: [*lines, "q1\tnowhere\t1"],

@@ -171,7 +171,7 @@ def test_ranks_end_with_the_command_that_started_them(world):
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stderr
-    assert stderr.count("stopped; what is finished is kept") == 1 and not ranks()
+    assert stderr.count("stopped; finished work is kept") == 1 and not ranks()
     assert "death signal" not in stderr and "Traceback" not in stderr
     last = jsonl(metrics)[-1]["step"]
     assert (world.cwd / "ended" / "state" / f"step-{last:08d}").exists()

@@ -93,7 +93,7 @@ def test_without_a_split_the_runs_queries_and_without_answers_no_measures(world,
     assert "no measure is computed" in found.stderr
 
 
-def test_a_generated_answer_names_the_first_passage_that_holds_it(world, tmp_path):
+def test_a_generated_answer_names_the_first_passage_that_contains_it(world, tmp_path):
     folder = make_reader(tmp_path / "seq2seq", "seq2seq")
     read(world, folder, "--answer-tokens", 1, "--dtype", "fp32")
     texts = {r["_id"]: r["text"].split() for r in jsonl(world.cwd / "data/corpus.jsonl")}
@@ -116,7 +116,7 @@ def test_dry_run_and_what_is_refused(world, reader, checkpoint, tmp_path):
     found = read(world, reader, "--split", "train", code=3)
     assert "dev.trec: has none of the 24 queries of the split" in found.stderr
     found = read(world, reader, "-o", "data/queries.jsonl", "-f", code=2)
-    assert "which it would replace" in found.stderr
+    assert "which this command reads" in found.stderr
     (world.cwd / "dev.trec").write_text("q24 Q0 zz 1 1 t\n")
     assert "dev.trec: document 'zz' is not in the corpus" in read(world, reader, code=3).stderr
     (world.cwd / "dev.trec").write_text("zz Q0 d1 1 1 t\n")

@@ -155,7 +155,7 @@ def test_a_second_process_waits_for_the_first(opened, calls, monkeypatch):
         assert not found and calls == []
     waiting.join(60)
     assert len(said) == 1 and "is being written by process" in said[0]
-    assert said[0].endswith("waiting until it is done")
+    assert said[0].endswith("waiting for that process")
     assert found[0].num_docs == 64
 
 
@@ -281,7 +281,7 @@ def test_a_changed_cache_is_refused_with_the_way_out(opened):
         handle.write(b"x")
     with pytest.raises(Mismatch) as caught:
         corpus_tokens(checkpoint, dataset)
-    assert "was changed since ance made it" in caught.value.what
+    assert "was changed after ance wrote it" in caught.value.what
     assert "ance tokenize --force" in caught.value.hint
     tokenize(checkpoint, dataset, call=Call(force=True))
     assert corpus_tokens(checkpoint, dataset).block(0).num_rows == 64

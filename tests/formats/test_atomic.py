@@ -68,7 +68,7 @@ def test_a_failure_in_the_middle_keeps_the_old_file(tmp_path, failure):
     assert names(tmp_path) == ["file"]
 
 
-def test_a_write_that_finds_no_room_leaves_nothing_under_the_name(tmp_path):
+def test_a_write_on_a_full_disk_leaves_no_file(tmp_path):
     path = tmp_path / "file"
     with (
         pytest.raises(ResourceExhausted) as caught,
@@ -79,14 +79,12 @@ def test_a_write_that_finds_no_room_leaves_nothing_under_the_name(tmp_path):
     assert names(tmp_path) == []
     assert caught.value.exit_code == 5
     assert caught.value.what == (
-        f"{path}: no room left on the disk; nothing was published under this name"
+        f"{path}: no room left on the disk; nothing was written under this name"
     )
-    assert caught.value.hint == (
-        "free some space and repeat the command: what was finished is kept"
-    )
+    assert caught.value.hint == ("free some space and repeat the command; finished work is kept")
 
 
-def test_a_write_that_finds_no_room_keeps_the_old_file(tmp_path):
+def test_a_write_on_a_full_disk_keeps_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with pytest.raises(ResourceExhausted), full_disk(1000):
@@ -96,7 +94,7 @@ def test_a_write_that_finds_no_room_keeps_the_old_file(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_no_room_that_only_fsync_reports(tmp_path, monkeypatch, code):
+def test_a_full_disk_that_only_fsync_reports(tmp_path, monkeypatch, code):
     monkeypatch.setattr(os, "fsync", failing(code))
     with pytest.raises(ResourceExhausted):
         atomic.write_bytes(tmp_path / "file", b"content")
@@ -112,7 +110,7 @@ def test_another_disk_error_is_not_called_a_full_disk(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_libraries_with_errors_of_their_own_are_understood(tmp_path, code):
+def test_the_full_disk_errors_of_libraries_are_recognised(tmp_path, code):
     with pytest.raises(ResourceExhausted), atomic.new_file(tmp_path / "file"):
         raise RuntimeError(f"SafetensorError: I/O error: {os.strerror(code)} (os error {code})")
     with pytest.raises(RuntimeError, match="something else"), atomic.new_file(tmp_path / "file"):

@@ -42,7 +42,8 @@ def test_parts_that_disagree_are_refused(tmp_path):
     with pytest.raises(BadInput) as caught:
         read_candidates(tmp_path, 8)
     assert caught.value.what == (
-        f"{tmp_path}: 2 queries, rows (3, 2), scores (3, 2): they disagree"
+        f"{tmp_path}: 2 query ids, rows of shape (3, 2) and scores of shape (3, 2) "
+        "do not fit together"
     )
     assert caught.value.hint == "mine again with --force"
     FOUND.write(tmp_path)
@@ -50,7 +51,8 @@ def test_parts_that_disagree_are_refused(tmp_path):
     with pytest.raises(BadInput) as caught:
         read_candidates(tmp_path, 8)
     assert caught.value.what == (
-        f"{tmp_path}: 3 queries, rows (3, 1), scores (3, 2): they disagree"
+        f"{tmp_path}: 3 query ids, rows of shape (3, 1) and scores of shape (3, 2) "
+        "do not fit together"
     )
 
 
@@ -59,5 +61,5 @@ def test_positions_outside_the_corpus_are_refused(tmp_path):
     with pytest.raises(BadInput) as caught:
         read_candidates(tmp_path, 5)
     assert caught.value.what == (
-        f"{tmp_path / ROWS}: names a position outside the corpus of 5 documents"
+        f"{tmp_path / ROWS}: has a position outside the corpus of 5 documents"
     )

@@ -95,7 +95,7 @@ def test_a_missing_file_is_named(tmp_path):
     path = CheckpointFolder(tmp_path).modules
     with pytest.raises(BadInput) as caught:
         read_checkpoint_json(path, list[Listed])
-    assert caught.value.what == f"{path}: no such file: the checkpoint is not whole"
+    assert caught.value.what == f"{path}: no such file; the checkpoint is incomplete"
 
 
 def test_further_keys_are_ignored(tmp_path):

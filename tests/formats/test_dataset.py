@@ -54,7 +54,7 @@ def test_body_hash_of_a_passage_without_a_body_is_its_titles():
     assert Passage("d1", "one", "").body_hash() != Passage("d2", "two", "").body_hash()
 
 
-# ---------------------------------------------------------------- where the files lie
+# ---------------------------------------------------------------- the paths of the files
 
 
 def test_locate_finds_the_files_of_a_folder(tmp_path):
@@ -89,17 +89,17 @@ def test_locate_reads_only_the_split_that_was_named(tmp_path):
     assert locate(tmp_path).qrels is None
 
 
-def test_locate_names_the_splits_that_there_are(tmp_path):
+def test_locate_names_the_existing_splits(tmp_path):
     written(tmp_path / "corpus.jsonl")
     with pytest.raises(BadInput) as caught:
         locate(tmp_path, split="dev")
     assert caught.value.what == f"{tmp_path}/qrels/dev.tsv: no such split"
-    assert caught.value.hint == "the splits there are: none"
+    assert caught.value.hint == "the dataset has the splits: none"
     for name in ("train.tsv", "test.tsv.gz", "notes.txt"):
         written(tmp_path / "qrels" / name)
     with pytest.raises(BadInput) as caught:
         locate(tmp_path, split="dev")
-    assert caught.value.hint == "the splits there are: test, train"
+    assert caught.value.hint == "the dataset has the splits: test, train"
 
 
 def test_locate_without_a_folder_or_a_corpus(tmp_path):
@@ -111,7 +111,7 @@ def test_locate_without_a_folder_or_a_corpus(tmp_path):
     assert caught.value.what == f"{tmp_path}/corpus.jsonl: no such file"
     with pytest.raises(UsageProblem) as caught:
         locate(None)
-    assert caught.value.what == "no corpus was named"
+    assert caught.value.what == "no corpus is named"
     assert caught.value.hint == "name a dataset folder with --data, or a file with --corpus"
 
 
@@ -122,7 +122,7 @@ def test_a_part_that_was_not_named_says_which_flag_names_it(tmp_path, part, flag
     dataset = Dataset(tmp_path / "corpus.jsonl", None, None)
     with pytest.raises(UsageProblem) as caught:
         dataset.need(part)
-    assert caught.value.what == f"this needs {part}"
+    assert caught.value.what == f"this command needs {part}"
     assert caught.value.hint == f"name them with --data and {flags}"
 
 
@@ -190,12 +190,12 @@ BROKEN_PASSAGES = [
     ('{"_id": "d9", "text": 5}', "'text' should be a string, found int"),
     ('{"_id": "d9", "text": ["x"]}', "'text' should be a string, found list"),
     ('{"_id": "d9", "title": 5, "text": "x"}', "'title' should be a string"),
-    ('{"_id": "", "text": "x"}', "'' cannot be an id: it is empty or holds white space"),
-    ('{"_id": "d 9", "text": "x"}', "'d 9' cannot be an id: it is empty or holds white space"),
-    ('{"_id": "d9\\n", "text": "x"}', "'d9\\n' cannot be an id: it is empty or holds white space"),
-    ('{"_id": "d\\u0000", "text": "x"}', "'d\\x00' cannot be an id: it holds a control character"),
-    ('{"_id": "d1", "text": "x"}', "document id 'd1' was used before, on line 1"),
-    ("[]", "expected one JSON object a line, found list"),
+    ('{"_id": "", "text": "x"}', "'' cannot be an id: it is empty or contains white space"),
+    ('{"_id": "d 9", "text": "x"}', "'d 9' cannot be an id: it is empty or contains white space"),
+    ('{"_id": "d\\n", "text": "x"}', "'d\\n' cannot be an id: it is empty or contains white space"),
+    ('{"_id": "\\u0000", "text": "x"}', "'\\x00' cannot be an id: it contains a control character"),
+    ('{"_id": "d1", "text": "x"}', "document id 'd1' is also on line 1"),
+    ("[]", "expected one JSON object per line, found list"),
 ]  # fmt: skip
 
 
@@ -223,7 +223,7 @@ def test_a_corpus_without_a_passage_is_refused(tmp_path, lines, collector):
 
 
 @pytest.mark.parametrize("space", ["\x0b", "\x0c", "\x1c", "\x85", "\xa0", "\u2028", "\u3000"])
-def test_an_id_that_passes_the_door_survives_every_format(tmp_path, space):
+def test_an_accepted_id_survives_every_format(tmp_path, space):
     path = written(tmp_path / "c.jsonl", json.dumps({"_id": f"a{space}b", "text": "x"}))
     try:
         ids = [passage.doc_id for passage in read_corpus(path)]
@@ -254,7 +254,7 @@ def test_queries_as_json_lines_and_as_columns(tmp_path):
     ("line", "reason"),
     [
         ('{"_id": "q9", "text": " \\n"}', "query 'q9' is empty"),
-        ('{"_id": "q1", "text": "x"}', "query id 'q1' was used before, on line 1"),
+        ('{"_id": "q1", "text": "x"}', "query id 'q1' is also on line 1"),
         ('{"_id": "q9"}', "no text (looked for text, query, contents); the record has _id"),
         (
             '{"text": "x"}',
@@ -262,7 +262,7 @@ def test_queries_as_json_lines_and_as_columns(tmp_path):
         ),
         (
             '{"_id": "q 9", "text": "x"}',
-            "'q 9' cannot be an id: it is empty or holds white space",
+            "'q 9' cannot be an id: it is empty or contains white space",
         ),
     ],
 )
@@ -288,7 +288,7 @@ def test_a_file_without_a_query_is_refused(tmp_path):
     path = written(tmp_path / "queries.jsonl")
     with pytest.raises(BadInput) as caught:
         read_queries(path)
-    assert caught.value.what == f"{path}: there is no query in it"
+    assert caught.value.what == f"{path}: the file has no query"
 
 
 # ---------------------------------------------------------------- answers
@@ -322,19 +322,19 @@ BROKEN_ANSWERS = [
     ('{"_id": "q2", "metadata": {"answers": {"text": ["x"]}}}', f"'metadata.answers' {LIST} dict"),
     ('{"_id": "q2", "answers": 5}', f"'answers' {LIST} int"),
     ('{"_id": "q2", "answer": true}', f"'answer' {LIST} bool"),
-    ('{"_id": "q2", "answers": ["x", 5]}', "'answers' should hold strings, found int"),
+    ('{"_id": "q2", "answers": ["x", 5]}', "'answers' should contain strings, found int"),
     (
         '{"_id": "q2", "metadata": {"answer": [null]}}',
-        "'metadata.answer' should hold strings, found NoneType",
+        "'metadata.answer' should contain strings, found NoneType",
     ),
-    ('{"_id": "q1", "answers": ["x"]}', "query id 'q1' was used before, on line 1"),
+    ('{"_id": "q1", "answers": ["x"]}', "query id 'q1' is also on line 1"),
     (
         '{"answers": ["x"]}',
         "no query id (looked for _id, query_id, qid, id, query-id); the record has answers",
     ),
     (
         '{"_id": "q 2", "answers": ["x"]}',
-        "'q 2' cannot be an id: it is empty or holds white space",
+        "'q 2' cannot be an id: it is empty or contains white space",
     ),
 ]
 
@@ -398,7 +398,7 @@ def test_labels_in_trecs_four_columns(tmp_path):
         ("q9\td1\t1", "query 'q9' is not among the queries"),
         ("q1\td9\t1", "document 'd9' is not in the corpus"),
         ("q1\tcaf\udce9\t1", "not valid UTF-8"),
-        ("q1\td2\t0", "'d2' has two labels for query 'q1': 1 before, 0 here"),
+        ("q1\td2\t0", "document 'd2' has the label 0 for query 'q1', and 1 on an earlier line"),
     ],
 )
 def test_a_broken_label_is_named(tmp_path, line, reason):
@@ -417,7 +417,7 @@ def test_a_label_may_be_repeated(tmp_path):
     assert read_qrels(path) == {"q1": {"d1": 1}, "q2": {"d1": 0}}
 
 
-def test_labels_of_unknown_ids_pass_where_nothing_is_known(tmp_path):
+def test_labels_are_not_checked_without_known_ids(tmp_path):
     assert read_qrels(written(tmp_path / "dev.tsv", "q9\td9\t1")) == {"q9": {"d9": 1}}
 
 
@@ -425,7 +425,7 @@ def test_a_file_without_a_label_is_refused(tmp_path):
     path = written(tmp_path / "dev.tsv", "query-id\tcorpus-id\tscore")
     with pytest.raises(BadInput) as caught:
         read_qrels(path)
-    assert caught.value.what == f"{path}: there is no label in it"
+    assert caught.value.what == f"{path}: the file has no label"
 
 
 def test_labels_whose_first_line_is_white_space(tmp_path):
@@ -441,7 +441,7 @@ def test_positives_are_the_labels_from_min_relevance_on():
     }
     assert positives_of(qrels, 1) == {"q1": ["d3", "d2"], "q3": ["d1", "d2", "d3"]}
     assert positives_of(qrels, 2) == {"q1": ["d2"], "q3": ["d1", "d2"]}
-    with pytest.raises(BadInput, match="no label is at least 4: there is no positive"):
+    with pytest.raises(BadInput, match="there is no positive: no label is at least 4"):
         positives_of(qrels, 4)
     assert list(positives_of(qrels, 0)) == ["q1", "q2", "q3"]
 
@@ -478,10 +478,10 @@ def test_owners_of_documents():
     assert owners([], {"a": 1.0}).tolist() == []
     with pytest.raises(BadInput) as caught:
         owners(["a/1", "c/1"], ["a", "b"])
-    assert caught.value.what == "'c/1' is an id of none of the datasets a, b"
+    assert caught.value.what == "the id 'c/1' belongs to none of the datasets a, b"
 
 
-def test_shares_go_to_disk_and_back(tmp_path):
+def test_shares_are_written_and_read_again(tmp_path):
     dataset = Dataset(tmp_path / "corpus.jsonl", None, None)
     assert read_shares(dataset) is None
     write_shares(tmp_path, {"a": 0.75, "b": 0.25})
@@ -498,7 +498,7 @@ def test_shares_go_to_disk_and_back(tmp_path):
         ("[]", "lists no dataset"),
         ('["a"]', "'[0]': expected a JSON object, found str"),
         ('[{"share": 1}]', "has no [0].name"),
-        ('[{"name": "a/b", "share": 1}]', "'a/b' cannot name a dataset: it holds a /"),
+        ('[{"name": "a/b", "share": 1}]', "'a/b' cannot be the name of a dataset: it contains a /"),
         ('[{"name": "a b", "share": 1}]', "'a b' cannot be an id"),
         ('[{"name": "a", "share": 1}, {"name": "a", "share": 2}]',
          "lists the dataset 'a' twice"),

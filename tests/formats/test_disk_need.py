@@ -1,4 +1,4 @@
-"""What a run takes on disk: counted by part, and foretold."""
+"""The disk space of a run: counted by part, and estimated in advance."""
 
 from dataclasses import replace
 

@@ -21,7 +21,7 @@ from ance_cli.formats.embeddings import (
     VECTORS,
     Embeddings,
     EmbeddingsWriter,
-    _give_back,
+    _free_range,
     load_array,
     read_ids,
     write_ids,
@@ -91,7 +91,7 @@ def test_the_matrix_is_a_plain_npy_file(tmp_path, dtype):
     assert np.array_equal(np.load(folder / VECTORS, mmap_mode="r"), found)
 
 
-def test_offsets_and_ids_tell_the_rows_of_each_document(tmp_path):
+def test_offsets_and_ids_give_the_rows_of_each_document(tmp_path):
     folder = publish(tmp_path / "emb")
     offsets = np.load(folder / DOC_OFFSETS)
     assert offsets.dtype == np.int64
@@ -99,13 +99,13 @@ def test_offsets_and_ids_tell_the_rows_of_each_document(tmp_path):
     assert (folder / IDS).read_text() == "d0\nd1\nd2\nd3\nd4\nd5\nd6\nd7\n"
 
 
-def test_a_finished_folder_holds_nothing_of_the_work(tmp_path):
+def test_a_finished_folder_has_no_working_files(tmp_path):
     assert sorted(path.name for path in publish(tmp_path / "emb").iterdir()) == sorted(
         [VECTORS, IDS, DOC_OFFSETS, "manifest.json"]
     )
 
 
-def test_the_manifest_tells_the_content(tmp_path):
+def test_the_manifest_describes_the_content(tmp_path):
     content = Embeddings(publish(tmp_path / "emb")).manifest["content"]
     assert len(content.pop("block_xxh3")) == 3
     assert {len(content.pop(f"{name}_xxh3")) for name in ("ids", "doc_offsets")} == {16}
@@ -125,7 +125,7 @@ def test_the_blocks_of_documents(tmp_path):
     ]
 
 
-def test_an_interrupted_writer_goes_on_and_ends_with_the_same_bytes(tmp_path):
+def test_an_interrupted_writer_continues_and_writes_the_same_bytes(tmp_path):
     vectors = vectors_of(ROW_COUNTS)
     (tmp_path / "part").mkdir()
     first = writer(tmp_path / "part")
@@ -164,7 +164,7 @@ writer.write_block(1, vectors[4:10])
 
 
 @pytest.mark.parametrize("before", [VECTORS, DONE])
-def test_a_writer_killed_inside_a_block_goes_on_with_that_block(tmp_path, before):
+def test_a_writer_killed_inside_a_block_repeats_that_block(tmp_path, before):
     vectors = vectors_of(ROW_COUNTS)
     np.save(tmp_path / "vectors.npy", vectors)
     np.save(tmp_path / "row_counts.npy", ROW_COUNTS)
@@ -213,13 +213,13 @@ def test_a_done_block_that_was_damaged_is_done_again(tmp_path):
     assert np.array_equal(np.load(tmp_path / VECTORS), vectors)
 
 
-def test_a_block_without_room_gives_back_what_it_took(tmp_path):
-    """A process beside this one may need it."""
+def test_a_block_that_fills_the_disk_frees_its_space(tmp_path):
+    """Another process may need the space."""
     path = tmp_path / "file"
     path.write_bytes(b"x" * (1 << 20))
     before = path.stat()
     with open(path, "r+b") as handle:
-        _give_back(handle.fileno(), 1 << 18, 1 << 19)
+        _free_range(handle.fileno(), 1 << 18, 1 << 19)
     after = path.stat()
     assert after.st_size == before.st_size
     assert after.st_blocks <= before.st_blocks - (1 << 19) // 512
@@ -245,7 +245,7 @@ def test_a_full_disk_at_the_end_keeps_every_block(tmp_path, monkeypatch):
     assert np.array_equal(np.load(tmp_path / VECTORS), vectors)
 
 
-def test_a_kill_while_it_is_prepared_starts_anew(tmp_path):
+def test_a_kill_during_preparation_starts_again(tmp_path):
     write_blocks(writer(tmp_path), [0], vectors_of(ROW_COUNTS))
     (tmp_path / DONE).unlink()  # it is made last
     assert writer(tmp_path).missing() == [0, 1, 2]
@@ -253,7 +253,7 @@ def test_a_kill_while_it_is_prepared_starts_anew(tmp_path):
 
 @pytest.mark.parametrize("order", [[2, 0, 1], [1, 2, 0]])
 def test_any_writer_writes_any_block(tmp_path, order):
-    """Two writers of one folder, in any order, leave what one leaves that goes from the start."""
+    """Two writers of one folder, in any order, write the same as one writer from start to end."""
     (tmp_path / "part").mkdir()
     vectors, both = vectors_of(ROW_COUNTS), [writer(tmp_path / "part") for _ in range(2)]
     for nth, block in enumerate(order):
@@ -293,7 +293,7 @@ def test_vectors_that_do_not_fit_their_type_are_refused(tmp_path):
 # ---------------------------------------------------------------- reading
 
 
-def test_published_embeddings_tell_their_shape(tmp_path):
+def test_published_embeddings_report_their_shape(tmp_path):
     found = Embeddings(publish(tmp_path / "emb"))
     assert (found.num_docs, found.num_rows, found.dim, found.max_segments) == (8, 14, DIM, 4)
     assert found.ids == ids_of(ROW_COUNTS)
@@ -327,7 +327,7 @@ def test_a_damaged_byte_is_found_in_its_block(tmp_path):
     assert seen == [0]
     assert caught.value.what == (
         f"{folder}/embeddings.npy: block 1 (rows 4 to 10) is damaged: "
-        "its hash is not the one in the manifest"
+        "its hash differs from the one in the manifest"
     )
     assert caught.value.hint == "make the embeddings again with: ance encode --force"
 
@@ -338,23 +338,21 @@ def test_ids_that_disagree_with_the_rows_are_refused(tmp_path, change):
     ids = change(ids_of(ROW_COUNTS))
     write_ids(folder / IDS, ids)
     assert refused(folder).what == (
-        f"{folder}/ids.txt: {len(ids)} ids for 8 documents: rows and ids disagree"
+        f"{folder}/ids.txt: has {len(ids)} ids, expected 8 (the manifest)"
     )
 
 
 def test_offsets_that_disagree_with_the_ids_are_refused(tmp_path):
     folder = publish(tmp_path / "emb")
     np.save(folder / DOC_OFFSETS, np.arange(5))
-    assert refused(folder).what.endswith("rows and ids disagree")
+    assert refused(folder).what.endswith(" ids, expected 8 (the manifest)")
 
 
 def test_ids_and_offsets_that_agree_with_each_other_alone_are_refused(tmp_path):
     folder = publish(tmp_path / "emb")
     write_ids(folder / IDS, ids_of(ROW_COUNTS)[:-1])
     np.save(folder / DOC_OFFSETS, np.delete(np.load(folder / DOC_OFFSETS), 3))
-    assert refused(folder).what == (
-        f"{folder}/ids.txt: 7 ids for 8 documents: rows and ids disagree"
-    )
+    assert refused(folder).what == (f"{folder}/ids.txt: has 7 ids, expected 8 (the manifest)")
 
 
 def test_other_ids_of_the_same_number_are_refused(tmp_path):
@@ -362,7 +360,7 @@ def test_other_ids_of_the_same_number_are_refused(tmp_path):
     names = (folder / IDS).read_text().splitlines()
     (folder / IDS).write_text("".join(f"{name}\n" for name in reversed(names)))
     assert refused(folder).what == (
-        f"{folder}/ids.txt: is damaged: its hash is not the one in the manifest"
+        f"{folder}/ids.txt: is damaged: its hash differs from the one in the manifest"
     )
 
 
@@ -387,15 +385,15 @@ def test_offsets_that_do_not_cover_the_rows_are_refused(tmp_path, ends):
 @pytest.mark.parametrize(
     ("matrix", "shown"),
     [
-        (np.zeros((13, DIM), np.float32), "(13, 4) float32"),
-        (np.zeros((14, DIM), np.float64), "(14, 4) float64"),
+        (np.zeros((13, DIM), np.float32), "shape (13, 4) and dtype float32"),
+        (np.zeros((14, DIM), np.float64), "shape (14, 4) and dtype float64"),
     ],
 )
 def test_another_matrix_is_refused(tmp_path, matrix, shown):
     folder = publish(tmp_path / "emb")
     np.save(folder / VECTORS, matrix)
     assert refused(folder).what == (
-        f"{folder}/embeddings.npy: holds {shown}, the manifest says (14, 4) float32"
+        f"{folder}/embeddings.npy: has {shown}, expected (14, 4) and float32 (the manifest)"
     )
 
 
@@ -404,9 +402,7 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path):
     (folder / "manifest.json").unlink()
     problem = refused(folder)
     assert isinstance(problem, Mismatch)
-    assert problem.what == (
-        f"{folder}: has no manifest.json, so nothing says which model and data it came from"
-    )
+    assert problem.what == (f"{folder}: has no manifest.json, so its model and data are unknown")
 
 
 @pytest.mark.parametrize("name", [VECTORS, IDS, DOC_OFFSETS])
@@ -424,7 +420,7 @@ def test_an_array_cut_short_is_refused(tmp_path, mapped, left):
     os.truncate(path, left)
     with pytest.raises(BadInput) as caught:
         load_array(path, mapped)
-    assert caught.value.what.startswith(f"{path}: not a whole .npy array (")
+    assert caught.value.what.startswith(f"{path}: not a complete .npy array (")
 
 
 class Trap:
@@ -447,7 +443,7 @@ def test_pickled_objects_are_refused_and_never_unpickled(tmp_path, mapped, as_ar
         path.write_bytes(pickle.dumps(Trap(mark)))
     with pytest.raises(BadInput) as caught:
         load_array(path, mapped)
-    assert caught.value.what.startswith(f"{path}: not a whole .npy array (")
+    assert caught.value.what.startswith(f"{path}: not a complete .npy array (")
     assert not mark.exists()
 
 
@@ -466,9 +462,9 @@ def test_ids_that_are_not_utf8_are_refused(tmp_path):
     assert caught.value.what.startswith(f"{tmp_path}/ids.txt: not valid UTF-8 (")
 
 
-def test_more_documents_than_a_position_can_tell_are_refused(tmp_path):
+def test_more_documents_than_positions_are_refused(tmp_path):
     """At the beginning, not after the corpus was encoded."""
     offsets = np.broadcast_to(np.int64(0), 2**31 + 1)  # no memory
-    with pytest.raises(UsageProblem, match="2,147,483,648 documents; one folder holds"):
+    with pytest.raises(UsageProblem, match="2,147,483,648 documents; a folder holds at most"):
         EmbeddingsWriter.begin(tmp_path, offsets, 4, "float16")
     assert not list(tmp_path.iterdir())

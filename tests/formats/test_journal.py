@@ -63,14 +63,14 @@ def test_what_was_finished_is_not_computed_again(begun):
 
 def test_stopped_twice(begun):
     with pytest.raises(Cut), opened(begun) as journal:
-        work(journal, stop=1)  # within what is there: nothing of it goes
+        work(journal, stop=1)  # within the written records: none is lost
     with pytest.raises(Cut), opened(begun) as journal:
         work(journal, [*PIECES, (b"five", b"5")], stop=4)
     with opened(begun) as journal:
         assert work(journal) == (EXPECTED, [])
 
 
-def test_the_seconds_of_what_was_kept_are_told(path, monkeypatch):
+def test_the_seconds_of_kept_results_are_reported(path, monkeypatch):
     clock = iter(range(0, 100, 2))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with pytest.raises(Cut), opened(path) as journal:
@@ -110,7 +110,7 @@ def test_from_the_first_other_piece_on_all_is_computed(begun):
         assert work(journal) == (EXPECTED, [b"two", b"three", b"four"])
 
 
-def test_at_whatever_byte_it_was_cut_only_whole_pieces_are_taken(begun):
+def test_only_complete_results_are_read_wherever_the_journal_was_cut(begun):
     records = begun / RECORDS
     whole = records.read_bytes()
     counts = set()
@@ -138,7 +138,7 @@ def test_a_changed_byte_is_never_a_result(begun):
         assert results == EXPECTED and len(computed) >= 2
 
 
-def test_a_full_disk_is_told_and_costs_the_piece_in_hand(path):
+def test_a_full_disk_is_reported_and_loses_only_the_current_result(path):
     pieces = [(b"small", b"s" * 100), (b"large", b"l" * 5000)]
     told = pytest.raises(ResourceExhausted, match="out: no room left")
     with told, full_disk(1000), opened(path) as cut:

@@ -1,4 +1,4 @@
-"""How inputs open, and how a broken line is told: `file:line: what was found`."""
+"""How inputs open, and how a broken line is reported: `file:line: what was found`."""
 
 import gzip
 import io
@@ -69,7 +69,7 @@ def test_a_line_cut_in_half_is_named(tmp_path):
     assert caught.value.what.startswith(f"{path}:2: not valid JSON (")
     assert caught.value.what.endswith("""); the line begins '{"_id": "d2", "te'""")
     assert caught.value.hint == (
-        f"look at it with: sed -n 2p {path}; skip bad lines with --skip-bad"
+        f"look at the line with: sed -n 2p {path}; fix it, or skip bad lines with --skip-bad"
     )
     assert caught.value.exit_code == 3
 
@@ -97,10 +97,8 @@ def test_a_line_that_is_no_object_is_named(tmp_path, line, kind):
     path.write_bytes(GOOD + line + b"\n")
     with pytest.raises(BadInput) as caught:
         list(read_records(path))
-    assert caught.value.what == f"{path}:2: expected one JSON object a line, found {kind}"
-    assert caught.value.hint == (
-        'each line is one record, for instance {"_id": "d1", "text": "..."}'
-    )
+    assert caught.value.what == f"{path}:2: expected one JSON object per line, found {kind}"
+    assert caught.value.hint == ('a line looks like {"_id": "d1", "text": "..."}')
 
 
 def test_skipped_lines_are_counted_and_listed(tmp_path):
@@ -111,7 +109,7 @@ def test_skipped_lines_are_counted_and_listed(tmp_path):
     assert skipped.count == 2
     first, second = skipped.reasons
     assert first.startswith(f"{path}:1: not valid JSON (")
-    assert second == f"{path}:3: expected one JSON object a line, found list"
+    assert second == f"{path}:3: expected one JSON object per line, found list"
 
 
 def test_a_line_that_is_read_twice_is_skipped_once(tmp_path):
@@ -152,7 +150,7 @@ def test_a_gz_file_cut_short_is_named_with_the_line_that_is_missing(tmp_path):
     assert caught.value.what.startswith(
         f"{path}:{seen[-1] + 1}: the compressed file is cut short or damaged ("
     )
-    assert caught.value.hint == "fetch or compress the file again"
+    assert caught.value.hint == "download or compress the file again"
 
 
 @pytest.mark.parametrize("left", [0.5, -1])
@@ -202,7 +200,7 @@ def test_a_file_without_permission_is_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(GOOD)
     path.chmod(0)
-    with pytest.raises(BadInput, match="a.jsonl: not readable by this user"), open_input(path):
+    with pytest.raises(BadInput, match="a.jsonl: permission denied"), open_input(path):
         pass
 
 
@@ -248,11 +246,11 @@ def test_a_dash_writes_stdout(capfdbinary):
     assert capfdbinary.readouterr().out == GOOD
 
 
-def test_a_folder_cannot_go_through_a_pipe(tmp_path):
+def test_a_folder_cannot_be_written_to_stdout(tmp_path):
     with pytest.raises(UsageProblem) as caught:
         refuse_stdio(STDIO, "an index folder")
     assert caught.value.what == (
-        "an index folder cannot go through a pipe: it is a folder of memory-mapped files"
+        "an index folder cannot be written to stdout: the output is a folder"
     )
     assert caught.value.hint == "name a folder with -o DIR"
     refuse_stdio(tmp_path, "an index folder")

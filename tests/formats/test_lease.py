@@ -38,7 +38,7 @@ def path(tmp_path):
     return lease.lease_name(tmp_path / "out")
 
 
-def test_lease_name_stands_beside_the_output(tmp_path):
+def test_lease_name_is_next_to_the_output(tmp_path):
     assert lease.lease_name(tmp_path / "out") == tmp_path / ".out.lease"
 
 
@@ -71,7 +71,7 @@ def test_a_second_holder_is_refused_and_the_first_keeps_it(path):
             )
         assert lease.read_holder(path)["pid"] == os.getpid()
     assert caught.value.exit_code == 6
-    assert caught.value.hint == "wait for it, or stop it and repeat the command"
+    assert caught.value.hint == "wait for that process, or stop it and repeat the command"
 
 
 def test_a_killed_holder_frees_the_lease_at_once(path):
@@ -168,7 +168,7 @@ def test_a_lease_that_nobody_has_open_is_dead(path):
         assert not lease.look(path).alive
 
 
-def test_another_hosts_heartbeat_tells_who_is_alive(path):
+def test_another_hosts_heartbeat_shows_whether_the_holder_is_alive(path):
     for age, alive in ((lease.STALE_SECONDS - 10, True), (lease.STALE_SECONDS + 1, False)):
         record(path, "elsewhere", 77, age=age)
         found = lease.look(path)
@@ -192,7 +192,7 @@ def test_the_holder_shows_that_it_is_alive(path, monkeypatch):
         assert time.time() - path.stat().st_mtime < lease.STALE_SECONDS
 
 
-def test_a_full_disk_is_told_as_one(path):
+def test_a_full_disk_is_reported_as_one(path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:

@@ -58,7 +58,7 @@ def artifact(request, tmp_path):
 # ---------------------------------------------------------------- fingerprints
 
 
-def test_the_manifest_of_a_file_lies_beside_it_and_of_a_folder_inside(tmp_path):
+def test_the_manifest_is_next_to_a_file_and_inside_a_folder(tmp_path):
     assert manifest_name(tmp_path / "a.jsonl", "negatives") == tmp_path / "a.jsonl.manifest.json"
     assert manifest_name(tmp_path / "a", "embeddings") == tmp_path / "a" / "manifest.json"
 
@@ -100,7 +100,7 @@ def test_an_artifact_without_a_manifest_is_refused(tmp_path):
     with pytest.raises(Mismatch) as caught:
         read_manifest(tmp_path, "index")
     assert caught.value.what == (
-        f"{tmp_path}: has no manifest.json, so nothing says which model and data it came from"
+        f"{tmp_path}: has no manifest.json, so its model and data are unknown"
     )
     assert caught.value.hint == "make it with: ance index EMBEDDINGS -o DIR"
     assert caught.value.exit_code == 4
@@ -134,7 +134,7 @@ def test_a_file_where_a_folder_is_expected_is_refused(tmp_path):
 # ---------------------------------------------------------------- up to date?
 
 
-def test_nothing_is_there(artifact):
+def test_an_output_that_does_not_exist(artifact):
     plan, _, output = artifact
     assert plan(output).published() is None
 
@@ -161,7 +161,7 @@ def test_other_settings_are_named(artifact):
         f'{output}: exists with other settings: depth 100 -> 200; dtype "fp32" -> null; '
         f'seed null -> 1; corpus "aaa" -> "{"b" * 11}...bbb"'
     )
-    assert caught.value.hint == "choose another name with -o, or replace it with --force"
+    assert caught.value.hint == "choose another name with -o, or replace the output with --force"
     assert other.published(force=True) is None
 
 
@@ -194,7 +194,7 @@ def test_a_file_that_was_changed_is_refused(tmp_path):
         handle.write(b"edited\n")
     with pytest.raises(Mismatch) as caught:
         plan.published()
-    assert caught.value.what == f"{plan.output}: was changed since ance made it"
+    assert caught.value.what == f"{plan.output}: was changed after ance wrote it"
 
 
 @pytest.mark.parametrize("change", ["cut", "removed"])
@@ -207,7 +207,7 @@ def test_a_folder_in_which_a_file_was_changed_is_refused(tmp_path, change):
         (plan.output / "two").unlink()
     with pytest.raises(Mismatch) as caught:
         plan.published()
-    assert caught.value.what == f"{plan.output}/two: was changed since ance made it"
+    assert caught.value.what == f"{plan.output}/two: was changed after ance wrote it"
 
 
 def test_a_removed_output_is_made_again(tmp_path):
@@ -224,8 +224,8 @@ def test_what_ance_did_not_make_is_not_overwritten(artifact):
     with pytest.raises(Mismatch) as caught:
         plan(output).published()
     assert caught.value.what in (
-        f"{output}: exists, and nothing says that ance made it",
-        f"{output}: is a folder, and the negatives is a file",
+        f"{output}: exists and has no manifest, so ance may not have made it",
+        f"{output}: is a folder, expected a file (negatives)",
     )
     assert "-o" in caught.value.hint
 
@@ -238,7 +238,7 @@ def test_an_empty_folder_may_be_filled(tmp_path):
     assert plan.published()
 
 
-def test_an_empty_folder_in_the_place_of_a_file_is_refused_before_the_work(tmp_path):
+def test_an_empty_folder_in_place_of_a_file_is_refused_before_the_work(tmp_path):
     (tmp_path / "out.jsonl").mkdir()
     with pytest.raises((BadInput, Mismatch)):
         file_plan(tmp_path / "out.jsonl").published()
@@ -304,7 +304,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.what == (
-        f"{tmp_path}/out.jsonl: no room left on the disk; nothing was published under this name"
+        f"{tmp_path}/out.jsonl: no room left on the disk; nothing was written under this name"
     )
     assert names(tmp_path) == []
 
@@ -452,10 +452,10 @@ def test_an_interrupted_folder_of_other_settings_is_refused(tmp_path):
     with pytest.raises(Mismatch) as caught:
         other.open_partial()
     assert caught.value.what == (
-        f"{tmp_path}/.out.partial: an unfinished candidates with other settings is in the way: "
+        f"{tmp_path}/.out.partial: exists as an unfinished candidates with other settings: "
         "depth 100 -> 200"
     )
-    assert caught.value.hint == "finish it with its own settings, or drop it with --force"
+    assert caught.value.hint == "finish it with its own settings, or discard it with --force"
     assert (other.partial / "block").exists()
 
 
@@ -474,7 +474,7 @@ def test_abandoning_others_keeps_ones_own(tmp_path):
     assert names(plan.open_partial(force=True)) == ["plan.json"]
 
 
-def test_a_partial_folder_of_nobody_is_started_anew(tmp_path):
+def test_a_partial_folder_without_a_plan_is_started_again(tmp_path):
     plan = folder_plan(tmp_path / "out")
     plan.partial.mkdir()
     (plan.partial / "block").write_text("of what?")
@@ -484,7 +484,7 @@ def test_a_partial_folder_of_nobody_is_started_anew(tmp_path):
 def test_a_partial_folder_with_a_damaged_plan_is_refused(tmp_path):
     plan = folder_plan(tmp_path / "out")
     (plan.open_partial() / "plan.json").write_text("{")
-    with pytest.raises(Mismatch, match="an unfinished candidates with other settings"):
+    with pytest.raises(Mismatch, match="exists as an unfinished candidates with other settings"):
         plan.open_partial()
 
 
@@ -499,13 +499,13 @@ def test_a_full_disk_while_publishing_keeps_what_was_finished(tmp_path, monkeypa
         patched.setattr(os, "fsync", full)
         with pytest.raises(ResourceExhausted) as caught:
             plan.publish_folder({}, {})
-    assert caught.value.hint.endswith("what was finished is kept")
+    assert caught.value.hint.endswith("finished work is kept")
     assert not plan.output.exists()
     assert "block" in names(plan.open_partial())
 
 
 @pytest.mark.parametrize("stopped_at", ["done.json", "plan.json"])
-def test_a_stop_between_the_name_and_the_tidying_is_made_good(tmp_path, monkeypatch, stopped_at):
+def test_a_stop_between_the_rename_and_the_tidying_is_finished(tmp_path, monkeypatch, stopped_at):
     plan = folder_plan(tmp_path / "out")
     for name in ("block", "done.json"):
         (plan.open_partial() / name).write_text(name)
@@ -544,7 +544,7 @@ def test_a_manifest_that_was_edited_is_refused(tmp_path, edit):
     found = json.loads(plan.manifest.read_text())
     edit(found)
     plan.manifest.write_text(json.dumps(found))
-    with pytest.raises(Mismatch, match="was edited since ance wrote it") as caught:
+    with pytest.raises(Mismatch, match="was edited after ance wrote it") as caught:
         read_manifest(plan.output, "candidates")
     assert "--force" in caught.value.hint
 

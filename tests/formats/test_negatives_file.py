@@ -90,25 +90,25 @@ def test_what_was_written_is_read_again(path):
             line(negative_ids=["d1"]),
             "'d1' is a positive of query 'q1' and is among its negatives",
         ),
-        (line("q2", "d4"), "this pair was on line 1 before"),
+        (line("q2", "d4"), "the same pair is also on line 1"),
         (line(negative_ids="d3"), "'negative_ids' should be a list of strings"),
         (line(negative_ids=["d3", 4]), "'negative_ids' should be a list of strings"),
         (line(negative_ids=None), "'negative_ids' should be a list of strings"),
         (
             line(teacher_scores=[1.0, 2.0]),
-            "'teacher_scores' should be a list as long as 'negative_ids' (1 of them)",
+            "'teacher_scores' should be a list as long as 'negative_ids' (1)",
         ),
         (
             line(teacher_scores=0.5),
-            "'teacher_scores' should be a list as long as 'negative_ids' (1 of them)",
+            "'teacher_scores' should be a list as long as 'negative_ids' (1)",
         ),
         (
             line(teacher_scores=["high"]),
-            "'teacher_scores' should hold finite numbers or null, found 'high'",
+            "'teacher_scores' should contain finite numbers or null, found 'high'",
         ),
         (
             line(teacher_positive_score=True),
-            "'teacher_positive_score' should hold finite numbers or null, found True",
+            "'teacher_positive_score' should contain finite numbers or null, found True",
         ),
         (
             line(query_id=1),
@@ -116,7 +116,7 @@ def test_what_was_written_is_read_again(path):
             "the record has query_id, positive_id, negative_ids",
         ),
         ("{}", "'query_id' and 'positive_id' should be strings; the record has no fields"),
-        ('"q1"', "expected one JSON object a line, found str"),
+        ('"q1"', "expected one JSON object per line, found str"),
     ],
 )
 def test_a_broken_line_is_named(path, broken, reason):
@@ -146,7 +146,7 @@ def test_a_file_without_a_usable_line_is_refused(path):
     path.write_text("")
     with pytest.raises(BadInput) as caught:
         read(path)
-    assert caught.value.what == f"{path}: there are no negatives in it"
+    assert caught.value.what == f"{path}: the file has no negatives"
     path.write_text("{}\n")
-    with pytest.raises(BadInput, match="there are no negatives in it"):
+    with pytest.raises(BadInput, match="the file has no negatives"):
         read(path, SkippedLines())

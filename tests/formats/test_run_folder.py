@@ -35,7 +35,7 @@ def state(run, step):
 # ---------------------------------------------------------------- checkpoints and states
 
 
-def test_the_newest_checkpoint_is_told_by_the_step_inside_it(run):
+def test_the_newest_checkpoint_is_found_by_the_step_inside(run):
     newest = checkpoint(run, "an old name", 300)
     checkpoint(run, "step-00009999", 20)
     checkpoint(run, "zzz", 100)
@@ -173,7 +173,7 @@ def test_a_broken_line_of_a_ledger_is_named(run, line):
 @pytest.mark.parametrize(
     "text", ["{", "[]", "{}", '{"generation": "1", "checkpoint_step": 1, "path": "x"}']
 )
-def test_a_broken_pointer_is_told_how_to_mend(run, text):
+def test_a_broken_pointer_is_reported_with_the_fix(run, text):
     run.path.mkdir()
     (run.path / "negatives.json").write_text(text)
     with pytest.raises(BadInput) as caught:
@@ -232,7 +232,7 @@ def test_a_folder_of_something_else_is_refused(run):
     with pytest.raises(Mismatch) as caught, run.held("trainer"):
         pytest.fail("held")
     assert caught.value.what == (
-        f"{run.path}: exists and is not a run folder (it holds thesis.tex)"
+        f"{run.path}: exists and is not a run folder (it contains thesis.tex)"
     )
     assert caught.value.hint == "choose another name with -o"
     assert run.newest_checkpoint()[0] == 0

@@ -32,7 +32,7 @@ def test_a_ledger_with_broken_lines(tmp_path):
     path, damage = tmp_path / "a.jsonl", []
     path.write_text('{"n": 1}\n\nno\n[2]\n{"n": 3}\n{"n": ')
     assert records_in(path, damage=damage) == [{"n": 1}, {"n": 3}]
-    assert damage == [f"{path}:3: is not a JSON object (2 such lines)"]
+    assert damage == [f"{path}:3: is not a JSON object (2 broken lines)"]
 
 
 def test_the_last_line_may_be_cut_short_or_lack_its_end(tmp_path):

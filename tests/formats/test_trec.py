@@ -106,4 +106,4 @@ def test_a_run_without_a_hit_is_refused(tmp_path):
     path.write_text("")
     with pytest.raises(BadInput) as caught:
         read_run(path)
-    assert caught.value.what == f"{path}: there is no hit in it"
+    assert caught.value.what == f"{path}: the file has no hits"

@@ -77,9 +77,9 @@ def test_a_question_without_a_positive_is_kept_without_a_label(imported, write):
 
 BROKEN = [
     ("[1]", "row 1: expected an object, found int"),
-    ('[{"question": " "}]', "row 1: 'question' should be a text that is not empty"),
+    ('[{"question": " "}]', "row 1: 'question' should be a string that is not empty"),
     ('[{"question": "x", "positive_ctxs": 3}]', "row 1: 'positive_ctxs' should be a list"),
-    ('[{"question": "x", "positive_ctxs": [{}]}]', "row 1: 'positive_ctxs' should hold objects"),
+    ('[{"question": "x", "positive_ctxs": [{}]}]', "row 1: 'positive_ctxs' should contain objects"),
 ]
 
 
@@ -150,7 +150,7 @@ def test_nothing_else_is_evaluated(text):
         ("\t['a']", "questions.csv:2: the question is empty"),
         ("gout", "questions.csv:2: expected 2 columns separated by tabs"),
         (b"g\xff\t['a']\n", "questions.csv:2: not valid UTF-8"),
-        ("\"gout\" x\t['a']", "questions.csv:2: the quotes do not fit"),
+        ("\"gout\" x\t['a']", "questions.csv:2: the quotes are not balanced"),
         ("gout\t['\\ud800']", "questions.csv:2: the text is not valid Unic"),
     ],
 )

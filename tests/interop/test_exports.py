@@ -147,7 +147,8 @@ def test_places_are_those_of_ances_preprocessing(export, texts, tmp_path):
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 100])
 def test_every_line_is_dealt_once(count):
     ids = [str(number) for number in range(count)]
-    assert {each: place for place, each in enumerate(ance.dealt(ids))} == ances_own_offsets(ids)
+    ordered = ance.preprocessed_order(ids)
+    assert {each: position for position, each in enumerate(ordered)} == ances_own_offsets(ids)
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_left(export, dataset, tmp_path):
@@ -157,9 +158,9 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(export, dataset, tmp_p
             export(form, output)
     write_jsonl(tmp_path / "ann.jsonl", [PAIRS[2]])
     for form, output in (("tevatron", "o.jsonl"), ("ann-training-data", "o")):
-        with pytest.raises(BadInput, match="none of its 1 pairs has as many negatives as a row"):
+        with pytest.raises(BadInput, match="each of the 1 pairs has fewer negatives than a row"):
             export(form, output)
-    with pytest.raises(BadInput, match="none of its 1 pairs"):
+    with pytest.raises(BadInput, match="each of the 1 pairs"):
         export("sentence-transformers", "o.arrow")
     assert sorted(path.name for path in tmp_path.iterdir() if "lease" not in path.name) == [
         "ann.jsonl", dataset.name,
@@ -168,7 +169,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(export, dataset, tmp_p
 
 @pytest.mark.parametrize("output", ["ann.jsonl", "data", ".", "data/corpus.jsonl"])
 def test_no_output_replaces_a_source(export, output):
-    with pytest.raises(UsageProblem, match="which it would replace"):
+    with pytest.raises(UsageProblem, match="which this command reads"):
         export("tevatron-v2", output)
 
 
@@ -189,7 +190,7 @@ def test_a_failed_export_leaves_the_old_one(dataset, tmp_path):
 
 
 def test_only_columns_are_written_as_arrow(export):
-    with pytest.raises(UsageProblem, match="flagembedding is not written as Arrow"):
+    with pytest.raises(UsageProblem, match="can be written as Arrow, not flagembedding"):
         export("flagembedding", "rows.arrow")
 
 

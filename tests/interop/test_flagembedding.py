@@ -34,11 +34,11 @@ def test_ids_are_hashes_and_the_scores_the_teachers(imported, write):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"query": None}, "'query' should be a text that is not empty"),
+        ({"query": None}, "'query' should be a string that is not empty"),
         ({"pos": "crystals"}, "'pos' should be a list, found str"),
-        ({"neg": ["", "x"]}, "'neg' should hold texts that are not empty"),
-        ({"neg_scores": [1]}, "'neg_scores' should be a list with a score for each of 2"),
-        ({"neg_scores": [1, "2"]}, "'neg_scores' should hold finite numbers, found '2'"),
+        ({"neg": ["", "x"]}, "'neg' should contain strings that are not empty"),
+        ({"neg_scores": [1]}, "'neg_scores' should be a list of 2 scores"),
+        ({"neg_scores": [1, "2"]}, "'neg_scores' should contain finite numbers, found '2'"),
     ],
 )
 def test_a_broken_row_is_named(imported, write, change, words):

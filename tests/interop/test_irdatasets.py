@@ -35,13 +35,13 @@ def test_splits_of_one_corpus(imported, registered):
 
 def test_an_unknown_id(imported):
     pytest.importorskip("ir_datasets")
-    with pytest.raises(BadInput, match="ir-datasets:nowhere/train: ir_datasets knows no such"):
+    with pytest.raises(BadInput, match="ir-datasets:nowhere/train: ir_datasets has no such"):
         imported("ir-datasets:nowhere/train")
 
 
 def test_what_cannot_be_fetched_is_bad_input(imported, registered, tmp_path):
     (tmp_path / "docs.tsv").unlink()
-    with pytest.raises(BadInput, match="could not be fetched or read") as caught:
+    with pytest.raises(BadInput, match="cannot be downloaded or read") as caught:
         imported(f"ir-datasets:{registered}/train")
     assert "https://ir-datasets.com" in caught.value.hint
 

@@ -48,7 +48,7 @@ def test_splits_are_chosen_and_renamed(imported, passages):
     ]  # fmt: skip
     with pytest.raises(UsageProblem, match="no source has the split 'test'") as caught:
         imported("ms", splits=["test"])
-    assert caught.value.hint == "the splits there are: dev.small, train"
+    assert caught.value.hint == "the sources have the splits: dev.small, train"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_triples_of_texts_do_not_stand_beside_a_corpus(imported, passages, write
     write("ms/triples.train.small.tsv", "what causes gout\tIt is gout.\tIt is a cramp.")
     found = imported("ms")
     assert not (found.folder / "negatives").exists() and len(found.corpus) == 3
-    with pytest.raises(UsageProblem, match=r"its texts have no ids, and ms/collection.tsv"):
+    with pytest.raises(UsageProblem, match=r"cannot be matched with the corpus ms/collection.tsv"):
         imported("ms", "ms/triples.train.small.tsv", output="other")
 
 

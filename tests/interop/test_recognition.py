@@ -63,7 +63,7 @@ def test_parts_come_in_the_order_in_which_they_can_be_checked(write):
     assert [path.name for path in left_out] == ["x.md"]
 
 
-def test_a_file_stands_once_and_before_its_compressed_twin(write):
+def test_a_file_is_read_once_and_not_its_compressed_copy(write):
     folder = write("ms/collection.tsv.gz", "1\tx").parent
     plain = write("ms/collection.tsv", "1\tx")
     (part,), left_out = parts_of(Request([str(folder), str(plain), f"msmarco-passage:{plain}"]))
@@ -81,16 +81,16 @@ def test_a_name_with_a_colon_is_a_path_where_it_exists(write, tmp_path, monkeypa
     ("request_", "error", "words"),
     [
         ({}, UsageProblem, "there is nothing to import"),
-        ({"sources": ["-"]}, UsageProblem, "an import reads files, not a pipe"),
+        ({"sources": ["-"]}, UsageProblem, "ance import cannot read from stdin"),
         ({"sources": ["none.tsv"]}, BadInput, "none.tsv: no such file or folder"),
         ({"sources": ["x:none.tsv"]}, BadInput, "x:none.tsv: no such file or folder"),
-        ({"sources": ["odd.txt"]}, BadInput, "odd.txt:1: was not recognised as a form that ance"),
+        ({"sources": ["odd.txt"]}, BadInput, "odd.txt:1: was not recognised as a known format"),
         ({"sources": ["dpr:rows.jsonl"]}, BadInput, "rows.jsonl:1: was not recognised as dpr"),
-        ({"sources": ["some.tar.gz"]}, BadInput, "some.tar.gz: is an archive of files"),
-        ({"sources": ["folder"]}, BadInput, "folder: holds no file that was recognised"),
-        ({"corpora": ["odd.txt"]}, BadInput, "odd.txt:1: is no corpus"),
+        ({"sources": ["some.tar.gz"]}, BadInput, "some.tar.gz: is an archive"),
+        ({"sources": ["folder"]}, BadInput, "folder: no file in it was recognised"),
+        ({"corpora": ["odd.txt"]}, BadInput, "odd.txt:1: is not a corpus"),
         ({"qrels": ["none.tsv"]}, BadInput, "none.tsv: no such file"),
-        ({"sources": ["rows.jsonl"], "splits": ["a", "b"]}, UsageProblem, "which split it is"),
+        ({"sources": ["rows.jsonl"], "splits": ["a", "b"]}, UsageProblem, "its split is unclear"),
         ({"sources": ["rows.jsonl"], "splits": ["a/b"]}, UsageProblem, "cannot be the name of"),
         ({"sources": ["rows.jsonl"], "splits": [".."]}, UsageProblem, "cannot be the name of"),
     ],

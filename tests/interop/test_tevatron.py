@@ -59,9 +59,9 @@ def test_v1_rows_beside_a_corpus_take_its_texts(imported, write):
     ("change", "words"),
     [
         ({"query_id": None}, "no 'query_id'; the row has query_id, query"),
-        ({"query": " "}, "'query' should be a text that is not empty"),
+        ({"query": " "}, "'query' should be a string that is not empty"),
         ({"positive_passages": {}}, "'positive_passages' should be a list, found dict"),
-        ({"negative_passages": ["x"]}, "'negative_passages' should hold objects"),
+        ({"negative_passages": ["x"]}, "'negative_passages' should contain objects"),
         ({"positive_passages": [{"title": "x", "text": "y"}]}, "positive_passages: no document id"),
         ({"query_id": "two words"}, "'two words' cannot be an id"),
         ({"positive_passages": [{**passage(2), "text": "other"}]}, "id '2' was used before"),

@@ -80,7 +80,7 @@ def test_a_document_stands_once_in_a_ranking(imported, write):
 def test_two_label_files_of_one_split_are_not_mixed(imported, write):
     write("qrels.dl19-doc.txt", "1 0 D1 1")
     write("qrels.dl19-passage.txt", "1 0 7 1")
-    with pytest.raises(UsageProblem, match="are both of the split 'dl19'"):
+    with pytest.raises(UsageProblem, match="belong to the same split 'dl19'"):
         imported("qrels.dl19-doc.txt", "qrels.dl19-passage.txt")
 
 

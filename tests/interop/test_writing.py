@@ -34,11 +34,12 @@ def test_a_positive_of_a_row_may_not_be_labelled_as_none(imported, write):
     write("corpus.jsonl", '{"_id": "d1", "text": "a"}', '{"_id": "d2", "text": "b"}')
     write("train.jsonl", json.dumps(row))
     write("qrels.train.tsv", "q1\t0\td1\t0")
-    with pytest.raises(BadInput, match=r"qrels.train.tsv:1: 'd1' has two labels for query 'q1'"):
+    words = r"qrels.train.tsv:1: document 'd1' has the label 0 for query 'q1', and 1 on an earlier"
+    with pytest.raises(BadInput, match=words):
         imported("corpus.jsonl", "train.jsonl", "qrels.train.tsv")
 
 
 def test_the_output_is_no_source(imported, write):
     path = write("data/rows", '{"_id": "d1", "text": "a"}')
-    with pytest.raises(UsageProblem, match="which it would replace"):
+    with pytest.raises(UsageProblem, match="which this command reads"):
         imported(corpora=[path], output="data")

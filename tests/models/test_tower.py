@@ -67,7 +67,7 @@ def test_lengths_are_held_to_each_towers_own_positions(copy):
 
 def test_no_router_config(copy):
     (copy / "router_config.json").unlink()
-    assert "router_config.json: no such file: the checkpoint is not whole" in refusal(copy)
+    assert "router_config.json: no such file; the checkpoint is incomplete" in refusal(copy)
 
 
 def test_a_router_config_that_is_not_json(copy):

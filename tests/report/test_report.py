@@ -127,7 +127,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(run):
         "0001/manifest.json: has no facts about generation 1",
         "0002/dev.json: is not a JSON object",
         "refresh.json: is not a JSON object",
-        "metrics.jsonl:2: is not a JSON object (1 such lines)",
+        "metrics.jsonl:2: is not a JSON object (1 broken lines)",
     ):
         assert what in listed
     assert len(summary["missing"]) == 4

@@ -202,7 +202,7 @@ def test_the_second_of_two_waits_for_the_firsts_index(corpus_of, monkeypatch):
     assert len(built) == 1
     (words,) = said
     assert f"the BM25 index of {corpus} is being written by process" in words
-    assert words.endswith("; waiting until it is done")
+    assert words.endswith("; waiting for that process")
 
 
 # ---------------------------------------------------------------- what may be missing

@@ -173,7 +173,8 @@ def test_a_damaged_block_is_refused(embed, small_chunks, engine, devices, at):
     with pytest.raises(BadInput) as caught:
         exact_top_k(normal(2, 4), Embeddings(embeddings.folder), 3, devices, engine=engine)
     assert caught.value.what == (
-        f"{path}: block {block} (rows {rows}) is damaged: its hash is not the one in the manifest"
+        f"{path}: block {block} (rows {rows}) is damaged: "
+        "its hash differs from the one in the manifest"
     )
 
 

@@ -280,7 +280,7 @@ def test_an_index_cut_short_is_refused(vectors, publish, factory, left):
     os.truncate(path, left if isinstance(left, int) else int(left * path.stat().st_size))
     with pytest.raises(BadInput) as caught:
         FaissIndex(folder)
-    assert caught.value.what == f"{path}: is damaged: its hash is not the one in the manifest"
+    assert caught.value.what == f"{path}: is damaged: its hash differs from the one in the manifest"
     assert caught.value.hint == "build it again with: ance index --force"
 
 

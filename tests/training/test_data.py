@@ -182,7 +182,7 @@ def test_documents_of_another_dataset_are_banned_and_the_shares_order_the_pairs(
 
 
 def test_a_query_of_no_dataset_is_refused_before_negatives_are_read():
-    with pytest.raises(BadInput, match="'q0' is an id of none of the datasets a, b"):
+    with pytest.raises(BadInput, match="the id 'q0' belongs to none of the datasets a, b"):
         stream(iter(()), shares={"a": 0.5, "b": 0.5})
 
 
