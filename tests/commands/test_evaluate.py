@@ -221,7 +221,7 @@ def test_what_rerank_refuses(world, checkpoint, two_towers):
             "--embeddings needs --ckpt",
             2,
         ),
-        (["bad.trec", *ckpt, "--pair-length", 64], "--pair-length goes with --cross-encoder", 2),
+        (["bad.trec", *ckpt, "--pair-length", 64], "--pair-length needs --cross-encoder", 2),
         (["bad.trec", *ckpt, "--depth", 0], "--depth must be at least 1", 2),
         (["bad.trec", *ckpt, "--tag", "a b"], "--tag is one word", 2),
         (["query.trec", *ckpt], "query.trec: query 'nobody' is not among the queries", 3),

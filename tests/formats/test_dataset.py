@@ -189,7 +189,7 @@ BROKEN_PASSAGES = [
     ('{"_id": true, "text": "x"}', "'_id' should be a string, found bool"),
     ('{"_id": "d9", "text": 5}', "'text' should be a string, found int"),
     ('{"_id": "d9", "text": ["x"]}', "'text' should be a string, found list"),
-    ('{"_id": "d9", "title": 5, "text": "x"}', "'title' should be a string"),
+    ('{"_id": "d9", "title": 5, "text": "x"}', "'title' should be a string, found int"),
     ('{"_id": "", "text": "x"}', "'' cannot be an id: it is empty or contains white space"),
     ('{"_id": "d 9", "text": "x"}', "'d 9' cannot be an id: it is empty or contains white space"),
     ('{"_id": "d\\n", "text": "x"}', "'d\\n' cannot be an id: it is empty or contains white space"),
