@@ -49,7 +49,7 @@ from ance_cli.interop import (
     tevatron,
 )
 from ance_cli.interop.records import Example
-from ance_cli.mining.candidate_filters import PassageTexts
+from ance_cli.mining.text_filters import PassageTexts
 from ance_cli.retrieval.search import passages_of
 
 

@@ -22,7 +22,7 @@ from ance_cli.formats.run_folder import REFRESHER, RunFolder
 from ance_cli.formats.summary import Summary, summary_of
 from ance_cli.loop.new_generation import NewGeneration, Start, fill_and_publish
 from ance_cli.loop.refresh_config import refresh_config
-from ance_cli.mining.candidate_filters import teacher_inputs
+from ance_cli.mining.text_filters import teacher_inputs
 from ance_cli.models.checkpoint import Checkpoint
 
 

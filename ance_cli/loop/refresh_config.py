@@ -12,9 +12,9 @@ from ance_cli.config.loop import NO_DEV
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.dataset import Dataset, queries_of_split, read_answers
 from ance_cli.formats.run_folder import REFRESH, RunFolder, compare_settings
-from ance_cli.mining.candidate_filters import teacher_inputs
 from ance_cli.mining.mining_job import shares_of
 from ance_cli.mining.mix import ANN, PREVIOUS
+from ance_cli.mining.text_filters import teacher_inputs
 from ance_cli.models.checkpoint import Checkpoint
 
 

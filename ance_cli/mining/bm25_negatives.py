@@ -17,7 +17,6 @@ from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Clock, Summary
 from ance_cli.formats.trec import in_trec_order, read_run
 from ance_cli.mining.bm25_rankings import search_bm25
-from ance_cli.mining.candidate_filters import open_candidate_filters
 from ance_cli.mining.mining_data import MiningData, all_texts, read_mining_data
 from ance_cli.mining.mix import BM25, RANDOM, RUN, Mix, parse_mix
 from ance_cli.mining.negatives_output import (
@@ -29,6 +28,7 @@ from ance_cli.mining.negatives_output import (
 from ance_cli.mining.pool import Pool, RankedLists
 from ance_cli.mining.rules import check_scores
 from ance_cli.mining.selection import Draw
+from ance_cli.mining.text_filters import open_candidate_filters
 
 
 def bm25_negatives(

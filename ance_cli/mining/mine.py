@@ -22,7 +22,6 @@ from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.journal import Journal
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Clock, Summary
-from ance_cli.mining.candidate_filters import CandidateFilters, open_candidate_filters
 from ance_cli.mining.mining_data import all_texts, read_mining_data
 from ance_cli.mining.mining_job import MiningFiles, MiningJob
 from ance_cli.mining.mix import ANN, BM25, Mix
@@ -31,6 +30,7 @@ from ance_cli.mining.pool import Pool
 from ance_cli.mining.query_model import QueryModel
 from ance_cli.mining.selection import Draw
 from ance_cli.mining.sources import SOURCES, Rankings
+from ance_cli.mining.text_filters import CandidateFilters, open_candidate_filters
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.retrieval.dense import VectorSource
 

@@ -9,7 +9,7 @@ from ance_cli.config import DrawConfig
 from ance_cli.formats.dataset import Dataset, positives_of, read_corpus, read_qrels, read_queries
 from ance_cli.formats.merged import read_shares
 from ance_cli.formats.negatives_file import Texts
-from ance_cli.mining.filtering import DatasetScope, DuplicateIndex
+from ance_cli.mining.false_negatives import DatasetScope, DuplicateIndex
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from ance_cli.formats.manifest import Plan
 from ance_cli.formats.negatives_file import Texts, audit_name, parse_pair
 from ance_cli.formats.summary import Clock, Summary, made, planned, summary_of
 from ance_cli.mining.audit import Audit
-from ance_cli.mining.candidate_filters import teacher_inputs
 from ance_cli.mining.mix import Mix
 from ance_cli.mining.pool import Pool
 from ance_cli.mining.selection import Draw, select_negatives
+from ance_cli.mining.text_filters import teacher_inputs
 from ance_cli.progress import Reporter
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ance_cli.formats.candidates import Candidates
-from ance_cli.mining.filtering import DatasetScope, DuplicateIndex
+from ance_cli.mining.false_negatives import DatasetScope, DuplicateIndex
 from ance_cli.mining.rescoring import Rescore
 from ance_cli.mining.sampling import Floats, Positions
 

@@ -70,8 +70,8 @@ def open_reader(
 
     Raises `BadInput` if the folder does not hold a complete model of a known kind.
     """
-    from ance_cli.models.generation import GenerativeReader
-    from ance_cli.models.spans import DprReader, ExtractiveReader
+    from ance_cli.models.extractive_reader import DprReader, ExtractiveReader
+    from ance_cli.models.generative_reader import GenerativeReader
 
     readers: dict[Kind, Callable[[Checkpoint, ReadConfig, ComputeConfig], Reader]] = {
         "dpr": DprReader,

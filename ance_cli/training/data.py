@@ -28,7 +28,7 @@ from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.merged import dataset_name_of, owners, read_shares
 from ance_cli.formats.negatives_file import PairNegatives, read_negatives
 from ance_cli.formats.tokens import TokenRows
-from ance_cli.mining.filtering import DuplicateIndex
+from ance_cli.mining.false_negatives import DuplicateIndex
 from ance_cli.mining.sampling import keyed_generator
 from ance_cli.training.dataset_mixing import mixed_order
 

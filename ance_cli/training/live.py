@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ance_cli.formats.embeddings import VECTORS, Embeddings
 from ance_cli.formats.tokens import TokenRows
-from ance_cli.mining.filtering import DatasetScope
+from ance_cli.mining.false_negatives import DatasetScope
 from ance_cli.mining.sampling import keyed_generator
 from ance_cli.retrieval.exact import pool_to_documents
 from ance_cli.training.data import Ints, TrainingSet, rows_of_docs

@@ -18,7 +18,7 @@ from ance_cli.formats.ledgers import FOLLOW, Segment, SegmentLedger, cut_ledger
 from ance_cli.formats.manifest import manifest_name
 from ance_cli.formats.run_folder import RunFolder, now
 from ance_cli.retrieval.dense import VectorSource
-from ance_cli.training.schedule import ends
+from ance_cli.training.lr_schedule import ends
 
 
 @dataclass(frozen=True)

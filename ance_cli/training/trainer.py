@@ -27,7 +27,7 @@ from ance_cli.training.grad_cache import GradCacheStep
 from ance_cli.training.gradients import group_norms, layer_groups
 from ance_cli.training.live import LiveNegatives
 from ance_cli.training.loss import LossInputs, batch_loss, doc_scores
-from ance_cli.training.schedule import learning_rate
+from ance_cli.training.lr_schedule import learning_rate
 from ance_cli.training.state import TrainerState
 
 _POLL_SECONDS = 0.2

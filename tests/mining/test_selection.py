@@ -12,7 +12,7 @@ from ance_cli.config import DrawConfig
 from ance_cli.formats.candidates import Candidates
 from ance_cli.formats.dataset import Passage, positives_of
 from ance_cli.mining.audit import Audit
-from ance_cli.mining.filtering import DuplicateIndex
+from ance_cli.mining.false_negatives import DuplicateIndex
 from ance_cli.mining.mix import parse_mix
 from ance_cli.mining.pool import Pool, RankedLists
 from ance_cli.mining.rules import RULES

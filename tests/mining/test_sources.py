@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from ance_cli.formats.dataset import Passage
-from ance_cli.mining.candidate_filters import PassageTexts
 from ance_cli.mining.rescoring import ExactScores
 from ance_cli.mining.sources import neighbours
+from ance_cli.mining.text_filters import PassageTexts
 from ance_cli.progress import Silent
 from tests.retrieval.conftest import embed  # noqa: F401 (a fixture)
 

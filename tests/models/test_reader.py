@@ -17,9 +17,9 @@ import transformers
 from ance_cli.config import EncodeConfig, ReadConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage, read_corpus, read_queries
-from ance_cli.models.generation import PROMPT, PROMPT_PASSAGE
+from ance_cli.models.extractive_reader import _whole_words, _Window, best_span
+from ance_cli.models.generative_reader import PROMPT, PROMPT_PASSAGE
 from ance_cli.models.reader import open_reader, reader_fingerprint, reader_kind
-from ance_cli.models.spans import _whole_words, _Window, best_span
 from tests.world import FILLER, TOPICS, make_reader
 
 KINDS = ["dpr", "extractive", "seq2seq", "causal"]

@@ -11,7 +11,7 @@ from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Dataset, Passage
 from ance_cli.formats.negatives_file import PairNegatives
 from ance_cli.formats.tokens import TokenRows
-from ance_cli.mining.filtering import DuplicateIndex
+from ance_cli.mining.false_negatives import DuplicateIndex
 from ance_cli.training.data import (
     NegativesSnapshot,
     PairStream,

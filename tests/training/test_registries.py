@@ -6,8 +6,8 @@ import pytest
 
 from ance_cli.config import sets
 from ance_cli.training.loss import DISTILLATIONS, LOSSES
+from ance_cli.training.lr_schedule import SCHEDULES
 from ance_cli.training.optim import OPTIMIZERS
-from ance_cli.training.schedule import SCHEDULES
 from ance_cli.training.trackers import TRACKERS
 
 

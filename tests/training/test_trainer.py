@@ -10,7 +10,7 @@ from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged
 from ance_cli.formats.dataset import Dataset, Passage
 from ance_cli.formats.negatives_file import PairNegatives
-from ance_cli.mining.filtering import DuplicateIndex
+from ance_cli.mining.false_negatives import DuplicateIndex
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import load_dual
 from ance_cli.models.encoder import set_dropout

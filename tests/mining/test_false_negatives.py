@@ -3,7 +3,7 @@
 import pytest
 
 from ance_cli.formats.dataset import Passage
-from ance_cli.mining.filtering import DuplicateIndex
+from ance_cli.mining.false_negatives import DuplicateIndex
 
 PASSAGES = [
     Passage("a", "One title", "the same text"),

@@ -6,7 +6,7 @@ import pytest
 
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop import processes
-from ance_cli.loop.processes import Child, ManagedProcess
+from ance_cli.loop.async_processes import Child, ManagedProcess
 from ance_cli.loop.supervisor import StageFailed
 from ance_cli.progress import Silent
 from tests.world import jsonl

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from ance_cli.config import TrainConfig
-from ance_cli.training.schedule import ends, learning_rate
+from ance_cli.training.lr_schedule import ends, learning_rate
 
 
 def test_learning_rate_warms_up_and_decays_to_zero():
