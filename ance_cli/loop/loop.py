@@ -17,9 +17,10 @@ from ance_cli.formats.run_folder import LOOP, REFRESHER, SUPERVISOR, TRAINER, Ru
 from ance_cli.formats.summary import Summary
 from ance_cli.loop.async_processes import Child, ManagedProcess, run_processes
 from ance_cli.loop.commands import Commands, check_names
+from ance_cli.loop.cycle import cycle
 from ance_cli.loop.devices import place_devices
 from ance_cli.loop.disk import check_disk
-from ance_cli.loop.supervisor import cycle, run_stage
+from ance_cli.loop.supervisor import run_stage
 from ance_cli.models.ray_cluster import check_gpus
 from ance_cli.training.segments import state_step
 

@@ -1,7 +1,6 @@
-"""Runs the stage commands of the cycle as child processes, without torch.
+"""Runs the stage commands of a loop as child processes, without torch.
 
-The supervisor decides from the run folder alone what comes next, so that it can be killed at any
-time and restarted by the same command. Its children end with it.
+Children end with the supervisor; one that died is restarted if a restart may help.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from ance_cli.errors import AnceError, ResourceExhausted, Stopped, die_with_parent
@@ -118,45 +116,3 @@ def _run_once(arguments: Sequence[str]) -> int:
         child.send_signal(stop.signum)
         child.wait()
         raise
-
-
-def cycle(
-    run: RunFolder,
-    last_step: int,
-    segment_steps: int,
-    refresh: Callable[[], None],
-    train: Callable[[Path, int], None],
-    stop_early: Callable[[], str | None],
-) -> str | None:
-    """Alternate refreshes and training until the newest checkpoint is at `last_step` and has its
-    generation. An unfinished segment is finished first, on its own negatives.
-
-    `train` takes the negatives and the number of steps. Returns why `stop_early` ended the cycle,
-    None if it did not. Raises `StageFailed` if a stage ended without an error and changed nothing.
-    """
-    before = None
-    while True:
-        newest = run.newest_checkpoint()
-        published = run.published()
-        unfinished = run.unfinished_segment()
-        step = newest[0] if newest else 0
-        found = (step, published, unfinished)
-        if found == before:
-            raise StageFailed(
-                f"{run.path}: a stage ended without an error, but the run is still at step {step}",
-                hint=f"look at the end of {run.events}",
-            )
-        before = found
-        if reason := stop_early():
-            return reason
-        if unfinished and unfinished.negatives:
-            train(run.path / unfinished.negatives, unfinished.steps)
-        elif published is None or published.checkpoint_step < step:
-            refresh()
-        elif step >= last_step:
-            return None
-        else:
-            state = run.newest_state()  # ahead of the checkpoint after an interrupted async loop
-            trained = state[0] if state else 0
-            negatives = run.published_folder(published).negatives
-            train(negatives, segment_steps - trained % segment_steps)

@@ -6,6 +6,10 @@ continued by hand; a second call finds everything up to date.
 
 from __future__ import annotations
 
+import ctypes
+import gc
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,6 @@ from ance_cli.config import (
     Bm25Config,
     DemoConfig,
     EncodeConfig,
-    FollowConfig,
-    LoopConfig,
-    LoopDevices,
     SearchConfig,
     SegmentConfig,
 )
@@ -24,9 +25,11 @@ from ance_cli.encoding.encode import encode
 from ance_cli.errors import UsageProblem
 from ance_cli.evaluation.evaluate import evaluate_runs
 from ance_cli.formats.dataset import Dataset, locate, queries_of_split
-from ance_cli.formats.run_folder import RunFolder
+from ance_cli.formats.run_folder import SUPERVISOR, RunFolder
 from ance_cli.formats.summary import Summary
-from ance_cli.loop.loop import loop
+from ance_cli.loop.commands import refresh_settings
+from ance_cli.loop.cycle import cycle
+from ance_cli.loop.refresh import refresh
 from ance_cli.mining.bm25_negatives import bm25_negatives
 from ance_cli.mining.negatives_output import NegativesFiles
 from ance_cli.models.checkpoint import Checkpoint
@@ -52,8 +55,7 @@ def demo(
     """BM25 negatives, warm-up, `config.segments` refreshes and segments, measures on test.
 
     Returns the test rows of BM25, the start, the warm-up and each ANCE checkpoint, and whether the
-    last is better than the warm-up by a paired test. `call.quiet` keeps the loop's stages from
-    talking.
+    last is better than the warm-up by a paired test.
     """
     start = checkpoint or packaged_encoder()
     data = output / "data"
@@ -93,17 +95,11 @@ def demo(
         warmup.path, output / "bm25.jsonl", SegmentConfig(steps=config.steps),
         RunSpec(train, start, given=recipe), Devices(gpus), call=call,
     )  # fmt: skip
+    _return_memory()
 
     call.reporter.say(f"4. ANCE: {config.segments} times refresh and {config.steps} steps")
     run = RunFolder(output / "ance")
-    loop(
-        run.path,
-        LoopConfig(refresh_every=config.steps, segments=config.segments, mode="sync"),
-        FollowConfig(keep=config.segments + 1),  # every generation's vectors are searched below
-        {"data": data, "split": "train", "ckpt": warmup.latest, **recipe, "depth": config.depth},
-        LoopDevices(gpus=gpus),
-        call,
-    )
+    _loop(run, RunSpec(train, warmup.latest, given=recipe), config, gpus, call)
 
     call.reporter.say("5. measures on test")
     for number in range(1, config.segments + 2):
@@ -126,6 +122,36 @@ def packaged_encoder() -> Path:
     return Path(get_model_path())
 
 
+def _loop(run: RunFolder, spec: RunSpec, config: DemoConfig, gpus: str, call: Call) -> None:
+    """What `ance loop --mode sync` does, without a process for each refresh and segment."""
+    last_step = config.segments * config.steps
+    spec = replace(spec, given={**spec.given, "total_steps": last_step})
+    settings = refresh_settings({**spec.given, "depth": config.depth})
+    keep = config.segments + 1  # the vectors of every generation are searched afterwards
+
+    def refresh_once() -> None:
+        refresh(run.path, settings, gpus, keep, call=call)
+        _return_memory()
+
+    def train(negatives: Path, steps: int) -> None:
+        call.reporter.say(f"training {steps} steps on {negatives}")
+        train_segment(
+            run.path, negatives, SegmentConfig(steps=steps), devices=Devices(gpus), call=call
+        )
+        _return_memory()
+
+    with run.held(SUPERVISOR):
+        train_segment(run.path, None, SegmentConfig(steps=0), spec, Devices(gpus), call=call)
+        cycle(run, last_step, config.steps, refresh_once, train, lambda: None)
+
+
+def _return_memory() -> None:
+    """Give the system back what the last stage has freed: glibc would keep it for this process."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _test(
     name: str,
     checkpoint: Checkpoint,
@@ -139,6 +165,7 @@ def _test(
     config = EncodeConfig(gpus=gpus)
     if not vectors.exists():
         encode(checkpoint, test, vectors, config, call=call)
+        _return_memory()
     run = output / f"test.{name}.trec"
     source = VectorSource(vectors, "embeddings")
     search(
