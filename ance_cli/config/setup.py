@@ -39,7 +39,7 @@ class DemoConfig:
 
 
 QUICK_DEMO = DemoConfig(
-    passages=800, packages=(), steps=10, segments=1, batch_size=16, query_length=24,
-    passage_length=48,
+    passages=700, packages=(), steps=10, segments=1, batch_size=16, query_length=24,
+    passage_length=40,
 )
 """`ance demo --quick`."""

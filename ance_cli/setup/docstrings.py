@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import sys
 import sysconfig
 import warnings
@@ -89,17 +90,25 @@ def _read_all(packages: Sequence[str], reporter: Reporter) -> Iterator[Pair]:
         found = importlib.util.find_spec(package)
         if found and found.submodule_search_locations:
             roots[package] = Path(found.submodule_search_locations[0])
-    files = []
-    for package, root in roots.items():
-        for path in sorted(root.rglob("*.py")):
-            parts = path.relative_to(root).with_suffix("").parts
-            if not any(part in _SKIPPED_FOLDERS for part in parts):
-                module = ".".join([package, *parts] if package else parts)
-                files.append((path, module.removesuffix(".__init__")))
+    files = [
+        (path, ".".join([package, *path.relative_to(root).with_suffix("").parts]).strip("."))
+        for package, root in roots.items()
+        for path in sorted(_sources(root))
+    ]
     with reporter.task("reading docstrings", len(files), "file") as bar:
         for path, module in files:
-            yield from _read_file(path, module)
+            yield from _read_file(path, module.removesuffix(".__init__"))
             bar.advance()
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    """The Python files of a library or package, without tests and installed packages."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS]
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix == ".py" and stem not in _SKIPPED_FOLDERS:
+                yield Path(folder, name)
 
 
 def _read_file(path: Path, module: str) -> Iterator[Pair]:
