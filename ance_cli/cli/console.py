@@ -236,8 +236,9 @@ def show_rows(rows: list[dict[str, Any]], console: Console = stderr) -> None:
     for key, value in rows[0].items():
         number = isinstance(value, int | float)
         table.add_column(key, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_shown(row.get(key, "")) for key in rows[0]))
+    columns = [_column([row.get(key, "") for row in rows]) for key in rows[0]]
+    for texts in zip(*columns, strict=True):
+        table.add_row(*texts)
     wanted = Measurement.get(console, console.options.update(max_width=1_000), table).maximum
     if len(rows[0]) < 3 or wanted <= console.width or not console.is_terminal:
         if not console.is_terminal:
@@ -274,6 +275,15 @@ def _shown(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     return str(value)
+
+
+def _column(values: list[Any]) -> list[str]:
+    """The texts of a column; its floats get the same number of decimals."""
+    texts = [_shown(value) for value in values]
+    if not all(isinstance(value, float) and abs(value) < 1000 for value in values):
+        return texts
+    decimals = max(len(text.partition(".")[2]) for text in texts)
+    return [f"{value:,.{decimals}f}" for value in values]
 
 
 def _escape(text: str) -> str:

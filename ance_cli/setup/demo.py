@@ -97,7 +97,7 @@ def demo(
     )  # fmt: skip
     _return_memory()
 
-    call.reporter.say(f"4. ANCE: {config.segments} times refresh and {config.steps} steps")
+    call.reporter.say(f"4. ANCE: {config.segments} x (a refresh, and {config.steps} steps)")
     run = RunFolder(output / "ance")
     _loop(run, RunSpec(train, warmup.latest, given=recipe), config, gpus, call)
 
@@ -130,6 +130,7 @@ def _loop(run: RunFolder, spec: RunSpec, config: DemoConfig, gpus: str, call: Ca
     keep = config.segments + 1  # the vectors of every generation are searched afterwards
 
     def refresh_once() -> None:
+        call.reporter.say("refresh from the newest checkpoint")
         refresh(run.path, settings, gpus, keep, call=call)
         _return_memory()
 
@@ -225,6 +226,7 @@ def _report(output: Path, run: RunFolder, runs: dict[str, Path], qrels: Path) ->
             search_command,
             f"ance eval {runs['BM25']} {runs[names[-1]]} --qrels {qrels}",
             f"head -1 {last.negatives}",
-            f"ance refresh {run.path}",
+            f"ance loop --data {output / 'data'} --split train --ckpt {run.latest} "
+            f"--refresh-every 50 --segments 2 -o {output / 'longer'}",
         ],
     }

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ance_cli.errors import ResourceExhausted
 from ance_cli.formats.journal import RECORDS
-from ance_cli.models import cross_encoder, spans
+from ance_cli.models import cross_encoder, extractive_reader
 from tests.world import (
     AnceInside,
     jsonl,
@@ -223,7 +223,8 @@ def slow(inside, prepared, checkpoint, monkeypatch):
     found = Slow({"{ckpt}": checkpoint, "{cross}": "cross", "{other}": "other-cross",
                   "{reader}": "reader"})  # fmt: skip
     monkeypatch.setattr(cross_encoder, "_BLOCK", 5)
-    for owner, name in ((cross_encoder.CrossEncoder, "_logits"), (spans._SpanReader, "_spans")):
+    counted = ((cross_encoder.CrossEncoder, "_logits"), (extractive_reader._SpanReader, "_spans"))
+    for owner, name in counted:
         monkeypatch.setattr(owner, name, found.counting(getattr(owner, name)))
     return found
 

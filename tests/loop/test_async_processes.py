@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from ance_cli.formats.run_folder import RunFolder
-from ance_cli.loop import processes
+from ance_cli.loop import async_processes
 from ance_cli.loop.async_processes import Child, ManagedProcess
 from ance_cli.loop.supervisor import StageFailed
 from ance_cli.progress import Silent
@@ -28,8 +28,8 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch):
     machine = Machine()
-    monkeypatch.setattr(processes, "start", machine.start)
-    monkeypatch.setattr(processes.time, "monotonic", lambda: machine.now)
+    monkeypatch.setattr(async_processes, "start", machine.start)
+    monkeypatch.setattr(async_processes.time, "monotonic", lambda: machine.now)
     return machine
 
 
