@@ -200,9 +200,9 @@ def _report(output: Path, run: RunFolder, runs: dict[str, Path], qrels: Path) ->
         f"({against['difference']:+.3f}, randomisation test p = {against['p_randomisation']:.4f}): "
     )
     verdict += (
-        "ANCE helped." if better and sure
-        else "higher, but luck cannot be ruled out on this few queries." if better
-        else "ANCE did not help here."
+        "significantly higher at the 5 % level." if better and sure
+        else "higher, but not significantly on so few queries." if better
+        else "not higher."
     )  # fmt: skip
     last = run.all_generations()[-1]
     search_command = (
