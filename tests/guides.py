@@ -29,7 +29,7 @@ from tests.world import data_root
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
-RUN_ELSEWHERE = {"from-python.md", "several-gpus.md", "your-corpus.md"}
+RUN_ELSEWHERE = {"from-python.md"}
 """Guides that a test of their own runs (`test_python_page.py`)."""
 
 TOLERANCE = 0.05

@@ -14,7 +14,8 @@ DemoFolder = Annotated[Path, Setting(
     "Folder for everything the demo makes (default: ance-demo, or ance-demo-quick).", DATA,
     flags=("--output", "-o"), metavar="DIR")]
 Quick = Annotated[bool, Setting(
-    "Use a smaller corpus and fewer steps: about 90 seconds on two cores, 2 GB of memory.", RUNTIME)]
+    "Use a smaller corpus and fewer steps: about 90 seconds on two cores, 2 GB of memory.",
+    RUNTIME)]
 Bench = Annotated[bool, Setting(
     "Also measure matrix products, the upper limit of training and encoding.", RUNTIME)]
 
