@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,63 +47,98 @@ def read(
     Raises `BadInput` if `reader` is not a reader, or if a query or a document is not in the
     dataset.
     """
-    ranked = {
-        query_id: [doc_id for doc_id, _ in in_trec_order(hits)[: config.depth]]
-        for query_id, hits in read_run(run, call.skipped).items()
-    }
-    queries = _queries(run, ranked, dataset, call.skipped)
-    ranked = {query_id: ranked.get(query_id, []) for query_id in queries}
-    gold = _gold(dataset, queries, call)
-    inputs = {
-        "run": hash_lines(" ".join([query_id, *doc_ids]) for query_id, doc_ids in ranked.items()),
-        "queries": hash_lines(f"{query_id}\t{text}" for query_id, text in queries.items()),
-        "answers": hash_json(gold),
-        "corpus": hash_file(dataset.corpus),
-        "reader": reader_fingerprint(reader),
-    }
+    questions = _questions(run, dataset, config, call)
+    inputs = questions.inputs(dataset, reader)
     settings = {**shaped_by(config, ReadConfig), "dtype": compute.dtype}
     plan = Plan("answers", output, settings, inputs, reads=[run, *dataset.files, reader])
     if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
     if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
-
-    def write(journal: Journal) -> Summary:
+    with lease.of_output(output), plan.journal(call.force, call.reporter.say) as journal:
         started = time.monotonic()
-        wanted = {doc_id for doc_ids in ranked.values() for doc_id in doc_ids}
-        passages = passages_of(dataset.corpus, wanted, call.skipped)
-        if missing := wanted - passages.keys():
-            raise BadInput(
-                f"{run}: document {min(missing)!r} is not in the corpus",
-                hint="name the dataset that the run was made from with --data",
-            )
+        passages = _passages(run, dataset, questions, call)
         opened = open_reader(reader, config, compute)
         if plan.shaped_by["dtype"] == AUTO:
             plan.shaped_by["dtype"] = opened.dtype
-
-        def line_of(query_id: str) -> bytes:
-            own = [passages[doc_id] for doc_id in ranked[query_id]]
-            record = _record(query_id, queries[query_id], own, opened, gold.get(query_id))
-            return orjson.dumps(record)
-
-        lines = []
-        with call.reporter.task("reading", len(queries), "query") as bar:
-            for query_id in queries:
-                lines.append(journal.result(query_id.encode(), partial(line_of, query_id)))
-                bar.advance()
-        records = [orjson.loads(line) for line in lines]
-        stats: dict[str, Any] = {
-            "queries": len(records),
-            "queries_without_an_answer": sum(record["answer"] is None for record in records),
-            **_means(records),
-        }
+        lines = _answer_lines(questions, passages, opened, journal, call)
+        stats = _stats([orjson.loads(line) for line in lines])
         with plan.text_file(stats) as handle:
             handle.writelines(line + b"\n" for line in lines)
             stats["seconds"] = round(time.monotonic() - started + journal.seconds_before, 2)
         return made(plan, stats)
 
-    with lease.of_output(output), plan.journal(call.force, call.reporter.say) as journal:
-        return write(journal)
+
+@dataclass(frozen=True)
+class _Questions:
+    """What is to be answered: texts, ranked doc ids and known answers, by query id."""
+
+    texts: Mapping[str, str]
+    ranked: Mapping[str, Sequence[str]]
+    gold: Mapping[str, Sequence[str]]
+
+    def inputs(self, dataset: Dataset, reader: Path) -> dict[str, str]:
+        """The hashes of all that decides the answers."""
+        ranked, texts = self.ranked.items(), self.texts.items()
+        return {
+            "run": hash_lines(" ".join([query_id, *doc_ids]) for query_id, doc_ids in ranked),
+            "queries": hash_lines(f"{query_id}\t{text}" for query_id, text in texts),
+            "answers": hash_json(self.gold),
+            "corpus": hash_file(dataset.corpus),
+            "reader": reader_fingerprint(reader),
+        }
+
+
+def _questions(run: Path, dataset: Dataset, config: ReadConfig, call: Call) -> _Questions:
+    ranked = {
+        query_id: [doc_id for doc_id, _ in in_trec_order(hits)[: config.depth]]
+        for query_id, hits in read_run(run, call.skipped).items()
+    }
+    texts = _queries(run, ranked, dataset, call.skipped)
+    ranked = {query_id: ranked.get(query_id, []) for query_id in texts}
+    return _Questions(texts, ranked, _gold(dataset, texts, call))
+
+
+def _passages(run: Path, dataset: Dataset, asked: _Questions, call: Call) -> dict[str, Passage]:
+    """doc_id -> passage, for all documents of the rankings."""
+    wanted = {doc_id for doc_ids in asked.ranked.values() for doc_id in doc_ids}
+    passages = passages_of(dataset.corpus, wanted, call.skipped)
+    if missing := wanted - passages.keys():
+        raise BadInput(
+            f"{run}: document {min(missing)!r} is not in the corpus",
+            hint="name the dataset that the run was made from with --data",
+        )
+    return passages
+
+
+def _answer_lines(
+    asked: _Questions,
+    passages: Mapping[str, Passage],
+    reader: Reader,
+    journal: Journal,
+    call: Call,
+) -> list[bytes]:
+    """The lines of the output, in the order of the queries."""
+
+    def line_of(query_id: str) -> bytes:
+        own = [passages[doc_id] for doc_id in asked.ranked[query_id]]
+        record = _record(query_id, asked.texts[query_id], own, reader, asked.gold.get(query_id))
+        return orjson.dumps(record)
+
+    lines = []
+    with call.reporter.task("reading", len(asked.texts), "query") as bar:
+        for query_id in asked.texts:
+            lines.append(journal.result(query_id.encode(), partial(line_of, query_id)))
+            bar.advance()
+    return lines
+
+
+def _stats(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "queries": len(records),
+        "queries_without_an_answer": sum(record["answer"] is None for record in records),
+        **_means(records),
+    }
 
 
 def _queries(
