@@ -52,8 +52,12 @@ class Passage(NamedTuple):
         The title is not part of the hash: collections list one text under several titles. The hash
         of a passage without a body is that of its title.
         """
-        body = " ".join((self.text or self.title).split())
-        return int(xxhash.xxh3_64_intdigest(body.encode()))
+        return text_hash(self.text or self.title)
+
+
+def text_hash(text: str) -> int:
+    """64-bit hash of a text with white space folded."""
+    return int(xxhash.xxh3_64_intdigest(" ".join(text.split()).encode()))
 
 
 class Query(NamedTuple):
