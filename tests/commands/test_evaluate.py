@@ -223,7 +223,7 @@ def test_what_rerank_refuses(world, checkpoint, two_towers):
         ),
         (["bad.trec", *ckpt, "--pair-length", 64], "--pair-length needs --cross-encoder", 2),
         (["bad.trec", *ckpt, "--depth", 0], "--depth must be at least 1", 2),
-        (["bad.trec", *ckpt, "--tag", "a b"], "--tag is one word", 2),
+        (["bad.trec", *ckpt, "--tag", "a b"], "--tag must be one word", 2),
         (["query.trec", *ckpt], "query.trec: query 'nobody' is not among the queries", 3),
         (["doc.trec", *ckpt], "doc.trec: document 'nowhere' is not in the corpus", 3),
         (["bad.trec", "--cross-encoder", checkpoint], "a dual encoder cannot score pairs", 3),
