@@ -28,7 +28,7 @@ from ance_cli.formats.labels import read_labels
 
 _DOC_ID_FIELDS = ("_id", "doc_id", "docid", "id", "passage_id", "pid", "corpus-id")
 _QUERY_ID_FIELDS = ("_id", "query_id", "qid", "id", "query-id")
-_ANSWER_FIELDS = ("answers", "answer")
+ANSWER_FIELDS = ("answers", "answer")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Qrels = dict[str, dict[str, int]]
@@ -292,7 +292,7 @@ def _answers_of(record: dict[str, object], where: str) -> list[str]:
     metadata = record.get("metadata")
     places = {"": record, "metadata.": metadata if isinstance(metadata, dict) else {}}
     for prefix, fields in places.items():
-        for name in _ANSWER_FIELDS:
+        for name in ANSWER_FIELDS:
             value = fields.get(name)
             if value is None:
                 continue
