@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import command
+from ance_cli.cli.command import READS, command
 from ance_cli.cli.runner import dataset_of
 from ance_cli.config import MEASURES
 from ance_cli.config.calling import CallSettings
@@ -21,7 +21,7 @@ from ance_cli.progress import Reporter
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "eval", "Stages", takes=("config", "quiet", "json", "skip_bad"))
+    @command(app, "eval", "Stages", takes=("config", "quiet", "json", *READS))
     def evaluate(
         call: Call,
         asked: CallSettings,
