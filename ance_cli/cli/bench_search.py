@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import command
+from ance_cli.cli.command import READS, command
 from ance_cli.cli.runner import checkpoint_of, dataset_of
 from ance_cli.config import BenchSearchConfig, ComputeConfig
 from ance_cli.config.calling import CallSettings
@@ -17,7 +17,12 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "bench-search", "Stages", takes=("threads", "quiet", "json", "skip_bad"))
+    @command(
+        app,
+        "bench-search",
+        "Stages",
+        takes=("threads", "quiet", "json", *READS),
+    )
     def bench_search(
         call: Call,
         asked: CallSettings,

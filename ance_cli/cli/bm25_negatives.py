@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.command import COMMON, READS, command
 from ance_cli.cli.runner import dataset_of
 from ance_cli.config import Bm25Config, DeviceConfig
 from ance_cli.config.data import Output, TrainFiles
@@ -16,7 +16,12 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "bm25-negatives", "Stages", takes=(*COMMON, "force", "threads", "skip_bad"))
+    @command(
+        app,
+        "bm25-negatives",
+        "Stages",
+        takes=(*COMMON, "force", "threads", *READS),
+    )
     def bm25_negatives(
         call: Call,
         *,

@@ -28,8 +28,18 @@ from ance_cli.config.setting import Config, Declared, Given, declared, has_defau
 from ance_cli.formats.summary import Summary
 
 CallFlag = Literal[
-    "config", "cache_dir", "dry_run", "quiet", "json", "force", "threads", "skip_bad"
+    "config",
+    "cache_dir",
+    "dry_run",
+    "quiet",
+    "json",
+    "force",
+    "threads",
+    "skip_bad",
+    "longest_line",
 ]
+READS: tuple[CallFlag, ...] = ("skip_bad", "longest_line")
+"""Flags of every command that reads text files from outside."""
 COMMON: tuple[CallFlag, ...] = ("config", "cache_dir", "dry_run", "quiet", "json")
 
 Function = Callable[..., Summary | None]

@@ -7,12 +7,12 @@ from typing import Any
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import command
+from ance_cli.cli.command import READS, command
 from ance_cli.cli.runner import dataset_of
 from ance_cli.config import MEASURES
 from ance_cli.config.calling import CallSettings
 from ance_cli.config.data import DataFiles, RunFiles
-from ance_cli.config.evaluation import EvalCases, PerQuery
+from ance_cli.config.evaluation import EvalCases, IgnoreIdenticalIds, PerQuery
 from ance_cli.config.retrieval import Measures
 from ance_cli.formats.summary import Summary
 from ance_cli.progress import Reporter
@@ -21,7 +21,7 @@ from ance_cli.progress import Reporter
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "eval", "Stages", takes=("config", "quiet", "json", "skip_bad"))
+    @command(app, "eval", "Stages", takes=("config", "quiet", "json", *READS))
     def evaluate(
         call: Call,
         asked: CallSettings,
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
         measures: Measures = MEASURES,
         per_query: PerQuery | None = None,
         cases: EvalCases = 0,
+        ignore_identical_ids: IgnoreIdenticalIds = False,
     ) -> Summary | None:
         """Measure runs against labels, and test the later ones against the first.
 
@@ -53,7 +54,8 @@ def register(app: typer.Typer) -> None:
             per_query,
             dataset,
             cases,
-            call=call,
+            ignore_identical_ids,
+            call,
         )
         if asked.json:
             return found
@@ -71,6 +73,13 @@ def _show(found: Summary, reporter: Reporter) -> None:
             reporter.warn(
                 f"{row['run']}: {missing} of {found['queries']} judged queries have no results and "
                 "count as 0"
+            )
+        if own := row["queries_that_retrieve_themselves"]:
+            left_out = found["ignore_identical_ids"]
+            reporter.warn(
+                f"{row['run']}: {own} of {found['queries']} judged queries retrieve the document "
+                "with their own id; "
+                + ("it is left out" if left_out else "--ignore-identical-ids leaves it out")
             )
     shown = []
     for measure in (others or [first])[0]["measures"]:

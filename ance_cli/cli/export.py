@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.command import COMMON, READS, command
 from ance_cli.cli.runner import dataset_of
 from ance_cli.config import ExportConfig
 from ance_cli.config.data import DataFiles, Output
@@ -17,7 +17,7 @@ from ance_cli.interop import NEGATIVES_FORMS, ONNX
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "export", "Stages", takes=(*COMMON, "force", "skip_bad"))
+    @command(app, "export", "Stages", takes=(*COMMON, "force", *READS))
     def export(
         call: Call,
         *,

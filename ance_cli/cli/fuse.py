@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import command
+from ance_cli.cli.command import READS, command
 from ance_cli.config import FuseConfig
 from ance_cli.config.data import Output, RunFiles
 from ance_cli.formats.summary import Summary
@@ -15,7 +15,10 @@ def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
     @command(
-        app, "fuse", "Stages", takes=("config", "dry_run", "quiet", "json", "force", "skip_bad")
+        app,
+        "fuse",
+        "Stages",
+        takes=("config", "dry_run", "quiet", "json", "force", *READS),
     )
     def fuse(call: Call, *, runs: RunFiles, output: Output, config: FuseConfig) -> Summary:
         """Combine several runs into one, for instance BM25's run and a dense one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.command import COMMON, READS, command
 from ance_cli.config.data import OutputFolder
 from ance_cli.config.interop import ImportConfig
 from ance_cli.formats.summary import Summary
@@ -14,7 +14,7 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "import", "Stages", takes=(*COMMON, "force", "skip_bad"))
+    @command(app, "import", "Stages", takes=(*COMMON, "force", *READS))
     def import_dataset(call: Call, *, config: ImportConfig, output: OutputFolder) -> Summary:
         """Convert a collection into the dataset layout that every command reads.
 

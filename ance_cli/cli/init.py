@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import COMMANDS, command
+from ance_cli.cli.command import COMMANDS, READS, command
 from ance_cli.config.calling import CallSettings
 from ance_cli.config.data import Ckpt, DatasetPath
 from ance_cli.config.setting import flag_of, key_of
@@ -28,7 +28,12 @@ long names; paths are relative to this folder. A line like #key = value shows a 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "init", "Start here", takes=("dry_run", "quiet", "json", "force", "skip_bad"))
+    @command(
+        app,
+        "init",
+        "Start here",
+        takes=("dry_run", "quiet", "json", "force", *READS),
+    )
     def init(
         call: Call, asked: CallSettings, *, folder: DatasetPath, ckpt: Ckpt | None = None
     ) -> Summary | None:

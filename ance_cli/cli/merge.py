@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.command import COMMON, READS, command
 from ance_cli.config.data import Datasets, OutputFolder
 from ance_cli.formats.summary import Summary
 
@@ -13,7 +13,7 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "merge", "Stages", takes=(*COMMON, "force", "skip_bad"))
+    @command(app, "merge", "Stages", takes=(*COMMON, "force", *READS))
     def merge(call: Call, *, datasets: Datasets, output: OutputFolder) -> Summary:
         """Merge datasets into one, to train on all of them in one run.
 

@@ -36,6 +36,8 @@ def run_command(
     set_threads(settings.threads)
     if settings.quiet or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if settings.longest_line != CallSettings.longest_line:
+        os.environ["ANCE_LONGEST_LINE"] = str(settings.longest_line)
     if settings.cache_dir:
         os.environ["ANCE_CACHE_DIR"] = str(settings.cache_dir.resolve())
     from ance_cli.cli.console import ConsoleReporter, show_skipped, show_summary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.command import COMMON, READS, command
 from ance_cli.cli.runner import dataset_of, merged_data
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.config.data import OutputFolder, RunStart
@@ -18,7 +18,12 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "train-segment", "Stages", takes=(*COMMON, "force", "threads", "skip_bad"))
+    @command(
+        app,
+        "train-segment",
+        "Stages",
+        takes=(*COMMON, "force", "threads", *READS),
+    )
     def train_segment(
         call: Call,
         *,

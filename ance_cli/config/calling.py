@@ -10,6 +10,9 @@ from typing import Annotated
 from ance_cli.config.setting import DATA, RUNTIME, Config, Setting
 from ance_cli.config.toml_file import FILE, NONE
 
+LONGEST_LINE = 16
+"""MiB. Memory grows with the longest text, which a tokenizer reads whole."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CallSettings(Config):
@@ -35,3 +38,6 @@ class CallSettings(Config):
     skip_bad: Annotated[bool, Setting(
         "Skip broken input lines, and report how many were skipped, instead of stopping at the "
         "first.", DATA)] = False
+    longest_line: Annotated[int, Setting(
+        "Longest line of an input that is read, decompressed, in MiB.", DATA, at_least=1,
+        at_most=4096, metavar="MIB")] = LONGEST_LINE

@@ -22,6 +22,9 @@ from ance_cli.config.setting import DATA, METHOD, RUNTIME, Config, Setting
 from ance_cli.config.training import Loss, Margin, Scale
 
 PerQuery = Annotated[Path, Setting("TSV file for each query's values.", METHOD, metavar="FILE")]
+IgnoreIdenticalIds = Annotated[bool, Setting(
+    "Leave a document with the query's own id out of each run, as BEIR does: in ArguAna and Quora "
+    "the queries are documents.", METHOD)]
 EvalCases = Annotated[int, Setting(
     "Queries to show that win most, and as many that lose most, against the first run by the "
     "first of --measures, with the texts of --data; 0 = none.", METHOD, at_least=0)]

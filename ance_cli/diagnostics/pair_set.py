@@ -72,13 +72,13 @@ def sample_pairs(data: MiningData, config: DiagnoseConfig) -> list[SampledPair]:
 
 
 def banned_docs(data: MiningData, query_id: str) -> set[int]:
-    """Positions of the query's positives (D+) and of their duplicates."""
-    own, same = data.duplicates.banned(data.positives[query_id])
-    return own | same
+    """Positions of the query's positives (D+), of their duplicates, and of the query itself."""
+    return data.duplicates.never_negatives(query_id, data.positives[query_id])
 
 
 def negatives_of(data: MiningData, query_id: str, banned: set[int]) -> Positions:
-    """Positions of C \\ D+, without duplicates of D+ and without documents of other datasets."""
+    """Positions of C \\ D+, without duplicates of D+, the query itself, and documents of other
+    datasets."""
     left = np.ones(len(data.duplicates.doc_ids), bool)
     left[list(banned)] = False
     if data.scope is not None:

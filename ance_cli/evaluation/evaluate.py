@@ -33,6 +33,7 @@ def evaluate_runs(
     per_query: Path | None = None,
     dataset: Dataset | None = None,
     cases: int = 0,
+    ignore_identical_ids: bool = False,
     call: Call = Call(),
 ) -> Summary:
     """Means over the judged queries with 95 % intervals, and paired tests against the first run.
@@ -42,7 +43,8 @@ def evaluate_runs(
     dataset has no answers. p-values are also reported with Holm's correction, over the tests of one
     measure for all runs. `dataset` has the texts for `Answers@k` and for `cases`: the number of
     queries to show on which a run gains most over the first run by the first measure, and as many
-    on which it loses most. `per_query` is a TSV file to write: run, query_id, measure, value.
+    on which it loses most. `ignore_identical_ids` leaves the document with a query's own id out of
+    the runs, as BEIR does. `per_query` is a TSV file to write: run, query_id, measure, value.
     """
     from ance_cli.evaluation.measures import Evidence, Labels, evaluate, parse_measures
 
@@ -57,6 +59,14 @@ def evaluate_runs(
     _check_cases(cases, len(runs), asked, dataset)
     judged = read_qrels(qrels, skipped=call.skipped) if qrels is not None else {}
     ranked = {str(path): read_run(path, call.skipped) for path in runs}
+    own_ids = {
+        name: [query_id for query_id, hits in run.items() if query_id in hits]
+        for name, run in ranked.items()
+    }
+    if ignore_identical_ids:
+        for name, query_ids in own_ids.items():
+            for query_id in query_ids:
+                del ranked[name][query_id][query_id]
     first_run = next(iter(ranked.values()))
     answers = _answer_labels(asked, ranked.values(), dataset, judged, call)
     if not judged:
@@ -70,10 +80,14 @@ def evaluate_runs(
         evaluations[name] = evaluate(run, judged, of_run, Evidence(first_run, answers))
     found: Summary = {
         "kind": "evaluation", "qrels": str(qrels) if qrels else None, "queries": len(judged),
+        "ignore_identical_ids": ignore_identical_ids,
         "runs": [
             {
                 "run": name,
                 "judged_queries_without_results": len(evaluation.without_results),
+                "queries_that_retrieve_themselves": sum(
+                    query_id in judged for query_id in own_ids[name]
+                ),
                 "measures": _means(evaluation),
             }
             for name, evaluation in evaluations.items()

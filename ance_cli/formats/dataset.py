@@ -28,7 +28,7 @@ from ance_cli.formats.labels import read_labels
 
 _DOC_ID_FIELDS = ("_id", "doc_id", "docid", "id", "passage_id", "pid", "corpus-id")
 _QUERY_ID_FIELDS = ("_id", "query_id", "qid", "id", "query-id")
-_ANSWER_FIELDS = ("answers", "answer")
+ANSWER_FIELDS = ("answers", "answer")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Qrels = dict[str, dict[str, int]]
@@ -52,8 +52,12 @@ class Passage(NamedTuple):
         The title is not part of the hash: collections list one text under several titles. The hash
         of a passage without a body is that of its title.
         """
-        body = " ".join((self.text or self.title).split())
-        return int(xxhash.xxh3_64_intdigest(body.encode()))
+        return text_hash(self.text or self.title)
+
+
+def text_hash(text: str) -> int:
+    """64-bit hash of a text with white space folded."""
+    return int(xxhash.xxh3_64_intdigest(" ".join(text.split()).encode()))
 
 
 class Query(NamedTuple):
@@ -288,7 +292,7 @@ def _answers_of(record: dict[str, object], where: str) -> list[str]:
     metadata = record.get("metadata")
     places = {"": record, "metadata.": metadata if isinstance(metadata, dict) else {}}
     for prefix, fields in places.items():
-        for name in _ANSWER_FIELDS:
+        for name in ANSWER_FIELDS:
             value = fields.get(name)
             if value is None:
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import orjson
 import zstandard
 
 from ance_cli.call import SkippedLines
+from ance_cli.config.calling import LONGEST_LINE
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic
 
@@ -53,7 +55,7 @@ class _ZstReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
             rest = self._frame.unused_data if self._frame.eof else b""
-            data = rest or self._raw.read(1 << 17)
+            data = rest or self._raw.read(1 << 12)  # a few bytes may unpack to megabytes
             if not data:
                 if not self._frame.eof:
                     raise EOFError("the file ends within a frame")
@@ -106,17 +108,30 @@ def open_input(path: Path, on_bytes: Callable[[int], None] | None = None) -> Ite
             yield raw
 
 
+def longest_line() -> int:
+    """Bytes of the longest line that is read: `ANCE_LONGEST_LINE` in MiB, which --longest-line sets
+    for a command and its children, or 16 MiB."""
+    return int(os.environ.get("ANCE_LONGEST_LINE") or LONGEST_LINE) << 20
+
+
 def read_lines(
     path: Path, on_bytes: Callable[[int], None] | None = None
 ) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of a text file with their numbers from 1, except blank lines.
 
-    A byte order mark at the start is removed. `on_bytes` is passed to `open_input`.
+    A byte order mark at the start is removed. `on_bytes` is passed to `open_input`. Raises
+    `BadInput` for a line that is longer, decompressed, than `longest_line()`.
     """
-    number = 0
+    number, limit = 0, longest_line()
     with open_input(path, on_bytes) as handle:
         try:
-            for number, line in enumerate(handle, start=1):
+            for number, line in enumerate(iter(lambda: handle.readline(limit + 1), b""), start=1):
+                if len(line) > limit:
+                    raise BadInput(
+                        f"{path}:{number}: the line is longer than {limit >> 20} MiB",
+                        hint="split the text, or allow longer lines with --longest-line MIB; "
+                        "memory grows with the longest text",
+                    )
                 if number == 1 and line.startswith(BOM):
                     line = line[len(BOM) :]
                 line = line.rstrip(b"\r\n")

@@ -89,13 +89,16 @@ def read_negatives(
     positive of the query in the labels, and a negative that is one.
     """
     lines: dict[tuple[str, str], int] = {}
+    relevant: dict[str, frozenset[str]] = {}
     for number, record in read_records(path, skipped):
         where = f"{path}:{number}"
         try:
             pair = parse_pair(record, where)
             _check_ids(pair, known_queries, known_docs, where)
             if positives is not None:
-                _check_labels(pair, positives.get(pair.query_id, []), where)
+                if pair.query_id not in relevant:
+                    relevant[pair.query_id] = frozenset(positives.get(pair.query_id, ()))
+                _check_labels(pair, relevant[pair.query_id], where)
             key = (pair.query_id, pair.positive_id)
             if key in lines:
                 raise BadInput(f"{where}: the same pair is also on line {lines[key]}")
@@ -124,7 +127,7 @@ def _check_ids(
             )
 
 
-def _check_labels(pair: PairNegatives, relevant: list[str], where: str) -> None:
+def _check_labels(pair: PairNegatives, relevant: frozenset[str], where: str) -> None:
     """Compare a pair with the positives of its query."""
     if pair.positive_id not in relevant:
         raise BadInput(
@@ -132,7 +135,7 @@ def _check_labels(pair: PairNegatives, relevant: list[str], where: str) -> None:
             "labels",
             hint="name the split that the negatives were mined for with --split",
         )
-    if wrong := set(relevant).intersection(pair.negative_ids):
+    if wrong := relevant.intersection(pair.negative_ids):
         raise BadInput(
             f"{where}: {min(wrong)!r} is a positive of query {pair.query_id!r} and is among its "
             "negatives",

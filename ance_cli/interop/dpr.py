@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import ast
 import csv
+import io
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,17 @@ from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage, Query, checked_id
 from ance_cli.formats.jsonl import DAMAGE, damaged, open_input, read_lines, refuse
 from ance_cli.formats.labels import Label
-from ance_cli.interop.records import Head, Negative, Part, Record, Role, content_id, file_part
+from ance_cli.interop.records import (
+    Head,
+    Negative,
+    Part,
+    Record,
+    Role,
+    answers_metadata,
+    content_id,
+    file_part,
+    text_or_number,
+)
 from ance_cli.interop.tables import text_of
 
 _PASSAGE_COLUMNS = ["id", "text", "title"]
@@ -50,13 +62,13 @@ def rows(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record
         try:
             if not isinstance(row, dict):
                 raise BadInput(f"{where}: expected an object, found {type(row).__name__}")
-            text, answers = row.get("question"), row.get("answers")
+            text = row.get("question")
             if not isinstance(text, str) or not text.strip():
                 raise BadInput(
                     f"{where}: 'question' should be a string that is not empty; "
                     f"the row has {', '.join(row) or 'no fields'}"
                 )
-            query = Query(content_id(text), text, {"answers": answers} if answers else None)
+            query = Query(content_id(text), text, answers_metadata(row.get("answers"), where))
             positives = _contexts(row, "positive_ctxs", where)
             negatives = {field: _contexts(row, field, where) for field in _NEGATIVE_FIELDS}
         except BadInput as problem:
@@ -101,9 +113,10 @@ def _contexts(row: dict[str, Any], field: str, where: str) -> list[Passage]:
         text = context.get("text") if isinstance(context, dict) else None
         if not isinstance(text, str):
             raise BadInput(f"{where}: {field!r} should contain objects with title and text")
-        title = context.get("title") or ""
-        own = context.get("passage_id", context.get("psg_id"))
-        doc_id = content_id(title, text) if own is None else checked_id(str(own), where)
+        title = text_or_number(context.get("title"), f"{where}: 'title'")
+        ids = (context.get(name) for name in ("passage_id", "psg_id"))
+        own = text_or_number(next((each for each in ids if each is not None), None), f"{where}: id")
+        doc_id = checked_id(own, where) if own else content_id(title, text)
         passages.append(Passage(doc_id, title, text))
     return passages
 
@@ -151,42 +164,82 @@ def answers_in(text: str, where: str) -> list[str]:
     return [str(answer) for answer in found]
 
 
+_MAX_LINES = 64
+"""Lines that one row with line breaks inside quotes may have."""
+
+
 def _csv_rows(
     path: Path, names: list[str], skipped: SkippedLines | None
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a tab-separated file with quotes, with the number of their first line."""
-    first = last = 0
+    """Yield the rows of a tab-separated file, with the number of their first line.
 
-    def lines() -> Iterator[str]:
-        nonlocal first, last
-        for last, line in read_lines(path):
-            first = first or last
-            try:
-                text = text_of(line, f"{path}:{last}")
-            except BadInput as problem:
-                refuse(problem, skipped)
-                first = 0
-                continue
-            yield text + "\n"
-
-    reader = csv.reader(lines(), delimiter="\t", strict=True)
-    while True:
-        first = 0
-        try:
-            columns = next(reader, None)
-        except csv.Error as error:
-            refuse(BadInput(f"{path}:{first}: the quotes are not balanced ({error})"), skipped)
+    A cell may be in CSV quotes, and then have line breaks, but no tab. Some files are written
+    without quotes: there a line with the right number of tabs is a row, and its quotation marks are
+    text. So an open quote never swallows the rows after it.
+    """
+    waiting: deque[tuple[int, str]] = deque()
+    source = _text_lines(path, skipped)
+    while row := waiting.popleft() if waiting else next(source, None):
+        number, line = row
+        columns = _one_row(line, len(names))
+        if columns is None and '"' in line:
+            columns = _row_of_lines(line, len(names), waiting, source)
+        if columns is None and line.count("\t") == len(names) - 1:
+            columns = line.split("\t")
+        if columns is not None:
+            yield number, columns
             continue
-        if columns is None:
-            return
-        if len(columns) != len(names):
-            problem = BadInput(
-                f"{path}:{first}: expected {len(names)} columns separated by tabs "
-                f"({', '.join(names)}), found {len(columns)}"
-            )
+        problem = BadInput(
+            f"{path}:{number}: expected {len(names)} columns separated by tabs "
+            f"({', '.join(names)}), found {line.count(chr(9)) + 1}"
+            + (" or a quote that is not closed" if '"' in line else ""),
+            hint=f"look at it with: sed -n {number}p {path}; skip bad lines with --skip-bad",
+        )
+        refuse(problem, skipped)
+
+
+def _text_lines(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, str]]:
+    for number, line in read_lines(path):
+        try:
+            text = text_of(line, f"{path}:{number}")
+        except BadInput as problem:
             refuse(problem, skipped)
             continue
-        yield first, columns
+        yield number, text
+
+
+def _one_row(text: str, count: int) -> list[str] | None:
+    """The cells of a row with balanced quotes; None if it is not one row of `count` cells without
+    tabs."""
+    try:
+        found = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+    except csv.Error:
+        return None
+    if len(found) != 1 or len(found[0]) != count or any("\t" in cell for cell in found[0]):
+        return None
+    return found[0]
+
+
+def _row_of_lines(
+    line: str, count: int, waiting: deque[tuple[int, str]], source: Iterator[tuple[int, str]]
+) -> list[str] | None:
+    """The row that begins with `line` and continues on the next lines; None if there is none. Lines
+    that do not belong to it remain in `waiting`."""
+    text = line
+    for place in range(_MAX_LINES):
+        if place == len(waiting):
+            if (more := next(source, None)) is None:
+                return None
+            waiting.append(more)
+        following = waiting[place][1]
+        if following.count("\t") >= count - 1:  # a row by itself
+            return None
+        text += "\n" + following
+        if columns := _one_row(text, count):
+            for _ in range(place + 1):
+                waiting.popleft()
+            return columns
+    return None
 
 
 def reader_row(

@@ -16,7 +16,7 @@ from ance_cli.formats.jsonl import refuse
 from ance_cli.formats.labels import Label
 from ance_cli.interop import IR_DATASETS
 from ance_cli.interop.msmarco import SEPARATOR
-from ance_cli.interop.records import Part, Record, Role, split_in
+from ance_cli.interop.records import Part, Record, Role, answers_metadata, split_in
 
 
 def parts_of(dataset_id: str, with_url: bool = False) -> list[Part]:
@@ -115,9 +115,8 @@ def _passage(document: Any, where: str, with_url: bool) -> Passage:
 def _queries(dataset: Any, name: str, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
     for number, query in enumerate(dataset.queries_iter(), start=1):
         where = f"{name}: row {number}"
-        answers = getattr(query, "answers", None)
-        metadata = {"answers": list(answers)} if answers else None
         try:
+            metadata = answers_metadata(getattr(query, "answers", None), where)
             text = query.default_text()
             if not text.strip():
                 raise BadInput(f"{where}: query {query.query_id!r} is empty")

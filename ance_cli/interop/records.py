@@ -17,6 +17,7 @@ from typing import NamedTuple
 import xxhash
 
 from ance_cli.call import SkippedLines
+from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage, Query
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import open_input
@@ -61,6 +62,33 @@ class Example(NamedTuple):
     teacher_scores: list[float | None]
     """As long as `negatives`, or empty."""
     teacher_positive_score: float | None = None
+
+
+def text_or_number(value: object, where: str) -> str:
+    """A text, or the digits of a number (as tables turned into JSON have them); "" for null.
+
+    The message of `BadInput` for another type begins with `where`.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadInput(f"{where} should be a string, found {type(value).__name__}")
+    return str(value)
+
+
+def answers_metadata(value: object, where: str) -> dict[str, list[str]] | None:
+    """The metadata of a query with answers: a text, a list of texts, or SQuAD's object with the
+    field `text`; None without answers."""
+    if isinstance(value, dict) and "text" in value:
+        value = value["text"]
+    if value is not None and not isinstance(value, str | list | tuple | int | float):
+        raise BadInput(
+            f"{where}: 'answers' should be a list of strings, found {type(value).__name__}"
+        )
+    values = value if isinstance(value, list | tuple) else [value]
+    answers = [text_or_number(each, f"{where}: each of 'answers'") for each in values]
+    found = [answer for answer in answers if answer.strip()]
+    return {"answers": found} if found else None
 
 
 @dataclass(frozen=True)

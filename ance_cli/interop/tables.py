@@ -8,10 +8,17 @@ from typing import TypeVar
 
 from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
-from ance_cli.formats.dataset import Passage, Query, checked_id, parse_passage, parse_query
+from ance_cli.formats.dataset import (
+    ANSWER_FIELDS,
+    Passage,
+    Query,
+    checked_id,
+    parse_passage,
+    parse_query,
+)
 from ance_cli.formats.jsonl import read_lines, read_records, refuse
 from ance_cli.formats.trec import Hit
-from ance_cli.interop.records import Record
+from ance_cli.interop.records import Record, answers_metadata
 
 T = TypeVar("T")
 
@@ -58,8 +65,20 @@ def json_documents(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[i
 
 
 def json_queries(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:
-    """Queries in JSON lines."""
-    return _json_rows(path, parse_query, skipped)
+    """Queries in JSON lines, with their answers in the metadata."""
+
+    def parse(fields: dict[str, object], where: str) -> Query:
+        query = parse_query(fields, where)
+        own = query.metadata if isinstance(query.metadata, dict) else {}
+        places = ({name: fields.get(name) for name in ANSWER_FIELDS}, own)
+        values = [place[name] for place in places for name in ANSWER_FIELDS if place.get(name)]
+        if not values:
+            return query
+        rest = {name: value for name, value in own.items() if name not in ANSWER_FIELDS}
+        answers = answers_metadata(values[0], where)
+        return query._replace(metadata={**rest, **(answers or {})})
+
+    return _json_rows(path, parse, skipped)
 
 
 def _json_rows(

@@ -13,7 +13,16 @@ from ance_cli.formats.dataset import Passage, Query, checked_id, parse_passage
 from ance_cli.formats.jsonl import read_records, refuse
 from ance_cli.formats.labels import Label
 from ance_cli.interop import tables
-from ance_cli.interop.records import Example, Head, Negative, Part, Record, Role, file_part
+from ance_cli.interop.records import (
+    Example,
+    Head,
+    Negative,
+    Part,
+    Record,
+    Role,
+    answers_metadata,
+    file_part,
+)
 
 
 def recognise(path: Path, head: Head) -> Part | None:
@@ -83,8 +92,8 @@ def _query(row: dict[str, Any], field: str, where: str) -> Query:
         raise BadInput(f"{where}: no 'query_id'; the row has {', '.join(row) or 'no fields'}")
     if not isinstance(text, str) or not text.strip():
         raise BadInput(f"{where}: {field!r} should be a string that is not empty")
-    answers = row.get("answers")
-    return Query(checked_id(query_id, where), text, {"answers": answers} if answers else None)
+    answers = answers_metadata(row.get("answers"), where)
+    return Query(checked_id(query_id, where), text, answers)
 
 
 def _listed(row: dict[str, Any], field: str, where: str) -> list[Any]:

@@ -1,5 +1,5 @@
-"""Documents that may never be negatives of a query: its positives, copies of its positives, and
-documents of another dataset."""
+"""Documents that may never be negatives of a query: its positives, copies of its positives, the
+query itself where it is a document, and documents of another dataset."""
 
 from __future__ import annotations
 
@@ -9,20 +9,33 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.formats.dataset import Passage
+from ance_cli.formats.dataset import Passage, text_hash
 from ance_cli.formats.merged import dataset_name_of, owners
 from ance_cli.mining.sampling import Positions
 
 
 class DuplicateIndex:
-    """Documents with the same text: positions in corpus order, grouped by a hash of the body."""
+    """Documents with the same text: positions in corpus order, grouped by a hash of the body.
 
-    def __init__(self, passages: Iterable[Passage]) -> None:
+    With `queries` (query_id -> text), it also knows the documents that are a query: those with its
+    id or its text, as in duplicate-question and argument retrieval.
+    """
+
+    def __init__(self, passages: Iterable[Passage], queries: Mapping[str, str] = {}) -> None:
         self.doc_ids: list[str] = []
         hashes: list[int] = []
-        for passage in passages:
+        asked = {query_id: text_hash(text) for query_id, text in queries.items()}
+        with_text: dict[int, list[int]] = {value: [] for value in asked.values()}
+        for place, passage in enumerate(passages):
             self.doc_ids.append(passage.doc_id)
-            hashes.append(passage.body_hash())
+            value = passage.body_hash()
+            hashes.append(value)
+            if value in with_text:
+                with_text[value].append(place)
+            elif passage.title and passage.text and asked:
+                whole = text_hash(passage.joined(" "))
+                if whole in with_text:
+                    with_text[whole].append(place)
         repeated = {value for value, count in Counter(hashes).items() if count > 1}
         groups: dict[int, list[int]] = defaultdict(list)
         for place, value in enumerate(hashes):
@@ -32,12 +45,32 @@ class DuplicateIndex:
         self.position: Mapping[str, int] = {
             doc_id: place for place, doc_id in enumerate(self.doc_ids)
         }
+        self._itself = {
+            query_id: places
+            for query_id, value in asked.items()
+            if (places := with_text[value]) or query_id in self.position
+        }
 
     def banned(self, positives: Iterable[str]) -> tuple[set[int], set[int]]:
         """Positions of the positives, and of other documents with the text of a positive."""
         own = {self.position[doc_id] for doc_id in positives}
         same = {copy for place in own for copy in self._group_of.get(place, ())}
         return own, same - own
+
+    def itself(self, query_id: str) -> set[int]:
+        """Positions of the documents that are the query: with its id, with its text, or a copy of
+        those. Empty for most datasets."""
+        if query_id not in self._itself:
+            return set()
+        found = set(self._itself[query_id])
+        if (place := self.position.get(query_id)) is not None:
+            found.add(place)
+        return found | {copy for place in found for copy in self._group_of.get(place, ())}
+
+    def never_negatives(self, query_id: str, positives: Iterable[str]) -> set[int]:
+        """Positions of the positives, of their copies, and of the query itself."""
+        own, same = self.banned(positives)
+        return own | same | self.itself(query_id)
 
 
 class DatasetScope:

@@ -35,12 +35,17 @@ def read_mining_data(dataset: Dataset, config: DrawConfig, call: Call) -> Mining
     Warns if the depth is over a tenth of the corpus, because most candidates are then not hard.
     """
     queries = read_queries(dataset.need("queries"), call.skipped)
-    duplicates = DuplicateIndex(read_corpus(dataset.corpus, call.skipped))
+    duplicates = DuplicateIndex(read_corpus(dataset.corpus, call.skipped), queries)
     qrels = read_qrels(dataset.need("qrels"), queries, duplicates.position, call.skipped)
     positives = positives_of(qrels, config.min_rel)
     shares = read_shares(dataset)
     scope = DatasetScope(duplicates.doc_ids, list(shares)) if shares else None
     own = {query_id: queries[query_id] for query_id in positives}
+    if in_corpus := sum(bool(duplicates.itself(query_id)) for query_id in own):
+        call.reporter.say(
+            f"{in_corpus} of {len(own)} queries are documents of the corpus, with the same id or "
+            "text: none is its own negative"
+        )
     data = MiningData(own, positives, duplicates, scope)
     if config.negatives and config.depth * 10 > data.num_docs:
         call.reporter.warn(

@@ -8,7 +8,7 @@ processes, in any sequence, draw the same negatives from the same candidates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,11 +128,15 @@ def _plackett_luce(log_weights: Floats, rng: np.random.Generator) -> Positions:
 
 
 def draw_from_corpus(
-    corpus: Positions, count: int, banned: set[int], rng: np.random.Generator
+    corpus: Positions,
+    count: int,
+    banned: Set[int],
+    rng: np.random.Generator,
+    seen: Set[int] = frozenset(),
 ) -> Positions:
-    """Draw `count` document positions from `corpus` uniformly, without repeats, skipping
-    `banned`."""
-    size = min(len(corpus), count + len(banned))
+    """Draw `count` document positions from `corpus` uniformly, without repeats, skipping `banned`
+    and `seen`, which have no document in common."""
+    size = min(len(corpus), count + len(banned) + len(seen))
     drawn = corpus[rng.choice(len(corpus), size, replace=False)]
-    allowed = [place for place in drawn.tolist() if place not in banned]
+    allowed = [place for place in drawn.tolist() if place not in banned and place not in seen]
     return np.asarray(allowed[:count], np.int64)

@@ -4,7 +4,7 @@ from the front."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, repeat
@@ -22,7 +22,7 @@ from ance_cli.mining.rules import passing
 from ance_cli.mining.sampling import Floats, Positions, draw_from_corpus, keyed_generator, order
 
 _FEW = 8
-"""`np.isin` costs at least as much as this many comparisons."""
+"""A search in a sorted array costs at least as much as this many comparisons."""
 _CHUNK = 512
 """Pairs drawn together, so that a teacher scores thousands of texts in one call."""
 
@@ -56,10 +56,11 @@ def select_negatives(pool: Pool, draw: Draw, audit: Audit) -> Iterator[PairNegat
     """The negatives of every (query, positive) pair of the pool.
 
     D- is the candidates without D+ (ANN_f(q, C) \\ D+, ICLR Sec. 4, arXiv Eq. 10), without copies
-    of D+, and without candidates that a rule refuses. The sampler orders the candidates of each
-    source, and a pair takes candidates from the front. It skips those that contain an answer, and
-    those that the teacher considers a positive (RocketQA's denoising, Qu et al., NAACL 2021). If a
-    source has too few candidates, no other source replaces them: the audit counts the shortfall.
+    of D+, without the query itself, and without candidates that a rule refuses. The sampler orders
+    the candidates of each source, and a pair takes candidates from the front. It skips those that
+    contain an answer, and those that the teacher considers a positive (RocketQA's denoising, Qu et
+    al., NAACL 2021). If a source has too few candidates, no other source replaces them: the audit
+    counts the shortfall.
     """
     drafts = _drafts(pool, draw, audit)
     at_once = 1 if pool.teacher is None else _CHUNK
@@ -106,7 +107,14 @@ class _Query:
     ) -> None:
         self.id = query_id
         self.pool, self.draw, self.audit = pool, draw, audit
-        self.own, self.same = pool.duplicates.banned(positives)
+        own, same = pool.duplicates.banned(positives)
+        by_rule = {"positives": own, "copies_of_positives": same}
+        if itself := pool.duplicates.itself(query_id) - own - same:
+            by_rule["the_query_itself"] = itself
+        self.banned = own | same | itself
+        self._banned_by = {
+            rule: np.asarray(sorted(places), np.int64) for rule, places in by_rule.items()
+        }
         self.positive_scores = pool.positive_scores.get(query_id, {})
         known = [self.positive_scores[name] for name in positives if name in self.positive_scores]
         self.lowest_positive = min(known, default=None)
@@ -125,10 +133,11 @@ class _Query:
         docs, found = self.pool.sources[source].listed(name)
         scores = self.pool.scored(self.id, docs, found)
         ranks = np.arange(1, len(docs) + 1)
-        own, same = _among(docs, self.own), _among(docs, self.same)
-        self.audit.remove(source, "positives", int(own.sum()))
-        self.audit.remove(source, "copies_of_positives", int(same.sum()))
-        gone = own | same
+        gone = np.zeros(len(docs), bool)
+        for rule, places in self._banned_by.items():
+            removed = _among(docs, places)
+            self.audit.remove(source, rule, int(removed.sum()))
+            gone |= removed
         if self.pool.scope is not None:
             foreign = self.pool.scope.foreign(self.id, docs)
             self.audit.remove(source, "other_datasets", int(foreign.sum()))
@@ -213,9 +222,9 @@ class _Draft:
 
     def _from_corpus(self, rng: np.random.Generator) -> Iterator[Candidate]:
         query, wanted = self.query, self.missing[RANDOM]
-        banned = query.own | query.same | self._seen
         size = max(query.draw.config.depth, wanted)
-        drawn = draw_from_corpus(query.pool.corpus_of(query.id), size, banned, rng)
+        corpus = query.pool.corpus_of(query.id)
+        drawn = draw_from_corpus(corpus, size, query.banned, rng, self._seen)
         for start in range(0, len(drawn), wanted):
             docs = drawn[start : start + wanted]
             scores = query.pool.scored(query.id, docs)
@@ -225,11 +234,12 @@ class _Draft:
             yield from _as_candidates(RANDOM, docs[passes], repeat(None), scores[passes])
 
 
-def _among(docs: Positions, places: Set[int]) -> npt.NDArray[np.bool_]:
-    """(docs,) whether each document is in `places`."""
-    if len(places) > _FEW:
-        return np.isin(docs, list(places))
+def _among(docs: Positions, places: Positions) -> npt.NDArray[np.bool_]:
+    """(docs,) whether each document is in `places`, which are sorted."""
     found = np.zeros(len(docs), bool)
+    if len(places) > _FEW:
+        nearest = np.minimum(np.searchsorted(places, docs), len(places) - 1)
+        return np.equal(places[nearest], docs)
     for place in places:
         found |= docs == place
     return found

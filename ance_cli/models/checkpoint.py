@@ -24,6 +24,8 @@ from ance_cli.models.hub import fetched
 from ance_cli.models.tower import Tower, read_object, read_towers
 
 _LEAST = {"query_length": 3, "passage_length": 3, "max_segments": 1}
+_PASSAGE_PROMPTS = ("document", "passage", "corpus")
+"""sentence-transformers' names of the prompt of documents; the first that is there counts."""
 _FIX_SETTINGS = "fix the value, or restore the file"
 
 ORIGIN = "converted_from"
@@ -179,7 +181,9 @@ class Checkpoint:
             query_length=min(plain.query_length, query.max_length),
             passage_length=min(plain.passage_length, passage.max_length),
             query_prefix=prompts.get("query") or "",
-            passage_prefix=prompts.get("document") or prompts.get("passage") or "",
+            passage_prefix=next(
+                (prompts[name] for name in _PASSAGE_PROMPTS if prompts.get(name) is not None), ""
+            ),
             lowercase=query.lowercase,
             similarity="cosine" if self.is_cosine else "dot",
             scale=COSINE_SCALE if self.is_cosine else 1.0,

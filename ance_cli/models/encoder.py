@@ -155,9 +155,13 @@ def _load_head(tower: Tower) -> list[nn.Module]:
     ]
 
 
-def _pooling_of(tower: Tower) -> str:
+def _pooling_config(tower: Tower) -> Path:
     folder = next(module.folder for module in tower.modules if module.kind == "Pooling")
-    path = ModuleFolder(folder).config
+    return ModuleFolder(folder).config
+
+
+def _pooling_of(tower: Tower) -> str:
+    path = _pooling_config(tower)
     config = read_object(path)
     modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on]
     mode = config.get("pooling_mode") or (modes[0] if len(modes) == 1 else ",".join(modes))
@@ -180,11 +184,44 @@ def load_encoder(checkpoint: Checkpoint, side: Side = "passage") -> Encoder:
     """
     checkpoint.need_head()
     tower = checkpoint.tower(side)
+    pooling = _pooling_of(tower)
+    _refuse_prompt_exclusion(tower, checkpoint, side)
     backbone = load_backbone(tower)
+    if pooling == "cls":
+        _refuse_causal(backbone, tower)
     head = _load_head(tower)
     if checkpoint.is_cosine and not tower.has("Normalize"):
         head.append(Normalize())  # so that an inner-product index ranks by cosine
-    return Encoder(backbone, _pooling_of(tower), nn.Sequential(*head), tower.dim).eval()
+    return Encoder(backbone, pooling, nn.Sequential(*head), tower.dim).eval()
+
+
+def _refuse_prompt_exclusion(tower: Tower, checkpoint: Checkpoint, side: Side) -> None:
+    """Refuse a pooling that leaves the prompt's tokens out, where the side has a prompt."""
+    settings = checkpoint.settings
+    prompt = settings.query_prefix if side == "query" else settings.passage_prefix
+    path = _pooling_config(tower)
+    if prompt and read_object(path).get("include_prompt", True) is False:
+        raise BadInput(
+            f"{path}: include_prompt is false: the model leaves the tokens of its prompt "
+            f"{prompt!r} out of the pooling, and ance cannot",
+            hint="use sentence-transformers to encode with this model, or another checkpoint",
+        )
+
+
+@torch.no_grad()
+def _refuse_causal(backbone: nn.Module, tower: Tower) -> None:
+    """Refuse to read the first token's vector of a model whose first token sees no other token."""
+    first, second = torch.tensor([[3, 4, 5]]), torch.tensor([[3, 5, 5]])
+    was_training = backbone.training
+    backbone.eval()
+    states = [backbone(input_ids=ids).last_hidden_state[:, 0] for ids in (first, second)]
+    backbone.train(was_training)
+    if torch.equal(*states):
+        raise BadInput(
+            f"{tower.shown}: a causal decoder: its first token sees no other token, so that the "
+            "vector of a text would depend on its first token alone",
+            hint="start from an encoder (BERT, RoBERTa, MiniLM, MPNet, T5's encoder)",
+        )
 
 
 def fresh_encoder(tower: Tower, dim: int | None, seed: int, cosine: bool) -> Encoder:
@@ -195,6 +232,7 @@ def fresh_encoder(tower: Tower, dim: int | None, seed: int, cosine: bool) -> Enc
     backbone's width.
     """
     backbone = load_backbone(tower)
+    _refuse_causal(backbone, tower)
     hidden = hidden_size(backbone)
     dim = dim or hidden
     linear = nn.Linear(hidden, dim)

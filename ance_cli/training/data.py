@@ -68,7 +68,7 @@ class TrainingSet:
         """The dataset's parts, checked against each other."""
         queries = read_queries(dataset.need("queries"), skipped)
         corpus_hash = hash_file(dataset.corpus)
-        duplicates = DuplicateIndex(read_corpus(dataset.corpus, skipped))
+        duplicates = DuplicateIndex(read_corpus(dataset.corpus, skipped), queries)
         qrels = read_qrels(dataset.need("qrels"), queries, duplicates.position, skipped)
         positives = positives_of(qrels, config.min_rel)
         shares = read_shares(dataset)
@@ -99,18 +99,17 @@ class TrainingSet:
             )
         return PairStream(self, found, checkpoint_step)
 
-    def positives_and_copies(self, query_id: str) -> set[int]:
-        """Positions of a query's positives and of the documents with the same text."""
-        own, copies = self.duplicates.banned(self.positives[query_id])
-        return own | copies
+    def never_negatives(self, query_id: str) -> set[int]:
+        """Positions of a query's positives, of their copies, and of the query itself."""
+        return self.duplicates.never_negatives(query_id, self.positives[query_id])
 
     def banned(self, query_ids: list[str], docs: Ints) -> npt.NDArray[np.bool_]:
         """(queries, docs) whether a document can be no negative of a query: a known positive, a
-        copy of one, or a document of another dataset of a merged one."""
+        copy of one, the query itself, or a document of another dataset of a merged one."""
         column = {doc: place for place, doc in enumerate(docs.tolist())}
         banned = np.zeros((len(query_ids), len(docs)), np.bool_)
         for row, query_id in enumerate(query_ids):
-            known = self.positives_and_copies(query_id)
+            known = self.never_negatives(query_id)
             banned[row, [column[doc] for doc in known if doc in column]] = True
         if self.shares is not None:
             names = np.asarray([dataset_name_of(self.duplicates.doc_ids[doc]) for doc in column])
@@ -145,6 +144,7 @@ class PairStream:
     ) -> None:
         """`checkpoint_step`: the step of the checkpoint that the negatives were mined with.
 
+        Negatives that are the query itself are left out, and counted in `num_queries_removed`.
         Raises `BadInput` if no pair has enough negatives. Pairs with too few are skipped, and
         counted in `num_skipped`.
         """
@@ -162,13 +162,17 @@ class PairStream:
         self._negatives: list[Ints] = [np.zeros(0, np.int64)] * len(self.pairs)
         self._teacher: dict[int, npt.NDArray[np.float32]] = {}
         place_of = {pair: place for place, pair in enumerate(self.pairs)}
+        self.num_queries_removed = 0
         for found in negatives:
             place = place_of[found.query_id, found.positive_id]
-            docs = [position[doc_id] for doc_id in found.negative_ids]
-            self._negatives[place] = np.asarray(docs, np.int64)
+            docs = np.asarray([position[doc_id] for doc_id in found.negative_ids], np.int64)
+            kept = ~np.isin(docs, list(training_set.duplicates.itself(found.query_id)))
+            self.num_queries_removed += len(docs) - int(kept.sum())
+            self._negatives[place] = docs[kept]
             if found.teacher_positive_score is not None:
-                scores = [found.teacher_positive_score, *found.teacher_scores]
-                self._teacher[place] = np.asarray(scores, np.float32)  # None becomes NaN
+                scores = np.asarray(found.teacher_scores, np.float32)  # None becomes NaN
+                positive = np.float32(found.teacher_positive_score)
+                self._teacher[place] = np.concatenate([[positive], scores[kept]])
         self.num_skipped = sum(len(docs) < self.per_positive for docs in self._negatives)
         if self.num_skipped == len(self.pairs):
             raise BadInput(

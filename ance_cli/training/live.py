@@ -21,7 +21,7 @@ _ROWS_AT_ONCE = 262_144
 
 class LiveNegatives:
     """The top `live_depth` documents of the whole corpus for each query of a step, without its
-    positives.
+    positives and itself.
 
     `negatives_per_positive` of them are drawn uniformly for each pair, with a generator keyed by
     (seed, step, query, positive), so the draw does not depend on the rank that makes it.
@@ -89,7 +89,7 @@ class LiveNegatives:
         return pool_to_documents(D, I, self.doc_of_row, self.depth)[1]
 
     def _draw(self, ranked: npt.NDArray[np.int32], step: int, query_id: str, positive: int) -> Ints:
-        banned = self.training_set.positives_and_copies(query_id)
+        banned = self.training_set.never_negatives(query_id)
         ranked = ranked[ranked >= 0]
         if self.scope is not None:
             ranked = ranked[~self.scope.foreign(query_id, ranked.astype(np.int64))]

@@ -279,6 +279,11 @@ def _first_negatives(
         )
     else:
         snapshot = load(SegmentInput.of(run, job.record))
+    if snapshot.stream.num_queries_removed:
+        reporter.warn(
+            f"{snapshot.stream.num_queries_removed} negatives are the query itself, by id or text, "
+            "and are left out"
+        )
     if snapshot.stream.num_skipped:
         reporter.warn(
             f"{snapshot.stream.num_skipped} of {len(snapshot.stream.pairs)} pairs have too few "

@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import time
+import tracemalloc
 
 import pytest
 import zstandard
@@ -254,3 +255,23 @@ def test_a_folder_cannot_be_written_to_stdout(tmp_path):
     )
     assert caught.value.hint == "name a folder with -o DIR"
     refuse_stdio(tmp_path, "an index folder")
+
+
+@pytest.mark.parametrize("name", ["long.jsonl", "long.jsonl.gz", "long.jsonl.zst"])
+def test_a_line_that_is_too_long_is_refused_before_it_is_in_memory(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("ANCE_LONGEST_LINE", "1")
+    path = tmp_path / name
+    with open_output(path) as handle:
+        handle.write(b'{"text": "' + b"a" * ((1 << 20) - 13) + b'"}\n')
+        handle.write(b'{"text": "' + b"a" * (8 << 20) + b'"}\n')
+    lines = read_lines(path)
+    assert next(lines)[0] == 1
+    tracemalloc.start()
+    with pytest.raises(BadInput, match=rf"{name}:2: the line is longer than 1 MiB") as caught:
+        next(lines)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "--longest-line" in caught.value.hint
+    assert peak < (24 << 20 if name.endswith(".zst") else 6 << 20)  # zstd unpacks blocks at once
+    monkeypatch.setenv("ANCE_LONGEST_LINE", "9")
+    assert len(list(read_lines(path))) == 2

@@ -150,7 +150,6 @@ def test_nothing_else_is_evaluated(text):
         ("\t['a']", "questions.csv:2: the question is empty"),
         ("gout", "questions.csv:2: expected 2 columns separated by tabs"),
         (b"g\xff\t['a']\n", "questions.csv:2: not valid UTF-8"),
-        ("\"gout\" x\t['a']", "questions.csv:2: the quotes are not balanced"),
         ("gout\t['\\ud800']", "questions.csv:2: the text is not valid Unic"),
     ],
 )
@@ -169,3 +168,78 @@ def test_published_questions(imported, test_data):
     assert len(found.records) == 200
     assert found.records[36]["metadata"]["answers"] == ["Solange Knowles", "Destiny 's Child"]
     assert found.records[0]["text"] == "who got the first nobel prize in physics"
+
+
+def test_a_quotation_over_two_passages_swallows_no_passage(imported, write):
+    """A file without CSV quotes: a quotation begins in one passage and ends in the next."""
+    write(
+        "psgs_w100.tsv",
+        "id\ttext\ttitle",
+        "1\tFirst words.\tSpeech",
+        '2\t"We begin here\tSpeech',
+        '3\tand end here" he said.\tSpeech',
+        '4\t"A ""quoted"" text"\t"A title"',
+        '5\t"two\nlines"\tLast',
+    )
+    found = imported("dpr:psgs_w100.tsv")
+    assert found.corpus == {
+        "1": ("Speech", "First words."), "2": ("Speech", '"We begin here'),
+        "3": ("Speech", 'and end here" he said.'), "4": ("A title", 'A "quoted" text'),
+        "5": ("Last", "two\nlines"),
+    }  # fmt: skip
+
+
+def test_one_open_quote_costs_one_row_at_most(imported, write):
+    lines = [f"{n}\tpassage {n} with some words\tTitle {n}" for n in range(1, 301)]
+    lines[9] = '10\t"an open quote\tTitle 10'
+    lines[19] = '20\t"an open quote and no title'
+    write("psgs.tsv", "id\ttext\ttitle", *lines)
+    with pytest.raises(BadInput, match=r"psgs.tsv:21: expected 3 columns .* quote that is not"):
+        imported("dpr:psgs.tsv")
+    skipped = SkippedLines()
+    found = imported("dpr:psgs.tsv", skipped=skipped)
+    assert set(found.corpus) == {str(n) for n in range(1, 301)} - {"20"}
+    assert skipped.count == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "kept"),
+    [
+        (["one", 1984, 2.5], ["one", "1984", "2.5"]),
+        ("one", ["one"]),
+        (7, ["7"]),
+        ({"text": ["one"], "answer_start": [3]}, ["one"]),
+        ([" ", ""], None),
+        (None, None),
+    ],
+)
+def test_answers_of_every_form_are_kept_as_strings(imported, write, answers, kept):
+    write("rows.train.json", json.dumps([row() | {"answers": answers}]))
+    (record,) = imported("dpr:rows.train.json").records
+    assert (record.get("metadata") or {}).get("answers") == kept
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"answers": True}, "each of 'answers' should be a string, found bool"),
+        ({"answers": {"start": [1]}}, "'answers' should be a list of strings, found dict"),
+        ({"answers": [["one"]]}, "each of 'answers' should be a string, found list"),
+        ({"positive_ctxs": [{"text": "x", "title": ["y"]}]}, "'title' should be a string"),
+        ({"positive_ctxs": [{"text": "x", "psg_id": [1]}]}, "id should be a string"),
+    ],
+)
+def test_fields_of_other_types_are_refused_with_their_row(imported, write, change, words):
+    write("rows.train.json", json.dumps([row() | change]))
+    with pytest.raises(BadInput, match=rf"rows.train.json: row 1: {words}"):
+        imported("dpr:rows.train.json")
+
+
+def test_a_title_that_is_a_number_and_an_id_that_is_null(imported, write):
+    contexts = [
+        {"text": "x", "title": 1984, "passage_id": None, "psg_id": 12},
+        {"text": "y", "title": 1985},
+    ]
+    write("rows.train.json", json.dumps([row() | {"positive_ctxs": contexts}]))
+    corpus = imported("dpr:rows.train.json").corpus
+    assert corpus["12"] == ("1984", "x") and ("1985", "y") in corpus.values()

@@ -48,3 +48,20 @@ def test_passages_of_only_white_space_are_copies_of_each_other():
         [Passage("d1", "", " "), Passage("d2", "", "\n\t"), Passage("d3", "", "x")]
     )
     assert duplicates.banned(["d1"]) == ({0}, {1})
+
+
+def test_documents_with_the_id_or_the_text_of_a_query_are_the_query():
+    queries = {
+        "e": "another question",
+        "q1": "a  text of\nits own",
+        "q2": "One title the same text",
+        "q3": "nothing like it",
+        "q4": "a second pair",
+    }
+    duplicates = DuplicateIndex(PASSAGES, queries)
+    found = {name: {duplicates.doc_ids[place] for place in duplicates.itself(name)} for name in
+             queries}  # fmt: skip
+    # e: by id, with copies of that document; q2: by title and body
+    assert found == {"e": set("egi"), "q1": {"b"}, "q2": set("acf"), "q3": set(), "q4": set("egi")}
+    assert duplicates.never_negatives("q1", ["e"]) == {1, 4, 6, 8}
+    assert not DuplicateIndex(PASSAGES).itself("e")

@@ -1,5 +1,6 @@
 """Our vectors are sentence-transformers' vectors, for each layout that we read or write."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from ance_cli.config import ComputeConfig
+from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import load_dual, save_dual, start_dual
 from ance_cli.models.encoder import load_encoder, set_dropout
@@ -143,3 +145,56 @@ def test_dropout_is_of_the_run_and_not_of_the_checkpoint(tmp_path, checkpoint):
         torch.testing.assert_close(encoder(*inputs), still)
     save_dual(dual, Tokenizer(loaded), loaded.settings, tmp_path / "saved")
     assert Checkpoint(tmp_path / "saved").tower_hash("query") == loaded.tower_hash("query")
+
+
+def saved_with_prompts(backbone, folder, prompts):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    modules = [Transformer(str(backbone), max_seq_length=20), Pooling(32, "mean")]
+    SentenceTransformer(modules=modules, prompts=prompts).save(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("prompts", "prefix"),
+    [
+        ({"query": "old ", "document": "", "passage": "granite "}, ""),
+        (
+            {"query": "old ", "document": None, "passage": "granite ", "corpus": "comet "},
+            "granite ",
+        ),
+        ({"query": "old ", "corpus": "comet "}, "comet "),
+    ],
+)
+def test_an_empty_prompt_of_documents_counts(tmp_path, backbone, prompts, prefix):
+    from sentence_transformers import SentenceTransformer
+
+    folder = saved_with_prompts(backbone, tmp_path / "st", {"query": "old "})
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": prompts}))
+    assert Checkpoint(folder).settings.passage_prefix == prefix
+    if "" in prompts.values():
+        model = SentenceTransformer(str(folder), device="cpu")
+        theirs = model.encode_document(TEXTS[:4], normalize_embeddings=True)
+        np.testing.assert_allclose(our_vectors(folder, TEXTS[:4]), theirs, atol=1e-5)
+
+
+def test_a_pooling_without_the_prompt_is_refused_where_there_is_a_prompt(tmp_path, backbone):
+    folder = saved_with_prompts(backbone, tmp_path / "st", {"query": "old ", "document": ""})
+    path = folder / "1_Pooling" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"include_prompt": False}))
+    our_vectors(folder)  # passages have no prompt
+    with pytest.raises(BadInput, match="1_Pooling/config.json: include_prompt is false"):
+        our_vectors(folder, side="query")
+
+
+def test_the_first_token_of_a_causal_decoder_is_refused(tmp_path, backbone):
+    from transformers import AutoTokenizer, GPT2Config, GPT2Model
+
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64)
+    GPT2Model(config).save_pretrained(tmp_path / "gpt")
+    tokenizer.save_pretrained(tmp_path / "gpt")
+    with pytest.raises(BadInput, match="gpt: a causal decoder: its first token sees no other"):
+        start_dual(Checkpoint(tmp_path / "gpt"), None, seed=0)
