@@ -295,13 +295,14 @@ class Plan:
         self._finish_interrupted_folder(found)
         return found
 
-    def cached(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    def cached(self, warn: Callable[[str], None] | None = None) -> dict[str, Any] | None:
         """The manifest of an artifact in a cache; None if it has to be made, or made again because
         it is damaged (`warn` reports that)."""
         try:
             return self.published()
         except (BadInput, Mismatch) as problem:
-            warn(f"{problem.what}; making it again")
+            if warn:
+                warn(f"{problem.what}; making it again")
             return None
 
     def _is_empty_folder(self) -> bool:

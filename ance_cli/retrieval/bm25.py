@@ -160,7 +160,7 @@ def open_lucene(
     plan = Plan(
         "bm25-index", cache_dir() / "bm25" / digest, {"engine": "lucene"}, {"corpus": digest}
     )
-    if plan.cached(call.reporter.warn) is None:
+    if plan.cached() is None:
         name = lease.lease_name(plan.output)
         with lease.hold_in_turn(name, f"the BM25 index of {corpus}", call.reporter.say):
             if plan.cached(call.reporter.warn) is None:

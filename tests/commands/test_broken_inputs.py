@@ -336,6 +336,8 @@ CASES = {
     "negatives edited, exported": (negatives(pair()), ["export", "tevatron-v2", "n.jsonl", "--data",
                                                        "data", "--split", "train", "-o", "out"], 3,
                                    "n.jsonl: differs from its manifest"),
+    "negatives edited, compared": (negatives(pair()), [*MINE, "--overlap-with", "n.jsonl"], 3,
+                                   "n.jsonl: differs from its manifest"),
     "no positive": (negatives({"query_id": "q0", "negative_ids": []}), TRAIN, 3, "n.jsonl:1: 'que"),
     "numbers for ids": (negatives(pair(query_id=0)), TRAIN, 3, "should be strings"),
     "numbers for negatives": (negatives(pair(negative_ids=[1])), TRAIN, 3, "a list of strings"),
