@@ -156,8 +156,8 @@ def _neighbourhoods(
         named = {doc for docs in kinds.values() for doc in docs}
         kinds["random"] = [doc for doc in drawn.tolist() if doc not in named]
         docs = np.unique(np.concatenate([np.array(places, int) for places in kinds.values()]))
-        vectors = [embeddings.vectors[embeddings.doc_offsets[doc]] for doc in docs]
-        points = figures.project(np.vstack([query, *vectors]).astype(np.float32), seed)
+        vectors = embeddings.rows(embeddings.doc_offsets[docs])
+        points = figures.project(np.vstack([query, vectors]), seed)
         at = dict(zip(docs.tolist(), points[1:], strict=True))
         placed = {
             kind: np.array([at[doc] for doc in places]).reshape(-1, 2)

@@ -99,17 +99,19 @@ class CorpusTokens:
     def open(self) -> TokenCache:
         """The token cache, made first if it does not exist.
 
-        If another process is making it, waits for that process. Raises `Mismatch` if the cache was
-        changed since it was made, or if the folder holds the cache of other texts or settings.
+        If another process is making it, waits for that process. Raises `Mismatch` or `BadInput` if
+        the cache was changed since it was made, or if the folder holds the cache of other texts or
+        settings.
         """
         try:
-            manifest = self.plan.published() or self.make()
-        except Mismatch as problem:
-            raise Mismatch(
-                problem.what,
-                hint="make the token cache again with: ance tokenize --force, and the same --ckpt, "
-                "--data and lengths",
-            ) from None
+            found = self.plan.published()
+        except (BadInput, Mismatch) as problem:
+            problem.hint = (
+                "make the token cache again with: ance tokenize --force, and the same --ckpt, "
+                "--data and lengths"
+            )
+            raise
+        manifest = found or self.make()
         _note_skipped(manifest, self._call.skipped)
         return TokenCache(self.plan.output)
 

@@ -19,6 +19,7 @@ from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
 from ance_cli.formats.embeddings import load_array, read_ids, write_ids
 from ance_cli.formats.jsonl import read_lines
+from ance_cli.formats.manifest import MANIFEST, check_files, read_manifest
 from ance_cli.formats.records import parse_record
 
 ROWS = "rows.npy"
@@ -64,7 +65,8 @@ class Candidates:
 def read_candidates(folder: Path, num_docs: int) -> Candidates:
     """Read the candidates that `Candidates.write` wrote, for a corpus of `num_docs` documents.
 
-    Raises `BadInput` if a file is incomplete or the files do not fit together.
+    Raises `BadInput` if a file is incomplete or differs from its hash in the manifest, or if the
+    files do not fit together.
     """
     query_ids = read_ids(folder / QUERY_IDS)
     docs = load_array(folder / ROWS, mapped=True)
@@ -85,4 +87,6 @@ def read_candidates(folder: Path, num_docs: int) -> Candidates:
         where = f"{folder / POSITIVE_SCORES}:{number}"
         record = parse_record(line, _PositiveScores, where, _AGAIN)
         positive_scores[record.query_id] = record.scores
+    if (folder / MANIFEST).exists():
+        check_files(folder, read_manifest(folder, "candidates"), _AGAIN)
     return Candidates(query_ids, docs, scores, positive_scores)

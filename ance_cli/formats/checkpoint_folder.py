@@ -13,11 +13,15 @@ from typing import Any, TypeVar
 import orjson
 
 from ance_cli.errors import BadInput
-from ance_cli.formats.records import read_record
+from ance_cli.formats.hashing import hash_file, hash_new_file
+from ance_cli.formats.records import HASH, check_hash, read_record, with_hash
 
 T = TypeVar("T")
 
 COPY_AGAIN = "copy the whole folder again"
+
+_FILES = "files_xxh3"
+"""The field of `ance.json` that has the hash of each other file but the model card's."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,41 @@ def read_checkpoint_json(path: Path, kind: type[T], hint: str = COPY_AGAIN) -> T
         raise BadInput(
             f"{path}: no such file; the checkpoint is incomplete", hint=COPY_AGAIN
         ) from None
+
+
+def seal(folder: Path) -> None:
+    """Add the hashes of a finished checkpoint to its `ance.json`, before it takes its name."""
+    files = CheckpointFolder(folder)
+    hashes = {
+        path.relative_to(folder).as_posix(): hash_new_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path not in (files.settings, files.card)
+    }
+    settings = read_checkpoint_json(files.settings, dict[str, Any])
+    write_json(files.settings, with_hash({**settings, _FILES: hashes}))
+
+
+def check_seal(folder: Path, shown: Path) -> None:
+    """Raise `BadInput` if a checkpoint differs from the hashes in its `ance.json`, if it has any.
+
+    A file whose size and modification time are known is not read again.
+    """
+    settings = CheckpointFolder(shown).settings
+    own = (
+        f"restore the file, or, if the change was meant, remove {_FILES!r} and {HASH!r} from "
+        f"{settings}: then it is a checkpoint of your own"
+    )
+    record = read_checkpoint_json(CheckpointFolder(folder).settings, dict[str, Any])
+    check_hash(settings, record, own)
+    hashes = record.get(_FILES, {})
+    for name, noted in hashes.items() if isinstance(hashes, dict) else ():
+        if not (folder / name).is_file():
+            raise BadInput(f"{shown / name}: no such file; the checkpoint is incomplete", hint=own)
+        if hash_file(folder / name) != noted:
+            raise BadInput(
+                f"{shown / name}: is damaged: its hash differs from the one in {settings.name}",
+                hint=own,
+            )
 
 
 def write_json(path: Path, value: Any) -> None:

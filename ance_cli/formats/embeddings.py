@@ -267,6 +267,7 @@ class Embeddings:
         self.manifest = read_manifest(folder, "embeddings")
         content = self.manifest["content"]
         self.vectors = load_array(folder / VECTORS, mapped=True)
+        self._checked: set[int] = set()
         self.ids = read_ids(folder / IDS)
         self.doc_offsets: npt.NDArray[np.int64] = load_array(folder / DOC_OFFSETS)
         expected = (content["rows"], content["dim"])
@@ -343,6 +344,19 @@ class Embeddings:
         starts = self.doc_offsets[: self.num_docs : self.manifest["content"]["block_docs"]]
         return np.append(starts, self.doc_offsets[-1])
 
+    def rows(self, positions: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
+        """(positions, dim) the vectors of some rows.
+
+        Raises `BadInput` if the hash of a block that has one of them is wrong. A block is read once
+        for that by each reader of the folder, however often its rows are asked for.
+        """
+        if len(self._checked) < len(self.manifest["content"]["block_xxh3"]):
+            holding = np.searchsorted(self.first_rows()[1:-1], positions, "right")
+            for block in set(holding.tolist()) - self._checked:
+                for _ in self.blocks(range(block, block + 1)):
+                    pass
+        return np.asarray(self.vectors[positions], np.float32)
+
     def blocks(self, which: range | None = None) -> Iterator[tuple[int, Floats]]:
         """(first row, vectors) of each block, or of the blocks in `which`.
 
@@ -359,4 +373,5 @@ class Embeddings:
                     "its hash differs from the one in the manifest",
                     hint=_AGAIN,
                 )
+            self._checked.add(block)
             yield first, data

@@ -46,6 +46,15 @@ def hash_lines(lines: Iterable[str]) -> str:
     return str(state.hexdigest())
 
 
+def hash_new_file(path: Path) -> str:
+    """Hash of the bytes of a file that is being built; not cached, because its name will change."""
+    state = xxhash.xxh3_128()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            state.update(chunk)
+    return str(state.hexdigest())
+
+
 def hash_file(path: Path) -> str:
     """Hash of a file's bytes, cached by path, size and modification time."""
     try:
@@ -63,11 +72,7 @@ def hash_file(path: Path) -> str:
             return str(known["xxh3"])
     except (OSError, ValueError, AttributeError, KeyError):
         pass  # no entry, or a broken one: hash the file
-    state = xxhash.xxh3_128()
-    with open(path, "rb") as handle:
-        while chunk := handle.read(_CHUNK):
-            state.update(chunk)
-    digest = str(state.hexdigest())
+    digest = hash_new_file(path)
     try:
         atomic.write_bytes(entry, orjson.dumps({**key, "xxh3": digest}))
     except (OSError, ResourceExhausted):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +23,7 @@ import orjson
 from ance_cli import __version__
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats import atomic
-from ance_cli.formats.hashing import hash_file, hash_json
+from ance_cli.formats.hashing import hash_file, hash_json, hash_new_file
 from ance_cli.formats.journal import RECORDS, Journal
 from ance_cli.formats.jsonl import STDIO, compressed, open_output
 from ance_cli.formats.records import check_record, read_record
@@ -48,6 +49,16 @@ ALGORITHM_VERSIONS = {
     "export-folder": 1,
 }
 """A version is raised when the same inputs give another content, which makes old outputs stale."""
+
+_HASHED = {
+    "candidates": ("*.npy", "query_ids.txt", "positive_scores.jsonl"),
+    "bm25-index": ("*",),
+    "index": ("docid",),
+    "tokens": ("doc_offsets.npy",),
+    "generation": ("probe.json", "dev.json", "negatives.audit.json"),
+}
+"""The files of a folder that its manifest has a hash for, by kind. The others have hashes in their
+own part of `content` (blocks of vectors and tokens), or sidecars."""
 
 _FOLDERS = {"embeddings", "index", "candidates", "generation", "bm25-index", "dataset", "tokens",
             "export-folder"}  # fmt: skip
@@ -80,32 +91,88 @@ def read_manifest(output: Path, kind: str) -> dict[str, Any]:
         raise Mismatch(
             f"{output}: is of kind {manifest.get('kind')!r}, expected {kind!r}", hint=hint
         )
+    _check_fingerprint(path, manifest)
+    check_record(manifest.get("content"), _CONTENT.get(kind, _Content), f"{path}: content", hint)
+    check_record(manifest.get("stats"), _STATS.get(kind, dict), f"{path}: stats", hint)
+    return manifest
+
+
+def check_files(folder: Path, manifest: dict[str, Any], hint: str | None) -> None:
+    """Raise `BadInput` if a file of a folder differs from its hash in the manifest.
+
+    A file whose size and modification time are known is not read again. Manifests of version 0.1.0
+    have no hashes of single files: there is nothing to compare then.
+    """
+    for name, noted in manifest["content"].get("files_xxh3", {}).items():
+        if hash_file(folder / name) != noted:
+            raise BadInput(
+                f"{folder / name}: is damaged: its hash differs from the one in the manifest",
+                hint=hint,
+            )
+
+
+def check_sidecar(path: Path) -> dict[str, Any] | None:
+    """The sidecar manifest of a file that is read; None if it has none, as files of other programs.
+
+    Raises `BadInput` if the file differs from the hash in its manifest.
+    """
+    sidecar = path.with_name(f"{path.name}.{MANIFEST}")
+    if path == STDIO or not path.is_file():
+        return None
+    # a command that replaces both may be between its two renames, or was killed there
+    for place in (sidecar, atomic.partial_name(sidecar), sidecar):
+        try:
+            found = read_record(place, dict[str, Any], _own_file(sidecar))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        noted = found.get("content", {})
+        noted = noted.get("xxh3") if isinstance(noted, dict) else None
+        if noted is None and "fingerprint" not in found:
+            return None  # another program's
+        if noted == hash_file(path):
+            if "kind" in found:
+                _check_fingerprint(place, found)
+            return found
+    if not sidecar.exists():
+        return None
+    raise BadInput(
+        f"{path}: differs from its manifest: the file was changed after it was made",
+        hint=_own_file(sidecar),
+    )
+
+
+def _own_file(sidecar: Path) -> str:
+    return (
+        "make the file again with --force, or, if the change was meant, remove "
+        f"{sidecar}: then it is read as a file of your own"
+    )
+
+
+def _check_fingerprint(path: Path, manifest: dict[str, Any]) -> None:
     if manifest.get("fingerprint") != hash_json({name: manifest.get(name) for name in _IDENTITY}):
         raise Mismatch(
             f"{path}: was edited after ance wrote it: its settings and inputs do not match its "
             "fingerprint",
             hint="restore the file, or make the artifact again with --force",
         )
-    check_record(manifest.get("content"), _CONTENT.get(kind, _Content), f"{path}: content", hint)
-    check_record(manifest.get("stats"), _STATS.get(kind, dict), f"{path}: stats", hint)
-    return manifest
 
 
 _IDENTITY = ("kind", "format_version", "algorithm_version", "shaped_by", "inputs")
 """The keys of which the fingerprint is a hash."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Content:
     files: dict[str, int]
+    files_xxh3: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _HashedContent(_Content):
     xxh3: str
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _TokensContent(_Content):
     docs: int
     rows: int
@@ -115,7 +182,7 @@ class _TokensContent(_Content):
     ids_xxh3: str
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _EmbeddingsContent(_Content):
     rows: int
     docs: int
@@ -160,6 +227,10 @@ _MAKERS = {
     "generation": "remove the generation's folder; the next ance refresh makes a new one",
 }
 _REPLACE = "choose another name with -o, or replace the output with --force"
+
+
+_MAKE_AGAIN = {"candidates": "mine again with --force"}
+"""What to do about a folder that was changed, where -o does not name it."""
 
 
 @dataclass
@@ -224,6 +295,16 @@ class Plan:
         self._finish_interrupted_folder(found)
         return found
 
+    def cached(self, warn: Callable[[str], None] | None = None) -> dict[str, Any] | None:
+        """The manifest of an artifact in a cache; None if it has to be made, or made again because
+        it is damaged (`warn` reports that)."""
+        try:
+            return self.published()
+        except (BadInput, Mismatch) as problem:
+            if warn:
+                warn(f"{problem.what}; making it again")
+            return None
+
     def _is_empty_folder(self) -> bool:
         is_folder = self.kind in _FOLDERS and self.output.is_dir()
         return is_folder and not any(self.output.iterdir())
@@ -241,11 +322,18 @@ class Plan:
             )
 
     def _check_unchanged(self, found: dict[str, Any]) -> None:
-        """Compare the sizes of the output's files with its manifest."""
+        """Compare the output's files with the sizes and hashes in its manifest."""
         for name, size in found["content"]["files"].items():
             path = self.output / name if self.kind in _FOLDERS else self.output
             if not path.exists() or path.stat().st_size != size:
                 raise Mismatch(f"{path}: was changed after ance wrote it", hint=_REPLACE)
+        if self.kind in _FOLDERS:
+            check_files(self.output, found, _MAKE_AGAIN.get(self.kind, _REPLACE))
+        elif found["content"].get("xxh3") not in (None, hash_file(self.output)):
+            raise BadInput(
+                f"{self.output}: differs from its manifest: the file was changed after it was made",
+                hint=_REPLACE,
+            )
 
     def _differences(self, found: dict[str, Any]) -> list[str]:
         differing = []
@@ -322,13 +410,19 @@ class Plan:
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path not in dropped and not _is_hidden(path.relative_to(folder))
         }
-        manifest = self._manifest({**content, "files": files}, stats)
+        hashes = {name: hash_new_file(folder / name) for name in files if self._hashes(name)}
+        known = {"files_xxh3": hashes} if hashes else {}
+        manifest = self._manifest({**content, "files": files, **known}, stats)
         with atomic.disk_errors(self.output):
             atomic.sync_tree(folder)
             (folder / MANIFEST).write_bytes(_dump(manifest))
         atomic.publish_folder(folder, self.output)
         self._tidy(unfinished_only)
         return manifest
+
+    def _hashes(self, name: str) -> bool:
+        """Whether the manifest has the hash of this file of a folder."""
+        return any(fnmatchcase(name, pattern) for pattern in _HASHED.get(self.kind, ()))
 
     def _tidy(self, unfinished_only: Iterable[str]) -> None:
         """Remove the files of an unfinished folder; the plan last, as a mark of unfinished work."""
@@ -402,7 +496,7 @@ class Plan:
                     raw.flush()
                     os.fsync(raw.fileno())
                 files = {self.output.name: written.stat().st_size}
-                content = {"files": files, "xxh3": hash_file(written)}
+                content = {"files": files, "xxh3": hash_new_file(written)}
                 with open(self._pending_manifest, "wb") as raw:
                     raw.write(_dump(self._manifest(content, stats)))
                     raw.flush()

@@ -19,6 +19,7 @@ import orjson
 from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
 from ance_cli.formats.jsonl import read_records, refuse
+from ance_cli.formats.manifest import check_sidecar
 
 
 def audit_name(negatives: Path) -> Path:
@@ -86,7 +87,8 @@ def read_negatives(
     """Yield the lines of a negatives file, checked against the dataset.
 
     Raises `BadInput` for an unknown id, a pair that occurs twice, a `positive_id` that is not a
-    positive of the query in the labels, and a negative that is one.
+    positive of the query in the labels, a negative that is one and, after the last line, a file
+    that differs from its manifest.
     """
     lines: dict[tuple[str, str], int] = {}
     relevant: dict[str, frozenset[str]] = {}
@@ -109,6 +111,7 @@ def read_negatives(
         yield pair
     if not lines:
         raise BadInput(f"{path}: the file has no negatives", hint=_MAKE_NEGATIVES)
+    check_sidecar(path)
 
 
 _MAKE_NEGATIVES = "make negatives with `ance bm25-negatives` or `ance mine`"

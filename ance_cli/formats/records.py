@@ -14,6 +14,7 @@ import msgspec
 import orjson
 
 from ance_cli.errors import BadInput
+from ance_cli.formats.hashing import hash_json
 
 T = TypeVar("T")
 
@@ -24,6 +25,24 @@ def read_record(path: Path, kind: type[T], hint: str | None = None) -> T:
     Raises `FileNotFoundError` if there is no file, and `BadInput` if it contains something else.
     """
     return parse_record(path.read_bytes(), kind, str(path), hint)
+
+
+HASH = "xxh3"
+"""The field of a record that has the hash of its other fields; version 0.1.0 wrote none."""
+
+
+def with_hash(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with its own hash, by which `check_hash` finds later changes."""
+    return {**record, HASH: hash_json(record)}
+
+
+def check_hash(path: Path, record: dict[str, Any], hint: str) -> None:
+    """Raise `BadInput` if the record in a file differs from its own hash, if it has one."""
+    if HASH in record and record != with_hash({k: v for k, v in record.items() if k != HASH}):
+        raise BadInput(
+            f"{path}: was changed after ance wrote it: its content differs from its field {HASH!r}",
+            hint=hint,
+        )
 
 
 def parse_record(data: bytes, kind: type[T], where: str, hint: str | None = None) -> T:

@@ -21,11 +21,12 @@ from ance_cli.formats import atomic
 from ance_cli.formats.checkpoint_folder import CheckpointFolder
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.generation_folder import GenerationFolder
+from ance_cli.formats.hashing import hash_json
 from ance_cli.formats.lease import hold
 from ance_cli.formats.ledgers import Segment, SegmentLedger, Switch, last_step, read_ledger_as
 from ance_cli.formats.manifest import AUTO
 from ance_cli.formats.merged import read_shares
-from ance_cli.formats.records import check_record, read_record
+from ance_cli.formats.records import HASH, check_hash, check_record, read_record
 from ance_cli.formats.state_folder import StateFolder
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ SUPERVISOR, TRAINER, REFRESHER = "supervisor", "trainer", "inferencer"
 of the role that refreshes, so that runs of every version can be read."""
 
 _RESTORE = "restore the file: ance writes it whole, so something else changed it"
+_REFIX = "restore the file, or remove it: the next ance refresh fixes the settings that it gets"
 _REPOINT = "remove the file: the next ance refresh writes it again"
 
 _PARTS = {"lease", "inputs", "checkpoints", "state", "generations", "latest", ".latest.partial",
@@ -71,6 +73,7 @@ class RunRecord:
     fresh_head: bool = False
     created: str = ""
     tool_version: str = ""
+    identity_xxh3: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,13 @@ class RunFolder:
         path = self.path / RUN
         found = self._read(RUN, RunRecord)
         check_record(found.identity, TrainConfig, f"{path}: identity", _RESTORE)
+        if found.identity_xxh3 not in ("", hash_json(found.identity)):
+            raise BadInput(
+                f"{path}: 'identity' was changed after ance wrote it: it differs from its hash in "
+                "'identity_xxh3'",
+                hint="restore the file; for other settings start another run: "
+                f"--ckpt {self.latest} -o RUN2",
+            )
         return found
 
     def refresh_settings(self) -> dict[str, Any]:
@@ -173,6 +183,8 @@ class RunFolder:
         `RefreshConfig`.
         """
         found = self._read(REFRESH, dict[str, Any])
+        check_hash(self.path / REFRESH, found, _REFIX)
+        found.pop(HASH, None)
         check_record(found, RefreshConfig, str(self.path / REFRESH), _RESTORE)
         return found
 
@@ -227,9 +239,24 @@ class RunFolder:
         """(step, folder) of the newest complete checkpoint."""
         return max(_all_checkpoints(self.checkpoints), default=None)
 
+    def checked_checkpoint(self) -> tuple[int, Path] | None:
+        """The newest checkpoint; `BadInput` if a later one is damaged, so that no command takes an
+        older one without saying so."""
+        found = self.newest_checkpoint()
+        for path in _named_after(self.checkpoints, found):
+            _check_step(CheckpointFolder(path).settings, _CheckpointStep, "checkpoint")
+        return found
+
     def newest_state(self) -> tuple[int, Path] | None:
         """(step, folder) of the newest complete resume state."""
         return max(_all_states(self.states), default=None)
+
+    def checked_state(self) -> tuple[int, Path] | None:
+        """The newest state; `BadInput` if a later one is damaged."""
+        found = self.newest_state()
+        for path in _named_after(self.states, found):
+            _check_step(StateFolder(path).progress, _StateStep, "state")
+        return found
 
     def prune_states(self, keep: int = 2) -> None:
         """Remove all but the newest states."""
@@ -317,6 +344,24 @@ def _all_checkpoints(folder: Path) -> list[tuple[int, Path]]:
             facts = read_record(CheckpointFolder(path).settings, _CheckpointStep)
             found.append((facts.training_step, path))
     return found
+
+
+def _named_after(folder: Path, newest: tuple[int, Path] | None) -> Iterator[Path]:
+    """The folders whose name has a later step than the newest that could be read."""
+    for path in sorted(folder.glob("step-*")):
+        step = path.name.removeprefix("step-")
+        if step.isdecimal() and path.is_dir() and int(step) > (newest[0] if newest else -1):
+            yield path
+
+
+def _check_step(path: Path, kind: type[Any], what: str) -> None:
+    """Raise `BadInput` if the file with the step of a checkpoint or state is damaged."""
+    hint = f"restore {path.parent}, or remove it to continue from the {what} before it"
+    try:
+        read_record(path, kind, hint)
+        check_hash(path, read_record(path, dict[str, Any]), hint)
+    except (FileNotFoundError, IsADirectoryError):
+        raise BadInput(f"{path}: no such file; the {what} is incomplete", hint=hint) from None
 
 
 def _all_states(folder: Path) -> list[tuple[int, Path]]:

@@ -20,7 +20,7 @@ import xxhash
 
 from ance_cli.errors import BadInput
 from ance_cli.formats.embeddings import DOC_OFFSETS, IDS, load_array, npy_header
-from ance_cli.formats.manifest import read_manifest
+from ance_cli.formats.manifest import check_files, read_manifest
 
 KIND = "tokens"
 TOKENS = "tokens.npy"
@@ -221,6 +221,7 @@ class TokenCache:
     @property
     def doc_offsets(self) -> npt.NDArray[np.int64]:
         """(documents + 1,) the first row of each document, memory-mapped."""
+        check_files(self.folder, self.manifest, _AGAIN)
         return load_array(self.folder / DOC_OFFSETS, mapped=True)
 
     @property

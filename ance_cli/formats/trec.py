@@ -16,6 +16,7 @@ import numpy as np
 from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
 from ance_cli.formats.jsonl import read_lines, refuse
+from ance_cli.formats.manifest import check_sidecar
 
 Run = dict[str, dict[str, float]]
 """query_id -> doc_id -> score."""
@@ -50,7 +51,12 @@ class Hit(NamedTuple):
 
 
 def read_hits(path: Path, skipped: SkippedLines | None = None) -> Iterator[tuple[int, Hit]]:
-    """Yield the lines of a run file with their numbers; nothing is kept in memory."""
+    """Yield the lines of a run file with their numbers; nothing is kept in memory.
+
+    Raises `BadInput`, after the last line, if the file differs from its sidecar manifest: a line
+    that is broken says more.
+    """
+    found = False
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
@@ -74,6 +80,9 @@ def read_hits(path: Path, skipped: SkippedLines | None = None) -> Iterator[tuple
             refuse(problem, skipped)
             continue
         yield number, Hit(query_id, doc_id, score, rank)
+        found = True
+    if found:
+        check_sidecar(path)
 
 
 def read_run(

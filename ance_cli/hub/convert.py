@@ -11,7 +11,7 @@ from ance_cli.call import Call
 from ance_cli.config.sets import Side, SimilarityName
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic, lease
-from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder
+from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder, seal
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.manifest import spare_inputs
@@ -181,6 +181,7 @@ def _write(output: Path, load: Callable[[Path], Foreign], origin: dict[str, Any]
             found = load(scratch)
             origin = {"layout": found.layout, **origin}
             save_dual(found.dual, Tokenizer(found), found.settings, partial, origin=origin)
+            seal(partial)
         Checkpoint(partial)  # check the checkpoint before it is published
         atomic.publish_folder(partial, output)
     finally:

@@ -8,11 +8,12 @@ import numpy as np
 import orjson
 
 from ance_cli.config import ComputeConfig
-from ance_cli.errors import BadInput
+from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset, queries_of_split, read_corpus
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.generation_folder import GenerationFolder
+from ance_cli.formats.manifest import check_files
 from ance_cli.formats.records import read_record
 from ance_cli.loop.probe import NUM_PASSAGES, NUM_QUERIES, overlap, sample, top
 from ance_cli.models.checkpoint import Checkpoint
@@ -45,7 +46,7 @@ def probe_generation(
     xq, _ = TextEncoder(checkpoint, "query", compute)([queries[position] for position in asked])
     starts, ends = embeddings.doc_offsets[positions], embeddings.doc_offsets[positions + 1]
     rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
-    vectors = np.asarray(embeddings.vectors[rows], np.float32)
+    vectors = embeddings.rows(rows)
     ranked = top(xq, vectors, ends - starts)
     kept = Probe(asked, positions.tolist(), ranked)
     atomic.write_bytes(generation.probe, orjson.dumps(asdict(kept)))
@@ -56,8 +57,10 @@ def read_probe(generation: GenerationFolder) -> Probe | None:
     """The generation's probe; None if there is none that can be read: then only the drift against
     that generation cannot be measured."""
     try:
+        if generation.manifest.exists():
+            check_files(generation.path, generation.read_manifest(), None)
         return read_record(generation.probe, Probe)
-    except (FileNotFoundError, BadInput):
+    except (FileNotFoundError, BadInput, Mismatch):
         return None
 
 

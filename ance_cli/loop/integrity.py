@@ -9,7 +9,7 @@ from ance_cli.errors import AnceError
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.generation_folder import GenerationFolder
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.manifest import read_manifest
+from ance_cli.formats.manifest import check_files, read_manifest
 from ance_cli.progress import Reporter
 
 
@@ -22,6 +22,10 @@ def damaged_parts(generation: GenerationFolder) -> Iterator[Path]:
         except AnceError:
             yield part
     if (part := generation.index).exists() and not _is_whole(part, "index", part / "index"):
+        yield part
+    if (part := generation.candidates).exists() and not _is_whole(part, "candidates"):
+        yield part
+    if (part := generation.dev_run).exists() and not _is_whole(part, "run", part):
         yield part
     if (part := generation.negatives).exists() and not _is_whole(part, "negatives", part):
         yield part
@@ -41,8 +45,12 @@ def negatives_to_compare(before: GenerationFolder | None, reporter: Reporter) ->
     return path
 
 
-def _is_whole(part: Path, kind: str, file: Path) -> bool:
+def _is_whole(part: Path, kind: str, file: Path | None = None) -> bool:
+    """Whether a part has the hashes in its manifest: of `file`, if given, and of a folder's
+    files."""
     try:
-        return bool(read_manifest(part, kind)["content"]["xxh3"] == hash_file(file))
+        manifest = read_manifest(part, kind)
+        check_files(part, manifest, None)
+        return file is None or bool(manifest["content"]["xxh3"] == hash_file(file))
     except AnceError:
         return False

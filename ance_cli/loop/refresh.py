@@ -62,7 +62,7 @@ def refresh(
 
 
 def _start(run: RunFolder) -> Start:
-    newest = run.newest_checkpoint()
+    newest = run.checked_checkpoint()
     if newest is None:
         raise BadInput(f"{run.checkpoints}: there is no complete checkpoint in the run")
     return Start(*newest, run.published())

@@ -11,6 +11,7 @@ from ance_cli.config import RefreshConfig
 from ance_cli.config.loop import NO_DEV
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.dataset import Dataset, queries_of_split, read_answers
+from ance_cli.formats.records import with_hash
 from ance_cli.formats.run_folder import REFRESH, RunFolder, compare_settings
 from ance_cli.mining.mining_job import shares_of
 from ance_cli.mining.mix import ANN, PREVIOUS
@@ -32,7 +33,7 @@ def refresh_config(
     _check_index(config, run)
     config = _with_dev(config, dataset, is_required="dev_split" in given, call=call)
     if not call.dry_run:
-        run.write_settings(REFRESH, asdict(config))
+        run.write_settings(REFRESH, with_hash(asdict(config)))
     return config
 
 

@@ -50,9 +50,9 @@ def cached_bm25(
         },
     )
     plan.output = (folder or cache_dir() / "bm25-rankings") / plan.fingerprint
-    if plan.published() is None:
+    if plan.cached() is None:
         with lease.hold_in_turn(lease.lease_name(plan.output), str(plan.output), call.reporter.say):
-            if plan.published() is None:
+            if plan.cached(call.reporter.warn) is None:
                 found = search_bm25(dataset, data.queries, config, depth, call)
                 plan.publish_folder(found.write(plan.open_partial(force=True)), {})
     return read_candidates(plan.output, data.num_docs)

@@ -14,7 +14,7 @@ from ance_cli.config import DrawConfig
 from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import STDIO, read_records
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.manifest import Plan, check_sidecar
 from ance_cli.formats.negatives_file import Texts, audit_name, parse_pair
 from ance_cli.formats.summary import Clock, Summary, made, planned, summary_of
 from ance_cli.mining.audit import Audit
@@ -65,10 +65,12 @@ def new_audit(
 def _read_earlier(path: Path | None) -> dict[tuple[str, str], set[str]] | None:
     if path is None:
         return None
-    return {
+    found = {
         (pair.query_id, pair.positive_id): set(pair.negative_ids)
         for pair in (parse_pair(record, f"{path}:{n}") for n, record in read_records(path))
     }
+    check_sidecar(path)
+    return found
 
 
 def write_negatives(

@@ -35,6 +35,6 @@ class ExactScores:
         counts = offsets[docs + 1] - offsets[docs]
         starts = np.cumsum(counts) - counts
         rows = np.repeat(offsets[docs] - starts, counts) + np.arange(counts.sum())
-        vectors = self._embeddings.vectors[rows].astype(np.float32)  # (rows, d)
+        vectors = self._embeddings.rows(rows)  # (rows, d)
         scores = np.einsum("rd,d->r", vectors, self._vector_of[query_id])
         return np.asarray(np.maximum.reduceat(scores, starts), np.float32)

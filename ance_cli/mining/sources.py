@@ -137,7 +137,7 @@ def neighbours(
     places = np.array([position[doc_id] for doc_id in doc_ids])
     first, last = embeddings.doc_offsets[places], embeddings.doc_offsets[places + 1]
     rows = np.concatenate([np.arange(start, stop) for start, stop in zip(first, last, strict=True)])
-    xq = embeddings.vectors[rows].astype(np.float32)
+    xq = embeddings.rows(rows)
     with reporter.task("searching neighbours", embeddings.num_rows, "row") as bar:
         D, found = exact_top_docs(xq, embeddings, depth, [device], bar.advance)
     row_of = {doc_id: row for row, doc_id in enumerate(doc_ids)}

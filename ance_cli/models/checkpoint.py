@@ -17,7 +17,7 @@ from typing import Any
 from ance_cli.config.sets import Segmentation, Side, SimilarityName
 from ance_cli.config.setting import flag_of
 from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.formats.checkpoint_folder import CheckpointFolder, write_json
+from ance_cli.formats.checkpoint_folder import CheckpointFolder, check_seal, write_json
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.records import parse_record
 from ance_cli.models.hub import fetched
@@ -81,7 +81,7 @@ class Checkpoint:
         """`path` may be the name of a model on the hub (`hub.fetched`).
 
         Raises `BadInput` if the folder, its weights, its tokenizer or a module is missing, or if
-        its two towers do not belong together.
+        its two towers do not belong together, or if a file differs from its hash in `ance.json`.
         """
         folder = fetched(path)
         if not folder.is_dir():
@@ -106,6 +106,8 @@ class Checkpoint:
                 f"{passage.dim}: they cannot be compared"
             )
         self.settings = self._read_settings()
+        if self.is_pinned:
+            check_seal(self.path, path)
 
     def tower(self, side: Side) -> Tower:
         """The tower of one side; the same object for both sides if the tower is shared."""

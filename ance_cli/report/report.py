@@ -18,6 +18,7 @@ from ance_cli.evaluation.evaluate import evaluate_runs
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.jsonl import STDIO, open_output
+from ance_cli.formats.manifest import check_files
 from ance_cli.formats.run_folder import LOOP, REFRESH, RUN, RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.formats.tolerant_io import object_in, records_in
@@ -178,6 +179,11 @@ def _generation(run: RunFolder, number: int, refresh: Refresh, damage: list[str]
     manifest = object_in(folder.manifest, damage)
     mined = object_in(folder.negatives_manifest, damage)
     measured = object_in(folder.dev, damage)
+    if (manifest.get("content") or {}).get("files_xxh3"):
+        try:
+            check_files(folder.path, manifest, None)
+        except BadInput as problem:
+            damage.append(problem.what)
     inputs = manifest.get("inputs") or {}
     return Generation(
         refresh=refresh,

@@ -160,10 +160,10 @@ def open_lucene(
     plan = Plan(
         "bm25-index", cache_dir() / "bm25" / digest, {"engine": "lucene"}, {"corpus": digest}
     )
-    if plan.published() is None:
+    if plan.cached() is None:
         name = lease.lease_name(plan.output)
         with lease.hold_in_turn(name, f"the BM25 index of {corpus}", call.reporter.say):
-            if plan.published() is None:
+            if plan.cached(call.reporter.warn) is None:
                 folder = plan.open_partial(force=True)
                 with atomic.disk_errors(folder):
                     _index_with_lucene(

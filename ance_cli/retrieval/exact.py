@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ance_cli.formats.embeddings import Embeddings, Floats
+from ance_cli.formats.embeddings import Embeddings
 
 if TYPE_CHECKING:
     import torch
@@ -267,12 +267,11 @@ class DocumentVectors(Protocol):
     """`Embeddings`, or vectors in memory."""
 
     @property
-    def vectors(self) -> Floats:
-        """(rows, d)"""
-
-    @property
     def doc_offsets(self) -> npt.NDArray[np.int64]:
         """(documents + 1,): document i owns the rows `doc_offsets[i]:doc_offsets[i + 1]`."""
+
+    def rows(self, positions: npt.NDArray[np.integer[Any]]) -> Scores:
+        """(positions, d) the vectors of some rows."""
 
 
 def pair_scores(
@@ -296,7 +295,7 @@ def pair_scores(
         counts = offsets[doc_of[pairs] + 1] - first
         begins = np.cumsum(counts) - counts
         rows = np.repeat(first - begins, counts) + np.arange(counts.sum())
-        vectors = documents.vectors[rows].astype(np.float32)  # (rows, d)
+        vectors = documents.rows(rows)  # (rows, d)
         queries = xq[np.repeat(query_of[pairs], counts)]  # (rows, d)
         scores[pairs] = np.maximum.reduceat(np.einsum("rd,rd->r", vectors, queries), begins)
     return scores

@@ -18,7 +18,7 @@ from ance_cli.config import IndexConfig
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.embeddings import Embeddings, read_ids
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.manifest import read_manifest
+from ance_cli.formats.manifest import check_files, read_manifest
 from ance_cli.retrieval.exact import Found, in_order, pool_to_documents
 
 INDEX = "index"
@@ -102,7 +102,7 @@ def _train(index: Any, embeddings: Embeddings, config: IndexConfig) -> None:
     count = min(config.train_rows, embeddings.num_rows)
     generator = np.random.Generator(np.random.Philox(key=config.seed))
     chosen = np.sort(generator.choice(embeddings.num_rows, count, replace=False))
-    sample = np.ascontiguousarray(embeddings.vectors[chosen], np.float32)
+    sample = embeddings.rows(chosen)
     try:
         if count < rows_to_train(index):
             raise RuntimeError(f"it takes at least {rows_to_train(index):,}")
@@ -158,6 +158,7 @@ class FaissIndex:
                 "rows and ids disagree",
                 hint="build it again with: ance index --force",
             )
+        check_files(folder, self.manifest, "build it again with: ance index --force")
         self.max_segments = int(self.manifest["stats"]["max_segments"])
         if self.max_segments > 1:
             names = [name.rpartition(SEGMENT_MARK)[0] for name in names]

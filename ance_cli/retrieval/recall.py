@@ -29,7 +29,7 @@ def check_recall(
     generator = np.random.Generator(np.random.Philox(key=seed))
     count = min(num_queries, embeddings.num_rows)
     rows = np.sort(generator.choice(embeddings.num_rows, count, replace=False))
-    xq = embeddings.vectors[rows].astype(np.float32)
+    xq = embeddings.rows(rows)
     depth = min(max(RECALL_DEPTHS), embeddings.num_docs)
     _, exact = exact_top_docs(xq, embeddings, depth)
     _, found = index_top_docs(index, xq, depth, embeddings.max_segments, embeddings.doc_of_row())

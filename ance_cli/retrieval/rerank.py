@@ -308,6 +308,11 @@ class _Encoded(NamedTuple):
     vectors: Floats
     doc_offsets: Ints
 
+    def rows(self, positions: npt.NDArray[np.integer[Any]]) -> Floats:
+        """The vectors of some rows."""
+        found: Floats = self.vectors[positions]
+        return found
+
 
 class _DualScorer(_TextScorer):
     def __init__(

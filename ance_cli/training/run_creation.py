@@ -16,7 +16,9 @@ from ance_cli.config import TrainConfig
 from ance_cli.config.presets import train_config
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
+from ance_cli.formats.checkpoint_folder import seal
 from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.hashing import hash_json
 from ance_cli.formats.merged import read_shares
 from ance_cli.formats.run_folder import RUN, RunFolder, compare_settings, now
 from ance_cli.models.checkpoint import COSINE_SCALE, Checkpoint, EncodingSettings
@@ -165,6 +167,7 @@ def start_run(run: RunFolder, setup: RunSetup, reporter: Reporter) -> None:
         RUN,
         {
             "identity": setup.identity,
+            "identity_xxh3": hash_json(setup.identity),
             "data": {
                 "corpus": str(dataset.corpus.resolve()),
                 "queries": str(dataset.need("queries").resolve()),
@@ -225,5 +228,6 @@ def publish_checkpoint(
         atomic.remove(partial)
         with atomic.disk_errors(folder):
             save_dual(dual, tokenizer, settings, partial, frozen_passage_from)
+            seal(partial)
         atomic.publish_folder(partial, folder)
     atomic.point(run.latest, folder)

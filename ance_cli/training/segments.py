@@ -15,7 +15,7 @@ from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import STDIO, open_input
 from ance_cli.formats.ledgers import FOLLOW, Segment, SegmentLedger, cut_ledger
-from ance_cli.formats.manifest import manifest_name
+from ance_cli.formats.manifest import check_sidecar
 from ance_cli.formats.run_folder import RunFolder, now
 from ance_cli.retrieval.dense import VectorSource
 from ance_cli.training.lr_schedule import ends
@@ -130,23 +130,25 @@ class SegmentInput:
 def segment_input(run: RunFolder, path: Path) -> SegmentInput:
     """A negatives file as an input: by its manifest, or by its content if no manifest fits.
 
-    Raises `BadInput` if the file belongs to a generation and differs from its manifest.
+    Raises `BadInput` if the file belongs to a generation and differs from its manifest; any other
+    file that does is refused when its lines have been read (`read_negatives`).
     """
-    content = hash_file(path)
     generation = run.generation_of(path)
+    hint = f"make another generation with: ance refresh {run.path} --force"
     try:
-        manifest = orjson.loads(manifest_name(path, "negatives").read_bytes())
-        if manifest["content"]["xxh3"] == content:
+        manifest = check_sidecar(path)
+        if manifest is not None:
             step = int(manifest["stats"]["checkpoint_step"])
             return SegmentInput(path, manifest["fingerprint"], step, generation)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # a file from a pipe or an editor has no manifest
+    except BadInput as problem:
+        if generation is not None:
+            problem.hint = hint
+            raise
+    except (KeyError, TypeError, ValueError):
+        pass  # the manifest of a file that was not made as negatives
     if generation is not None:
-        raise BadInput(
-            f"{path}: differs from its manifest: the file was changed after it was made",
-            hint=f"make another generation with: ance refresh {run.path} --force",
-        )
-    return SegmentInput(path, content, 0, generation)
+        raise BadInput(f"{path}: has no manifest, so its checkpoint is unknown", hint=hint)
+    return SegmentInput(path, hash_file(path), 0, generation)
 
 
 def find_segment(
@@ -182,7 +184,7 @@ def state_step(run: RunFolder) -> int:
     Raises `Mismatch` if a checkpoint is newer: training from an older state, or from the checkpoint
     without its optimizer, would be another run without saying so.
     """
-    state, newest = run.newest_state(), run.newest_checkpoint()
+    state, newest = run.checked_state(), run.checked_checkpoint()
     step = state[0] if state else 0
     if newest and newest[0] > step:
         raise Mismatch(

@@ -14,9 +14,10 @@ import orjson
 import torch
 from safetensors.torch import load_file, save_file
 
-from ance_cli.errors import as_bad_input
+from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats import atomic
-from ance_cli.formats.records import read_record
+from ance_cli.formats.hashing import hash_file, hash_new_file
+from ance_cli.formats.records import check_hash, read_record, with_hash
 from ance_cli.formats.state_folder import StateFolder
 from ance_cli.models.dual import DualEncoder
 from ance_cli.training.data import StreamPosition
@@ -61,18 +62,21 @@ def save_state(
             for name, value in slots.items()
         }
         save_file(tensors, files.optimizer)
-        files.progress.write_bytes(orjson.dumps(asdict(state)))
+        hashes = {path.name: hash_new_file(path) for path in (files.weights, files.optimizer)}
+        record = with_hash({**asdict(state), "files_xxh3": hashes})
+        files.progress.write_bytes(orjson.dumps(record))
     atomic.publish_folder(partial, folder)
 
 
 def load_state(
     folder: Path, encoder: DualEncoder, optimizer: torch.optim.Optimizer
 ) -> TrainerState:
-    """Put a state's tensors into the encoder and the optimizer; returns the progress of the run."""
-    with as_bad_input(
-        f"{folder}: this resume state does not load",
-        hint="restore the folder, or remove it to continue from the state before it",
-    ):
+    """Put a state's tensors into the encoder and the optimizer; returns the progress of the run.
+
+    Raises `BadInput` if a file does not load or differs from its hash in `state.json`.
+    """
+    hint = "restore the folder, or remove it to continue from the state before it"
+    with as_bad_input(f"{folder}: this resume state does not load", hint=hint):
         files = StateFolder(folder)
         encoder.load_state_dict(load_file(files.weights))
         slots: dict[int, dict[str, Any]] = {}
@@ -80,6 +84,15 @@ def load_state(
             index, name = key.split("/", 1)
             slots.setdefault(int(index), {})[name] = value
         state = read_record(files.progress, TrainerState)
+        record = read_record(files.progress, dict[str, Any])
+        check_hash(files.progress, record, hint)
+        for name, noted in record.get("files_xxh3", {}).items():
+            if hash_file(folder / name) != noted:
+                raise BadInput(
+                    f"{folder / name}: is damaged: its hash differs from the one in "
+                    f"{files.progress.name}",
+                    hint=hint,
+                )
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
     return state

@@ -150,7 +150,7 @@ def _check_batch(config: TrainConfig, num_ranks: int) -> None:
 
 def _check_frozen(run: RunFolder, setup: RunSetup, found: SegmentInput) -> None:
     """The vectors must be those of the passage tower that the segment keeps frozen."""
-    newest = run.newest_checkpoint() if run.exists else None
+    newest = run.checked_checkpoint() if run.exists else None
     if newest:
         frozen = Checkpoint(newest[1])
     else:

@@ -191,7 +191,7 @@ def _load_model(
     from ance_cli.training.optim import make_optimizer
     from ance_cli.training.trainer import TrainedModel
 
-    newest = run.newest_checkpoint()
+    newest = run.checked_checkpoint()
     if newest is None:
         raise BadInput(f"{run.checkpoints}: the run has no whole checkpoint")
     start = Checkpoint(newest[1])
@@ -225,7 +225,7 @@ def _resume(
     from ance_cli.training.state import TrainerState, load_state
 
     state_step(run)  # refuses a checkpoint that is newer than the state
-    newest = run.newest_state()
+    newest = run.checked_state()
     state = load_state(newest[1], model.encoder, model.optimizer) if newest else TrainerState()
     if state.dtype not in ("", job.dtype):
         reporter.warn(

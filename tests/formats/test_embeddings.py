@@ -468,3 +468,17 @@ def test_more_documents_than_positions_are_refused(tmp_path):
     with pytest.raises(UsageProblem, match="2,147,483,648 documents; a folder holds at most"):
         EmbeddingsWriter.begin(tmp_path, offsets, 4, "float16")
     assert not list(tmp_path.iterdir())
+
+
+def test_single_rows_are_checked_by_their_blocks(tmp_path):
+    folder = publish(tmp_path / "emb")
+    whole = Embeddings(folder)
+    rows = np.array([13, 0, 5, 5])
+    assert np.array_equal(whole.rows(rows), np.asarray(whole.vectors[rows], np.float32))
+    with open(folder / VECTORS, "r+b") as handle:
+        handle.seek(-1, 2)
+        handle.write(b"\x01")
+    damaged = Embeddings(folder)
+    assert len(damaged.rows(np.array([0, 1]))) == 2, "the first block is whole"
+    with pytest.raises(BadInput, match=r"block \d \(rows \d+ to 14\) is damaged"):
+        damaged.rows(np.array([0, 13]))

@@ -578,3 +578,78 @@ def test_an_output_never_takes_the_place_of_what_it_is_made_from(tmp_path, force
         plan.published(force)
     inside = folder_plan(tmp_path / "out" / "other", reads=[tmp_path / "out"])
     assert inside.published(force) is None
+
+
+# ---------------------------------------------------------------- is what is read what was written?
+
+
+def test_a_file_of_a_folder_is_compared_with_its_hash(tmp_path):
+    plan = folder_plan(tmp_path / "out")
+    write_folder(plan, **{"rows.npy": "12", "query_ids.txt": "q1"})
+    manifest.check_files(plan.output, read_manifest(plan.output, "candidates"), "again")
+    (plan.output / "rows.npy").write_text("21")
+    with pytest.raises(BadInput) as caught:
+        manifest.check_files(plan.output, read_manifest(plan.output, "candidates"), "again")
+    assert caught.value.what == (
+        f"{plan.output}/rows.npy: is damaged: its hash differs from the one in the manifest"
+    )
+    assert caught.value.hint == "again"
+    with pytest.raises(BadInput, match="rows.npy: is damaged"):
+        plan.published()
+
+
+def test_a_manifest_without_hashes_of_files_is_still_up_to_date(tmp_path):
+    """As version 0.1.0 wrote it."""
+    plan = folder_plan(tmp_path / "out")
+    write_folder(plan, **{"rows.npy": "12"})
+    found = json.loads(plan.manifest.read_text())
+    del found["content"]["files_xxh3"]
+    plan.manifest.write_text(json.dumps(found))
+    assert plan.published() == found
+    manifest.check_files(plan.output, found, None)
+
+
+def test_a_damaged_cache_is_made_again_and_said(tmp_path):
+    plan, said = folder_plan(tmp_path / "out"), []
+    write_folder(plan, **{"rows.npy": "12"})
+    assert plan.cached(said.append) and not said
+    (plan.output / "rows.npy").write_text("21")
+    assert plan.cached(said.append) is None
+    assert said == [
+        f"{plan.output}/rows.npy: is damaged: its hash differs from the one in the manifest; "
+        "making it again"
+    ]
+
+
+def test_a_file_with_a_sidecar_is_compared_when_it_is_read(tmp_path):
+    plan = file_plan(tmp_path / "out.jsonl")
+    write_file(plan)
+    assert manifest.check_sidecar(plan.output)["fingerprint"] == plan.fingerprint
+    plan.output.write_bytes(b"CONTENT\n")
+    with pytest.raises(BadInput) as caught:
+        manifest.check_sidecar(plan.output)
+    assert caught.value.what.startswith(f"{plan.output}: differs from its manifest")
+    assert f"remove {plan.manifest}: then it is read as a file of your own" in caught.value.hint
+    with pytest.raises(BadInput, match="differs from its manifest"):
+        plan.published()
+    plan.manifest.unlink()
+    assert manifest.check_sidecar(plan.output) is None
+
+
+def test_files_without_a_manifest_of_ours_are_read_as_they_are(tmp_path):
+    path = tmp_path / "other.trec"
+    assert manifest.check_sidecar(STDIO) is manifest.check_sidecar(path) is None
+    path.write_text("q Q0 d 1 1 t\n")
+    assert manifest.check_sidecar(path) is None
+    (tmp_path / "other.trec.manifest.json").write_text('{"made by": "another program"}')
+    assert manifest.check_sidecar(path) is None
+
+
+def test_a_reader_between_the_two_renames_finds_the_pending_manifest(tmp_path):
+    plan = file_plan(tmp_path / "out.jsonl")
+    write_file(plan)
+    old = plan.manifest.read_bytes()
+    write_file(plan, b"other\n")
+    plan.manifest.rename(atomic.partial_name(plan.manifest))
+    plan.manifest.write_bytes(old)
+    assert manifest.check_sidecar(plan.output)["fingerprint"] == plan.fingerprint

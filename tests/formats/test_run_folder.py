@@ -8,6 +8,7 @@ from ance_cli.errors import BadInput, Busy, Mismatch
 from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.ledgers import cut_ledger, read_ledger
+from ance_cli.formats.records import with_hash
 from ance_cli.formats.run_folder import DataPaths, Pointer, RunFolder, RunRecord, compare_settings
 
 SEGMENT = b'{"segment":1,"start_step":0,"steps":5,"input":"follow"}\n'
@@ -322,3 +323,37 @@ def test_what_a_killed_clean_up_left_is_swept(tmp_path):
     with run.held("trainer"):
         assert not (run.path / ".checkpoints.removed").exists()
     assert not run.path.exists()
+
+
+# ---------------------------------------------------------------- what is damaged
+
+
+def test_a_newest_checkpoint_that_is_damaged_is_not_passed_over(run):
+    whole = checkpoint(run, "step-00000100", 100)
+    (run.checkpoints / "notes").mkdir()
+    assert run.checked_checkpoint() == (100, whole)
+    (checkpoint(run, "step-00000200", 200) / "ance.json").write_text('{"training_st')
+    with pytest.raises(BadInput, match=r"step-00000200/ance.json: not valid JSON") as caught:
+        run.checked_checkpoint()
+    assert caught.value.hint.endswith("or remove it to continue from the checkpoint before it")
+    (run.checkpoints / "step-00000200" / "ance.json").unlink()
+    with pytest.raises(BadInput, match=r"step-00000200/ance.json: no such file"):
+        run.checked_checkpoint()
+    assert run.newest_checkpoint() == (100, whole), "status shows what there is"
+
+
+def test_a_newest_state_that_is_damaged_is_not_passed_over(run):
+    (run.states / "step-00000200").mkdir(parents=True)
+    (run.states / "step-00000200" / "state.json").write_text('{"step": ')
+    with pytest.raises(BadInput, match=r"step-00000200/state.json: not valid JSON"):
+        run.checked_state()
+
+
+def test_a_step_that_was_edited_is_not_passed_over(run):
+    folder = checkpoint(run, "step-00000200", 200)
+    (folder / "ance.json").write_text(json.dumps(with_hash({"training_step": 200})))
+    assert run.checked_checkpoint() == (200, folder)
+    facts = with_hash({"training_step": 200}) | {"training_step": 0}
+    (folder / "ance.json").write_text(json.dumps(facts))
+    with pytest.raises(BadInput, match=r"ance.json: was changed after ance wrote it"):
+        run.checked_checkpoint()

@@ -159,6 +159,24 @@ def test_lucenes_index_is_built_once_for_each_corpus(corpus_of, monkeypatch):
 
 
 @pytest.mark.java
+def test_a_damaged_index_is_built_again_and_said(corpus_of, monkeypatch):
+    open_bm25("lucene", corpus_of(TEXTS), K1, B, ONE_THREAD)
+    files = [path for path in (cache_dir() / "bm25").rglob("lucene/*") if path.is_file()]
+    damaged = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 255
+    damaged.write_bytes(content)
+    said = []
+    monkeypatch.setattr(ONE_THREAD.reporter, "warn", said.append)
+    index = open_bm25("lucene", corpus_of(TEXTS), K1, B, ONE_THREAD)
+    assert index.search(["orchid"], 1)[0].tolist() == [[4]]
+    assert len(said) == 1 and said[0].endswith(
+        f"{damaged.name}: is damaged: its hash differs from the one in the manifest; "
+        "making it again"
+    )
+
+
+@pytest.mark.java
 @pytest.mark.parametrize(
     ("reason", "problem"),
     [("java.io.IOException: No space left on device", ResourceExhausted), ("Error", RuntimeError)],
