@@ -11,7 +11,7 @@ import orjson
 import platformdirs
 import xxhash
 
-from ance_cli.errors import BadInput, ResourceExhausted
+from ance_cli.errors import BadInput, ResourceExhausted, naming
 from ance_cli.formats import atomic
 
 _CHUNK = 1 << 22
@@ -64,7 +64,7 @@ def hash_file(path: Path) -> str:
     except (OSError, ValueError, AttributeError, KeyError):
         pass  # no entry, or a broken one: hash the file
     state = xxhash.xxh3_128()
-    with open(path, "rb") as handle:
+    with naming(path), open(path, "rb") as handle:
         while chunk := handle.read(_CHUNK):
             state.update(chunk)
     digest = str(state.hexdigest())

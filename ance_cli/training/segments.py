@@ -139,7 +139,7 @@ def segment_input(run: RunFolder, path: Path) -> SegmentInput:
         if manifest["content"]["xxh3"] == content:
             step = int(manifest["stats"]["checkpoint_step"])
             return SegmentInput(path, manifest["fingerprint"], step, generation)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass  # a file from a pipe or an editor has no manifest
     if generation is not None:
         raise BadInput(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ance_cli.formats import lease
 from ance_cli.formats.retention import ending_need
 from ance_cli.formats.run_folder import RunFolder
 from benchmarks.soak import Recipe, Soak
@@ -555,3 +556,33 @@ def test_slurms_script_requeues_what_was_stopped_and_ends_with_the_run(world):
     assert (world.cwd / "requeued").read_text() == "requeue 7\n"
     check_intact(world.run)
     assert json.loads((world.run / "negatives.json").read_text())["checkpoint_step"] == last_step
+
+
+# ---------------------------------------------------------------- refused commands
+
+
+def settings(world):
+    names = ("run.json", "refresh.json", "loop.json", "negatives.json", "segments.jsonl")
+    return {name: (world.run / name).read_bytes() for name in names if (world.run / name).exists()}
+
+
+def test_a_refused_command_leaves_the_settings_of_a_run(world):
+    world(*PREPARE, "--total-steps", 40, "-o", "run", *world.ckpt)
+    world("refresh", "run", *MINING)
+    before = settings(world)
+    run = RunFolder(world.run)
+    with lease.hold(run.lease("inferencer"), "a generation"):
+        world("refresh", "run", "--force", "--depth", 30, code=6)
+        (world.run / "refresh.json").rename(world.cwd / "aside")
+        world("refresh", "run", "--depth", 30, code=6)
+        (world.cwd / "aside").rename(world.run / "refresh.json")
+    assert settings(world) == before
+    with run.held("trainer"):
+        world("train-segment", run.generation(1).negatives, "--steps", 2, "-o", "run", code=6)
+    loop = [word if word != 12 else 30 for word in LOOP]
+    process = Ance(world.cwd).start(*loop, "--segments", 2, *world.ckpt)
+    _, stderr = process.communicate(timeout=240)
+    assert process.returncode == 4 and "depth 12 -> 30" in " ".join(stderr.split())
+    assert settings(world) == before
+    world("refresh", "run", "--force", "--depth", 10)
+    assert json.loads((world.run / "refresh.json").read_text())["depth"] == 10

@@ -306,3 +306,22 @@ def test_sweep_takes_what_killed_writers_left_and_nothing_else(tmp_path):
     (tmp_path / ".d.lease").write_bytes(b"")
     atomic.sweep(tmp_path, "partial", "removed")
     assert names(tmp_path) == [".d.lease", "c.removed"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_the_umask_decides_the_modes_of_a_folder(tmp_path, umask, mode):
+    """safetensors writes files that only their owner can read."""
+    before = os.umask(umask)
+    try:
+        partial = tmp_path / ".out.partial"
+        (partial / "module").mkdir(parents=True)
+        for name in ("weights", "module/weights"):
+            os.close(os.open(partial / name, os.O_CREAT | os.O_WRONLY, 0o600))
+        (partial / "config.json").write_text("{}")
+        atomic.publish_folder(partial, tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {
+        path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    assert modes == {mode}
