@@ -103,10 +103,14 @@ def test_a_full_disk_that_only_fsync_reports(tmp_path, monkeypatch, code):
 
 def test_another_disk_error_is_not_called_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", failing(errno.EIO))
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(ResourceExhausted) as caught:
         atomic.write_bytes(tmp_path / "file", b"content")
-    assert caught.value.errno == errno.EIO
+    assert caught.value.what == f"{tmp_path}/file: cannot be read or written (Input/output error)"
+    assert "check the disk" in caught.value.hint
     assert names(tmp_path) == []
+    monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
+    with pytest.raises(OSError, match="Invalid argument"):
+        atomic.write_bytes(tmp_path / "file", b"content")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
