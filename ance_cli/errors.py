@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 EXIT_BUG = 1
@@ -24,6 +26,12 @@ _NO_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 """Messages of torch for which it has no exception type: CPU memory, mappings, its libraries."""
+
+_SYSTEM_FAILURES = (
+    errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOLCK,
+    errno.EREMOTEIO, errno.EUCLEAN, errno.EBADMSG, errno.ENOTCONN,
+)  # fmt: skip
+"""Errors of the system for which neither the command nor the data is to blame."""
 
 _REASON_LENGTH = 300
 """The most characters shown of another library's message."""
@@ -65,7 +73,8 @@ class Mismatch(AnceError):
 
 
 class ResourceExhausted(AnceError):
-    """Disk or memory ran out, or a part of the installation fails; finished work is kept."""
+    """Disk or memory ran out, the disk fails, or a part of the installation fails; finished work is
+    kept."""
 
     exit_code = 5
 
@@ -79,18 +88,42 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def system_failure(error: BaseException) -> int | None:
+    """The errno if a disk, a file system or a limit of the system failed; otherwise None.
+
+    safetensors, faiss and Lucene raise types of their own, whose messages contain the system's.
+    """
+    if isinstance(error, AnceError):
+        return None
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in _SYSTEM_FAILURES else None
+    return next((code for code in _SYSTEM_FAILURES if os.strerror(code) in str(error)), None)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add the path to a system's error in the block: one from reading an open file has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 @contextmanager
 def as_bad_input(what: str, hint: str) -> Iterator[None]:
     """Turn an exception in the block into `BadInput`, with its reason in parentheses after `what`.
 
     For the readers of other libraries, which raise many types for a broken file. Only the first
     sentence of their message is shown: torch continues with how to run the code in the file,
-    transformers with its hub. Our own errors and running out of memory are raised unchanged.
+    transformers with its hub. Our own errors, and those of a system that fails or is out of memory,
+    are raised unchanged.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, AnceError) or is_out_of_memory(error):
+        if isinstance(error, AnceError) or is_out_of_memory(error) or system_failure(error):
             raise
         sentence = " ".join(str(error).split()).split(". ")[0].removesuffix(".")
         reason = sentence[:_REASON_LENGTH] or type(error).__name__

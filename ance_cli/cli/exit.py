@@ -7,26 +7,23 @@ import os
 from collections.abc import Callable
 
 from ance_cli.errors import AnceError, ResourceExhausted, Stopped, UsageProblem, is_out_of_memory
-from ance_cli.formats.atomic import FREE_SPACE, is_full_disk
+from ance_cli.formats.atomic import explained
 
 _BAD_PATH = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 """Errors for a path that cannot be used, for instance because a file is in place of a folder."""
 
 
 def _explained(error: Exception) -> AnceError | None:
-    """The error with a remedy, for a failed system call or a lack of memory; None if unknown."""
+    """The error with a remedy, for a failed system or a lack of memory; None if unknown."""
     if is_out_of_memory(error):
         return ResourceExhausted(
             "memory ran out", hint="close other programs, or lower --batch-size or --batch-tokens"
         )
+    if problem := explained(error):
+        return problem
     if not isinstance(error, OSError):
         return None
-    if is_full_disk(error):
-        return ResourceExhausted(
-            f"{error.filename or 'a file'}: no room left on the disk",
-            hint=FREE_SPACE,
-        )
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+    if isinstance(error, PermissionError):
         return UsageProblem(
             f"{error.filename}: permission denied",
             hint="check the permissions, or choose another path with -o or --cache-dir",
@@ -62,7 +59,7 @@ def _run(program: Callable[[], None]) -> int:
     except Stopped as stop:
         stderr.print("stopped; finished work is kept: run the same command to continue")
         return stop.exit_code
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         problem = _explained(error)
         if problem is None:
             raise

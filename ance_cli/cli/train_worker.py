@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ance_cli.cli.exit import exit_code_of
-from ance_cli.errors import die_with_parent, install_signal_handlers
+from ance_cli.errors import Stopped, die_with_parent, install_signal_handlers
 
 
 def train(run_folder: Path) -> None:
@@ -43,4 +43,11 @@ if __name__ == "__main__":
     if os.getppid() == 1:
         leave(1)
     install_signal_handlers()
-    leave(exit_code_of(lambda: train(Path(sys.argv[1]))))
+    codes = []
+    try:
+        codes.append(exit_code_of(lambda: train(Path(sys.argv[1]))))
+        for number in (signal.SIGINT, signal.SIGTERM):  # the exit code is decided
+            signal.signal(number, signal.SIG_IGN)
+    except Stopped as stop:  # torchrun ends this rank because of another one
+        codes.append(stop.exit_code)
+    leave(codes[0])

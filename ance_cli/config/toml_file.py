@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.config.setting import key_of
-from ance_cli.errors import UsageProblem
+from ance_cli.errors import UsageProblem, system_failure
 
 FILE = "ance.toml"
 SHARED = "all"
@@ -44,6 +44,8 @@ def read_settings(path: Path) -> dict[str, dict[str, Setting]]:
         text = path.read_text(encoding="utf-8")
         tables = tomllib.loads(text)
     except OSError as error:
+        if system_failure(error):
+            raise
         raise UsageProblem(
             f"{path}: {error.strerror}", hint="name a TOML file with --config, or use --config none"
         ) from error

@@ -26,6 +26,7 @@ import orjson
 
 from ance_cli import errors
 from ance_cli.errors import AnceError, ResourceExhausted
+from ance_cli.formats.atomic import explained
 
 if TYPE_CHECKING:
     from ance_cli.encoding.blocks import EncodeJob, Listener, Work
@@ -312,6 +313,11 @@ def serve(job: EncodeJob, pipe: Pipe, next_block: Callable[[], int | None]) -> N
         pipe.send(capacity=encoder.run(ready))
     except AnceError as problem:
         pipe.problem(problem)
+    except Exception as error:
+        failure = explained(error)
+        if failure is None:
+            raise
+        pipe.problem(failure)
 
 
 def _end_with(parent: int) -> None:

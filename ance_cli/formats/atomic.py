@@ -12,15 +12,23 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from ance_cli.errors import ResourceExhausted
+from ance_cli.errors import AnceError, ResourceExhausted, system_failure
 
 FREE_SPACE = "free some space and repeat the command; finished work is kept"
 """The hint of every error about a full disk."""
+
+_CHECK_DISK = (
+    "check the disk or the network file system, then repeat the command; finished work is kept"
+)
+_MORE_FILES = (
+    "close other programs or raise the limit of open files (ulimit -n), then repeat the command"
+)
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -68,18 +76,45 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(there).free
 
 
+_REMEDIES = {
+    errno.EROFS: "choose another path with -o or --cache-dir; a disk that fails may also have "
+    "become read-only",
+    errno.EMFILE: _MORE_FILES,
+    errno.ENFILE: _MORE_FILES,
+}
+
+
+def explained(error: Exception, path: Path | None = None) -> ResourceExhausted | None:
+    """The error with a remedy if the disk is full or the system failed; None for another error.
+
+    `path` is the output that was being written.
+    """
+    found = getattr(error, "filename", None) or path or "a file"
+    if isinstance(error, AnceError):
+        return None
+    if is_full_disk(error):
+        rest = "; nothing was written under this name" if path else ""
+        return ResourceExhausted(
+            f"{path or found}: no room left on the disk{rest}", hint=FREE_SPACE
+        )
+    if code := system_failure(error):
+        return ResourceExhausted(
+            f"{found}: cannot be read or written ({os.strerror(code)})",
+            hint=_REMEDIES.get(code, _CHECK_DISK),
+        )
+    return None
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk into an error that names the output and the next step."""
+    """Turn a full or failing disk into an error that names the output and the next step."""
     try:
         yield
     except Exception as error:
-        if not is_full_disk(error):
+        problem = explained(error, path)
+        if problem is None:
             raise
-        raise ResourceExhausted(
-            f"{path}: no room left on the disk; nothing was written under this name",
-            hint=FREE_SPACE,
-        ) from error
+        raise problem from error
 
 
 @contextmanager
@@ -140,9 +175,20 @@ def _exchange(first: Path, second: Path) -> bool:
     return bool(done == 0)
 
 
+def _set_modes(folder: Path) -> None:
+    """Give every file in `folder` the mode that the umask gave the folder: safetensors writes
+    files that only their owner can read."""
+    mode = stat.S_IMODE(folder.stat().st_mode) & 0o666
+    for root, _, names in os.walk(folder):
+        for path in (os.path.join(root, name) for name in names):
+            if not os.path.islink(path) and stat.S_IMODE(os.stat(path).st_mode) != mode:
+                os.chmod(path, mode)
+
+
 def publish_folder(partial: Path, path: Path) -> None:
     """Rename the finished folder `partial` to `path`, replacing an earlier folder."""
     with disk_errors(path):
+        _set_modes(partial)
         sync_tree(partial)
         if not path.exists():
             os.rename(partial, path)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ance_cli.errors import AnceError
 from ance_cli.formats import atomic
-from ance_cli.formats.manifest import manifest_name, read_manifest
+from ance_cli.formats.hashing import hash_file
+from ance_cli.formats.manifest import check_files, manifest_name, read_manifest
 from ance_cli.formats.negatives_file import audit_name
 
 LARGE = ("embeddings", "index", "candidates")
@@ -83,6 +85,37 @@ class GenerationFolder:
     def manifest(self) -> Path:
         return manifest_name(self.path, "generation")
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether it has its manifest."""
+        try:
+            self.read_manifest()
+        except AnceError:
+            return False
+        return True
+
+    def whole_step(self) -> int | None:
+        """The step of the checkpoint that it is from; None if its manifest or negatives are damaged
+        or missing."""
+        try:
+            stats = self.read_manifest()["stats"]
+            if not is_unchanged(self.negatives, "negatives", self.negatives):
+                return None
+        except AnceError:
+            return None
+        return int(stats["checkpoint_step"])
+
     def read_manifest(self) -> dict[str, Any]:
         """The manifest; errors are those of `manifest.read_manifest`."""
         return read_manifest(self.path, "generation")
+
+
+def is_unchanged(part: Path, kind: str, file: Path | None = None) -> bool:
+    """Whether a part of a generation has the hashes in its manifest: of `file`, if given, and of a
+    folder's files."""
+    try:
+        manifest = read_manifest(part, kind)
+        check_files(part, manifest, None)
+        return file is None or bool(manifest["content"]["xxh3"] == hash_file(file))
+    except AnceError:
+        return False

@@ -11,7 +11,7 @@ import orjson
 import platformdirs
 import xxhash
 
-from ance_cli.errors import BadInput, ResourceExhausted
+from ance_cli.errors import BadInput, ResourceExhausted, naming
 from ance_cli.formats import atomic
 
 _CHUNK = 1 << 22
@@ -49,7 +49,7 @@ def hash_lines(lines: Iterable[str]) -> str:
 def hash_new_file(path: Path) -> str:
     """Hash of the bytes of a file that is being built; not cached, because its name will change."""
     state = xxhash.xxh3_128()
-    with open(path, "rb") as handle:
+    with naming(path), open(path, "rb") as handle:
         while chunk := handle.read(_CHUNK):
             state.update(chunk)
     return str(state.hexdigest())

@@ -22,7 +22,7 @@ import zstandard
 
 from ance_cli.call import SkippedLines
 from ance_cli.config.calling import LONGEST_LINE
-from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.errors import BadInput, UsageProblem, naming
 from ance_cli.formats import atomic
 
 STDIO = Path("-")
@@ -69,15 +69,17 @@ class _ZstReader(io.RawIOBase):
 
 
 class _CountedFile(io.FileIO):
-    """A file that reports the number of bytes of each read."""
+    """A file that reports the number of bytes of each read, and is named in a failed one."""
 
-    def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
+    def __init__(self, path: Path, on_bytes: Callable[[int], None] | None) -> None:
         super().__init__(path, "rb")
-        self._on_bytes = on_bytes
+        self._path, self._on_bytes = path, on_bytes
 
     def readinto(self, buffer: Any) -> int:
-        count = super().readinto(buffer) or 0
-        self._on_bytes(count)
+        with naming(self._path):
+            count = super().readinto(buffer) or 0
+        if self._on_bytes:
+            self._on_bytes(count)
         return count
 
 
@@ -93,7 +95,7 @@ def open_input(path: Path, on_bytes: Callable[[int], None] | None = None) -> Ite
     if path.is_dir():
         raise BadInput(f"{path}: is a folder, expected a file", hint="name the file itself")
     try:
-        raw = io.BufferedReader(_CountedFile(path, on_bytes)) if on_bytes else open(path, "rb")
+        raw = io.BufferedReader(_CountedFile(path, on_bytes))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file", hint="check the path") from None
     except PermissionError:

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -115,12 +115,15 @@ def _refuse(path: Path, what: str) -> Busy:
 
 def _open_locked(path: Path, what: str) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # the umask decides
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(descriptor)
             raise _refuse(path, what) from None
+        except OSError as error:  # the file system fails, or has no locks
+            os.close(descriptor)
+            raise OSError(error.errno, error.strerror, str(path)) from error
         try:  # the holder before us may have removed the file between our open and our lock
             if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
                 return descriptor
@@ -156,7 +159,10 @@ def hold(path: Path, what: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _open_locked(path, what)
     try:
-        other = read_holder(path)
+        try:
+            other = read_record(path, dict[str, str | int])
+        except (FileNotFoundError, BadInput):  # a file that cannot be read may name a holder
+            other = {}
         if other and other.get("host") != socket.gethostname() and _is_beating(descriptor):
             raise _refuse(path, what)
         with disk_errors(path):
@@ -166,7 +172,8 @@ def hold(path: Path, what: str) -> Iterator[None]:
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # the work is done, and a lease that nobody locks is free
+                    path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 
@@ -183,12 +190,21 @@ def _this_process() -> dict[str, str | int]:
 
 @contextmanager
 def _heartbeat(descriptor: int) -> Iterator[None]:
-    """Touch an open file every `HEARTBEAT_SECONDS` while the block runs."""
+    """Touch an open file every `HEARTBEAT_SECONDS` while the block runs.
+
+    After a failed touch, for instance while the server of a network file system restarts, the next
+    one is tried sooner.
+    """
     stop = threading.Event()
 
     def beat() -> None:
-        while not stop.wait(HEARTBEAT_SECONDS):
-            os.utime(descriptor)
+        pause = HEARTBEAT_SECONDS
+        while not stop.wait(pause):
+            try:
+                os.utime(descriptor)
+                pause = HEARTBEAT_SECONDS
+            except OSError:
+                pause = HEARTBEAT_SECONDS / 10
 
     thread = threading.Thread(target=beat, daemon=True, name="lease-heartbeat")
     thread.start()

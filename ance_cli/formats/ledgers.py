@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ance_cli.errors import BadInput
+from ance_cli.errors import BadInput, naming
 from ance_cli.formats import atomic
 from ance_cli.formats.records import check_record, parse_record
 
@@ -139,7 +139,8 @@ def cut_ledger(path: Path, last_step: int) -> None:
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the complete lines of a file with their numbers, without empty lines."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        with naming(path):
+            lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return
     for number, line in enumerate(lines[:-1], start=1):

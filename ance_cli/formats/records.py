@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import msgspec
 import orjson
 
-from ance_cli.errors import BadInput
+from ance_cli.errors import BadInput, naming
 from ance_cli.formats.hashing import hash_json
 
 T = TypeVar("T")
@@ -24,7 +24,9 @@ def read_record(path: Path, kind: type[T], hint: str | None = None) -> T:
 
     Raises `FileNotFoundError` if there is no file, and `BadInput` if it contains something else.
     """
-    return parse_record(path.read_bytes(), kind, str(path), hint)
+    with naming(path):
+        data = path.read_bytes()
+    return parse_record(data, kind, str(path), hint)
 
 
 HASH = "xxh3"

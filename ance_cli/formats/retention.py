@@ -15,12 +15,19 @@ from ance_cli.formats.run_folder import REFRESHER, RunFolder
 def prune(run: RunFolder, keep: int) -> list[Path]:
     """Remove the large parts of all but the newest `keep` generations; returns the removed parts.
 
-    A part with a reader's lease stays until a later call.
+    The published generation and damaged ones keep their parts, and nothing is removed while
+    `run.json` or the pointer is missing or damaged. A part with a reader's lease stays until a
+    later call.
     """
+    published = run.published() if run.is_whole else None
+    if published is None:
+        return []
     atomic.sweep(run.generations, "removed")
-    generations = run.all_generations()
+    whole = [each for each in run.all_generations() if each.is_readable]
     removed = []
-    for generation in generations[: max(0, len(generations) - keep)]:
+    for generation in whole[: -max(1, keep)]:
+        if generation.number == published.generation:
+            continue
         atomic.sweep(generation.path, "removed")
         for part in generation.large_parts:
             if part.exists() and not lease.has_readers(part):

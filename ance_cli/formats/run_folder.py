@@ -47,6 +47,8 @@ _REPOINT = "remove the file: the next ance refresh writes it again"
 _PARTS = {"lease", "inputs", "checkpoints", "state", "generations", "latest", ".latest.partial",
           ".run.json.partial"}  # fmt: skip
 """What a run folder can contain before `run.json` is written."""
+_FIRST_STEP = "step-00000000"
+"""The only artifact that the folders among these can contain then."""
 
 
 @dataclass(frozen=True)
@@ -127,17 +129,18 @@ class RunFolder:
     def held(self, role: str) -> Iterator[None]:
         """Hold the run's lease for a role that can create the run.
 
-        If the block fails before the run exists, nothing remains under its name. Raises `Mismatch`
-        for a folder that is not a run.
+        If the block fails before the run exists, nothing remains under its name; a run of which
+        `run.json` is missing for a moment stays. Raises `Mismatch` for a folder that is not a run.
         """
-        self._check_is_run()
+        self.check_is_run()
         try:
             with hold(self.lease(role), f"the run {self.path}"):
+                self.check_is_run()  # again, now that nobody else can create the run
                 atomic.sweep(self.path, "removed")
                 try:
                     yield
                 except BaseException:
-                    if not self.exists:
+                    if not self.exists and not self._foreign_parts():
                         for name in _PARTS - {"lease"}:
                             atomic.remove(self.path / name)
                     raise
@@ -147,20 +150,35 @@ class RunFolder:
                     if folder.is_dir() and not any(folder.iterdir()):
                         folder.rmdir()
 
-    def _check_is_run(self) -> None:
+    def check_is_run(self) -> None:
         """Raise `Mismatch` if the folder exists and is not a run, nor the beginning of one."""
         if self.exists or not self.path.exists():
             return
-        names = {path.name for path in self.path.iterdir()}
-        found = {name for name in names if not name.endswith(".removed")}  # left by a kill
-        others = found - _PARTS
-        if not others and "lease" not in found:  # every run that was started has a lease folder
-            others = found
+        others = self._foreign_parts()
+        if self.events.name in others or self.segments.name in others:
+            raise Mismatch(
+                f"{self.path / RUN}: no such file, but {self.path} contains the records of a run",
+                hint=f"restore {RUN}, or choose another name with -o",
+            )
         if others:
             raise Mismatch(
                 f"{self.path}: exists and is not a run folder (it contains {min(others)})",
                 hint="choose another name with -o",
             )
+
+    def _foreign_parts(self) -> set[str]:
+        """The names in the folder that a run has not before `run.json` is written."""
+        names = {path.name for path in self.path.iterdir()}
+        found = {name for name in names if not name.endswith(".removed")}  # left by a kill
+        if "lease" not in found:  # every run that was started has a lease folder
+            return found - _PARTS or found
+        return (found - _PARTS) | {
+            f"{folder.name}/{path.name}"
+            for folder in (self.checkpoints, self.states, self.generations)
+            if folder.is_dir()
+            for path in folder.iterdir()
+            if not path.name.startswith(".") and path.name != _FIRST_STEP
+        }
 
     def read(self) -> RunRecord:
         """Read `run.json`; `BadInput` if a part is missing or of another type."""
@@ -175,6 +193,16 @@ class RunFolder:
                 f"--ckpt {self.latest} -o RUN2",
             )
         return found
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `run.json` and the pointer can be read. Only then may artifacts be removed."""
+        try:
+            self.read()
+            self.published()
+        except BadInput:
+            return False
+        return True
 
     def refresh_settings(self) -> dict[str, Any]:
         """The settings in `refresh.json`.
@@ -259,9 +287,10 @@ class RunFolder:
         return found
 
     def prune_states(self, keep: int = 2) -> None:
-        """Remove all but the newest states."""
-        for _, path in sorted(_all_states(self.states))[:-keep]:
-            atomic.remove(path)
+        """Remove all but the newest states; none while `run.json` is missing or damaged."""
+        if self.is_whole:
+            for _, path in sorted(_all_states(self.states))[: -max(1, keep)]:
+                atomic.remove(path)
 
     # ---------------------------------------------------------------- generations
 
@@ -273,14 +302,37 @@ class RunFolder:
         """The complete generations, oldest first."""
         paths = self.generations.glob("[0-9]*")
         found = [GenerationFolder(path) for path in paths if path.name.isdecimal()]
-        return sorted(found, key=lambda generation: generation.number)
+        numbered = [each for each in found if each == self.generation(each.number)]
+        return sorted(numbered, key=lambda generation: generation.number)
 
     def published(self) -> Pointer | None:
-        """The pointer to the published generation; None before the first one."""
+        """The pointer to the published generation; None before the first one.
+
+        Raises `BadInput` if the file was changed after it was written.
+        """
         try:
-            return read_record(self.path / POINTER, Pointer, _REPOINT)
+            pointer = read_record(self.path / POINTER, Pointer, _REPOINT)
         except FileNotFoundError:
             return None
+        named = self.generation(pointer.generation)
+        if pointer.generation < 1 or self.published_folder(pointer) != named:
+            raise BadInput(
+                f"{self.path / POINTER}: names generation {pointer.generation} in "
+                f"{pointer.path!r}, where that generation is not",
+                hint=_REPOINT,
+            )
+        return pointer
+
+    def newest_whole_generation(self, after: int) -> Pointer | None:
+        """A pointer to the newest generation after the number `after` whose manifest and negatives
+        are as they were made; None if there is none."""
+        for generation in reversed(self.all_generations()):
+            if generation.number <= after:
+                break
+            if (step := generation.whole_step()) is not None:
+                path = generation.path.relative_to(self.path).as_posix()
+                return Pointer(generation.number, step, path)
+        return None
 
     def published_folder(self, pointer: Pointer) -> GenerationFolder:
         """The generation that the pointer names."""
@@ -336,11 +388,16 @@ def compare_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], 
         raise Mismatch(f"{path}: was made with other settings: {'; '.join(differing)}", hint=hint)
 
 
+_INCOMPLETE = (FileNotFoundError, NotADirectoryError, BadInput)
+"""Errors of a folder that is no whole checkpoint or state. After any other one, such as a failing
+disk, the newest is not known, and an older one must not be taken for it."""
+
+
 def _all_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """(step, folder) of each complete checkpoint."""
     found = []
     for path in folder.glob("[!.]*"):
-        with suppress(OSError, BadInput):  # incomplete: a published checkpoint has its step
+        with suppress(*_INCOMPLETE):  # a published checkpoint has its step
             facts = read_record(CheckpointFolder(path).settings, _CheckpointStep)
             found.append((facts.training_step, path))
     return found
@@ -368,6 +425,6 @@ def _all_states(folder: Path) -> list[tuple[int, Path]]:
     """(step, folder) of each complete resume state."""
     found = []
     for path in folder.glob("[!.]*"):
-        with suppress(OSError, BadInput):
+        with suppress(*_INCOMPLETE):
             found.append((read_record(StateFolder(path).progress, _StateStep).step, path))
     return found

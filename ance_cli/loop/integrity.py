@@ -7,9 +7,7 @@ from pathlib import Path
 
 from ance_cli.errors import AnceError
 from ance_cli.formats.embeddings import Embeddings
-from ance_cli.formats.generation_folder import GenerationFolder
-from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.manifest import check_files, read_manifest
+from ance_cli.formats.generation_folder import GenerationFolder, is_unchanged
 from ance_cli.progress import Reporter
 
 
@@ -21,13 +19,13 @@ def damaged_parts(generation: GenerationFolder) -> Iterator[Path]:
                 pass
         except AnceError:
             yield part
-    if (part := generation.index).exists() and not _is_whole(part, "index", part / "index"):
+    if (part := generation.index).exists() and not is_unchanged(part, "index", part / "index"):
         yield part
-    if (part := generation.candidates).exists() and not _is_whole(part, "candidates"):
+    if (part := generation.candidates).exists() and not is_unchanged(part, "candidates"):
         yield part
-    if (part := generation.dev_run).exists() and not _is_whole(part, "run", part):
+    if (part := generation.dev_run).exists() and not is_unchanged(part, "run", part):
         yield part
-    if (part := generation.negatives).exists() and not _is_whole(part, "negatives", part):
+    if (part := generation.negatives).exists() and not is_unchanged(part, "negatives", part):
         yield part
 
 
@@ -36,21 +34,10 @@ def negatives_to_compare(before: GenerationFolder | None, reporter: Reporter) ->
     warning, if they were changed."""
     if before is None or not (path := before.negatives).exists():
         return None
-    if not _is_whole(path, "negatives", path):
+    if not is_unchanged(path, "negatives", path):
         reporter.warn(
             f"{path}: was changed after it was made; the audit will not compare the new "
             "negatives with it"
         )
         return None
     return path
-
-
-def _is_whole(part: Path, kind: str, file: Path | None = None) -> bool:
-    """Whether a part has the hashes in its manifest: of `file`, if given, and of a folder's
-    files."""
-    try:
-        manifest = read_manifest(part, kind)
-        check_files(part, manifest, None)
-        return file is None or bool(manifest["content"]["xxh3"] == hash_file(file))
-    except AnceError:
-        return False

@@ -16,10 +16,11 @@ from ance_cli.formats.retention import has_room, prune
 from ance_cli.formats.run_folder import LOOP, REFRESHER, SUPERVISOR, TRAINER, RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.loop.async_processes import Child, ManagedProcess, run_processes
-from ance_cli.loop.commands import Commands, check_names
+from ance_cli.loop.commands import Commands, check_names, refresh_settings
 from ance_cli.loop.cycle import cycle
 from ance_cli.loop.devices import place_devices
 from ance_cli.loop.disk import check_disk
+from ance_cli.loop.refresh_config import fixed_config
 from ance_cli.loop.supervisor import run_stage
 from ance_cli.models.ray_cluster import check_gpus
 from ance_cli.training.segments import state_step
@@ -125,9 +126,14 @@ def _check_disk(commands: Commands) -> dict[str, int]:
 
 
 def _prepare(commands: Commands) -> None:
-    """Make the run, or check that the existing run has these settings; write `loop.json`."""
+    """Make the run, or check that the existing run has these settings; write `loop.json`, which
+    keeps its content if the loop is refused."""
     run, config = commands.run, commands.config
     run_stage(commands.prepare, config.max_restarts, run, commands.call.reporter)
+    if run.has_refresh_settings:
+        fixed_config(run, refresh_settings(commands.given))
+    if commands.devices.mode == "async" and not _is_finished(run, config.last_step):
+        _rest_of_training(run, config.last_step)
     chosen = {"mode": commands.devices.mode, "last_step": config.last_step}
     run.write_settings(LOOP, {**asdict(config), **asdict(commands.follow), **chosen})
 

@@ -36,11 +36,15 @@ from ance_cli.retrieval.search import DenseSearcher, search
 
 @dataclass(frozen=True)
 class Start:
-    """What a refresh starts from: the newest checkpoint, and the published generation."""
+    """What a refresh starts from: the newest checkpoint, and the published generation.
+
+    `newest` is the number of the newest generation folder; 0 if there is none.
+    """
 
     step: int
     folder: Path
     published: Pointer | None
+    newest: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class NewGeneration:
     @property
     def number(self) -> int:
         published = self.start.published
-        return published.generation + 1 if published else 1
+        return max(self.start.newest, published.generation if published else 0) + 1
 
     @property
     def before(self) -> GenerationFolder | None:

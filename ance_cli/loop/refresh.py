@@ -17,8 +17,9 @@ from ance_cli.errors import BadInput, ResourceExhausted
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.generation_folder import GenerationFolder
 from ance_cli.formats.manifest import Plan, read_manifest
+from ance_cli.formats.records import with_hash
 from ance_cli.formats.retention import prune
-from ance_cli.formats.run_folder import REFRESHER, RunFolder
+from ance_cli.formats.run_folder import REFRESH, REFRESHER, RunFolder
 from ance_cli.formats.summary import Summary, summary_of
 from ance_cli.loop.new_generation import NewGeneration, Start, fill_and_publish
 from ance_cli.loop.refresh_config import refresh_config
@@ -44,20 +45,32 @@ def refresh(
     """
     run = RunFolder(output)
     dataset = run.dataset()
+    settings = run.refresh_settings() if run.has_refresh_settings else None
     config = refresh_config(run, dataset, dict(given or {}), call)
     start = _start(run)
-    if not call.force and (done := _generation_of(run, start)):
+    if settings is not None and not call.force and (done := _generation_of(run, start)):
         return summary_of(read_manifest(done, "generation"), done, up_to_date=True)
     if call.dry_run:
         return {"output": str(run.path), "kind": "generation", "dry_run": True,
                 "checkpoint_step": start.step, **asdict(config)}  # fmt: skip
     compute = EncodeConfig(dtype=config.encode_dtype, gpus=gpus, ray=ray)
     with lease.hold(run.lease(REFRESHER), f"a generation of {output}"):
-        start = _start(run)  # again, now that nobody else can publish
+        # again, now that nobody else can write
+        if settings != (run.refresh_settings() if run.has_refresh_settings else None):
+            config = refresh_config(run, dataset, dict(given or {}), call)
+        if settings is None or call.force:
+            run.write_settings(REFRESH, with_hash(asdict(config)))
+        is_restored = _restore_pointer(run, config, keep)
+        start = _start(run)
         new = NewGeneration(run, dataset, config, compute, start, Checkpoint(start.folder))
         plan = _plan(new)
-        manifest = _whole(plan) or _make(new, plan, call)
-        _publish(new, plan.output, keep)
+        if done := _generation_of(run, start):
+            manifest = read_manifest(done, "generation")
+            is_this = is_restored and manifest["fingerprint"] == plan.fingerprint
+            if is_this or not call.force:
+                return summary_of(manifest, done, up_to_date=not is_restored)
+        manifest = _make(new, plan, call)
+        _publish(run, config, new.number, start.step, keep)
     return summary_of(manifest, plan.output, up_to_date=False)
 
 
@@ -65,7 +78,8 @@ def _start(run: RunFolder) -> Start:
     newest = run.checked_checkpoint()
     if newest is None:
         raise BadInput(f"{run.checkpoints}: there is no complete checkpoint in the run")
-    return Start(*newest, run.published())
+    numbers = [generation.number for generation in run.all_generations()]
+    return Start(*newest, run.published(), max(numbers, default=0))
 
 
 def _generation_of(run: RunFolder, start: Start) -> Path | None:
@@ -92,16 +106,14 @@ def _plan(new: NewGeneration) -> Plan:
     )
 
 
-def _whole(plan: Plan) -> dict[str, Any] | None:
-    """The manifest of the generation, if a kill came after it was made and before the pointer was
-    moved; another generation under its name is removed."""
-    if not plan.output.exists():
-        return None
-    manifest = read_manifest(plan.output, "generation")
-    if manifest["fingerprint"] == plan.fingerprint:
-        return manifest
-    atomic.remove(plan.output)
-    return None
+def _restore_pointer(run: RunFolder, config: RefreshConfig, keep: int) -> bool:
+    """Publish the newest whole generation if the pointer does not name it: a kill came before the
+    pointer was moved, or the file was removed. Returns whether it was published."""
+    published = run.published()
+    newest = run.newest_whole_generation(after=published.generation if published else 0)
+    if newest:
+        _publish(run, config, newest.generation, newest.checkpoint_step, keep)
+    return newest is not None
 
 
 def _make(new: NewGeneration, plan: Plan, call: Call) -> dict[str, Any]:
@@ -118,11 +130,10 @@ def _make(new: NewGeneration, plan: Plan, call: Call) -> dict[str, Any]:
         raise
 
 
-def _publish(new: NewGeneration, folder: Path, keep: int) -> None:
+def _publish(run: RunFolder, config: RefreshConfig, number: int, step: int, keep: int) -> None:
     """Point the trainer to the generation, and remove what older generations no longer need."""
-    run, number, step = new.run, new.number, new.start.step
-    _point_to_best(run, new.config)
-    run.publish(number, step, folder)
+    _point_to_best(run, config)
+    run.publish(number, step, run.generation(number).path)
     run.event(REFRESHER, "generation published", generation=number, checkpoint_step=step)
     prune(run, keep)
 
@@ -133,6 +144,8 @@ def _point_to_best(run: RunFolder, config: RefreshConfig) -> None:
     way = {name: getattr(config, name) for name in ("dev_split", "measures", "dev_depth")}
     scored = []
     for generation in run.all_generations():
+        if not generation.is_readable:  # a damaged older one must not keep this one from training
+            continue
         manifest = generation.read_manifest()
         values = list(manifest["stats"]["dev"].values())
         if values and {name: manifest["shaped_by"].get(name) for name in way} == way:

@@ -11,7 +11,6 @@ from ance_cli.config import RefreshConfig
 from ance_cli.config.loop import NO_DEV
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.dataset import Dataset, queries_of_split, read_answers
-from ance_cli.formats.records import with_hash
 from ance_cli.formats.run_folder import REFRESH, RunFolder, compare_settings
 from ance_cli.mining.mining_job import shares_of
 from ance_cli.mining.mix import ANN, PREVIOUS
@@ -22,22 +21,20 @@ from ance_cli.models.checkpoint import Checkpoint
 def refresh_config(
     run: RunFolder, dataset: Dataset, given: dict[str, Any], call: Call
 ) -> RefreshConfig:
-    """The run's refresh settings; the first refresh, and one with --force, checks and writes them.
+    """The run's refresh settings, checked for the first refresh and for one with --force; these two
+    have to write them.
 
     Which labels are positives, and the seed, are settings of the run.
     """
     if run.has_refresh_settings and not call.force:
-        return _fixed(run, given)
+        return fixed_config(run, given)
     config = _chosen(run, given)
     _check_mining(config, dataset)
     _check_index(config, run)
-    config = _with_dev(config, dataset, is_required="dev_split" in given, call=call)
-    if not call.dry_run:
-        run.write_settings(REFRESH, with_hash(asdict(config)))
-    return config
+    return _with_dev(config, dataset, is_required="dev_split" in given, call=call)
 
 
-def _fixed(run: RunFolder, given: dict[str, Any]) -> RefreshConfig:
+def fixed_config(run: RunFolder, given: dict[str, Any]) -> RefreshConfig:
     """The settings in `refresh.json`; `Mismatch` if the given ones differ."""
     path = run.path / REFRESH
     found = run.refresh_settings()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ance_cli.errors import BadInput
+from ance_cli.errors import BadInput, system_failure
 
 SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """Suffixes of the files that make a checkpoint: weights, configs, tokenizer."""
@@ -38,6 +38,8 @@ def fetched(name: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
             allow_patterns=[f"*{suffix}" for suffix in suffixes],
         )
     except (OSError, ValueError) as error:  # refused, not found, no network, not an id
+        if isinstance(error, OSError) and system_failure(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
             f"{name}: no such checkpoint folder, and the model hub returned no model of that name "

@@ -6,17 +6,19 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from ance_cli.errors import AnceError, ResourceExhausted, Stopped, UsageProblem
+from ance_cli.errors import EXIT_BUG, AnceError, ResourceExhausted, Stopped, UsageProblem
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 PEER_LOST = 76
 """Exit code of a rank that ended because another rank was gone; no user sees it."""
@@ -77,6 +79,41 @@ class RankFailed(AnceError):
     exit_code = ResourceExhausted.exit_code
 
 
+_SHUTDOWN_SECONDS = 20
+"""A rank that is killed this long after the first failure was killed by torchrun, because it did
+not end after SIGTERM."""
+
+
+def _cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, int]:
+    """The rank that failed first and its exit code.
+
+    torchrun ends the other ranks with SIGTERM, and a rank that loses a peer fails as well, with an
+    error of its own or, by its backend, with SIGABRT. All of them may be reported together.
+    """
+    first = min(failure.timestamp for failure in failures.values())
+
+    def order(rank: int) -> tuple[int, int]:
+        code = failures[rank].exitcode
+        if code < 0 and -code not in (*_STOPS, signal.SIGABRT):
+            late = failures[rank].timestamp >= first + _SHUTDOWN_SECONDS
+            return (7 if late else 0), rank
+        if code == PEER_LOST:
+            return 6, rank
+        if _stop(code):
+            return 5, rank
+        return {-signal.SIGABRT: 4, EXIT_BUG: 3}.get(code, 2), rank
+
+    rank = min(failures, key=order)
+    return rank, failures[rank].exitcode
+
+
+def _stop(code: int) -> int | None:
+    """The signal that asked a rank to stop, by its exit code; None if it ended for another
+    reason."""
+    signum = -code if code < 0 else code - 128
+    return signum if signum in _STOPS else None
+
+
 def _pass_on(signum: int, _frame: FrameType | None) -> None:
     """Send a signal to the ranks, which finish their step, save the state and end."""
     for listed in Path("/proc/self/task").glob("*/children"):  # Linux, as are the GPUs
@@ -101,6 +138,8 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
         own = threads or max(1, len(os.sched_getaffinity(0)) // num_ranks)
         os.environ["OMP_NUM_THREADS"] = str(own)
     alone = nodes.count == 1
+    # torchrun leaves its folder behind, and removes error files: never name it /dev/null
+    logs = tempfile.TemporaryDirectory(prefix="ance-ranks-", ignore_cleanup_errors=True)
     config = LaunchConfig(
         min_nodes=nodes.count,
         max_nodes=nodes.count,
@@ -111,19 +150,16 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
         rdzv_configs={} if alone else {"rank": nodes.rank},
         max_restarts=0,
         monitor_interval=0.1,
-        logs_specs=DefaultLogsSpecs(),
+        logs_specs=DefaultLogsSpecs(log_dir=logs.name),
         signals_to_handle="SIGUSR1",  # after a signal that it handles, torchrun kills in 30 s
     )
     handlers = {number: signal.signal(number, _pass_on) for number in _STOPS}
     try:
         elastic_launch(config, sys.executable)("-m", *arguments)
     except ChildFailedError as failed:
-        # a rank that lost its peer is not the cause, though torchrun may report it first
-        found = {rank: failure.exitcode for rank, failure in failed.failures.items()}
-        causes = {rank: code for rank, code in found.items() if code != PEER_LOST} or found
-        rank, code = min(causes.items())
-        if code - 128 in _STOPS:
-            raise Stopped(code - 128) from None
+        rank, code = _cause(failed.failures)
+        if signum := _stop(code):
+            raise Stopped(signum) from None
         named = f"ended with exit code {code}"
         if code < 0:
             named = f"ended with signal {signal.Signals(-code).name}"
@@ -138,5 +174,6 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
             problem.exit_code = code if code > 0 else 128 - code
         raise problem from None
     finally:
+        logs.cleanup()
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -64,6 +64,7 @@ class RunSetup:
     checkpoint: Path | None
     config: TrainConfig
     identity: dict[str, Any]
+    is_new: bool = False
 
 
 def resolve_run(
@@ -100,7 +101,7 @@ def _new_run(
             f"{config.warmup_steps} of its {config.total_steps} steps (--warmup-steps)"
         )
     identity = identity_of(spec.dataset, Checkpoint(spec.checkpoint), config)
-    return RunSetup(spec.dataset, spec.checkpoint, config, identity)
+    return RunSetup(spec.dataset, spec.checkpoint, config, identity, is_new=True)
 
 
 def identity_of(dataset: Dataset, checkpoint: Checkpoint, config: TrainConfig) -> dict[str, Any]:
@@ -153,6 +154,7 @@ def start_run(run: RunFolder, setup: RunSetup, reporter: Reporter) -> None:
     """Make the run folder: its first checkpoint, then `run.json`, by which the run exists."""
     from ance_cli.models.tokens import Tokenizer
 
+    run.check_is_run()  # `run.json` of an existing run may be missing for a moment
     dataset, config = setup.dataset, setup.config
     assert setup.checkpoint is not None, "a new run has a start"
     start = start_checkpoint(setup.checkpoint, config)

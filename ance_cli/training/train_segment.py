@@ -27,6 +27,7 @@ from ance_cli.training.launch import Devices, launch
 from ance_cli.training.run_creation import (
     RunSetup,
     RunSpec,
+    continue_run,
     resolve_run,
     start_checkpoint,
     start_run,
@@ -70,6 +71,8 @@ def train_segment(
     if devices.nodes.rank > 0:  # node 0 creates the run and keeps its ledger
         return _join_node_0(run, setup.config, source, segment.steps, devices, call)
     with run.held("trainer"):
+        if setup.is_new and run.exists:  # another process has created it meanwhile
+            setup = continue_run(run, spec)
         if not segment.steps:
             return _prepare(run, setup, call)
         found = source.read(run, setup.config)
@@ -83,7 +86,7 @@ def train_segment(
         if record is None:
             check_horizon(run, segment.steps, setup.config)
         training_set = _check(run, setup, found, devices, call)
-        if not run.exists:
+        if setup.is_new:
             start_run(run, setup, call.reporter)
         record = _begin(run, record, found, segment.steps)
         job = TrainJob.of(segment, record, setup.config, devices, embeddings, call)
@@ -109,11 +112,10 @@ def _join_node_0(
 
 def _prepare(run: RunFolder, setup: RunSetup, call: Call) -> Summary:
     """Make the run folder with its first checkpoint, unless the run exists."""
-    is_new = not run.exists
-    if is_new:
+    if setup.is_new:
         TrainingSet.read(setup.dataset, setup.config, call.skipped)  # refuses broken data
         start_run(run, setup, call.reporter)
-    return _summary(run, up_to_date=not is_new)
+    return _summary(run, up_to_date=not setup.is_new)
 
 
 def _check(
@@ -150,7 +152,7 @@ def _check_batch(config: TrainConfig, num_ranks: int) -> None:
 
 def _check_frozen(run: RunFolder, setup: RunSetup, found: SegmentInput) -> None:
     """The vectors must be those of the passage tower that the segment keeps frozen."""
-    newest = run.checked_checkpoint() if run.exists else None
+    newest = None if setup.is_new else run.checked_checkpoint()
     if newest:
         frozen = Checkpoint(newest[1])
     else:

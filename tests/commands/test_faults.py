@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from ance_cli.formats import lease
 from ance_cli.formats.retention import ending_need
 from ance_cli.formats.run_folder import RunFolder
 from benchmarks.soak import Recipe, Soak
 from tests.intact import check_finished, check_intact, check_ledger, ledger, replayed
 from tests.processes import alive, family
-from tests.world import Ance, AnceInside, make_dataset
+from tests.world import Ance, AnceInside, make_dataset, tree
 
 TRAINING = ["--batch-size", 8, "--lr", "1e-3", "--dtype", "fp32"]
 MINING = ["--depth", 12, "--negatives", 4, "--encode-dtype", "fp32"]
@@ -368,6 +369,54 @@ def test_a_damaged_published_generation_is_refused_with_a_hint(world):
     world(*train, world.run / "generations/0002/negatives.jsonl")
 
 
+def test_the_pointer_is_restored_as_its_hint_says(world):
+    """From the newest whole generation; no generation is made again under another's number."""
+    world(*PREPARE, "--total-steps", 40, "-o", "run", *world.ckpt)
+    world("refresh", "run", *MINING)
+    generations, pointer = world.run / "generations", world.run / "negatives.json"
+    world("train-segment", generations / "0001/negatives.jsonl", "--steps", 4, "-o", "run")
+    world("refresh", "run")
+    before, whole = tree(generations), pointer.read_bytes()
+    pointer.write_bytes(whole[:20])
+    assert "remove the file: the next ance refresh" in world("refresh", "run", code=3).stderr
+    pointer.unlink()
+    world("refresh", "run")
+    assert pointer.read_bytes() == whole and tree(generations) == before
+    pointer.unlink()
+    flip(generations / "0002" / "negatives.jsonl")
+    damaged = tree(generations)
+    world("refresh", "run", "--keep", 3)
+    after = tree(generations)
+    assert after.items() >= damaged.items()
+    assert (generations / "0003/negatives.jsonl").read_bytes() == (before["0002/negatives.jsonl"])
+    assert json.loads(pointer.read_bytes())["generation"] == 3
+    world("refresh", "run", "--force", "--depth", 10)
+    assert tree(generations).keys() >= {f"000{n}/negatives.jsonl" for n in (1, 2, 3, 4)}
+
+
+def test_run_json_is_gone_for_a_moment_while_a_command_stops(world):
+    world(*PREPARE, "--total-steps", 400, "-o", "run", *world.ckpt)
+    world("refresh", "run", *MINING)
+    negatives = world.run / "generations/0001/negatives.jsonl"
+    world("train-segment", negatives, "--steps", 4, "-o", "run")
+    kept = {path for path in world.run.rglob("*") if path.parent.parent == world.run}
+    process = Ance(world.cwd).start(
+        "train-segment", negatives, "--steps", 300, "--log-every", 1, "-o", "run"
+    )
+    at = num_steps(world)
+    wait_for(lambda: num_steps(world) > at, process)
+    aside = (world.run / "run.json").rename(world.run / "run.json.bak")
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 143, stderr
+    refused = world("train-segment", "n.jsonl", "--data", "data", *world.ckpt, "--steps", 0,
+                    "--total-steps", 9, "-o", "run", code=4)  # fmt: skip
+    assert "restore run.json" in " ".join(refused.stderr.split())
+    aside.rename(world.run / "run.json")
+    assert kept <= set(world.run.rglob("*"))
+    check_intact(world.run)
+
+
 # ---------------------------------------------------------------- clocks and copies
 
 
@@ -507,3 +556,33 @@ def test_slurms_script_requeues_what_was_stopped_and_ends_with_the_run(world):
     assert (world.cwd / "requeued").read_text() == "requeue 7\n"
     check_intact(world.run)
     assert json.loads((world.run / "negatives.json").read_text())["checkpoint_step"] == last_step
+
+
+# ---------------------------------------------------------------- refused commands
+
+
+def settings(world):
+    names = ("run.json", "refresh.json", "loop.json", "negatives.json", "segments.jsonl")
+    return {name: (world.run / name).read_bytes() for name in names if (world.run / name).exists()}
+
+
+def test_a_refused_command_leaves_the_settings_of_a_run(world):
+    world(*PREPARE, "--total-steps", 40, "-o", "run", *world.ckpt)
+    world("refresh", "run", *MINING)
+    before = settings(world)
+    run = RunFolder(world.run)
+    with lease.hold(run.lease("inferencer"), "a generation"):
+        world("refresh", "run", "--force", "--depth", 30, code=6)
+        (world.run / "refresh.json").rename(world.cwd / "aside")
+        world("refresh", "run", "--depth", 30, code=6)
+        (world.cwd / "aside").rename(world.run / "refresh.json")
+    assert settings(world) == before
+    with run.held("trainer"):
+        world("train-segment", run.generation(1).negatives, "--steps", 2, "-o", "run", code=6)
+    loop = [word if word != 12 else 30 for word in LOOP]
+    process = Ance(world.cwd).start(*loop, "--segments", 2, *world.ckpt)
+    _, stderr = process.communicate(timeout=240)
+    assert process.returncode == 4 and "depth 12 -> 30" in " ".join(stderr.split())
+    assert settings(world) == before
+    world("refresh", "run", "--force", "--depth", 10)
+    assert json.loads((world.run / "refresh.json").read_text())["depth"] == 10

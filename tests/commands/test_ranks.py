@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -59,11 +60,16 @@ def losses(world, name):
     ],
     ids=["in-batch-maxp", "two-towers-cached"],
 )
-def test_two_ranks_train_as_one(world, recipe):
+def test_two_ranks_train_as_one(world, recipe, tmp_path, monkeypatch):
     """The same losses for the same global batch, with negatives gathered from both ranks."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     name = recipe[1]
     world(*command(world, f"one-{name}", *recipe, "--batch-size", 8))
     world(*command(world, f"two-{name}", *recipe, "--batch-size", 4, "--cpu-workers", 2))
+    assert not list(tmp_path.glob("torchelastic_*"))
+    checkpoint = world.cwd / f"two-{name}" / "latest"
+    modes = {path.stat().st_mode & 0o777 for path in checkpoint.rglob("*") if path.is_file()}
+    assert modes == {checkpoint.stat().st_mode & 0o666}
     one, two = losses(world, f"one-{name}"), losses(world, f"two-{name}")
     assert len(one) == 6 and two == pytest.approx(one, abs=TOLERANCE)
     first = [

@@ -103,10 +103,14 @@ def test_a_full_disk_that_only_fsync_reports(tmp_path, monkeypatch, code):
 
 def test_another_disk_error_is_not_called_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", failing(errno.EIO))
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(ResourceExhausted) as caught:
         atomic.write_bytes(tmp_path / "file", b"content")
-    assert caught.value.errno == errno.EIO
+    assert caught.value.what == f"{tmp_path}/file: cannot be read or written (Input/output error)"
+    assert "check the disk" in caught.value.hint
     assert names(tmp_path) == []
+    monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
+    with pytest.raises(OSError, match="Invalid argument"):
+        atomic.write_bytes(tmp_path / "file", b"content")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
@@ -306,3 +310,22 @@ def test_sweep_takes_what_killed_writers_left_and_nothing_else(tmp_path):
     (tmp_path / ".d.lease").write_bytes(b"")
     atomic.sweep(tmp_path, "partial", "removed")
     assert names(tmp_path) == [".d.lease", "c.removed"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_the_umask_decides_the_modes_of_a_folder(tmp_path, umask, mode):
+    """safetensors writes files that only their owner can read."""
+    before = os.umask(umask)
+    try:
+        partial = tmp_path / ".out.partial"
+        (partial / "module").mkdir(parents=True)
+        for name in ("weights", "module/weights"):
+            os.close(os.open(partial / name, os.O_CREAT | os.O_WRONLY, 0o600))
+        (partial / "config.json").write_text("{}")
+        atomic.publish_folder(partial, tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {
+        path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    assert modes == {mode}

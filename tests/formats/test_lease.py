@@ -1,5 +1,6 @@
 """One writer per output: the second is refused by name, a dead one frees the output."""
 
+import errno
 import json
 import os
 import re
@@ -131,6 +132,58 @@ def test_another_hosts_beating_lease_is_refused_whatever_its_clock_says(path, mo
     finally:
         done.set()
         holder.join()
+
+
+def test_the_heartbeat_outlives_failed_beats(path, monkeypatch):
+    """As while the server of a network file system restarts."""
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
+    utime, tried = os.utime, []
+
+    def fails_at_first(*arguments):
+        tried.append(arguments)
+        if len(tried) <= 3:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        utime(*arguments)
+
+    with lease.hold(path, "out"):
+        utime(path, (0, 0))
+        monkeypatch.setattr(os, "utime", fails_at_first)
+        until = time.monotonic() + 30
+        while path.stat().st_mtime == 0:
+            assert time.monotonic() < until, "no heartbeat after a failed one"
+            time.sleep(0.01)
+    assert len(tried) > 3
+
+
+def test_a_failing_disk_is_not_taken_for_another_holder(path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(lease.fcntl, "flock", flock)
+    with pytest.raises(ResourceExhausted, match="Input/output error"), lease.hold(path, "out"):
+        pytest.fail("held")
+
+
+def test_a_lease_that_cannot_be_read_is_not_taken(path, monkeypatch):
+    record(path, "elsewhere", 77, age=0)
+    before = path.read_bytes()
+
+    def read_record(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(lease, "read_record", read_record)
+    with pytest.raises(OSError, match="Input/output error"), lease.hold(path, "out"):
+        pytest.fail("held")
+    assert path.read_bytes() == before
+
+
+def test_the_umask_decides_the_mode_of_a_lease(path):
+    before = os.umask(0o002)
+    try:
+        with lease.hold(path, "out"):
+            assert path.stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(before)
 
 
 def test_a_fresh_lease_of_this_host_without_a_lock_is_taken(path):

@@ -1,6 +1,9 @@
 """A run folder: who is newest there, what is published, what the ledgers say."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +44,20 @@ def test_the_newest_checkpoint_is_found_by_the_step_inside(run):
     checkpoint(run, "step-00009999", 20)
     checkpoint(run, "zzz", 100)
     assert run.newest_checkpoint() == (300, newest)
+
+
+def test_a_failing_disk_is_not_taken_for_an_incomplete_checkpoint(run, monkeypatch):
+    """The one before it would become the newest, and its steps would be trained again."""
+    checkpoint(run, "step-00000100", 100)
+    state(run, 100)
+
+    def read_bytes(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    for newest in (run.newest_checkpoint, run.newest_state):
+        with pytest.raises(OSError, match="Input/output error"):
+            newest()
 
 
 def test_steps_are_compared_as_numbers(run):
@@ -86,6 +103,7 @@ def test_all_but_the_newest_states_are_removed(run):
         state(run, step)
     partial = run.states / ".step-00002000.partial"
     partial.mkdir()
+    run.write_settings("run.json", {"identity": {}, "data": DATA})
     run.prune_states(keep=2)
     assert sorted(path.name for path in run.states.iterdir()) == [
         partial.name, "step-00000200", "step-00001000",
@@ -182,6 +200,17 @@ def test_a_broken_pointer_is_reported_with_the_fix(run, text):
     assert caught.value.hint == "remove the file: the next ance refresh writes it again"
 
 
+@pytest.mark.parametrize("named", [(1, "generations/0002"), (2, "../run/generations/0002"),
+                                   (0, "generations/0000")])  # fmt: skip
+def test_a_pointer_to_another_folder_is_refused(run, named):
+    number, path = named
+    pointer = {"generation": number, "checkpoint_step": 1, "path": path}
+    run.write_settings("negatives.json", pointer)
+    with pytest.raises(BadInput, match="where that generation is not") as caught:
+        run.published()
+    assert caught.value.hint == "remove the file: the next ance refresh writes it again"
+
+
 def test_other_settings_are_named(tmp_path):
     found = {"lr": 1e-5, "seed": 42, "dtype": "bf16", "old": 1}
     compare_settings(tmp_path, found, {"lr": 1e-5, "dtype": "auto"}, "a hint")
@@ -207,6 +236,42 @@ def test_a_run_that_was_made_is_kept_whatever_comes_after(run):
     assert run.exists
     assert run.newest_checkpoint()[0] == 1
     assert not run.lease("trainer").exists()
+
+
+@pytest.mark.parametrize("is_made_in_the_block", [True, False])
+def test_a_run_without_run_json_for_a_moment_is_kept(run, is_made_in_the_block):
+    """As an editor or a sync tool may move it, or a person."""
+    (run.path / "lease").mkdir(parents=True)
+    if not is_made_in_the_block:
+        run.write_settings("run.json", {})
+    with pytest.raises(RuntimeError), run.held("trainer"):
+        run.write_settings("run.json", {})
+        checkpoint(run, "step-00000000", 0)
+        state(run, 8)
+        (run.path / "run.json").rename(run.path / "run.json.bak")
+        raise RuntimeError
+    assert run.newest_state() == (8, run.state(8).path)
+    (run.path / "run.json.bak").rename(run.path / "run.json")
+    with run.held("trainer"):
+        pass
+
+
+@pytest.mark.parametrize("part", ["checkpoints/step-00000008", "state/step-00000008",
+                                  "generations/0001"])  # fmt: skip
+def test_what_lacks_its_run_json_is_no_beginning_of_a_run(run, part):
+    (run.path / "lease").mkdir(parents=True)
+    (run.path / part).mkdir(parents=True)
+    with pytest.raises(Mismatch) as caught, run.held("trainer"):
+        pytest.fail("held")
+    assert caught.value.what == f"{run.path}: exists and is not a run folder (it contains {part})"
+    run.event("trainer", "run created")
+    with pytest.raises(Mismatch) as caught, run.held("trainer"):
+        pytest.fail("held")
+    assert caught.value.what == (
+        f"{run.path}/run.json: no such file, but {run.path} contains the records of a run"
+    )
+    assert caught.value.hint == "restore run.json, or choose another name with -o"
+    assert (run.path / part).exists()
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
