@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -107,8 +108,10 @@ def ranked(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Reco
 
     def record(row: list[str], where: str) -> Hit:
         query_id, doc_id, rank = row
-        if not rank.isdecimal() or int(rank) < 1:
-            raise BadInput(f"{where}: the rank should be a whole number from 1, found {rank!r}")
+        if not re.fullmatch(r"0*[1-9]\d{0,9}", rank, re.ASCII):
+            raise BadInput(
+                f"{where}: the rank should be a whole number from 1, found {rank[:40]!r}"
+            )
         return Hit(checked_id(query_id, where), checked_id(doc_id, where), -float(rank), rank)
 
     return rows_of(path, ("query_id", "doc_id", "rank"), record, skipped)

@@ -417,6 +417,28 @@ def test_a_label_may_be_repeated(tmp_path):
     assert read_qrels(path) == {"q1": {"d1": 1}, "q2": {"d1": 0}}
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("q1\td 1\t1", "'d 1' cannot be an id: it contains white space"),
+        ("q1\td1\t1_0", "the label should be a whole number, found '1_0'"),
+        ("q1\td1\t99999999999999999999", "the label should be a whole number below 2147483648"),
+        ("q1\td1\t\N{ARABIC-INDIC DIGIT ONE}", "the label should be a whole number"),
+        ("q1 d1 " + "9" * 5000, "the label should be a whole number"),
+    ],
+)
+def test_labels_that_another_tool_would_read_otherwise_are_refused(tmp_path, line, problem):
+    with pytest.raises(BadInput) as caught:
+        read_qrels(written(tmp_path / "dev.tsv", line))
+    assert caught.value.what.startswith(f"{tmp_path / 'dev.tsv'}:1: ")
+    assert problem in caught.value.what and len(caught.value.what) < 400
+
+
+def test_labels_separated_by_tabs_and_blanks(tmp_path):
+    path = written(tmp_path / "dev.tsv", "q1\t0\td1\t1\t", "q1 \t d2 \t 2", "q1\t\td3\t+1")
+    assert read_qrels(path) == {"q1": {"d1": 1, "d2": 2, "d3": 1}}
+
+
 def test_labels_are_not_checked_without_known_ids(tmp_path):
     assert read_qrels(written(tmp_path / "dev.tsv", "q9\td9\t1")) == {"q9": {"d9": 1}}
 
