@@ -30,6 +30,14 @@ class Label(NamedTuple):
     relevance: int
 
 
+def names_ids(column: str, second: str = "") -> bool:
+    """Whether the first column is a header, judged by its name; for `id` by the second one, too."""
+    name = column.strip().lower().replace("_", "-").strip("-")
+    return name in ("query-id", "qid", "queryid") or (
+        name == "id" and second.strip().lower() in ("text", "query", "question")
+    )
+
+
 def read_labels(path: Path, skipped: SkippedLines | None = None) -> Iterator[tuple[int, Label]]:
     """Yield the labels with their line numbers; nothing is kept in memory."""
     for number, line in read_lines(path):
@@ -39,7 +47,7 @@ def read_labels(path: Path, skipped: SkippedLines | None = None) -> Iterator[tup
         except UnicodeDecodeError:
             refuse(BadInput(f"{where}: not valid UTF-8"), skipped)
             continue
-        if number == 1 and columns[0].lower().replace("_", "-") in ("query-id", "qid", "queryid"):
+        if number == 1 and names_ids(columns[0]):
             continue
         if len(columns) == 4:
             query_id, _, doc_id, grade = columns

@@ -11,6 +11,7 @@ from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage, Query, checked_id, parse_passage, parse_query
 from ance_cli.formats.jsonl import read_lines, read_records, refuse
+from ance_cli.formats.labels import names_ids
 from ance_cli.formats.trec import Hit
 from ance_cli.interop.records import Record
 
@@ -31,7 +32,8 @@ def rows_of(
     record: Callable[[list[str], str], T],
     skipped: SkippedLines | None,
 ) -> Iterator[tuple[int, T]]:
-    """Yield a record for each row of a file without quotes and header, with the line's number.
+    """Yield a record for each row of a file without quotes, with the line's number; a header
+    is left out.
 
     Each row must have as many columns as `names`. `record` takes the columns and `file:line`.
     """
@@ -39,6 +41,8 @@ def rows_of(
         where = f"{path}:{number}"
         try:
             columns = text_of(line, where).split("\t")
+            if number == 1 and names_ids(*columns[:2]):
+                continue
             if len(columns) != len(names):
                 raise BadInput(
                     f"{where}: expected {len(names)} columns separated by tabs "
