@@ -243,7 +243,8 @@ def _tower(modules: list[Module], listing: Path) -> Tower:
     if not list(folder.path.glob("*.safetensors")):
         raise BadInput(
             f"{shown.path}: holds no weights in safetensors format",
-            hint="pickled weights are never loaded; save the model with safetensors",
+            hint="pickled weights are never loaded; save the model with safetensors, or convert an "
+            f"encoder: ance checkpoint convert {shown.path} -o DIR",
         )
     if not any(path.exists() for path in folder.tokenizers):
         names = ", ".join(path.name for path in folder.tokenizers)

@@ -537,3 +537,42 @@ def test_broken_shares_are_named(tmp_path, text, reason):
         read_shares(Dataset(tmp_path / "corpus.jsonl", None, None))
     assert caught.value.what.startswith(f"{tmp_path}/datasets.json: ")
     assert reason in caught.value.what
+
+
+# ---------------------------------------------------------------- queries from elsewhere
+
+
+@pytest.mark.parametrize("name", ["questions.txt", "63", "queries.tsv.jsonl"])
+def test_queries_of_json_lines_may_have_a_byte_order_mark(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b'\xef\xbb\xbf{"_id": 7, "query": "gout"}\n')
+    assert read_queries(path) == {"7": "gout"}
+
+
+def test_a_file_of_another_name_may_have_any_kind_of_line(tmp_path):
+    path = written(tmp_path / "questions.txt", "what is gout", "", "q2\tuser", '{"text": "acid"}')
+    assert read_queries(path) == {"1": "what is gout", "q2": "user", "4": "acid"}
+
+
+@pytest.mark.parametrize("header", ["qid\tquery", "query_id\ttext", "_id\ttext", "id\tquestion"])
+@pytest.mark.parametrize("name", ["queries.tsv", "questions.txt"])
+def test_a_header_is_no_query(tmp_path, name, header):
+    path = written(tmp_path / name, header, "q1\tgout", "q2\tid")
+    assert read_queries(path) == {"q1": "gout", "q2": "id"}
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"_id": "q1", "text": null}', "no text"),
+        ('{"_id": true, "text": "gout"}', "'_id' should be a string, found bool"),
+        ('{"_id": null, "text": "gout"}', "no query id"),
+        ('{"_id": "q1", "text"', "not valid JSON"),
+        (b"\xff\xfe", "not valid UTF-8"),
+    ],
+)
+def test_a_line_that_is_no_query_is_named(tmp_path, line, problem):
+    path = tmp_path / "questions.txt"
+    path.write_bytes(line if isinstance(line, bytes) else line.encode())
+    with pytest.raises(BadInput, match=f"questions.txt:1: .*{problem}"):
+        read_queries(path)
