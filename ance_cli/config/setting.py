@@ -10,6 +10,7 @@ The command line, `ance.toml`, the generated reference, the range checks and the
 from __future__ import annotations
 
 import math
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -35,6 +36,10 @@ T = TypeVar("T")
 
 _LARGEST: dict[type, float] = {int: 2**31 - 1, float: 3.4e38}
 """The greatest numbers that every library takes: 32-bit integers and floats."""
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What Python makes of a byte of an argument that is not UTF-8."""
 
 
 def _shown(limit: float) -> str:
@@ -109,6 +114,9 @@ class Declared:
         flag = self.flags[0] if self.flags else self.name.upper()
         if self.choices and value is not None and value not in self.choices:
             raise UsageProblem(f"{flag} {value!r} is not one of {', '.join(self.choices)}")
+        names_a_path = self.setting.metavar in ("DIR", "FILE", "PATH")
+        if isinstance(value, str) and not names_a_path and _SURROGATE.search(value):
+            raise UsageProblem(f"{flag} {value[:60]!r} is not UTF-8")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number and (refusal := self.setting.refusal(value)):
             raise UsageProblem(f"{flag} {refusal}")

@@ -68,6 +68,7 @@ def test_a_declaration_has_name_type_default_and_flags():
         ({"free": -(10**400)}, "--free must be at least -2147483647"),
         ({"rate": 1e39}, "--rate must be at most 3.4e+38"),
         ({"seed": 2**63}, "--seed must be between 0 and 9223372036854775807"),
+        ({"engine": "\udcff"}, "--engine '\\udcff' is not one of lucene, bm25s"),
         ({"engine": "whoosh"}, "--engine 'whoosh' is not one of lucene, bm25s"),
     ],
 )
@@ -75,6 +76,11 @@ def test_values_out_of_range_are_refused(given, what):
     with pytest.raises(UsageProblem) as caught:
         Small(needed="", **given)
     assert caught.value.what == what
+
+
+def test_text_that_is_not_utf8_is_refused():
+    with pytest.raises(UsageProblem, match="--needed .* is not UTF-8"):
+        Small(needed="a\udcff")
 
 
 def test_the_ends_of_a_range_are_in_it():

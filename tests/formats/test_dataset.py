@@ -288,7 +288,7 @@ def test_a_file_without_a_query_is_refused(tmp_path):
     path = written(tmp_path / "queries.jsonl")
     with pytest.raises(BadInput) as caught:
         read_queries(path)
-    assert caught.value.what == f"{path}: the file has no query"
+    assert caught.value.what == f"{path}: there is no query"
 
 
 # ---------------------------------------------------------------- answers
