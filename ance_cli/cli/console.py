@@ -49,7 +49,12 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.1f} {task.fields['unit']}/s" if speed else "")
+        return Text(_rate(speed, task.fields["unit"]) if speed else "")
+
+
+def _rate(speed: float, unit: str) -> str:
+    """Units per second, or per minute if they are slower than that."""
+    return f"{speed:,.1f} {unit}/s" if speed >= 0.1 else f"{60 * speed:,.1f} {unit}/min"
 
 
 class _RichBar:
@@ -88,7 +93,7 @@ class _PlainBar:
             rate = (self._done - self._first) / (now - self._started)
             left = (self._total - self._done) / rate if rate else 0.0
             stderr.print(
-                f"{self._name}: {self._done:,} of {self._total:,} ({rate:,.1f} {self._unit}/s, "
+                f"{self._name}: {self._done:,} of {self._total:,} ({_rate(rate, self._unit)}, "
                 f"{left:,.0f} s left) {self._text}".rstrip(),
                 markup=False,
             )
@@ -271,6 +276,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
+        if 0 < abs(value) < 0.001:  # a learning rate, say
+            return f"{value:.4g}"
         return f"{value:,.4f}".rstrip("0").rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
@@ -280,7 +287,9 @@ def _shown(value: Any) -> str:
 def _column(values: list[Any]) -> list[str]:
     """The texts of a column; its floats get the same number of decimals."""
     texts = [_shown(value) for value in values]
-    if not all(isinstance(value, float) and abs(value) < 1000 for value in values):
+    if not all(
+        isinstance(value, float) and (value == 0 or 0.001 <= abs(value) < 1000) for value in values
+    ):
         return texts
     decimals = max(len(text.partition(".")[2]) for text in texts)
     return [f"{value:,.{decimals}f}" for value in values]

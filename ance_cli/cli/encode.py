@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
         return stage(
             checkpoint_of(ckpt, overrides),
-            dataset_of(data),
+            dataset_of(data, needs_corpus=config.side == "passage"),
             output,
             config,
             tokens=tokens,

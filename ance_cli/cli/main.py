@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
+import typer.core
 
 from ance_cli import __version__
 from ance_cli.cli import (
@@ -37,8 +39,25 @@ from ance_cli.cli import (
 from ance_cli.cli.exit import exit_code_of
 from ance_cli.errors import install_signal_handlers
 
+_ALSO_CALLED = {
+    "train": ("train-segment", "loop"), "embed": ("encode",), "help": ("--help",),
+    "retrieve": ("search",), "evaluate": ("eval",), "convert": ("checkpoint",),
+}  # fmt: skip
+"""Names from other programs that are too far from ours to be found by their letters."""
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; names that other programs use are answered with ours."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and (ours := _ALSO_CALLED.get(args[0])):
+            ctx.fail(f"No such command '{args[0]}'. Did you mean {' or '.join(map(repr, ours))}?")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="ance",
+    cls=_Commands,
     help="Train dense retrievers with negatives mined by the model being trained (ANCE).\n\n"
     "Stages are independent commands that share files; `ance loop` runs the same stages and leaves "
     "the same files. Try `ance demo`.",

@@ -56,7 +56,9 @@ def run_command(
         show_summary(summary, settings.json, settings.quiet or output == STDIO)
 
 
-def dataset_of(files: CorpusFiles | RunStart, data: Path | None = None) -> Dataset:
+def dataset_of(
+    files: CorpusFiles | RunStart, data: Path | None = None, needs_corpus: bool = True
+) -> Dataset:
     """The dataset of --data, --split, --corpus, --queries and --qrels; `data` replaces --data."""
     folder = data or (files.data if isinstance(files, CorpusFiles) else None)
     has_queries, has_labels = PassageFiles | RunStart, DataFiles | RunStart
@@ -66,6 +68,7 @@ def dataset_of(files: CorpusFiles | RunStart, data: Path | None = None) -> Datas
         files.corpus,
         files.queries if isinstance(files, has_queries) else None,
         files.qrels if isinstance(files, has_labels) else None,
+        needs_corpus=needs_corpus,
     )
 
 

@@ -96,11 +96,10 @@ def _queries(
     data: DataFiles, dataset: Dataset | None, skipped: SkippedLines | None
 ) -> dict[str, str]:
     """query_id -> text, from stdin, the dataset or --queries."""
-    from ance_cli.formats.dataset import queries_of_split
-    from ance_cli.retrieval.search import queries_from_stdin
+    from ance_cli.formats.dataset import queries_of_split, read_queries
 
     if data.queries == STDIO:
-        return queries_from_stdin()
+        return read_queries(STDIO, skipped)
     if dataset is not None:
         return queries_of_split(dataset, skipped)
     if data.queries:

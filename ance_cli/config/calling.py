@@ -34,7 +34,7 @@ class CallSettings(Config):
     force: Annotated[bool, Setting(
         "Replace an existing output.", RUNTIME, flags=("--force", "-f"))] = False
     threads: Annotated[int, Setting(
-        "CPU threads of this process; 0 = every core.", RUNTIME, at_least=0)] = 0
+        "CPU threads of this process; 0 = every core.", RUNTIME, at_least=0, at_most=1024)] = 0
     skip_bad: Annotated[bool, Setting(
         "Skip broken input lines, and report how many were skipped, instead of stopping at the "
         "first.", DATA)] = False

@@ -23,8 +23,8 @@ Split = Annotated[str, Setting(
 Corpus = Annotated[Path, Setting(
     "Corpus file that replaces the corpus of --data.", DATA, metavar="FILE")]
 Queries = Annotated[Path, Setting(
-    "Queries file that replaces the queries of --data: JSON lines, or id TAB text if the name "
-    "ends in .tsv.", DATA, metavar="FILE")]
+    "Queries file that replaces the queries of --data: JSON lines, id TAB text, or one query "
+    "per line.", DATA, metavar="FILE")]
 Qrels = Annotated[Path, Setting(
     "Labels file that replaces --data and --split.", DATA, metavar="FILE")]
 MinRel = Annotated[int, Setting("Lowest label that makes a document a positive.", DATA)]

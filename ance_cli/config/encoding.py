@@ -18,7 +18,7 @@ ComputeDtype = Annotated[Dtype, Setting(
     "Number format of the computation; auto takes bf16 if the device supports it natively.",
     RUNTIME)]
 CpuWorkers = Annotated[int, Setting(
-    "Processes to use on a CPU.", RUNTIME, at_least=1, shapes=False)]
+    "Processes to use on a CPU.", RUNTIME, at_least=1, at_most=1024, shapes=False)]
 Ray = Annotated[str, Setting(
     "Ray cluster to work in: HOST:PORT or auto, whose nodes share the file system, or local for "
     "one on this machine.", RUNTIME, metavar="ADDRESS", shapes=False)]

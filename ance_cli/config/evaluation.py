@@ -44,7 +44,8 @@ Against = Annotated[list[Path], Setting(
     metavar="PATH")]
 Watch = Annotated[bool, Setting(
     "Refresh the view until the loop has finished or Ctrl-C.", RUNTIME, flags=("--watch", "-w"))]
-Interval = Annotated[float, Setting("Seconds between two views of --watch.", RUNTIME, above=0)]
+Interval = Annotated[float, Setting("Seconds between two views of --watch.", RUNTIME, above=0,
+    at_most=86_400)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,13 +92,13 @@ class LoopConfig(Config):
         "Stop after this many generations without a better dev measure; 0 = never.", TRAINING,
         at_least=0)] = 0
     max_restarts: Annotated[int, Setting(
-        "How often a process that died is started again.", RUNTIME)] = 3
+        "How often a process that died is started again.", RUNTIME, at_least=0)] = 3
     max_staleness: MaxStaleness = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(
-            re.fullmatch(r"[1-9]\d*:[1-9]\d*", self.gpu_split) is not None,
+            re.fullmatch(r"[1-9]\d{0,3}:[1-9]\d{0,3}", self.gpu_split, re.ASCII) is not None,
             f"--gpu-split {self.gpu_split!r}: expected TRAINER:REFRESHES, for instance 1:1",
         )
         check(

@@ -62,7 +62,7 @@ class DrawRules(Config):
         METHOD)] = 0.0
     range_min: Annotated[int, Setting("Best-ranked candidates to skip.", METHOD, at_least=0)] = 0
     range_max: Annotated[int, Setting(
-        "Deepest rank to draw from (default: --depth).", METHOD)] | None = None
+        "Deepest rank to draw from (default: --depth).", METHOD, at_least=1)] | None = None
     min_score: Annotated[float, Setting("Lowest score of a negative.", METHOD)] | None = None
     max_score: Annotated[float, Setting("Highest score of a negative.", METHOD)] | None = None
     absolute_margin: Annotated[float, Setting(

@@ -15,7 +15,8 @@ SEED = 42
 PAIR_LENGTH = 512
 MEASURES = "RR@10 nDCG@10 R@100"
 
-Seed = Annotated[int, Setting("Seed of every random draw.", METHOD)]
+Seed = Annotated[int, Setting(
+    "Seed of every random draw.", METHOD, at_least=0, at_most=2**63 - 1)]
 Depth = Annotated[int, Setting("Documents ranked per query.", METHOD, at_least=1)]
 Bm25Engine = Annotated[Engine, Setting(
     "BM25 implementation: lucene is the reference (pyserini), bm25s the fast one.", METHOD)]
@@ -119,8 +120,8 @@ class FuseConfig(TaggedConfig):
         except ValueError:
             weights = []
         check(
-            len(weights) == num_runs and all(map(math.isfinite, weights)),
-            f"--weights {self.weights!r}: expected {num_runs} numbers, one for each run, for "
-            f"instance {','.join(['1'] * num_runs)}",
+            len(weights) == num_runs and all(map(math.isfinite, weights)) and any(weights),
+            f"--weights {self.weights!r}: expected {num_runs} numbers, one for each run and not "
+            f"all 0, for instance {','.join(['1'] * num_runs)}",
         )
         return weights

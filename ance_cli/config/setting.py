@@ -10,6 +10,7 @@ The command line, `ance.toml`, the generated reference, the range checks and the
 from __future__ import annotations
 
 import math
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -33,6 +34,18 @@ DATA, METHOD, TRAINING, RUNTIME = "Data", "Method", "Training", "Runtime"
 T = TypeVar("T")
 
 
+_LARGEST: dict[type, float] = {int: 2**31 - 1, float: 3.4e38}
+"""The greatest numbers that every library takes: 32-bit integers and floats."""
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What Python makes of a byte of an argument that is not UTF-8."""
+
+
+def _shown(limit: float) -> str:
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
+
+
 @dataclass(frozen=True)
 class Setting:
     """What is known of one setting besides its name, type and default."""
@@ -53,18 +66,26 @@ class Setting:
     is_flag: bool = True
 
     def refusal(self, value: float) -> str | None:
-        """What is wrong with a number that is out of range; None if it is in range."""
+        """What is wrong with a number that is out of range; None if it is in range.
+
+        Without a limit of its own, a number is at most `_LARGEST` and at least minus that.
+        """
         low, high = self.at_least, self.at_most
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return "must be a finite number"
         if low is not None and high is not None and not low <= value <= high:
-            return f"must be between {low:g} and {high:g}"
+            return f"must be between {_shown(low)} and {_shown(high)}"
         if low is not None and value < low:
-            return "must not be negative" if low == 0 else f"must be at least {low:g}"
+            return "must not be negative" if low == 0 else f"must be at least {_shown(low)}"
         if self.above is not None and value <= self.above:
-            return f"must be greater than {self.above:g}"
+            return f"must be greater than {_shown(self.above)}"
         if self.below is not None and value >= self.below:
-            return f"must be less than {self.below:g}"
+            return f"must be less than {_shown(self.below)}"
+        largest = _LARGEST[type(value)] if high is None else high
+        if value > largest:
+            return f"must be at most {_shown(largest)}"
+        if value < -_LARGEST[type(value)]:
+            return f"must be at least {_shown(-_LARGEST[type(value)])}"
         return None
 
 
@@ -93,6 +114,9 @@ class Declared:
         flag = self.flags[0] if self.flags else self.name.upper()
         if self.choices and value is not None and value not in self.choices:
             raise UsageProblem(f"{flag} {value!r} is not one of {', '.join(self.choices)}")
+        names_a_path = self.setting.metavar in ("DIR", "FILE", "PATH")
+        if isinstance(value, str) and not names_a_path and _SURROGATE.search(value):
+            raise UsageProblem(f"{flag} {value[:60]!r} is not UTF-8")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number and (refusal := self.setting.refusal(value)):
             raise UsageProblem(f"{flag} {refusal}")

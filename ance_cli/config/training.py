@@ -162,7 +162,8 @@ class SegmentConfig(RunningConfig):
     steps: Annotated[int, Setting(
         "Optimizer steps to add; 0 = only prepare the run.", TRAINING, at_least=0)] = 1000
     checkpoint_every: CheckpointEvery = 0
-    state_minutes: Annotated[float, Setting("Minutes between resume states.", TRAINING)] = 10.0
+    state_minutes: Annotated[float, Setting(
+        "Minutes between resume states.", TRAINING, at_least=0)] = 10.0
     follow: Annotated[bool, Setting(
         "Train on the run's generations as ance refresh publishes them.", TRAINING)] = False
     max_staleness: MaxStaleness = 0
@@ -189,8 +190,10 @@ class NodeConfig(Config):
 
     gpus: Gpus = "all"
     cpu_workers: CpuWorkers = 1
-    nnodes: Annotated[int, Setting("Machines that train together.", RUNTIME)] = 1
-    node_rank: Annotated[int, Setting("Number of this machine, from 0.", RUNTIME)] = 0
+    nnodes: Annotated[int, Setting(
+        "Machines that train together.", RUNTIME, at_least=1)] = 1
+    node_rank: Annotated[int, Setting(
+        "Number of this machine, from 0.", RUNTIME, at_least=0)] = 0
     rdzv_endpoint: Annotated[str, Setting(
         "HOST:PORT of machine 0, to which the others connect.", RUNTIME,
         metavar="HOST:PORT")] | None = None

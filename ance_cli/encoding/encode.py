@@ -40,7 +40,7 @@ def parse_shard(text: str | None) -> Shard | None:
     """`2/8`: the second of eight parts."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UsageProblem(f"--shard {text!r}: expected I/N with I from 1 to N, for instance 2/8")
     return int(match[1]), int(match[2])

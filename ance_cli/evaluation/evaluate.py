@@ -146,7 +146,10 @@ def _means(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     found = {}
     for measure, values in evaluation.per_query.items():
         low, high = confidence_interval(list(values.values()))
-        found[measure] = {"mean": evaluation.mean(measure), "low": low, "high": high}
+        factor = evaluation.factor(measure)
+        found[measure] = {
+            "mean": evaluation.mean(measure), "low": factor * low, "high": factor * high,
+        }  # fmt: skip
     return found
 
 
@@ -227,7 +230,7 @@ def _add_tests(rows: list[dict[str, Any]], evaluations: list[Evaluation]) -> Non
         )
         for row, test, (randomisation, t) in zip(rows[1:], tests, corrected, strict=True):
             row["measures"][measure] |= {
-                "difference": test.difference,
+                "difference": first.factor(measure) * test.difference,
                 "p_randomisation": test.p_randomisation,
                 "p_t": test.p_t,
                 "p_randomisation_holm": randomisation,

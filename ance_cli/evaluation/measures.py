@@ -57,6 +57,11 @@ class Measure:
         return int(self.computed["cutoff"])
 
     @property
+    def is_total(self) -> bool:
+        """Whether ir_measures adds up the values of the queries."""
+        return isinstance(self.computed.aggregator(), ir_measures.measures.SumAgg)
+
+    @property
     def is_at_recall(self) -> bool:
         """Whether `recall_levels` computes it."""
         return self.computed.NAME == "IPrec" and not self.computed["judged_only"]
@@ -77,11 +82,17 @@ class Evaluation:
 
     per_query: dict[str, dict[str, float]]
     without_results: list[str]
+    totals: frozenset[str] = frozenset()
+    """The measures that count something over all queries, as NumQ, and are not averaged."""
+
+    def factor(self, measure: str) -> int:
+        """From the average over the judged queries to the value of the run."""
+        return len(self.per_query[measure]) if measure in self.totals else 1
 
     def mean(self, measure: str) -> float:
-        """The average over the judged queries."""
+        """The average over the judged queries; the sum of a measure that counts."""
         values = self.per_query[measure]
-        return sum(values.values()) / len(values)
+        return sum(values.values()) / len(values) * self.factor(measure)
 
     @property
     def means(self) -> dict[str, float]:
@@ -96,7 +107,12 @@ def parse_measures(text: str, available: Collection[Labels] = (Labels.QRELS,)) -
 
     Raises `UsageProblem` for a measure that needs labels other than those `available`.
     """
-    measures = {measure.name: measure for measure in map(_parse, _split(text))}
+    for name in (names := _split(text)):
+        if len(name) > _LONGEST:
+            raise UsageProblem(
+                f"--measures: {name[:_LONGEST]!r}... is too long for a measure", hint=_MEASURES_HINT
+            )
+    measures = {measure.name: measure for measure in map(_parse, names)}
     if not measures:
         raise UsageProblem("--measures is empty", hint=_MEASURES_HINT)
     for measure in measures.values():
@@ -124,31 +140,74 @@ def _split(text: str) -> list[str]:
             word += letter
     if depth:
         raise UsageProblem(
-            f"--measures: cannot read {word.strip()!r}: its parentheses do not match",
+            f"--measures: cannot read {word.strip()[:_LONGEST]!r}: its parentheses do not match",
             hint=_MEASURES_HINT,
         )
     return names
 
 
+_EXAMPLE = {"1": {"d": 1, "e": 0}}, {"1": {"d": 2.0, "e": 1.0}}
+
+
 def _parse(name: str) -> Measure:
-    own = re.fullmatch(rf"({'|'.join(_OWN)})@([1-9]\d*)", name)
+    own = re.fullmatch(rf"({'|'.join(_OWN)})@([1-9]\d*)", name, re.ASCII)
     if own:
+        if len(own[2]) > 9:
+            raise UsageProblem(
+                f"--measures: {name!r} has a number that is not below {_LIMIT}", hint=_MEASURES_HINT
+            )
         computed, labels = _OWN[own[1]]
         return Measure(
             name, ir_measures.parse_measure(f"{computed}@{own[2]}"), labels, own[1] == "Holes"
         )
     try:
         measure = ir_measures.parse_measure(name)
+        _check_parameters(name, measure)
         supported = ir_measures.DefaultPipeline.supports(measure)  # type: ignore[no-untyped-call]
-    except (NameError, ValueError, SyntaxError, KeyError, AssertionError, TypeError) as error:
+    except _UNREADABLE as error:
         raise UsageProblem(
             f"--measures: cannot read {name!r} ({error})", hint=_MEASURES_HINT
         ) from error
     if not supported:
         raise UsageProblem(f"--measures: ir_measures cannot compute {name!r}", hint=_MEASURES_HINT)
+    try:
+        ir_measures.calc_aggregate([measure], *_EXAMPLE)
+    except Exception as error:  # each provider has its own for a parameter that it does not take
+        raise UsageProblem(
+            f"--measures: {name!r} cannot be computed ({error})", hint=_MEASURES_HINT
+        ) from error
     return Measure(str(measure), measure)
 
 
+def _check_parameters(name: str, measure: ir_measures.measures.Measure) -> None:
+    """Refuse what a measure lacks, and numbers for which a provider written in C ends the process:
+    a cutoff of 0, and what does not fit into 32 bits."""
+    lacking = [
+        parameter
+        for parameter, info in measure.SUPPORTED_PARAMS.items()
+        if info.required and parameter not in measure.params
+    ]
+    numbers = [measure.params.get("cutoff"), *measure.params.values()]
+    for value in measure.params.values():
+        if isinstance(value, dict):
+            numbers += [*value, *value.values()]
+    problem = None
+    if lacking:
+        problem = f"lacks the parameter {' and '.join(lacking)}"
+    elif any(isinstance(number, int) and abs(number) >= _LIMIT for number in numbers):
+        problem = f"has a number that is not below {_LIMIT}"
+    elif isinstance(numbers[0], int) and (numbers[0] < 1 or numbers[0] is True):
+        problem = "has a cutoff that is not a number from 1 on"
+    if problem:
+        raise UsageProblem(f"--measures: cannot read {name!r}: it {problem}", hint=_MEASURES_HINT)
+
+
+_LIMIT = 2**31
+_LONGEST = 200
+"""Characters of one measure."""
+_UNREADABLE = (NameError, ValueError, SyntaxError, KeyError, AssertionError, TypeError,
+               AttributeError, RecursionError, MemoryError)  # fmt: skip
+"""What ir_measures raises for a text that is no measure."""
 _MEASURES_HINT = "for instance: RR@10 nDCG@10 R@1000 Judged@10 'RR(rel=2)@10'"
 _ANSWERS_HINT = "name the dataset whose queries.jsonl has the answers with --data"
 _WHERE_LABELS_ARE = {
@@ -187,6 +246,7 @@ def evaluate(
     return Evaluation(
         {measure.name: computed[measure.name] for measure in measures},
         [query_id for query_id in qrels if query_id not in run],
+        frozenset(measure.name for measure in measures if measure.is_total),
     )
 
 
@@ -201,9 +261,16 @@ def _values(
     values = {measure.computed: dict.fromkeys(names.values(), 0.0) for measure in measures}
     provided = [measure.computed for measure in measures if not measure.is_at_recall]
     if provided and labelled:
-        for metric in ir_measures.iter_calc(provided, labelled, ranked):
-            if metric.query_id in names:
-                values[metric.measure][names[metric.query_id]] = float(metric.value)
+        try:
+            for metric in ir_measures.iter_calc(provided, labelled, ranked):
+                if metric.query_id in names:
+                    values[metric.measure][names[metric.query_id]] = float(metric.value)
+        except ArithmeticError as error:  # Accuracy of a query without documents to tell apart
+            asked = ", ".join(map(str, provided))
+            raise BadInput(
+                f"the measures {asked} cannot be computed for this run and these labels ({error})",
+                hint="leave out the measure that is not defined for every query",
+            ) from error
     for measure in (measure for measure in measures if measure.is_at_recall):
         level, rel = measure.computed["recall"], measure.computed["rel"]
         for number in labelled.keys() & ranked.keys():

@@ -23,13 +23,15 @@ import xxhash
 from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.hashing import hash_file, hash_json
-from ance_cli.formats.jsonl import read_lines, read_records, refuse
-from ance_cli.formats.labels import read_labels
+from ance_cli.formats.jsonl import name_of, parse_object, read_lines, read_records, refuse
+from ance_cli.formats.labels import names_ids, read_labels
 
 _DOC_ID_FIELDS = ("_id", "doc_id", "docid", "id", "passage_id", "pid", "corpus-id")
 _QUERY_ID_FIELDS = ("_id", "query_id", "qid", "id", "query-id")
 ANSWER_FIELDS = ("answers", "answer")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+_NO_FILE = (None, Path())
 
 Qrels = dict[str, dict[str, int]]
 """query_id -> doc_id -> relevance, in the order of the file."""
@@ -85,12 +87,12 @@ class Dataset:
     @property
     def files(self) -> list[Path]:
         """The files of the dataset, which no output may replace."""
-        return [path for path in (self.corpus, self.queries, self.qrels) if path is not None]
+        return [path for path in (self.corpus, self.queries, self.qrels) if path not in _NO_FILE]
 
     def need(self, part: str) -> Path:
         """The path of a part; `UsageProblem` names the flag if the dataset has no such part."""
         path = getattr(self, part)
-        if path is None:
+        if path in _NO_FILE:
             flags = {"queries": "--queries", "qrels": "--split or --qrels", "corpus": "--corpus"}
             raise UsageProblem(
                 f"this command needs {part}", hint=f"name them with --data and {flags[part]}"
@@ -113,10 +115,13 @@ def locate(
     corpus: Path | None = None,
     queries: Path | None = None,
     qrels: Path | None = None,
+    *,
+    needs_corpus: bool = True,
 ) -> Dataset:
     """Find the files of a dataset folder; files that the caller names replace those of the folder.
 
-    Raises `BadInput` if the folder, its corpus or the split does not exist.
+    Where there is no corpus and `needs_corpus` is not set, the dataset's is `Path()`. Raises
+    `BadInput` if the folder, its corpus or the split does not exist.
     """
     if data is not None:
         if not data.is_dir():
@@ -133,6 +138,8 @@ def locate(
                     f"{data}/qrels/{split}.tsv: no such split",
                     hint=f"the dataset has the splits: {', '.join(splits_of(data)) or 'none'}",
                 )
+    if corpus is None and not needs_corpus:
+        corpus = Path()
     if corpus is None:
         where = f"{data}/corpus.jsonl: no such file" if data else "no corpus is named"
         problem = BadInput if data else UsageProblem
@@ -232,34 +239,63 @@ def read_corpus(
         )
 
 
+_TSV = re.compile(r"\.tsv(\.gz|\.zst)?$")
+_JSON = re.compile(r"\.jsonl?(\.gz|\.zst)?$")
+
+
 def _is_tab_separated(path: Path) -> bool:
-    return path.name.split(".")[-1] == "tsv" or ".tsv." in path.name
+    return _TSV.search(path.name) is not None
 
 
 def _query_records(
     path: Path, skipped: SkippedLines | None
 ) -> Iterator[tuple[int, dict[str, object]]]:
-    if not _is_tab_separated(path):
+    """The fields of each query. A file named as JSON holds JSON lines, a .tsv file `id <tab> text`;
+    in stdin and in any other file, each line may be either, or a query alone, whose id is the
+    number of its line."""
+    if _JSON.search(path.name):
         yield from read_records(path, skipped)
         return
+    is_first = True
     for number, line in read_lines(path):
         try:
-            columns = line.decode("utf-8").split("\t")
-        except UnicodeDecodeError:
-            refuse(BadInput(f"{path}:{number}: not valid UTF-8"), skipped)
-            continue
-        if len(columns) < 2:
-            problem = BadInput(f"{path}:{number}: expected `id <tab> text`, found one column")
+            record = _query_of_line(line, number, path, is_first)
+        except BadInput as problem:
             refuse(problem, skipped)
             continue
-        yield number, {"_id": columns[0], "text": columns[1]}
+        is_first = False
+        if record:
+            yield number, record
+
+
+def _query_of_line(
+    line: bytes, number: int, path: Path, is_first: bool
+) -> dict[str, object] | None:
+    """The fields of a line's query; None for a header."""
+    where = f"{name_of(path)}:{number}"
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadInput(f"{where}: not valid UTF-8") from None
+    if not _is_tab_separated(path) and text.lstrip().startswith("{"):
+        record = parse_object(line, where)
+        if not any(name in record for name in _QUERY_ID_FIELDS):
+            record["_id"] = str(number)
+        return record
+    columns = text.split("\t")
+    if len(columns) > 1:
+        is_header = is_first and names_ids(columns[0], columns[1])
+        return None if is_header else {"_id": columns[0], "text": columns[1]}
+    if _is_tab_separated(path):
+        raise BadInput(f"{where}: expected `id <tab> text`, found one column")
+    return {"_id": str(number), "text": text.strip()}
 
 
 def read_query_records(path: Path, skipped: SkippedLines | None = None) -> Iterator[Query]:
-    """Yield the queries in file order, from JSON lines or, in a .tsv file, `id <tab> text`."""
+    """Yield the queries in file order, from JSON lines, `id <tab> text` or plain lines."""
     lines: dict[str, int] = {}
     for number, record in _query_records(path, skipped):
-        where = f"{path}:{number}"
+        where = f"{name_of(path)}:{number}"
         try:
             query = parse_query(record, where)
             if query.query_id in lines:
@@ -271,7 +307,7 @@ def read_query_records(path: Path, skipped: SkippedLines | None = None) -> Itera
         yield query
     if not lines:
         raise BadInput(
-            f"{path}: the file has no query",
+            f"{name_of(path)}: there is no query",
             hint='expected lines like {"_id": "q1", "text": "..."}',
         )
 

@@ -116,6 +116,11 @@ def longest_line() -> int:
     return int(os.environ.get("ANCE_LONGEST_LINE") or LONGEST_LINE) << 20
 
 
+def name_of(path: Path) -> str:
+    """How messages name an input."""
+    return "stdin" if path == STDIO else str(path)
+
+
 def read_lines(
     path: Path, on_bytes: Callable[[int], None] | None = None
 ) -> Iterator[tuple[int, bytes]]:
@@ -151,6 +156,21 @@ def damaged(where: str, error: Exception) -> BadInput:
     )
 
 
+def parse_object(line: bytes, where: str) -> dict[str, Any]:
+    """The JSON object of a line; the message of `BadInput` begins with `where`."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        start = line[:60].decode("utf-8", "replace")
+        raise BadInput(f"{where}: not valid JSON ({error}); the line begins {start!r}") from error
+    if not isinstance(record, dict):
+        raise BadInput(
+            f"{where}: expected one JSON object per line, found {type(record).__name__}",
+            hint='a line looks like {"_id": "d1", "text": "..."}',
+        )
+    return record
+
+
 def read_records(
     path: Path,
     skipped: SkippedLines | None = None,
@@ -159,29 +179,15 @@ def read_records(
     """Yield the JSON objects of a JSON-lines file with their line numbers."""
     for number, line in read_lines(path, on_bytes):
         try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            start = line[:60].decode("utf-8", "replace")
-            refuse(
-                BadInput(
-                    f"{path}:{number}: not valid JSON ({error}); the line begins {start!r}",
-                    hint=f"look at the line with: sed -n {number}p {path}; fix it, or skip bad "
-                    "lines with --skip-bad",
-                ),
-                skipped,
+            record = parse_object(line, f"{path}:{number}")
+        except BadInput as problem:
+            problem.hint = problem.hint or (
+                f"look at the line with: sed -n {number}p {path}; fix it, or skip bad lines with "
+                "--skip-bad"
             )
+            refuse(problem, skipped)
             continue
-        if isinstance(record, dict):
-            yield number, record
-        else:
-            refuse(
-                BadInput(
-                    f"{path}:{number}: expected one JSON object per line, "
-                    f"found {type(record).__name__}",
-                    hint='a line looks like {"_id": "d1", "text": "..."}',
-                ),
-                skipped,
-            )
+        yield number, record
 
 
 @contextmanager

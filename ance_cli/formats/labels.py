@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,13 @@ LABELS_HEADER = b"query-id\tcorpus-id\tscore\n"
 """The first line of the labels that ance writes."""
 
 
+_GRADE = re.compile(r"[+-]?\d{1,10}", re.ASCII)
+_LIMIT = 2**31
+"""trec_eval keeps labels as C integers."""
+_SHOWN = 40
+"""Characters shown of a text that is no label."""
+
+
 class Label(NamedTuple):
     """One line of the labels."""
 
@@ -22,16 +30,24 @@ class Label(NamedTuple):
     relevance: int
 
 
+def names_ids(column: str, second: str = "") -> bool:
+    """Whether the first column is a header, judged by its name; for `id` by the second one, too."""
+    name = column.strip().lower().replace("_", "-").strip("-")
+    return name in ("query-id", "qid", "queryid") or (
+        name == "id" and second.strip().lower() in ("text", "query", "question")
+    )
+
+
 def read_labels(path: Path, skipped: SkippedLines | None = None) -> Iterator[tuple[int, Label]]:
     """Yield the labels with their line numbers; nothing is kept in memory."""
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
-            columns = line.decode("utf-8").split()
+            columns = _columns(line.decode("utf-8"))
         except UnicodeDecodeError:
             refuse(BadInput(f"{where}: not valid UTF-8"), skipped)
             continue
-        if number == 1 and columns[0].lower().replace("_", "-") in ("query-id", "qid", "queryid"):
+        if number == 1 and names_ids(columns[0]):
             continue
         if len(columns) == 4:
             query_id, _, doc_id, grade = columns
@@ -44,10 +60,22 @@ def read_labels(path: Path, skipped: SkippedLines | None = None) -> Iterator[tup
             )
             refuse(problem, skipped)
             continue
-        try:
-            label = Label(query_id, doc_id, int(grade))
-        except ValueError:
-            problem = BadInput(f"{where}: the label should be a whole number, found {grade!r}")
+        if spaced := next((name for name in (query_id, doc_id) if len(name.split()) > 1), None):
+            problem = BadInput(
+                f"{where}: {spaced!r} cannot be an id: it contains white space",
+                hint="rename the id: TREC files separate their columns by white space",
+            )
             refuse(problem, skipped)
             continue
-        yield number, label
+        if not _GRADE.fullmatch(grade) or abs(int(grade)) >= _LIMIT:
+            expected = "a whole number" if len(grade) < 10 else f"a whole number below {_LIMIT}"
+            problem = BadInput(f"{where}: the label should be {expected}, found {grade[:_SHOWN]!r}")
+            refuse(problem, skipped)
+            continue
+        yield number, Label(query_id, doc_id, int(grade))
+
+
+def _columns(line: str) -> list[str]:
+    """The columns: at tabs if two or three of them separate the line, or else at white space."""
+    at_tabs = [column.strip() for column in line.strip().split("\t")]
+    return at_tabs if len(at_tabs) in (3, 4) and all(at_tabs) else line.split()

@@ -148,8 +148,10 @@ def _check_labels(pair: PairNegatives, relevant: frozenset[str], where: str) -> 
 
 def parse_pair(record: dict[str, object], where: str) -> PairNegatives:
     """Parse one line of a negatives file; `BadInput` if a field is missing or of another type."""
-    query_id, positive_id = record.get("query_id"), record.get("positive_id")
+    query_id, positive_id = _id(record.get("query_id")), _id(record.get("positive_id"))
     negative_ids = record.get("negative_ids")
+    if isinstance(negative_ids, list):
+        negative_ids = [_id(name) for name in negative_ids]
     if not isinstance(query_id, str) or not isinstance(positive_id, str):
         raise BadInput(
             f"{where}: 'query_id' and 'positive_id' should be strings; "
@@ -175,6 +177,11 @@ def parse_pair(record: dict[str, object], where: str) -> PairNegatives:
             hint="a teacher scores a positive together with its negatives: mine with --teacher",
         )
     return pair
+
+
+def _id(value: object) -> object:
+    """An id that is a whole number, as a corpus may have it, as text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _score(value: object, name: str, where: str) -> float | None:

@@ -18,6 +18,9 @@ from ance_cli.errors import BadInput
 from ance_cli.formats.jsonl import read_lines, refuse
 from ance_cli.formats.manifest import check_sidecar
 
+_SHOWN = 40
+"""Characters shown of a text that is no score."""
+
 Run = dict[str, dict[str, float]]
 """query_id -> doc_id -> score."""
 
@@ -71,11 +74,13 @@ def read_hits(path: Path, skipped: SkippedLines | None = None) -> Iterator[tuple
                 )
             query_id, _, doc_id, rank, text, _ = columns
             try:
-                score = float(text)
+                score = float(text.replace("_", "?"))  # Python's 1_0 is no number elsewhere
             except ValueError:
-                raise BadInput(f"{where}: the score should be a number, found {text!r}") from None
+                raise BadInput(
+                    f"{where}: the score should be a number, found {text[:_SHOWN]!r}"
+                ) from None
             if not math.isfinite(score):
-                raise BadInput(f"{where}: the score is {text}, expected a finite number")
+                raise BadInput(f"{where}: the score is {text[:_SHOWN]}, expected a finite number")
         except BadInput as problem:
             refuse(problem, skipped)
             continue

@@ -55,10 +55,10 @@ def parse_source(text: str) -> Source:
         value = float(share)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
+    if not 1e-9 <= value <= 1e9:
         raise UsageProblem(
             f"{text!r}: no such folder, and {share!r} is not a share",
-            hint=f"give a number greater than 0 as share, for instance {folder}:0.5",
+            hint=f"give a number from 1e-9 to 1e9 as share, for instance {folder}:0.5",
         )
     return Source(Path(folder), value)
 

@@ -20,7 +20,7 @@ from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage, Query
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.jsonl import open_input
+from ance_cli.formats.jsonl import DAMAGE, damaged, open_input
 from ance_cli.formats.labels import Label
 from ance_cli.formats.trec import Hit
 
@@ -177,10 +177,14 @@ class Head:
         """The first three lines that are not blank, from the first 64 KiB of the file."""
         if self._lines is None:
             with open_input(self.path) as handle:
+                start = b""
                 try:
-                    start = handle.read(_HEAD_BYTES)
-                except (EOFError, OSError):  # damaged: reading the whole file reports the place
-                    start = b""
+                    while len(start) < _HEAD_BYTES and (part := handle.read1(_HEAD_BYTES)):  # type: ignore[attr-defined]
+                        start += part
+                except (*DAMAGE, OSError) as error:
+                    if not start and isinstance(error, DAMAGE):
+                        raise damaged(f"{self.path}:1", error) from error
+                    # otherwise, reading the whole file reports the place
             text = start.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
             lines = (line.rstrip("\r") for line in text.split("\n"))
             self._lines = [line for line in lines if line.strip()][:3]

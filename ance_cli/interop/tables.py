@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from ance_cli.formats.dataset import (
     parse_query,
 )
 from ance_cli.formats.jsonl import read_lines, read_records, refuse
+from ance_cli.formats.labels import names_ids
 from ance_cli.formats.trec import Hit
 from ance_cli.interop.records import Record, answers_metadata
 
@@ -37,7 +39,8 @@ def rows_of(
     record: Callable[[list[str], str], T],
     skipped: SkippedLines | None,
 ) -> Iterator[tuple[int, T]]:
-    """Yield a record for each row of a file without quotes and header, with the line's number.
+    """Yield a record for each row of a file without quotes, with the line's number; a header
+    is left out.
 
     Each row must have as many columns as `names`. `record` takes the columns and `file:line`.
     """
@@ -45,6 +48,8 @@ def rows_of(
         where = f"{path}:{number}"
         try:
             columns = text_of(line, where).split("\t")
+            if number == 1 and names_ids(*columns[:2]):
+                continue
             if len(columns) != len(names):
                 raise BadInput(
                     f"{where}: expected {len(names)} columns separated by tabs "
@@ -126,8 +131,10 @@ def ranked(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Reco
 
     def record(row: list[str], where: str) -> Hit:
         query_id, doc_id, rank = row
-        if not rank.isdecimal() or int(rank) < 1:
-            raise BadInput(f"{where}: the rank should be a whole number from 1, found {rank!r}")
+        if not re.fullmatch(r"0*[1-9]\d{0,9}", rank, re.ASCII):
+            raise BadInput(
+                f"{where}: the rank should be a whole number from 1, found {rank[:40]!r}"
+            )
         return Hit(checked_id(query_id, where), checked_id(doc_id, where), -float(rank), rank)
 
     return rows_of(path, ("query_id", "doc_id", "rank"), record, skipped)

@@ -60,17 +60,18 @@ def _extent(
     qrels = read_qrels(dataset.need("qrels"))
     positives = positives_of(qrels, recipe.min_rel)
     docs = [doc_id for judged in qrels.values() for doc_id in judged]
+    num_docs = sum(1 for _ in read_lines(dataset.corpus))
     return Extent(
-        num_docs=sum(1 for _ in read_lines(dataset.corpus)),
+        num_docs=num_docs,
         rows_per_doc=start.settings.segments,
         dim=recipe.dim or start.dim,
         id_bytes=math.ceil(sum(len(doc_id.encode()) for doc_id in docs) / len(docs)),
         num_queries=len(qrels),
         num_pairs=sum(map(len, positives.values())),
         num_dev_queries=_num_dev_queries(dataset, mining.dev_split),
-        depth=mining.depth,
+        depth=min(mining.depth, num_docs),
         negatives=mining.negatives,
-        dev_depth=mining.dev_depth,
+        dev_depth=min(mining.dev_depth, num_docs),
         weight_bytes=_weight_bytes(start, recipe),
         num_checkpoints=config.segments + 1,
         num_log_lines=config.last_step // given.get("log_every", SegmentConfig.log_every),

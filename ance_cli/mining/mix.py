@@ -40,7 +40,7 @@ def parse_mix(text: str, sources: tuple[str, ...]) -> dict[str, float]:
     """
     shares: dict[str, float] = {}
     for part in text.split(","):
-        match = re.fullmatch(r"\s*([a-z0-9]+)\s*(?::\s*([0-9]*\.?[0-9]+))?\s*", part)
+        match = re.fullmatch(r"\s*([a-z0-9]+)\s*(?::\s*([0-9]{0,9}\.?[0-9]{1,9}))?\s*", part)
         if not match or match[1] not in sources or match[1] in shares:
             raise UsageProblem(
                 f"--mix {text!r}: cannot read {part.strip()!r}",

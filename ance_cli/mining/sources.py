@@ -132,6 +132,7 @@ def neighbours(
     """
     from ance_cli.retrieval.exact import exact_top_docs, in_order, pool_to_documents
 
+    depth = min(depth, embeddings.num_docs)
     position = {doc_id: place for place, doc_id in enumerate(embeddings.ids)}
     doc_ids = sorted({name for names in positives.values() for name in names}, key=position.get)  # type: ignore[arg-type]
     places = np.array([position[doc_id] for doc_id in doc_ids])

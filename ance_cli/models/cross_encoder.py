@@ -209,6 +209,8 @@ class CrossEncoder:
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
+    from ance_cli.models.tokens import check_vocabulary
+
     with as_bad_input(f"{checkpoint.shown}: the tokenizer does not load", hint=COPY_AGAIN):
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.tower("passage").backbone, use_fast=True, trust_remote_code=False
@@ -218,6 +220,7 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Any:
             f"{checkpoint.shown}: the tokenizer has no padding token, which batches need",
             hint="set pad_token in tokenizer_config.json to the model's padding token",
         )
+    check_vocabulary(tokenizer, checkpoint.tower("passage"))
     tokenizer.padding_side = "right"  # `attention.attend` expects the padding there
     return tokenizer
 

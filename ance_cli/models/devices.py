@@ -22,7 +22,7 @@ def parse_gpus(text: str) -> list[int] | None:
         return []
     chosen: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip(), re.ASCII)
         if not match:
             raise UsageProblem(
                 f"--gpus {text!r}: expected numbers such as 0-3 or 0,2, or `all`, or `none`",

@@ -46,7 +46,26 @@ def load_tokenizer(tower: Tower) -> Any:
             f"{tower.shown}: its tokenizer is not a fast one",
             hint="convert it with transformers: the folder needs a tokenizer.json",
         )
+    check_vocabulary(found, tower)
     return found
+
+
+def vocabulary_of(tokenizer: Any) -> int:
+    """One more than the greatest token id."""
+    return int(max(tokenizer.get_vocab().values(), default=-1)) + 1
+
+
+def check_vocabulary(tokenizer: Any, tower: Tower) -> None:
+    """Raise `BadInput` if the tokenizer has a token for which the model has no embedding."""
+    rows = read_object(ModuleFolder(tower.backbone).config).get("vocab_size")
+    tokens = vocabulary_of(tokenizer)
+    if isinstance(rows, int) and tokens > rows:
+        raise BadInput(
+            f"{tower.shown}: the tokenizer has {tokens:,} tokens, and the model's embedding has "
+            f"{rows:,} rows: texts with the last tokens cannot be encoded",
+            hint="add rows with transformers: model.resize_token_embeddings(len(tokenizer)), then "
+            "save the model again",
+        )
 
 
 class TokenizerSource(Protocol):
@@ -79,7 +98,7 @@ class Tokenizer:
 
     def vocabulary_of(self, side: Side) -> int:
         """One more than the greatest token id."""
-        return int(max(self._tokenizers[side].get_vocab().values(), default=0)) + 1
+        return vocabulary_of(self._tokenizers[side])
 
     def __call__(self, texts: Sequence[str], side: Side) -> TokenRows:
         """Token rows of `texts`: cut to the side's length, or for MaxP passages to segments."""

@@ -89,7 +89,15 @@ class Tower:
         config = ModuleFolder(self.backbone).tokenizer_config
         if not length and config.exists():
             length = read_object(config).get("model_max_length")
-        return min(int(length or self.max_positions), self.max_positions)
+        if not length:
+            return self.max_positions
+        if isinstance(length, bool) or not isinstance(length, int | float) or not length >= 1:
+            raise BadInput(
+                f"{self.shown}: the longest sequence (max_seq_length or model_max_length) should "
+                f"be a number from 1 on, found {length!r}",
+                hint=COPY_AGAIN,
+            )
+        return int(min(length, self.max_positions))
 
     @property
     def lowercase(self) -> bool:
@@ -235,7 +243,8 @@ def _tower(modules: list[Module], listing: Path) -> Tower:
     if not list(folder.path.glob("*.safetensors")):
         raise BadInput(
             f"{shown.path}: holds no weights in safetensors format",
-            hint="pickled weights are never loaded; save the model with safetensors",
+            hint="pickled weights are never loaded; save the model with safetensors, or convert an "
+            f"encoder: ance checkpoint convert {shown.path} -o DIR",
         )
     if not any(path.exists() for path in folder.tokenizers):
         names = ", ".join(path.name for path in folder.tokenizers)

@@ -30,9 +30,11 @@ from ance_cli.formats.manifest import Plan
 
 _MIN_JAVA = 21
 _BATCH = 1000
+_MAX_TERMS = 2**31 - 1
 
 Ranked = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
-"""(queries, depth) document positions in corpus order (-1 = none) and scores, best first."""
+"""(queries, depth) document positions in corpus order (-1 = none) and scores, best first; the depth
+is at most the number of documents."""
 
 
 class Bm25(Protocol):
@@ -104,6 +106,8 @@ class LuceneBm25:
     """Anserini's BM25 (Porter stemming, English stop words) over an index in the cache folder."""
 
     def __init__(self, index: Path, doc_ids: Sequence[str], k1: float, b: float, threads: int):
+        # Lucene refuses a query of more than 1,024 terms, and with it the whole batch
+        _autoclass()("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(_MAX_TERMS)
         self._searcher = _autoclass()("io.anserini.search.SimpleSearcher")(str(index))
         self._searcher.set_bm25(k1, b)
         self._position = {doc_id: place for place, doc_id in enumerate(doc_ids)}
@@ -112,7 +116,8 @@ class LuceneBm25:
     def search(
         self, queries: Sequence[str], depth: int, on_queries: Callable[[int], None] | None = None
     ) -> Ranked:
-        """The top `depth` documents of each query text."""
+        """The top `depth` documents of each query text, or all that there are."""
+        depth = min(depth, len(self._position))
         array_list = _autoclass()("java.util.ArrayList")
         docs = np.full((len(queries), depth), -1, np.int32)
         scores = np.full((len(queries), depth), -np.inf, np.float32)
@@ -203,21 +208,17 @@ class FastBm25:
     ) -> Ranked:
         """The top `depth` documents of each query text; a document without a query term is no
         hit."""
+        depth = min(depth, self._num_docs)
         if not queries:
             return np.zeros((0, depth), np.int32), np.zeros((0, depth), np.float32)
-        kept = min(depth, self._num_docs)
         docs, scores = self._index.retrieve(
-            self._tokenize(queries), k=kept, show_progress=False, n_threads=self._threads
+            self._tokenize(queries), k=depth, show_progress=False, n_threads=self._threads
         )
         docs = np.where(scores > 0, docs, -1).astype(np.int32)
         scores = np.where(scores > 0, scores, -np.inf).astype(np.float32)
-        padding = ((0, 0), (0, depth - kept))
         if on_queries:
             on_queries(len(queries))
-        return (
-            np.pad(docs, padding, constant_values=-1),
-            np.pad(scores, padding, constant_values=-np.inf),
-        )
+        return docs, scores
 
 
 ENGINES: dict[str, Callable[[Path, float, float, Call], Bm25]] = {

@@ -106,10 +106,12 @@ class DenseRetriever:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """(nq, depth) scores and document positions in corpus order, best first, -1 = none.
 
-        The results are written to `out`, if given, for instance memory-mapped arrays.
+        The depth is at most the number of documents, unless `out` is given: then the results are
+        written to it, for instance to memory-mapped arrays.
         """
         from ance_cli.retrieval.exact import exact_top_docs
 
+        depth = depth if out else min(depth, len(self.doc_ids))
         if self.embeddings is not None:
             with reporter.task("searching", self.embeddings.num_rows, "row") as bar:
                 return exact_top_docs(xq, self.embeddings, depth, self.devices, bar.advance, out)

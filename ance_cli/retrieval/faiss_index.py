@@ -6,6 +6,7 @@ of the embeddings. A MaxP document's rows are named `ID#0`, `ID#1`, ...
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ DOC_IDS = "docid"
 SEGMENT_MARK = "#"
 
 _RESULT_BYTES = 64 << 20
+_FACTORIES = "use for instance Flat, IVF1024,Flat, HNSW32 or OPQ16,IVF1024,PQ16"
+_CRASHES = re.compile(r"[^\W\d_]0+(?!\d)|HNSW0*1(?!\d)|[^ -~]")
 
 
 def _reason(error: RuntimeError) -> str:
@@ -38,14 +41,18 @@ def new_index(dim: int, factory: str, probes: int | None = None) -> Any:
 
     `probes` is the number of inverted lists that a query visits, unless its search sets another.
     """
+    if _CRASHES.search(factory):  # faiss ends the process, now or in the first search
+        raise UsageProblem(
+            f"--factory {factory!r}: its numbers must be at least 1, that of HNSW at least 2",
+            hint=_FACTORIES,
+        )
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise UsageProblem(
             f"--factory {factory!r} is not a faiss factory string for {dim} dimensions "
             f"({_reason(error)})",
-            hint="use for instance Flat, IVF1024,Flat, HNSW32 or OPQ16,IVF1024,PQ16; "
-            "PQ needs a divisor of the dimension",
+            hint=f"{_FACTORIES}; PQ needs a divisor of the dimension",
         ) from error
     if probes is not None and not set_probes(index, probes):
         raise UsageProblem(
@@ -94,6 +101,12 @@ def build_index(
             ) from error
         if on_rows:
             on_rows(len(xb))
+    try:
+        index.search(np.zeros((1, embeddings.dim), np.float32), 1)
+    except RuntimeError as error:
+        raise UsageProblem(
+            f"--factory {config.factory!r} cannot be searched ({_reason(error)})", hint=_FACTORIES
+        ) from error
     return index
 
 
@@ -227,7 +240,7 @@ def index_top_docs(
 
     MaxP searches `depth * max_segments` rows, which hold at least `depth` documents, and pools.
     """
-    nq, k = len(xq), depth * max_segments
+    nq, k = len(xq), min(depth * max_segments, max(int(index.ntotal), depth))
     D, docs = out or (np.empty((nq, depth), np.float32), np.empty((nq, depth), np.int32))
     batch = max(1, _RESULT_BYTES // (12 * k))
     for start in range(0, nq, batch):

@@ -28,7 +28,8 @@ is more to merge."""
 def search_in_cluster(
     cluster: Cluster, xq: Scores, embeddings: Embeddings, depth: int, reporter: Reporter
 ) -> Found:
-    """The results of `exact.exact_top_docs`, searched by a cluster."""
+    """The results of `exact.exact_top_docs`, searched by a cluster; the depth is at
+    most the number of documents."""
     import ray
 
     from ance_cli.retrieval.exact import merged
@@ -36,6 +37,7 @@ def search_in_cluster(
     search = ray.remote(_search).options(**cluster.reserved)
     with hold_signals():
         shared = ray.put(xq)
+    depth = min(depth, embeddings.num_docs)
     folder = os.path.abspath(embeddings.folder)
     first_rows = embeddings.first_rows()
     running = {

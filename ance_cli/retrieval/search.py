@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,13 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
-import orjson
 
 from ance_cli.call import Call, SkippedLines
 from ance_cli.config import ComputeConfig, SearchConfig, shaped_by
-from ance_cli.errors import BadInput
 from ance_cli.formats import lease
-from ance_cli.formats.dataset import Passage, checked_id, read_corpus
+from ance_cli.formats.dataset import Passage, read_corpus
 from ance_cli.formats.hashing import hash_file, hash_lines
 from ance_cli.formats.manifest import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
@@ -204,39 +201,6 @@ def _hits(
         ]
         for row, query_id in enumerate(queries)
     }
-
-
-# ---------------------------------------------------------------- queries and passages
-
-
-def queries_from_stdin() -> dict[str, str]:
-    """Queries from stdin, one per line: plain text, `id <tab> text`, or a JSON object."""
-    queries: dict[str, str] = {}
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        text = line.decode("utf-8", "replace").strip()
-        query_id = str(number)
-        if text.startswith("{"):
-            try:
-                record = orjson.loads(text)
-                query_id = str(record.get("_id", record.get("query_id", number)))
-                text = str(record["text"])
-            except (orjson.JSONDecodeError, KeyError) as error:
-                raise BadInput(
-                    f"stdin:{number}: expected text or a JSON object with 'text' ({error})"
-                ) from error
-        elif "\t" in text:
-            query_id, text = text.split("\t", 1)
-        if not text:
-            continue
-        checked_id(query_id, f"stdin:{number}")
-        if query_id in queries:
-            raise BadInput(f"stdin:{number}: query id {query_id!r} was used before")
-        queries[query_id] = text
-    if not queries:
-        raise BadInput(
-            "stdin: holds no query", hint="pipe a query in: echo 'a question' | ance search"
-        )
-    return queries
 
 
 def passages_of(

@@ -34,7 +34,8 @@ class LiveNegatives:
         config = training_set.config
         self.training_set = training_set
         self.device = device
-        self.depth, self.count = config.live_depth, config.negatives_per_positive
+        self.depth = min(config.live_depth, embeddings.num_docs)
+        self.count = config.negatives_per_positive
         for _ in embeddings.blocks():
             pass  # each block's hash is checked as it is read
         # on a GPU the matrix is in its memory; on a CPU it stays on disk, mapped copy-on-write

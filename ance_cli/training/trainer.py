@@ -150,7 +150,7 @@ class Trainer:
 
     @property
     def _stopped(self) -> str:
-        return f"stopped after step {self.step}, state saved: repeat the command to continue"
+        return f"the state after step {self.step} is saved"
 
     @property
     def _is_checkpoint(self) -> bool:

@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from ance_cli.cli import console
 from ance_cli.cli.console import show_rows
 
 ROWS = [{"source": "ann", "negatives": 12_345, "mean": 0.5}, {"source": "random", "negatives": 2}]
@@ -28,3 +29,8 @@ def test_one_below_the_other_where_it_is_too_narrow():
         ["source", "ann"], ["negatives", "12,345"], ["mean", "0.5"],
         ["source", "random"], ["negatives", "2"], ["mean"],
     ]  # fmt: skip
+
+
+def test_small_numbers_are_not_shown_as_0():
+    assert console._shown(2e-05) == "2e-05" and console._shown(0.0) == "0"
+    assert console._rate(0.02, "step") == "1.2 step/min" and console._rate(0.8, "x") == "0.8 x/s"

@@ -277,3 +277,20 @@ def test_usage(ance, dataset, checkpoint, arguments, words):
     found = ance(*filled, code=2)
     assert words in found.stderr
     assert sorted(path.name for path in ance.cwd.iterdir()) == ["data"]
+
+
+def test_queries_from_stdin_follow_the_rules_of_files(dataset, tmp_path):
+    real = Ance(tmp_path)
+    search = ["search", "--engine", "bm25s", "--data", dataset, "--depth", 1, "--queries", "-",
+              "--threads", 1]  # fmt: skip
+    run = real(*search, stdin='\ufeff{"_id": "a", "text": "river"}\nq2\tviolin\n').stdout
+    assert [line.split()[0] for line in run.splitlines()] == ["a", "q2"]
+    shown = real(*search, stdin='{"_id": "a", "text": null}\n', code=3).stderr
+    assert "stdin:1: no text" in shown
+
+
+def test_queries_are_encoded_without_a_corpus(checkpoint, dataset, inside):
+    queries = dataset / "queries.jsonl"
+    inside("encode", "--ckpt", checkpoint, "--queries", queries, "--side", "query", "-o", "q",
+           "--gpus", "none")  # fmt: skip
+    inside("encode", "--ckpt", checkpoint, "--queries", queries, "-o", "p", code=2)

@@ -40,3 +40,12 @@ def test_help_and_version(ance):
     assert "--depth" in ance("mine", "--help").stdout
     assert ance("--version").stdout.startswith("ance 0.")
     assert "Usage" in ance("encode", "-h").stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "command"),
+    [("train", "train-segment"), ("embed", "encode"), ("help", "--help"), ("mien", "mine")],
+)
+def test_a_command_of_another_name_is_suggested(inside, word, command):
+    shown = " ".join(inside(word, code=2).stderr.split())
+    assert f"No such command '{word}'. Did you mean '{command}'" in shown

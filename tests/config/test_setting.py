@@ -35,6 +35,10 @@ class Small(Config):
     rate: Annotated[float, Setting("A rate.", METHOD, above=0, shapes=False)] = 0.5
     part: Annotated[float, Setting("A part.", METHOD, at_least=0, at_most=1)] | None = None
     below_one: Annotated[float, Setting("Less than one.", METHOD, at_least=0, below=1)] = 0.0
+    free: Annotated[int, Setting("Any number.", METHOD, shapes=False)] = 0
+    seed: Annotated[
+        int, Setting("A seed.", METHOD, at_least=0, at_most=2**63 - 1, shapes=False)
+    ] = 42
     engine: Annotated[sets.Engine, Setting("An engine.", METHOD)] = "lucene"
     needed: Annotated[str, Setting("Needed.", METHOD, flags=("--needed", "-x"))]
 
@@ -60,6 +64,11 @@ def test_a_declaration_has_name_type_default_and_flags():
         ({"part": -0.1}, "--part must be between 0 and 1"),
         ({"below_one": 1.0}, "--below-one must be less than 1"),
         ({"below_one": -1.0}, "--below-one must not be negative"),
+        ({"shared": 10**400}, "--shared must be at most 2147483647"),
+        ({"free": -(10**400)}, "--free must be at least -2147483647"),
+        ({"rate": 1e39}, "--rate must be at most 3.4e+38"),
+        ({"seed": 2**63}, "--seed must be between 0 and 9223372036854775807"),
+        ({"engine": "\udcff"}, "--engine '\\udcff' is not one of lucene, bm25s"),
         ({"engine": "whoosh"}, "--engine 'whoosh' is not one of lucene, bm25s"),
     ],
 )
@@ -67,6 +76,11 @@ def test_values_out_of_range_are_refused(given, what):
     with pytest.raises(UsageProblem) as caught:
         Small(needed="", **given)
     assert caught.value.what == what
+
+
+def test_text_that_is_not_utf8_is_refused():
+    with pytest.raises(UsageProblem, match="--needed .* is not UTF-8"):
+        Small(needed="a\udcff")
 
 
 def test_the_ends_of_a_range_are_in_it():

@@ -7,6 +7,7 @@ import random
 import shutil
 import struct
 
+import ir_measures
 import pytest
 
 from ance_cli.errors import BadInput, UsageProblem
@@ -255,6 +256,41 @@ def test_an_empty_list_of_measures_is_refused(text):
 def test_a_parameter_that_is_missing_or_unknown_is_refused(name):
     with pytest.raises(UsageProblem, match="--measures: cannot read"):
         parse_measures(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        *((f"{name}@0", "has a cutoff that is not") for name in ("R", "P", "nDCG", "AP", "Judged")),
+        ("RR@True", "has a cutoff that is not a number from 1 on"),
+        ("Success@99999999999999999999", "has a number that is not below 2147483648"),
+        ("Holes@2147483648", "has a number that is not below 2147483648"),
+        ("RR(rel=2147483648)@10", "has a number that is not below 2147483648"),
+        ("nDCG(gains={0:99999999999})@10", "has a number that is not below 2147483648"),
+        ("BPM", "lacks the parameter cutoff and max_rel"),
+        ("AP(rel=0)", "relevance_level should be positive"),
+        ("RR" * 5000, "is too long for a measure"),
+    ],
+)
+def test_a_number_for_which_a_provider_ends_the_process_is_refused(name, problem):
+    with pytest.raises(UsageProblem) as caught:
+        parse_measures(f"RR@10 {name}")
+    assert problem in caught.value.what and "object at 0x" not in caught.value.what
+
+
+def test_measures_that_count_are_added_up_as_in_ir_measures():
+    run = {"q1": {"a": 2.0, "b": 1.0}, "q2": {"a": 1.0}}
+    qrels = {"q1": {"a": 1, "c": 1}, "q2": {"b": 1}, "q3": {"a": 1}}
+    found = evaluate(run, qrels, "NumQ NumRel NumRet RR@10")
+    expected = ir_measures.calc_aggregate(
+        [ir_measures.NumQ, ir_measures.NumRel, ir_measures.NumRet], qrels, run
+    )
+    assert found.means == {str(name): value for name, value in expected.items()} | {"RR@10": 1 / 3}
+
+
+def test_a_measure_that_is_not_defined_for_a_query_is_an_error_of_the_data():
+    with pytest.raises(BadInput, match="Accuracy cannot be computed"):
+        evaluate({"q1": {"a": 1.0}}, {"q1": {"a": 1}}, "Accuracy")
 
 
 @pytest.mark.parametrize("text", ["nDCG@10 RR(rel=2@10", "nDCG@10 RR(rel=2", "nDCG@10) RR@10"])

@@ -288,7 +288,7 @@ def test_a_file_without_a_query_is_refused(tmp_path):
     path = written(tmp_path / "queries.jsonl")
     with pytest.raises(BadInput) as caught:
         read_queries(path)
-    assert caught.value.what == f"{path}: the file has no query"
+    assert caught.value.what == f"{path}: there is no query"
 
 
 # ---------------------------------------------------------------- answers
@@ -417,6 +417,28 @@ def test_a_label_may_be_repeated(tmp_path):
     assert read_qrels(path) == {"q1": {"d1": 1}, "q2": {"d1": 0}}
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("q1\td 1\t1", "'d 1' cannot be an id: it contains white space"),
+        ("q1\td1\t1_0", "the label should be a whole number, found '1_0'"),
+        ("q1\td1\t99999999999999999999", "the label should be a whole number below 2147483648"),
+        ("q1\td1\t\N{ARABIC-INDIC DIGIT ONE}", "the label should be a whole number"),
+        ("q1 d1 " + "9" * 5000, "the label should be a whole number"),
+    ],
+)
+def test_labels_that_another_tool_would_read_otherwise_are_refused(tmp_path, line, problem):
+    with pytest.raises(BadInput) as caught:
+        read_qrels(written(tmp_path / "dev.tsv", line))
+    assert caught.value.what.startswith(f"{tmp_path / 'dev.tsv'}:1: ")
+    assert problem in caught.value.what and len(caught.value.what) < 400
+
+
+def test_labels_separated_by_tabs_and_blanks(tmp_path):
+    path = written(tmp_path / "dev.tsv", "q1\t0\td1\t1\t", "q1 \t d2 \t 2", "q1\t\td3\t+1")
+    assert read_qrels(path) == {"q1": {"d1": 1, "d2": 2, "d3": 1}}
+
+
 def test_labels_are_not_checked_without_known_ids(tmp_path):
     assert read_qrels(written(tmp_path / "dev.tsv", "q9\td9\t1")) == {"q9": {"d9": 1}}
 
@@ -515,3 +537,42 @@ def test_broken_shares_are_named(tmp_path, text, reason):
         read_shares(Dataset(tmp_path / "corpus.jsonl", None, None))
     assert caught.value.what.startswith(f"{tmp_path}/datasets.json: ")
     assert reason in caught.value.what
+
+
+# ---------------------------------------------------------------- queries from elsewhere
+
+
+@pytest.mark.parametrize("name", ["questions.txt", "63", "queries.tsv.jsonl"])
+def test_queries_of_json_lines_may_have_a_byte_order_mark(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b'\xef\xbb\xbf{"_id": 7, "query": "gout"}\n')
+    assert read_queries(path) == {"7": "gout"}
+
+
+def test_a_file_of_another_name_may_have_any_kind_of_line(tmp_path):
+    path = written(tmp_path / "questions.txt", "what is gout", "", "q2\tuser", '{"text": "acid"}')
+    assert read_queries(path) == {"1": "what is gout", "q2": "user", "4": "acid"}
+
+
+@pytest.mark.parametrize("header", ["qid\tquery", "query_id\ttext", "_id\ttext", "id\tquestion"])
+@pytest.mark.parametrize("name", ["queries.tsv", "questions.txt"])
+def test_a_header_is_no_query(tmp_path, name, header):
+    path = written(tmp_path / name, header, "q1\tgout", "q2\tid")
+    assert read_queries(path) == {"q1": "gout", "q2": "id"}
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"_id": "q1", "text": null}', "no text"),
+        ('{"_id": true, "text": "gout"}', "'_id' should be a string, found bool"),
+        ('{"_id": null, "text": "gout"}', "no query id"),
+        ('{"_id": "q1", "text"', "not valid JSON"),
+        (b"\xff\xfe", "not valid UTF-8"),
+    ],
+)
+def test_a_line_that_is_no_query_is_named(tmp_path, line, problem):
+    path = tmp_path / "questions.txt"
+    path.write_bytes(line if isinstance(line, bytes) else line.encode())
+    with pytest.raises(BadInput, match=f"questions.txt:1: .*{problem}"):
+        read_queries(path)

@@ -92,7 +92,7 @@ def test_what_was_written_is_read_again(path):
         ),
         (line("q2", "d4"), "the same pair is also on line 1"),
         (line(negative_ids="d3"), "'negative_ids' should be a list of strings"),
-        (line(negative_ids=["d3", 4]), "'negative_ids' should be a list of strings"),
+        (line(negative_ids=["d3", None]), "'negative_ids' should be a list of strings"),
         (line(negative_ids=None), "'negative_ids' should be a list of strings"),
         (
             line(teacher_scores=[1.0, 2.0]),
@@ -111,7 +111,7 @@ def test_what_was_written_is_read_again(path):
             "'teacher_positive_score' should contain finite numbers or null, found True",
         ),
         (
-            line(query_id=1),
+            line(query_id=True),
             "'query_id' and 'positive_id' should be strings; "
             "the record has query_id, positive_id, negative_ids",
         ),
@@ -150,3 +150,9 @@ def test_a_file_without_a_usable_line_is_refused(path):
     path.write_text("{}\n")
     with pytest.raises(BadInput, match="the file has no negatives"):
         read(path, SkippedLines())
+
+
+def test_ids_may_be_whole_numbers_as_in_a_corpus(path):
+    path.write_text('{"query_id": 1, "positive_id": 2, "negative_ids": [3, "4"]}\n')
+    (pair,) = read_negatives(path, {"1"}, {"2", "3", "4"})
+    assert (pair.query_id, pair.positive_id, pair.negative_ids) == ("1", "2", ["3", "4"])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ance_cli.errors import BadInput
 from ance_cli.interop.records import Head, content_id, split_in
 
 
@@ -45,8 +46,15 @@ def test_a_head_reads_no_more_than_it_shows(write):
     assert head.fields() == {"query", "pos"} and head.columns == [head.first]
 
 
-def test_the_head_of_a_damaged_or_empty_file_is_empty(write):
-    path = write("rows.tsv.gz", "a\tb")
-    path.write_bytes(path.read_bytes()[:12])
-    assert Head(path).first == "" and Head(path).columns == [""]
-    assert Head(write("empty.tsv")).lines == []
+def test_the_head_of_an_empty_file_is_empty(write):
+    head = Head(write("empty.tsv"))
+    assert head.lines == [] and head.first == "" and head.columns == [""]
+
+
+@pytest.mark.parametrize("name", ["rows.tsv.gz", "rows.tsv.zst"])
+@pytest.mark.parametrize("end", [b"\xff" * 40, b""], ids=["junk", "cut"])
+def test_a_file_that_is_damaged_at_its_head_is_refused(write, name, end):
+    path = write(name, "a\tb")
+    path.write_bytes(path.read_bytes()[: 10 if name.endswith("gz") else 5] + end)
+    with pytest.raises(BadInput, match=f"{name}:1: the compressed file is cut short or damaged"):
+        print(Head(path).first)

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
+from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.inference import batches_by_length
 from ance_cli.models.tokens import Tokenizer, join_rows
@@ -16,6 +17,16 @@ def tokenizer(checkpoint):
 
 
 LONG = " ".join(f"word{number}" for number in range(25))
+
+
+def test_a_token_without_a_row_of_the_embedding_is_refused(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "ckpt")
+    config = next(folder.rglob("0_Transformer/config.json"), folder / "config.json")
+    facts = json.loads(config.read_text())
+    rows = facts["vocab_size"]
+    config.write_text(json.dumps({**facts, "vocab_size": rows - 1}))
+    with pytest.raises(BadInput, match=f"has {rows} tokens.* embedding has {rows - 1}"):
+        Tokenizer(Checkpoint(folder))
 
 
 def test_queries_and_passages_are_cut_to_their_lengths(tokenizer):

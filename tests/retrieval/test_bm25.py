@@ -96,10 +96,18 @@ def test_a_query_that_nothing_matches_finds_nothing(corpus_of, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_depth_beyond_the_corpus_is_filled_up(corpus_of, engine):
-    docs, scores = open_bm25(engine, corpus_of(TEXTS), K1, B, ONE_THREAD).search(["river"], 50)
-    assert docs[0].tolist() == [0, 2] + [-1] * 48
+@pytest.mark.parametrize("depth", [50, 2**31 - 1])
+def test_a_depth_beyond_the_corpus_is_that_of_the_corpus(corpus_of, engine, depth):
+    docs, scores = open_bm25(engine, corpus_of(TEXTS), K1, B, ONE_THREAD).search(["river"], depth)
+    assert docs[0].tolist() == [0, 2, -1, -1, -1]
     assert np.isneginf(scores[0, 2:]).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_query_may_have_more_terms_than_lucene_takes_by_default(corpus_of, engine):
+    long = " ".join(f"term{n}" for n in range(3000)) + " orchid"
+    found = open_bm25(engine, corpus_of(TEXTS), K1, B, ONE_THREAD).search([long, "violin"], 2)
+    assert found[0].tolist() == [[4, -1], [2, 1]]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -87,7 +87,7 @@ def test_probes_of_an_index_without_lists_are_refused(vectors, publish):
 # ---------------------------------------------------------------- building
 
 
-@pytest.mark.parametrize("factory", ["Nonsense", "", "IVF4", "PQ3", "PQ0", "IVF99999999999,Flat"])
+@pytest.mark.parametrize("factory", ["Nonsense", "", "IVF4", "PQ3", "IVF99999999999,Flat"])
 def test_a_string_that_faiss_does_not_know_is_refused(factory):
     with pytest.raises(UsageProblem) as caught:
         new_index(DIM, factory)
@@ -127,6 +127,14 @@ def test_after_a_refusal_another_index_can_be_built_there(vectors, publish):
     with pytest.raises(BadInput, match="400 rows are too few"):
         publish(vectors, "IVF401,Flat")
     assert publish(vectors, "Flat").index.ntotal == 400
+
+
+@pytest.mark.parametrize(
+    "factory", ["IVF0,Flat", "HNSW0", "HNSW1", "IVF4_HNSW0,Flat", "PQ16x0", "RQ0x8", "Flat\0"]
+)
+def test_numbers_for_which_faiss_ends_the_process_are_refused(factory):
+    with pytest.raises(UsageProblem, match="numbers must be at least 1, that of HNSW at least 2"):
+        new_index(DIM, factory)
 
 
 @pytest.mark.parametrize("factory", ["IDMap,Flat", "NSG32"])

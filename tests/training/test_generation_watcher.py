@@ -150,7 +150,7 @@ def test_a_stop_while_waiting_takes_no_step_on_negatives_that_are_too_old(checkp
         trainer.run(reporter, 0)
     assert stop.value.exit_code == 143
     assert [step for step, *_ in losses] == [1, 2] and kept[-1] == 2
-    assert warnings == ["stopped after step 2, state saved: repeat the command to continue"]
+    assert warnings == ["the state after step 2 is saved"]
 
 
 WORLD = World(torch.device("cpu"))
