@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from ance_cli.cli.config_file import found_by_itself, is_set, take_config
+from ance_cli.cli.config_file import config_reader, found_by_itself, is_set
 from ance_cli.cli.runner import run_command
 from ance_cli.config.calling import CallSettings
 from ance_cli.config.setting import Config, Declared, Given, declared, has_default, setting_of
@@ -79,7 +79,7 @@ def command(
 
         parameters = [
             inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
-            *map(_parameter, settings.values()),
+            *(_parameter(each, settings) for each in settings.values()),
         ]
         run.__doc__ = function.__doc__
         run.__name__ = function.__name__
@@ -138,8 +138,8 @@ def _own(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     return {each.name: values[each.name] for each in declared(kind) if each.name in values}
 
 
-def _parameter(each: Declared) -> inspect.Parameter:
-    """The parameter from which typer builds the flag of a setting."""
+def _parameter(each: Declared, settings: dict[str, Declared]) -> inspect.Parameter:
+    """The parameter from which typer builds the flag of one of a command's settings."""
     setting, default = each.setting, each.default
     kind = each.type if default is not None else each.type | None
     info: Any
@@ -153,7 +153,7 @@ def _parameter(each: Declared) -> inspect.Parameter:
             rich_help_panel=setting.panel,
             metavar=setting.metavar,
             show_default=has_default(each) and default is not None and default is not False,
-            callback=take_config if is_config else None,
+            callback=config_reader(settings) if is_config else None,
             is_eager=is_config,
         )
     return inspect.Parameter(

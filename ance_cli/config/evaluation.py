@@ -21,7 +21,8 @@ from ance_cli.config.retrieval import (
 from ance_cli.config.setting import DATA, METHOD, RUNTIME, Config, Setting
 from ance_cli.config.training import Loss, Margin, Scale
 
-PerQuery = Annotated[Path, Setting("TSV file for each query's values.", METHOD, metavar="FILE")]
+PerQuery = Annotated[Path, Setting("TSV file for each query's values.", METHOD, metavar="FILE",
+    is_output=True)]
 EvalCases = Annotated[int, Setting(
     "Queries to show that win most, and as many that lose most, against the first run by the "
     "first of --measures, with the texts of --data; 0 = none.", METHOD, at_least=0)]
@@ -35,7 +36,8 @@ Reader = Annotated[Path, Setting(
 History = Annotated[Path, Setting(
     "Run folder whose training curve and changes of negatives are added.", DATA, flags=("--run",),
     metavar="DIR")]
-Figures = Annotated[Path, Setting("Folder for figures, as PNG and SVG.", DATA, metavar="DIR")]
+Figures = Annotated[Path, Setting("Folder for figures, as PNG and SVG.", DATA, metavar="DIR",
+    is_output=True)]
 Against = Annotated[list[Path], Setting(
     "Run folder, or TREC run of the dev queries, to compare the run with (repeatable).", METHOD,
     metavar="PATH")]

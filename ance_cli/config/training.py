@@ -193,4 +193,4 @@ class NodeConfig(Config):
     node_rank: Annotated[int, Setting("Number of this machine, from 0.", RUNTIME)] = 0
     rdzv_endpoint: Annotated[str, Setting(
         "HOST:PORT of machine 0, to which the others connect.", RUNTIME,
-        metavar="HOST:PORT")] | None = None
+        metavar="HOST:PORT", only_asked=True)] | None = None
