@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from ance_cli.call import MODULE
 from ance_cli.errors import AnceError, ResourceExhausted, Stopped, UsageProblem
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
     )
     handlers = {number: signal.signal(number, _pass_on) for number in _STOPS}
     try:
-        elastic_launch(config, sys.executable)("-m", *arguments)
+        elastic_launch(config, MODULE[0])(*MODULE[1:], *arguments)
     except ChildFailedError as failed:
         # a rank that lost its peer is not the cause, though torchrun may report it first
         found = {rank: failure.exitcode for rank, failure in failed.failures.items()}
