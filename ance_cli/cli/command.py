@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
@@ -25,6 +26,8 @@ from ance_cli.cli.config_file import config_reader, found_by_itself, is_set
 from ance_cli.cli.runner import run_command
 from ance_cli.config.calling import CallSettings
 from ance_cli.config.setting import Config, Declared, Given, declared, has_default, setting_of
+from ance_cli.errors import UsageProblem
+from ance_cli.formats.hashing import cache_dir
 from ance_cli.formats.summary import Summary
 
 CallFlag = Literal[
@@ -66,6 +69,7 @@ def command(
         )
 
         def run(ctx: typer.Context, **values: Any) -> None:
+            _check_encoding(values)
             if not values.get("quiet") and (found := found_by_itself(ctx)):
                 print(found, file=sys.stderr)
             typed = {key for key in values if is_set(ctx, key)}
@@ -89,6 +93,20 @@ def command(
         return function
 
     return register
+
+
+def _check_encoding(values: dict[str, Any]) -> None:
+    """Raise `UsageProblem` for a path or text that is not UTF-8: JSON files could not name it."""
+    listed = [each for value in values.values() if isinstance(value, list) for each in value]
+    texts = [str(each) for each in (*values.values(), *listed) if isinstance(each, str | Path)]
+    for text in (*texts, os.getcwd(), str(cache_dir())):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(text).decode("utf-8", "backslashreplace")
+            raise UsageProblem(
+                f"{shown}: the name is not valid UTF-8", hint="rename the file or folder"
+            ) from None
 
 
 @dataclass(frozen=True)

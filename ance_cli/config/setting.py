@@ -52,7 +52,7 @@ class Setting:
     positional: bool = False
     is_flag: bool = True
     is_output: bool = False
-    """A path that is written: an `ance.toml` that was not named may set it only inside its folder."""
+    """A path that is written: an `ance.toml` that was not named sets it only inside its folder."""
     only_asked: bool = False
     """An `ance.toml` that was not named may not set it: that file may be a stranger's."""
 
