@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 from ance_cli.errors import BadInput
 from ance_cli.progress import Reporter, Silent
+
+MODULE = (sys.executable, "-P", "-m")
+"""How a module of ours is started as a child process: -P keeps the working folder, and a `queue.py`
+in it, off the module search path."""
 
 
 @dataclass

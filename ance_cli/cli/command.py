@@ -17,14 +17,17 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from ance_cli.cli.config_file import found_by_itself, is_set, take_config
+from ance_cli.cli.config_file import config_reader, found_by_itself, is_set
 from ance_cli.cli.runner import run_command
 from ance_cli.config.calling import CallSettings
 from ance_cli.config.setting import Config, Declared, Given, declared, has_default, setting_of
+from ance_cli.errors import UsageProblem
+from ance_cli.formats.hashing import cache_dir
 from ance_cli.formats.summary import Summary
 
 CallFlag = Literal[
@@ -76,6 +79,7 @@ def command(
         )
 
         def run(ctx: typer.Context, **values: Any) -> None:
+            _check_encoding(values)
             if not values.get("quiet") and (found := found_by_itself(ctx)):
                 print(found, file=sys.stderr)
             typed = {key for key in values if is_set(ctx, key)}
@@ -89,7 +93,7 @@ def command(
 
         parameters = [
             inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
-            *map(_parameter, settings.values()),
+            *(_parameter(each, settings) for each in settings.values()),
         ]
         run.__doc__ = function.__doc__
         run.__name__ = function.__name__
@@ -99,6 +103,20 @@ def command(
         return function
 
     return register
+
+
+def _check_encoding(values: dict[str, Any]) -> None:
+    """Raise `UsageProblem` for a path or text that is not UTF-8: JSON files could not name it."""
+    listed = [each for value in values.values() if isinstance(value, list) for each in value]
+    texts = [str(each) for each in (*values.values(), *listed) if isinstance(each, str | Path)]
+    for text in (*texts, os.getcwd(), str(cache_dir())):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(text).decode("utf-8", "backslashreplace")
+            raise UsageProblem(
+                f"{shown}: the name is not valid UTF-8", hint="rename the file or folder"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -148,8 +166,8 @@ def _own(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     return {each.name: values[each.name] for each in declared(kind) if each.name in values}
 
 
-def _parameter(each: Declared) -> inspect.Parameter:
-    """The parameter from which typer builds the flag of a setting."""
+def _parameter(each: Declared, settings: dict[str, Declared]) -> inspect.Parameter:
+    """The parameter from which typer builds the flag of one of a command's settings."""
     setting, default = each.setting, each.default
     kind = each.type if default is not None else each.type | None
     info: Any
@@ -163,7 +181,7 @@ def _parameter(each: Declared) -> inspect.Parameter:
             rich_help_panel=setting.panel,
             metavar=setting.metavar,
             show_default=has_default(each) and default is not None and default is not False,
-            callback=take_config if is_config else None,
+            callback=config_reader(settings) if is_config else None,
             is_eager=is_config,
         )
     return inspect.Parameter(

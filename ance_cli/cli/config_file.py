@@ -2,16 +2,21 @@
 
 They become the defaults of the command (the `default_map` of its context), as strings, so that the
 parser of the command line parses, checks and overrides them.
+
+An `ance.toml` that was found in the working folder may have come with a download. It may not set
+what replaces, hides or connects (`Setting.only_asked`), nor an output outside of its folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from ance_cli.config.setting import Declared, key_of
 from ance_cli.config.toml_file import FILE, NONE, SHARED, Setting, read_settings
 from ance_cli.errors import UsageProblem
 
@@ -19,26 +24,60 @@ _FOUND = f"{__name__}.found"
 _NAMES_A_PLACE = ("DIR", "FILE", "PATH")
 
 
-def take_config(ctx: typer.Context, value: Path | None) -> Path | None:
-    """The callback of `--config`, which runs before any other flag is parsed."""
-    path = value or Path(FILE)
-    if ctx.resilient_parsing or str(path) == NONE or (value is None and not path.exists()):
+def config_reader(
+    settings: Mapping[str, Declared],
+) -> Callable[[typer.Context, Path | None], Path | None]:
+    """The callback of a command's `--config`, which runs before any other flag is parsed.
+
+    `settings` are those of the command, by the names of its parameters.
+    """
+
+    def take_config(ctx: typer.Context, value: Path | None) -> Path | None:
+        path = value or Path(FILE)
+        if ctx.resilient_parsing or str(path) == NONE or (value is None and not path.exists()):
+            return value
+        tables = read_settings(path)
+        assert ctx.parent is not None
+        group: Any = ctx.parent.command
+        options = {
+            name: found for name, each in group.commands.items() if (found := _options_of(each))
+        }
+        _check_names(path, tables, options)
+        own = options[str(ctx.command.name)]
+        given = {**tables.get(SHARED, {}), **tables.get(str(ctx.command.name), {})}
+        given = {key: setting for key, setting in given.items() if key in own}
+        ctx.default_map = {
+            own[key].name: _as_typed(ctx, own[key], key, setting, path.parent)
+            for key, setting in given.items()
+        }
+        if value is None:
+            for key, setting in given.items():
+                name = own[key].name
+                _check_harmless(settings[name], setting, ctx.default_map[name], path.parent)
+            ctx.meta[_FOUND] = path
         return value
-    tables = read_settings(path)
-    assert ctx.parent is not None
-    group: Any = ctx.parent.command
-    options = {name: found for name, each in group.commands.items() if (found := _options_of(each))}
-    _check_names(path, tables, options)
-    own = options[str(ctx.command.name)]
-    given = {**tables.get(SHARED, {}), **tables.get(str(ctx.command.name), {})}
-    ctx.default_map = {
-        own[key].name: _as_typed(ctx, own[key], key, setting, path.parent)
-        for key, setting in given.items()
-        if key in own
-    }
-    if value is None:
-        ctx.meta[_FOUND] = path
-    return value
+
+    return take_config
+
+
+def _check_harmless(each: Declared, setting: Setting, value: Any, folder: Path) -> None:
+    """Raise `UsageProblem` for a setting that a file of unknown origin may not have."""
+    flag = each.flags[0]
+    if each.setting.only_asked and value is not False:
+        raise UsageProblem(
+            f"{setting.where}: {key_of(each.name)} is not taken from an {FILE} that was found in "
+            "the working folder, because the file may come from somebody else",
+            hint=f"give {flag} on the command line, or name the file: --config {FILE}",
+        )
+    if each.setting.is_output and value != "-":
+        inside = Path(os.path.realpath(folder))
+        place = Path(os.path.realpath(value))
+        if place == inside or not place.is_relative_to(inside):
+            raise UsageProblem(
+                f"{setting.where}: {key_of(each.name)} = {setting.value!r} is outside of the "
+                f"file's folder, and the {FILE} that was found there may come from somebody else",
+                hint=f"give {flag} on the command line, or name the file: --config {FILE}",
+            )
 
 
 def found_by_itself(ctx: typer.Context) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ance_cli.errors import AnceError, ResourceExhausted, Stopped, UsageProblem, is_out_of_memory
 from ance_cli.formats.atomic import explained
 
-_BAD_PATH = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+_BAD_PATH = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 """Errors for a path that cannot be used, for instance because a file is in place of a folder."""
 
 
@@ -19,10 +19,22 @@ def _explained(error: Exception) -> AnceError | None:
         return ResourceExhausted(
             "memory ran out", hint="close other programs, or lower --batch-size or --batch-tokens"
         )
+    if "surrogates not allowed" in str(error):  # a byte of a file's name that is not UTF-8
+        return UsageProblem(
+            f"a file or folder has a name that is not valid UTF-8: {_name_of(error)}",
+            hint="rename it, so that its name can be written into JSON",
+        )
     if problem := explained(error):
         return problem
     if not isinstance(error, OSError):
         return None
+    if error.errno == errno.ENAMETOOLONG:
+        name = os.path.basename(os.fsdecode(error.filename or ""))
+        return UsageProblem(
+            f"{name[:60]}...: the name has {len(os.fsencode(name))} bytes, more than the file "
+            f"system allows; ance adds up to 55 bytes to the name of an output",
+            hint="choose a shorter name",
+        )
     if isinstance(error, PermissionError):
         return UsageProblem(
             f"{error.filename}: permission denied",
@@ -36,6 +48,12 @@ def _explained(error: Exception) -> AnceError | None:
             hint="check the paths: a file may be in place of a folder, or the reverse",
         )
     return None
+
+
+def _name_of(error: Exception) -> str:
+    """The text that could not be encoded, its bytes escaped; json libraries do not tell it."""
+    text = error.object if isinstance(error, UnicodeEncodeError) else "see the paths of the command"
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def exit_code_of(program: Callable[[], None]) -> int:

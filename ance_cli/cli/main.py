@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -93,5 +94,6 @@ for module in (
 
 def run() -> None:
     """Run the command line and leave with its exit code."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # also for the processes that libraries start
     install_signal_handlers()
     sys.exit(exit_code_of(app))

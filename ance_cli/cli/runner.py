@@ -18,6 +18,7 @@ from ance_cli.config.data import (
     RunStart,
 )
 from ance_cli.errors import UsageProblem
+from ance_cli.formats.atomic import companion
 from ance_cli.formats.dataset import Dataset, locate
 from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.summary import Summary
@@ -80,7 +81,7 @@ def merged_data(files: RunStart, output: Path, call: Call) -> Path | None:
         return Path(files.datas[0])
     from ance_cli.interop.merge import merge, parse_source
 
-    merged = output.with_name(f"{output.name}.data")
+    merged = companion(output, "{}.data")
     if call.dry_run and not merged.exists():
         raise UsageProblem(
             "--dry-run writes nothing, so it cannot merge several --data first",

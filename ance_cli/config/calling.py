@@ -23,16 +23,18 @@ class CallSettings(Config):
         RUNTIME, metavar="FILE")] | None = None
     cache_dir: Annotated[Path, Setting(
         "Folder for caches (default: the user's cache folder).", RUNTIME,
-        metavar="DIR")] | None = None
+        metavar="DIR", only_asked=True)] | None = None
     dry_run: Annotated[bool, Setting(
         "Show what the command would do, and write nothing.", RUNTIME,
         flags=("--dry-run", "-n"))] = False
     quiet: Annotated[bool, Setting(
-        "Print only warnings and errors.", RUNTIME, flags=("--quiet", "-q"))] = False
+        "Print only warnings and errors.", RUNTIME, flags=("--quiet", "-q"),
+        only_asked=True)] = False
     json: Annotated[bool, Setting(
         "Print the summary as one JSON object on stdout.", RUNTIME)] = False
     force: Annotated[bool, Setting(
-        "Replace an existing output.", RUNTIME, flags=("--force", "-f"))] = False
+        "Replace an existing output that ance made.", RUNTIME, flags=("--force", "-f"),
+        only_asked=True)] = False
     threads: Annotated[int, Setting(
         "CPU threads of this process; 0 = every core.", RUNTIME, at_least=0, at_most=1024)] = 0
     skip_bad: Annotated[bool, Setting(

@@ -35,9 +35,9 @@ Embeddings = Annotated[Path, Setting("Embeddings folder to search exactly.", DAT
 Index = Annotated[Path, Setting("FAISS index folder to search.", DATA, metavar="DIR")]
 Output = Annotated[Path, Setting(
     "Output path; - for stdout (text outputs only).", DATA, flags=("--output", "-o"),
-    metavar="PATH")]
+    metavar="PATH", is_output=True)]
 OutputFolder = Annotated[Path, Setting(
-    "Folder to write.", DATA, flags=("--output", "-o"), metavar="DIR")]
+    "Folder to write.", DATA, flags=("--output", "-o"), metavar="DIR", is_output=True)]
 RunFile = Annotated[Path, Setting("TREC run; - for stdin.", DATA, positional=True)]
 RunFiles = Annotated[list[Path], Setting("TREC runs; - for stdin.", DATA, positional=True)]
 RunPath = Annotated[Path, Setting("Run folder.", DATA, positional=True)]

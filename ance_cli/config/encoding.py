@@ -21,10 +21,10 @@ CpuWorkers = Annotated[int, Setting(
     "Processes to use on a CPU.", RUNTIME, at_least=1, at_most=1024, shapes=False)]
 Ray = Annotated[str, Setting(
     "Ray cluster to work in: HOST:PORT or auto, whose nodes share the file system, or local for "
-    "one on this machine.", RUNTIME, metavar="ADDRESS", shapes=False)]
+    "one on this machine.", RUNTIME, metavar="ADDRESS", shapes=False, only_asked=True)]
 Tokens = Annotated[Path, Setting(
     "Token cache of the corpus, created if it does not exist (default: in the cache folder).", DATA,
-    metavar="DIR")]
+    metavar="DIR", is_output=True)]
 Shard = Annotated[str, Setting(
     "Encode part I of N (from 1), for N such calls that run at the same time and share the "
     "output's file system. The last call to finish publishes the output.", RUNTIME, metavar="I/N")]

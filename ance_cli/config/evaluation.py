@@ -21,7 +21,8 @@ from ance_cli.config.retrieval import (
 from ance_cli.config.setting import DATA, METHOD, RUNTIME, Config, Setting
 from ance_cli.config.training import Loss, Margin, Scale
 
-PerQuery = Annotated[Path, Setting("TSV file for each query's values.", METHOD, metavar="FILE")]
+PerQuery = Annotated[Path, Setting("TSV file for each query's values.", METHOD, metavar="FILE",
+    is_output=True)]
 IgnoreIdenticalIds = Annotated[bool, Setting(
     "Leave a document with the query's own id out of each run, as BEIR does: in ArguAna and Quora "
     "the queries are documents.", METHOD)]
@@ -38,7 +39,8 @@ Reader = Annotated[Path, Setting(
 History = Annotated[Path, Setting(
     "Run folder whose training curve and changes of negatives are added.", DATA, flags=("--run",),
     metavar="DIR")]
-Figures = Annotated[Path, Setting("Folder for figures, as PNG and SVG.", DATA, metavar="DIR")]
+Figures = Annotated[Path, Setting("Folder for figures, as PNG and SVG.", DATA, metavar="DIR",
+    is_output=True)]
 Against = Annotated[list[Path], Setting(
     "Run folder, or TREC run of the dev queries, to compare the run with (repeatable).", METHOD,
     metavar="PATH")]

@@ -73,7 +73,8 @@ class CheckpointConfig(EncodingOverrides):
         "context encoder. For push: a checkpoint or a run folder (its newest checkpoint), then "
         "ORG/NAME.", DATA, positional=True)]
     output: Annotated[Path, Setting(
-        "Checkpoint folder to write.", DATA, flags=("--output", "-o"), metavar="DIR")] | None = None
+        "Checkpoint folder to write.", DATA, flags=("--output", "-o"), metavar="DIR",
+        is_output=True)] | None = None
     backbone: Annotated[Path, Setting(
         "Folder with config and tokenizer, for a source that is a single file (DPR: "
         "bert-base-uncased).", DATA, metavar="DIR")] | None = None

@@ -29,7 +29,8 @@ WithText = Annotated[bool, Setting(
 Bm25Run = Annotated[Path, Setting(
     "TREC run to draw from instead of BM25's ranking.", DATA, metavar="FILE")]
 CandidatesFolder = Annotated[Path, Setting(
-    "Folder for the candidates (default: next to the output).", DATA, metavar="DIR")]
+    "Folder for the candidates (default: next to the output).", DATA, metavar="DIR",
+    is_output=True)]
 Previous = Annotated[Path, Setting(
     "Candidates of an earlier model, for the source previous.", DATA, metavar="DIR")]
 

@@ -64,6 +64,10 @@ class Setting:
     or are recorded among the inputs by their content."""
     positional: bool = False
     is_flag: bool = True
+    is_output: bool = False
+    """A path that is written: an `ance.toml` that was not named sets it only inside its folder."""
+    only_asked: bool = False
+    """An `ance.toml` that was not named may not set it: that file may be a stranger's."""
 
     def refusal(self, value: float) -> str | None:
         """What is wrong with a number that is out of range; None if it is in range.

@@ -12,7 +12,7 @@ from ance_cli.config.setting import DATA, RUNTIME, Setting
 
 DemoFolder = Annotated[Path, Setting(
     "Folder for everything the demo makes (default: ance-demo, or ance-demo-quick).", DATA,
-    flags=("--output", "-o"), metavar="DIR")]
+    flags=("--output", "-o"), metavar="DIR", is_output=True)]
 Quick = Annotated[bool, Setting(
     "Use a smaller corpus and fewer steps: about 90 seconds on two cores, 2 GB of memory.",
     RUNTIME)]

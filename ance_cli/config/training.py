@@ -196,4 +196,4 @@ class NodeConfig(Config):
         "Number of this machine, from 0.", RUNTIME, at_least=0)] = 0
     rdzv_endpoint: Annotated[str, Setting(
         "HOST:PORT of machine 0, to which the others connect.", RUNTIME,
-        metavar="HOST:PORT")] | None = None
+        metavar="HOST:PORT", only_asked=True)] | None = None

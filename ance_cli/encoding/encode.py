@@ -69,7 +69,8 @@ def encode(
     if shard and call.force:
         raise UsageProblem(
             "--force with --shard: each shard would remove the blocks of the others",
-            hint=f"remove {output} and {atomic.partial_name(output)} first, or name another -o",
+            hint=f"remove {output} and {atomic.companion(output, '.{}.partial')} first, or name "
+            "another -o",
         )
     checkpoint.need_head()
     texts: Tokens = (
@@ -161,16 +162,16 @@ def _encode_shard(encoding: _Encoding, shard: Shard) -> Summary:
 
 
 def _shard_lease(output: Path, shard: Shard) -> Path:
-    return lease.lease_name(output.with_name(f"{output.name}.shard-{shard[0]}-of-{shard[1]}"))
+    return atomic.companion(output, f".{{}}.shard-{shard[0]}-of-{shard[1]}.lease")
 
 
 @contextmanager
 def _no_shard(output: Path) -> Iterator[None]:
     """Raises `Busy` if a shard of the output is being encoded. No shard can begin while the caller
     holds the output's own lease, which a shard needs first."""
-    pattern = lease.lease_name(output.with_name(f"{glob.escape(output.name)}.shard-*")).name
+    place = atomic.place_of(output)
     with ExitStack() as held:
-        for path in sorted(output.parent.glob(pattern)):
+        for path in sorted(place.parent.glob(f".{glob.escape(place.name)}.shard-*.lease")):
             held.enter_context(lease.hold(path, f"a shard of {output}"))
         yield
 

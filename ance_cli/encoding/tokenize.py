@@ -153,7 +153,7 @@ class QueryTokens:
         self.inputs = {
             "queries": hash_lines(f"{name}\t{text}" for name, text in self._queries.items())
         }
-        self._folder = output.with_name(f".{output.name}.tokens")
+        self._folder = atomic.companion(output, ".{}.tokens")
         self._checkpoint, self._call = checkpoint, call
 
     def open(self) -> TokenCache:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ance_cli import errors
+from ance_cli.call import MODULE
 from ance_cli.errors import AnceError, ResourceExhausted
 from ance_cli.formats.atomic import explained
 
@@ -89,7 +90,7 @@ class _Process(Worker):
         count = str(threads)
         environment = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ance_cli.encoding.workers", str(os.getpid())],
+            [*MODULE, "ance_cli.encoding.workers", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **environment},

@@ -17,7 +17,7 @@ from ance_cli.formats.dataset import (
     read_qrels,
     read_queries,
 )
-from ance_cli.formats.jsonl import STDIO, open_output
+from ance_cli.formats.jsonl import DAMAGE, STDIO, is_stream, open_input, open_output
 from ance_cli.formats.summary import Summary
 from ance_cli.formats.trec import Run, read_run
 from ance_cli.retrieval.search import passages_of
@@ -103,6 +103,10 @@ def evaluate_runs(
     return found
 
 
+_HEAD = b"run\tquery_id\tmeasure\tvalue\n"
+"""The first line of the values of each query."""
+
+
 def _check_files(
     runs: list[Path], qrels: Path | None, per_query: Path | None, dataset: Dataset | None
 ) -> None:
@@ -116,6 +120,22 @@ def _check_files(
             f"--per-query {per_query}: this command reads the file, and would replace it",
             hint="name another file with --per-query",
         )
+    if per_query is not None and per_query.exists() and not is_stream(per_query):
+        if per_query.is_dir():
+            raise UsageProblem(
+                f"--per-query {per_query}: is a folder, expected a file",
+                hint="name a file with --per-query",
+            )
+        try:
+            with open_input(per_query) as handle:
+                is_ours = handle.readline(len(_HEAD) + 1) in (_HEAD, b"")
+        except DAMAGE:
+            is_ours = False
+        if not is_ours:
+            raise UsageProblem(
+                f"--per-query {per_query}: exists and was not written by --per-query",
+                hint="name another file with --per-query, or remove this one first",
+            )
 
 
 def _check_cases(
@@ -290,7 +310,7 @@ def _add_texts(rows: list[dict[str, Any]], dataset: Dataset, skipped: SkippedLin
 
 def _write_per_query(path: Path, evaluations: dict[str, Evaluation]) -> None:
     with open_output(path) as handle:
-        handle.write(b"run\tquery_id\tmeasure\tvalue\n")
+        handle.write(_HEAD)
         for name, evaluation in evaluations.items():
             for measure, values in evaluation.per_query.items():
                 for query_id, value in values.items():

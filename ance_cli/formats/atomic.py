@@ -3,6 +3,9 @@
 An artifact is first written under a partial name next to the final one (the same file system), then
 made durable, then renamed. A killed writer leaves the old or the new artifact under the name, and
 perhaps a partial artifact next to it.
+
+Files that ance names itself (partials, leases, ledgers) are never opened through a symbolic link. A
+path that the user names is followed to where its data lies (`place_of`).
 """
 
 from __future__ import annotations
@@ -11,14 +14,16 @@ import ctypes
 import errno
 import fcntl
 import os
+import shlex
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from ance_cli.errors import AnceError, ResourceExhausted, system_failure
+from ance_cli.errors import AnceError, ResourceExhausted, UsageProblem, system_failure
 
 FREE_SPACE = "free some space and repeat the command; finished work is kept"
 """The hint of every error about a full disk."""
@@ -32,11 +37,112 @@ _MORE_FILES = (
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_NAME_BYTES = 255
+LONGEST_NAME = 200
+"""Bytes in the name of an output: the names of its partial and its leases are longer."""
+_READER_SECONDS = 5.0
+"""The time to wait for a process that reads a named pipe."""
+
+
+def place_of(path: Path) -> Path:
+    """Where the data of a path lies that the user named: links are followed, `.` has a name.
+
+    Raises `UsageProblem` for the root of the file system.
+    """
+    if path.name in ("", "..") or path.is_symlink():
+        path = Path(os.path.realpath(path))
+    if not path.name:
+        raise UsageProblem(
+            f"{path}: is the root of the file system, expected a file or folder inside",
+            hint="check the path",
+        )
+    return path
+
+
+def companion(path: Path, form: str) -> Path:
+    """A file of ance's own for `path`, next to its data; `form` has `{}` for the name."""
+    place = place_of(path)
+    name = form.format(place.name)
+    if len(os.fsencode(name)) > _NAME_BYTES:
+        raise name_too_long(path)
+    return place.with_name(name)
+
+
+def name_too_long(path: Path) -> UsageProblem:
+    """The error for an output whose name leaves no room for the names of its partial and leases."""
+    size = len(os.fsencode(path.name))
+    return UsageProblem(
+        f"{path.name[:40]}...: the name has {size} bytes, expected at most {LONGEST_NAME}: ance "
+        "adds up to 55 bytes to it for files next to the output",
+        hint="choose a shorter name",
+    )
 
 
 def partial_name(path: Path) -> Path:
     """The path under which `path` is built before the rename."""
-    return path.with_name(f".{path.name}.partial")
+    name = f".{path.name}.partial"
+    if len(os.fsencode(name)) > _NAME_BYTES:
+        raise name_too_long(path)
+    return path.with_name(name)
+
+
+def is_device(path: Path) -> bool:
+    """Whether a path is a device, a pipe or a socket, which is written into and never replaced."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file that ance names itself; raises `UsageProblem` if it is a symbolic link."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UsageProblem(
+            f"{path}: is a symbolic link, expected a file that ance wrote",
+            hint=f"remove the link with: rm {shlex.quote(str(path))}",
+        ) from error
+
+
+def _opener(path: str, flags: int) -> int:
+    return open_own(Path(path), flags)
+
+
+@contextmanager
+def open_partial_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open the partial of a file, empty. What else has its name is removed first, be it a link."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        remove(path)
+    with open(path, "wb", opener=_opener) as handle:
+        yield handle
+
+
+@contextmanager
+def open_device(path: Path) -> Iterator[IO[bytes]]:
+    """Open a device or a pipe for writing; `UsageProblem` if nothing can be written into it."""
+    until = time.monotonic() + _READER_SECONDS
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if not path.is_fifo() or time.monotonic() > until:
+                raise UsageProblem(
+                    f"{path}: no process reads this pipe"
+                    if path.is_fifo()
+                    else f"{path}: a socket or device that cannot be written to",
+                    hint="start the process that reads it first, or name a file",
+                ) from error
+        time.sleep(0.05)
+    os.set_blocking(descriptor, True)
+    with disk_errors(path), open(descriptor, "wb") as handle:
+        yield handle
 
 
 def sync_folder(folder: Path) -> None:
@@ -124,7 +230,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(partial, "wb") as handle:
+            with open_partial_file(partial) as handle:
                 yield handle
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -149,7 +255,7 @@ def append_line(path: Path, line: bytes) -> None:
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab+") as handle:
+        with open(path, "ab+", opener=_opener) as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             size = handle.seek(0, os.SEEK_END)
             if size:
@@ -209,7 +315,7 @@ def point(link: Path, target: Path) -> None:
     A folder under this name is replaced: copying a run can turn the link into a folder.
     """
     partial = partial_name(link)
-    partial.unlink(missing_ok=True)
+    remove(partial)
     if link.is_dir() and not link.is_symlink():
         remove(link)
     with disk_errors(link):
@@ -226,6 +332,8 @@ def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         doomed = path.with_name(f".{path.name.lstrip('.')}.removed")
         if doomed != path:
+            if doomed.is_symlink():
+                doomed.unlink()
             shutil.rmtree(doomed, ignore_errors=True)
             os.rename(path, doomed)
         shutil.rmtree(doomed)

@@ -33,6 +33,11 @@ DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 _FIX = "fix the line, or skip bad lines with --skip-bad"
 
 
+def is_stream(path: Path) -> bool:
+    """Whether an output is stdout, a device or a pipe: written into, without files next to it."""
+    return path == STDIO or atomic.is_device(path)
+
+
 def refuse(problem: BadInput, skipped: SkippedLines | None) -> None:
     """Raise the problem of a line, or collect it if broken lines are skipped."""
     if skipped is None:
@@ -90,6 +95,10 @@ def open_input(path: Path, on_bytes: Callable[[int], None] | None = None) -> Ite
     `on_bytes` is called with the number of bytes on disk of each read from a file.
     """
     if path == STDIO:
+        if sys.stdin is None:
+            raise UsageProblem(
+                "stdin is closed, so - cannot be read", hint="pipe the input in, or name a file"
+            )
         yield sys.stdin.buffer
         return
     if path.is_dir():
@@ -192,15 +201,21 @@ def read_records(
 
 @contextmanager
 def open_output(path: Path) -> Iterator[IO[bytes]]:
-    """Open a text file that is written whole or not at all.
+    """Open a text file that is written whole or not at all; a link is followed to its file.
 
-    `-` is stdout; a name that ends in `.gz` or `.zst` is compressed.
+    `-` is stdout; a name that ends in `.gz` or `.zst` is compressed. A device or a pipe is written
+    into.
     """
     if path == STDIO:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    with atomic.new_file(path) as raw, compressed(raw, path) as handle:
+    target = (
+        atomic.open_device(path)
+        if atomic.is_device(path)
+        else atomic.new_file(atomic.place_of(path))
+    )
+    with target as raw, compressed(raw, path) as handle:
         yield handle
 
 

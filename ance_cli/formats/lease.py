@@ -9,6 +9,7 @@ for a minute and is not touched while another process watches it.
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import socket
 import sys
@@ -24,8 +25,8 @@ from typing import NamedTuple
 import orjson
 
 from ance_cli.errors import BadInput, Busy
-from ance_cli.formats.atomic import disk_errors
-from ance_cli.formats.jsonl import STDIO
+from ance_cli.formats.atomic import companion, disk_errors, open_own, place_of
+from ance_cli.formats.jsonl import is_stream
 from ance_cli.formats.records import read_record
 
 HEARTBEAT_SECONDS = 10.0
@@ -35,7 +36,7 @@ WAIT_SECONDS = 0.5
 
 def lease_name(output: Path) -> Path:
     """The lease file that guards `output`."""
-    return output.with_name(f".{output.name}.lease")
+    return companion(output, ".{}.lease")
 
 
 def read_holder(path: Path) -> dict[str, str | int] | None:
@@ -115,7 +116,7 @@ def _refuse(path: Path, what: str) -> Busy:
 
 def _open_locked(path: Path, what: str) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # the umask decides
+        descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -217,8 +218,8 @@ def _heartbeat(descriptor: int) -> Iterator[None]:
 
 @contextmanager
 def of_output(output: Path) -> Iterator[None]:
-    """Hold the lease of an output while the block writes it; stdout needs no lease."""
-    if output == STDIO:
+    """Hold the lease of an output while the block writes it; a stream or device needs none."""
+    if is_stream(output):
         yield
         return
     with hold(lease_name(output), str(output)):
@@ -232,8 +233,8 @@ def reading(artifact: Path) -> Iterator[None]:
     Readers do not exclude each other. A folder that is not writable gets no lease: no process can
     prune it either.
     """
-    path = artifact.with_name(f".{artifact.name}.reader-{uuid.uuid4().hex}")
-    if not os.access(artifact.parent, os.W_OK):
+    path = companion(artifact, f".{{}}.reader-{uuid.uuid4().hex}")
+    if not os.access(path.parent, os.W_OK):
         yield
         return
     with hold(path, str(artifact)):
@@ -243,7 +244,8 @@ def reading(artifact: Path) -> Iterator[None]:
 def has_readers(artifact: Path) -> bool:
     """Whether a living reader holds a lease on the artifact; leases of dead readers are removed."""
     living = False
-    for path in artifact.parent.glob(f".{artifact.name}.reader-*"):
+    place = place_of(artifact)
+    for path in place.parent.glob(f".{glob.escape(place.name)}.reader-*"):
         try:
             with hold(path, str(artifact)):
                 pass  # the holder is dead; leaving the block removes the file

@@ -25,7 +25,7 @@ from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file, hash_json, hash_new_file
 from ance_cli.formats.journal import RECORDS, Journal
-from ance_cli.formats.jsonl import STDIO, compressed, open_output
+from ance_cli.formats.jsonl import compressed, is_stream, open_output
 from ance_cli.formats.records import check_record, read_record
 
 MANIFEST = "manifest.json"
@@ -65,8 +65,12 @@ _FOLDERS = {"embeddings", "index", "candidates", "generation", "bm25-index", "da
 
 
 def manifest_name(output: Path, kind: str) -> Path:
-    """The path of an artifact's manifest."""
-    return output / MANIFEST if kind in _FOLDERS else output.with_name(f"{output.name}.{MANIFEST}")
+    """The path of an artifact's manifest; for a link, that of its target unless it has its own."""
+    if kind in _FOLDERS:
+        return output / MANIFEST
+    if output.is_symlink() and (own := output.with_name(f"{output.name}.{MANIFEST}")).exists():
+        return own
+    return atomic.companion(output, f"{{}}.{MANIFEST}")
 
 
 def read_manifest(output: Path, kind: str) -> dict[str, Any]:
@@ -117,7 +121,7 @@ def check_sidecar(path: Path) -> dict[str, Any] | None:
     Raises `BadInput` if the file differs from the hash in its manifest.
     """
     sidecar = path.with_name(f"{path.name}.{MANIFEST}")
-    if path == STDIO or not path.is_file():
+    if is_stream(path) or not path.is_file():
         return None
     # a command that replaces both may be between its two renames, or was killed there
     for place in (sidecar, atomic.partial_name(sidecar), sidecar):
@@ -193,6 +197,11 @@ class _EmbeddingsContent(_Content):
 
 
 @dataclass
+class _AnyManifest:
+    kind: str
+
+
+@dataclass
 class _PendingManifest:
     content: _HashedContent
 
@@ -227,6 +236,8 @@ _MAKERS = {
     "generation": "remove the generation's folder; the next ance refresh makes a new one",
 }
 _REPLACE = "choose another name with -o, or replace the output with --force"
+KEEP = "choose another name with -o, or remove it first if you do not need it; --force does not"
+"""The hint for an output that ance did not make, which it never replaces."""
 
 
 _MAKE_AGAIN = {"candidates": "mine again with --force"}
@@ -266,7 +277,12 @@ class Plan:
     @property
     def partial(self) -> Path:
         """The path under which the artifact is built."""
-        return atomic.partial_name(self.output)
+        return atomic.partial_name(self.place)
+
+    @property
+    def place(self) -> Path:
+        """Where the output's data lies, or will lie: the target of a link."""
+        return atomic.place_of(self.output)
 
     # ---------------------------------------------------------------- is the output up to date?
 
@@ -274,18 +290,18 @@ class Plan:
         """The manifest of the output if it is up to date; None if the output has to be made.
 
         Raises `Mismatch` if the output was made with other settings (the message names them) or not
-        by ance, or was changed; with `force` the result is None instead. Raises `UsageProblem` if
-        the output would replace one of its inputs.
+        by ance, or was changed; with `force` the result is None instead, unless ance did not make
+        the output. Raises `UsageProblem` if the output would replace one of its inputs.
         """
-        if self.output == STDIO:
+        if is_stream(self.output) and self.kind not in _FOLDERS:
             return None
         spare_inputs(self.output, self.reads)
-        if force:
-            return None
         self._finish_interrupted_file()
         if not self.output.exists() or self._is_empty_folder():
             return None
         self._check_made_by_ance()
+        if force:
+            return None
         found = read_manifest(self.output, self.kind)
         if differing := self._differences(found):
             raise Mismatch(
@@ -315,10 +331,25 @@ class Plan:
                 f"{self.output}: is a folder, expected a file ({self.kind})",
                 hint="name a file with -o",
             )
+        if self.kind in _FOLDERS and not self.output.is_dir():
+            raise Mismatch(
+                f"{self.output}: is no folder, expected a folder ({self.kind})",
+                hint="name a new folder with -o",
+            )
         if not self.manifest.exists():
             raise Mismatch(
                 f"{self.output}: exists and has no manifest, so ance may not have made it",
-                hint=_REPLACE,
+                hint=KEEP,
+            )
+        try:
+            kind = read_record(self.manifest, _AnyManifest).kind
+        except BadInput as error:
+            raise BadInput(error.what, hint=KEEP) from None
+        if kind not in ALGORITHM_VERSIONS:
+            raise Mismatch(
+                f"{self.manifest}: is not a manifest of ance, so ance may not have made "
+                f"{self.output}",
+                hint=KEEP,
             )
 
     def _check_unchanged(self, found: dict[str, Any]) -> None:
@@ -360,7 +391,7 @@ class Plan:
 
     def _begin(self, folder: Path, force: bool, abandon_other: bool = False) -> None:
         """Make the partial folder and its plan, or check that an existing one can be continued."""
-        if folder.exists() and (force or not (folder / PLAN).exists()):
+        if force or not (folder / PLAN).exists() or _has_links(folder):
             atomic.remove(folder)
         if folder.exists():
             try:
@@ -416,7 +447,7 @@ class Plan:
         with atomic.disk_errors(self.output):
             atomic.sync_tree(folder)
             (folder / MANIFEST).write_bytes(_dump(manifest))
-        atomic.publish_folder(folder, self.output)
+        atomic.publish_folder(folder, self.place)
         self._tidy(unfinished_only)
         return manifest
 
@@ -455,15 +486,15 @@ class Plan:
         return atomic.partial_name(self.manifest)
 
     def journal(self, force: bool, say: Callable[[str], None]) -> Journal:
-        """A journal for the results of this file until it is written; for stdout, an empty one.
+        """A journal for the results of this file until it is written; for a stream, an empty one.
 
         The journal is in a partial folder. Like `open_partial`, it continues an interrupted call
         with the same settings (`say` reports that), raises `Mismatch` if the call had other
         settings, and starts again with `force`.
         """
-        if self.output == STDIO:
+        if is_stream(self.output):
             return Journal()
-        folder = atomic.partial_name(self.output.with_name(f"{self.output.name}.journal"))
+        folder = atomic.partial_name(atomic.companion(self.output, "{}.journal"))
 
         def begin() -> Path:
             self._begin(folder, force)
@@ -475,38 +506,38 @@ class Plan:
 
     @contextmanager
     def text_file(self, stats: dict[str, Any]) -> Iterator[IO[bytes]]:
-        """Yield a handle that writes the output file (`-` is stdout).
+        """Yield a handle that writes the output file (`-` is stdout; a device is written into).
 
         If the block ends without an error, the file is renamed to its final name and its manifest
         is written, with `stats` as the block left them; on an error nothing remains. The manifest
         is durable under a pending name before the file is renamed, so that the next call finishes
         what a kill between the two renames interrupted.
         """
-        if self.output == STDIO:
+        if is_stream(self.output):
             with open_output(self.output) as handle:
                 yield handle
             return
-        written = self.partial
+        place, written = self.place, self.partial
         with atomic.disk_errors(self.output):
-            self.output.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with open(written, "wb") as raw:
+                with atomic.open_partial_file(written) as raw:
                     with compressed(raw, self.output) as handle:
                         yield handle
                     raw.flush()
                     os.fsync(raw.fileno())
                 files = {self.output.name: written.stat().st_size}
                 content = {"files": files, "xxh3": hash_new_file(written)}
-                with open(self._pending_manifest, "wb") as raw:
+                with atomic.open_partial_file(self._pending_manifest) as raw:
                     raw.write(_dump(self._manifest(content, stats)))
                     raw.flush()
                     os.fsync(raw.fileno())
-                os.replace(written, self.output)
+                os.replace(written, place)
                 os.replace(self._pending_manifest, self.manifest)
             except BaseException:
                 written.unlink(missing_ok=True)
                 raise
-            atomic.sync_folder(self.output.parent)
+            atomic.sync_folder(place.parent)
 
     def _finish_interrupted_file(self) -> None:
         if self.kind in _FOLDERS or not self._pending_manifest.exists():
@@ -538,17 +569,30 @@ def _dump(manifest: dict[str, Any]) -> bytes:
 
 
 def spare_inputs(output: Path, reads: Iterable[Path | str | None]) -> None:
-    """Raise `UsageProblem` if an output is, or contains, one of its inputs.
+    """Raise `UsageProblem` if an output cannot be written under its name.
 
-    With --force the input would be lost.
+    With --force an input that the output is, or contains, would be lost. The working folder cannot
+    be replaced: this process and the caller's shell are in it.
     """
-    place = output.resolve()
+    if len(os.fsencode(output.name)) > atomic.LONGEST_NAME:
+        raise atomic.name_too_long(output)
+    place = Path(os.path.realpath(output))
     for path in reads:
         if path is not None and Path(path).resolve().is_relative_to(place):
             raise UsageProblem(
                 f"{output}: would replace {path}, which this command reads",
                 hint="choose another name with -o",
             )
+    if Path(os.getcwd()).is_relative_to(place):
+        raise UsageProblem(
+            f"{output}: the working folder is this folder or inside it, so it cannot be the output",
+            hint="name a new folder or file with -o",
+        )
+
+
+def _has_links(folder: Path) -> bool:
+    """Whether a partial folder is, or holds, a symbolic link: ance makes none there."""
+    return folder.is_symlink() or any(path.is_symlink() for path in folder.rglob("*"))
 
 
 def _is_hidden(place: Path) -> bool:

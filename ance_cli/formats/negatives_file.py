@@ -18,6 +18,7 @@ import orjson
 
 from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
+from ance_cli.formats.atomic import place_of
 from ance_cli.formats.jsonl import read_records, refuse
 from ance_cli.formats.manifest import check_sidecar
 
@@ -33,6 +34,7 @@ def candidates_name(negatives: Path) -> Path:
 
 
 def _companion(negatives: Path, ending: str) -> Path:
+    negatives = place_of(negatives)
     stem = negatives.name
     for suffix in (".gz", ".zst", ".jsonl"):
         stem = stem.removesuffix(suffix)

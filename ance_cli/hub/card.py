@@ -8,6 +8,7 @@ machine gets into it, only the names of folders.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 from ance_cli.call import Call
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
-from ance_cli.formats.jsonl import STDIO, open_output
+from ance_cli.formats.jsonl import is_stream, open_output
 from ance_cli.formats.ledgers import Segment, SegmentLedger
+from ance_cli.formats.manifest import KEEP
 from ance_cli.formats.run_folder import RunFolder, RunRecord
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
@@ -25,6 +27,9 @@ from ance_cli.models.hub import origin
 
 _TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction", "dense-retrieval",
          "ance"]  # fmt: skip
+_MARK = re.compile(rb"\A---\n(?s:.*?)^- ance$", re.MULTILINE)
+"""What a card of ours has in its front matter."""
+
 _PAPER = "https://openreview.net/forum?id=zeFrfgyZln"
 
 
@@ -40,10 +45,15 @@ class Ancestor:
 
 def write_card(place: Path, output: Path, name: str | None = None, call: Call = Call()) -> Summary:
     """Write `model_card` to a file (`-` is stdout); replaces a file only if `call.force` is set."""
-    if output != STDIO and output.exists() and not call.force:
-        raise UsageProblem(
-            f"{output}: exists", hint="choose another name with -o, or replace it with --force"
-        )
+    if not is_stream(output) and output.exists():
+        if output.is_dir():
+            raise UsageProblem(f"{output}: is a folder", hint="name a file with -o")
+        if not _MARK.search(output.read_bytes()[:4096]):
+            raise UsageProblem(f"{output}: exists and is no model card by ance", hint=KEEP)
+        if not call.force:
+            raise UsageProblem(
+                f"{output}: exists", hint="choose another name with -o, or replace it with --force"
+            )
     text = model_card(place, name)
     with atomic.disk_errors(output), open_output(output) as handle:
         handle.write(text.encode())

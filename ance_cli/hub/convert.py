@@ -14,7 +14,7 @@ from ance_cli.formats import atomic, lease
 from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder, seal
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import refuse_stdio
-from ance_cli.formats.manifest import spare_inputs
+from ance_cli.formats.manifest import KEEP, spare_inputs
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import ORIGIN, Checkpoint
@@ -140,6 +140,7 @@ def convert(
         "similarity": similarity,
     }
     summary = {"output": str(output), "kind": "checkpoint", "up_to_date": False}
+    _check_replaceable(output)
     if not call.force and _is_made(output, {**origin, _ENCODING: changes}):
         return {**summary, "up_to_date": True}
     if call.dry_run:
@@ -172,7 +173,8 @@ def _write(output: Path, load: Callable[[Path], Foreign], origin: dict[str, Any]
     from ance_cli.models.dual import save_dual
     from ance_cli.models.tokens import Tokenizer
 
-    partial = atomic.partial_name(output)
+    place = atomic.place_of(output)
+    partial = atomic.partial_name(place)
     scratch = partial.with_name(f"{partial.name}.source")
     for folder in (partial, scratch):  # left by a call that was killed
         atomic.remove(folder)
@@ -183,7 +185,7 @@ def _write(output: Path, load: Callable[[Path], Foreign], origin: dict[str, Any]
             save_dual(found.dual, Tokenizer(found), found.settings, partial, origin=origin)
             seal(partial)
         Checkpoint(partial)  # check the checkpoint before it is published
-        atomic.publish_folder(partial, output)
+        atomic.publish_folder(partial, place)
     finally:
         for folder in (partial, scratch):
             atomic.remove(folder)
@@ -202,6 +204,18 @@ def _files_of(source: Path) -> list[tuple[str, Path]]:
         for path in sorted(source.rglob("*"))
         if path.is_file() and path.suffix in _WEIGHTS_AND_CONFIGS
     ]
+
+
+def _check_replaceable(output: Path) -> None:
+    """Raise `Mismatch` if the output exists and is no checkpoint of ours: no flag replaces it."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not CheckpointFolder(output).settings.exists():
+        raise Mismatch(
+            f"{output}: exists and has no {CheckpointFolder(output).settings.name}, so it was made "
+            "from an unknown source",
+            hint=KEEP,
+        )
 
 
 def _is_made(output: Path, origin: dict[str, Any]) -> bool:

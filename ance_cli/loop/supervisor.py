@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ance_cli.call import MODULE
 from ance_cli.errors import AnceError, ResourceExhausted, Stopped, die_with_parent
 from ance_cli.formats.run_folder import SUPERVISOR, RunFolder
 from ance_cli.progress import Reporter
@@ -100,7 +100,7 @@ def start(arguments: Sequence[str], cpus: frozenset[int] = frozenset()) -> subpr
             os.sched_setaffinity(0, cpus)
 
     return subprocess.Popen(
-        [sys.executable, "-m", "ance_cli", *arguments, "--config", "none"],
+        [*MODULE, "ance_cli", *arguments, "--config", "none"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C reaches the child once, through this process

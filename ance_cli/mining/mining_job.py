@@ -10,7 +10,7 @@ from ance_cli.config import ClusterConfig, MineConfig, shaped_by
 from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.jsonl import STDIO
+from ance_cli.formats.jsonl import is_stream
 from ance_cli.formats.manifest import Plan, read_manifest
 from ance_cli.formats.negatives_file import candidates_name
 from ance_cli.mining.mix import ANN, BM25, LOOKAHEAD, PREVIOUS, RANDOM, Mix, parse_mix
@@ -34,7 +34,7 @@ class MiningFiles(NegativesFiles):
     @property
     def candidates_folder(self) -> Path | None:
         """Where the candidates are written; None: nowhere, because the output is stdout."""
-        if self.candidates is None and self.output != STDIO:
+        if self.candidates is None and not is_stream(self.output):
             return candidates_name(self.output)
         return self.candidates
 

@@ -13,7 +13,7 @@ from ance_cli.call import Call
 from ance_cli.config import DrawConfig
 from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.jsonl import STDIO, read_records
+from ance_cli.formats.jsonl import is_stream, read_records
 from ance_cli.formats.manifest import Plan, check_sidecar
 from ance_cli.formats.negatives_file import Texts, audit_name, parse_pair
 from ance_cli.formats.summary import Clock, Summary, made, planned, summary_of
@@ -96,7 +96,7 @@ def write_negatives(
             "seconds": clock.seconds,
             "audit": audit.summary(),
         }
-        if plan.output != STDIO:
+        if not is_stream(plan.output):
             atomic.write_bytes(
                 audit_name(plan.output),
                 orjson.dumps(stats["audit"], option=orjson.OPT_INDENT_2),

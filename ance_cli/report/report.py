@@ -15,10 +15,9 @@ from ance_cli.call import Call
 from ance_cli.config import REPORT_CASES
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.evaluation.evaluate import evaluate_runs
-from ance_cli.formats import atomic
 from ance_cli.formats.dataset import Dataset
-from ance_cli.formats.jsonl import STDIO, open_output
-from ance_cli.formats.manifest import check_files
+from ance_cli.formats.jsonl import is_stream, open_output
+from ance_cli.formats.manifest import KEEP, check_files
 from ance_cli.formats.run_folder import LOOP, REFRESH, RUN, RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.formats.tolerant_io import object_in, records_in
@@ -60,14 +59,11 @@ def report(
     need_matplotlib()
     if cases < 0:
         raise UsageProblem("--cases must not be negative")
-    _check_output(output, call.force)
+    _check_output(output)
     facts = report_facts(path, against, cases, call)
     page = page_of(facts).encode()
-    if output == STDIO:
-        with open_output(output) as handle:
-            handle.write(page)
-    else:
-        atomic.write_bytes(output, page)
+    with open_output(output) as handle:
+        handle.write(page)
     for what in facts.missing:
         call.reporter.warn(what)
     return {
@@ -79,17 +75,14 @@ def report(
     }
 
 
-def _check_output(output: Path, force: bool) -> None:
-    if output == STDIO or not output.exists():
+def _check_output(output: Path) -> None:
+    if is_stream(output) or not output.exists():
         return
     if output.is_dir():
         raise UsageProblem(f"{output}: is a folder, expected a file", hint="name a file with -o")
     with open(output, "rb") as handle:
-        if not force and _OURS not in handle.read(4096):
-            raise Mismatch(
-                f"{output}: exists and is not a report",
-                hint="choose another name with -o, or replace it with --force",
-            )
+        if _OURS not in handle.read(4096):
+            raise Mismatch(f"{output}: exists and is not a report", hint=KEEP)
 
 
 def report_facts(

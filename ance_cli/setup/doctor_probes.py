@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ance_cli.call import Call
+from ance_cli.call import MODULE, Call
 from ance_cli.errors import AnceError
 
 _IMPORT = "import "
@@ -61,7 +61,7 @@ def _run(names: Sequence[str], limit_seconds: float) -> tuple[bytes, str]:
     """What the process printed, and how it ended."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "ance_cli.setup.doctor_probes", *names],
+            [*MODULE, "ance_cli.setup.doctor_probes", *names],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

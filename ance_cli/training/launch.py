@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from ance_cli.call import MODULE
 from ance_cli.errors import EXIT_BUG, AnceError, ResourceExhausted, Stopped, UsageProblem
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
     )
     handlers = {number: signal.signal(number, _pass_on) for number in _STOPS}
     try:
-        elastic_launch(config, sys.executable)("-m", *arguments)
+        elastic_launch(config, MODULE[0])(*MODULE[1:], *arguments)
     except ChildFailedError as failed:
         rank, code = _cause(failed.failures)
         if signum := _stop(code):

@@ -46,10 +46,37 @@ def test_the_command_line_goes_before_its_table_and_that_before_the_shared_one(
     assert manifest["shaped_by"]["passage_length"] == 11
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("all", "force", "true"), ("encode", "quiet", "true"), ("all", "cache-dir", '"caches"'),
+        ("all", "cache_dir", '"caches"'), ("all", "ray", '"203.0.113.7:6379"'),
+        ("encode", "output", '"../home"'), ("encode", "output", '"/home"'),
+        ("encode", "output", '"."'), ("all", "output", '"link/out"'),
+        ("encode", "tokens", '"../tokens"'),
+    ],
+)  # fmt: skip
+def test_a_file_that_was_not_named_cannot_replace_hide_or_connect(
+    inside, settings, tmp_path, table, key, value
+):
+    (tmp_path / "link").symlink_to(tmp_path.parent)
+    settings(f"[{table}]\n{key} = {value}\n")
+    found = inside("encode", "--ckpt", "x", "-o", "y", code=2).stderr
+    assert f"error: ance.toml:2: {key.replace('_', '-')} " in found
+    assert "hint: give --" in found and "or name the file: --config ance.toml" in found
+    assert "x: no such" in inside("encode", "--ckpt", "x", "-o", "y", "--config", "ance.toml",
+                                  code=3).stderr  # fmt: skip
+
+
+def test_what_other_commands_take_and_a_flag_that_is_off_are_harmless(inside, settings):
+    settings("[all]\nforce = false\n[mine]\nforce = true\n")
+    assert "x: no such" in inside("encode", "--ckpt", "x", "-o", "y", code=3).stderr
+
+
 def test_quiet_says_nothing_of_the_file(inside, settings, dataset):
-    settings('[all]\ndata = "data"\nquiet = true\n[bm25-negatives]\nengine = "bm25s"\n')
+    settings('[all]\ndata = "data"\n[bm25-negatives]\nengine = "bm25s"\n')
     found = inside("bm25-negatives", "--depth", 6, "--negatives", 2, "-o",
-                   "n.jsonl")  # fmt: skip
+                   "n.jsonl", "--quiet")  # fmt: skip
     assert found.stderr == "" and jsonl(inside.cwd / "n.jsonl")
 
 

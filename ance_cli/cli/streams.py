@@ -1,0 +1,30 @@
+"""Gives a program that was started with closed streams (`2>&-`, a daemon) streams again.
+
+Importing this module does it. Otherwise the first file that is opened gets the number of the closed
+stream, and everything that is printed or logged is written into it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def open_closed_streams() -> None:
+    """Open /dev/null in place of stdin, stdout and stderr, where they are closed.
+
+    `sys.stdin` stays None, so that a command that has to read it can refuse to.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.set_inheritable(opened, True)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
+
+
+open_closed_streams()
