@@ -46,7 +46,8 @@ class ImportConfig(Config):
     qrels: Annotated[list[Path], Setting(
         "File of labels, of any name (repeatable).", DATA, metavar="FILE")] | None = None
     with_url: Annotated[bool, Setting(
-        "Build texts as url<sep>title<sep>body, as the released ANCE models expect.", DATA)] = False
+        "Build texts as `url<sep>title<sep>body`, as the released ANCE models expect.",
+        DATA)] = False
 
 
 @dataclass(frozen=True, kw_only=True)
