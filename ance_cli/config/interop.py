@@ -85,5 +85,6 @@ class CheckpointConfig(EncodingOverrides):
     similarity: Annotated[SimilarityName, Setting(
         "Similarity of the converted checkpoint (default: what its layout says).",
         TRAINING)] | None = None
-    private: Annotated[bool, Setting(
-        "Create the model on the hub as private (push).", RUNTIME)] = False
+    public: Annotated[bool, Setting(
+        "Create the model on the hub as public; without it, as private (push).", RUNTIME,
+        only_asked=True)] = False
