@@ -67,8 +67,7 @@ def _show(found: Summary) -> None:
     console = stdout()
     console.print(
         f"{found['queries']} queries, {found['depth']} documents each, encoded on "
-        f"{found['device']}; milliseconds",
-        markup=False,
+        f"{found['device']}; milliseconds"
     )
     show_rows(
         [

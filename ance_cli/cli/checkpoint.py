@@ -27,10 +27,10 @@ def register(app: typer.Typer) -> None:
         unknown weight is an error. Pickled files are read as tensors only.
 
         push uploads the checkpoint and its model card (its README.md, or what `ance card` writes)
-        to the Hugging Face hub in one commit, and creates the model if it does not exist. Log in
-        first with `hf auth login`, or set HF_TOKEN.
+        to the Hugging Face hub in one commit, and creates the model, private without --public, if
+        it does not exist. Log in first with `hf auth login`, or set HF_TOKEN.
 
-        Example: `ance checkpoint push runs/ance/best me/ance-medquad --private`
+        Example: `ance checkpoint push runs/ance/best me/ance-medquad`
         """
         if config.action == "convert":
             return _convert(config, call)
@@ -88,4 +88,4 @@ def _push(config: CheckpointConfig, call: Call) -> Summary:
     from ance_cli.hub.push import push
 
     place, name = config.sources
-    return push(place, name.as_posix(), config.private, call=call)
+    return push(place, name.as_posix(), config.public, call=call)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import orjson
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.filesize import decimal
 from rich.measure import Measurement
 from rich.progress import (
@@ -21,6 +21,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -35,10 +36,41 @@ FILE_WIDTH = 160
 """Columns if the output is a file or a pipe, so that tables are not folded."""
 
 
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "�")
+del _CONTROLS[ord("\n")], _CONTROLS[ord("\t")]
+
+
+def plain(text: str) -> str:
+    """A text from outside as it may reach a terminal: control characters, which could begin escape
+    sequences, are replaced."""
+    return text.translate(_CONTROLS)
+
+
+class PlainConsole(Console):
+    """A console that takes no text for markup or emoji, and lets no control character of a text
+    through: names, queries and documents are foreign."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **settings)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(plain(segment.text), segment.style)
+
+
 def _console(to_stderr: bool) -> Console:
     stream = sys.stderr if to_stderr else sys.stdout
     width = None if stream.isatty() else FILE_WIDTH
-    return Console(stderr=to_stderr, highlight=False, soft_wrap=True, width=width)
+    return PlainConsole(stderr=to_stderr, soft_wrap=True, width=width)
+
+
+def _headed(head: str, style: str, rest: str) -> Text:
+    return Text.assemble((head, style), f" {rest}")
 
 
 stderr = _console(to_stderr=True)
@@ -95,7 +127,6 @@ class _PlainBar:
             stderr.print(
                 f"{self._name}: {self._done:,} of {self._total:,} ({_rate(rate, self._unit)}, "
                 f"{left:,.0f} s left) {self._text}".rstrip(),
-                markup=False,
             )
 
     def describe(self, text: str) -> None:
@@ -110,10 +141,10 @@ class ConsoleReporter:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            stderr.print(text, markup=False)
+            stderr.print(text)
 
     def warn(self, text: str) -> None:
-        stderr.print(f"[yellow]warning:[/yellow] {_escape(text)}")
+        stderr.print(_headed("warning:", "yellow", text))
 
     @contextmanager
     def task(self, name: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
@@ -125,12 +156,12 @@ class ConsoleReporter:
             yield _PlainBar(name, total, unit, done)
             return
         columns = [
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.fields[words]}", markup=False),
         ]
         with Progress(*columns, console=stderr) as progress:
             task = progress.add_task(name, total=total, completed=done, unit=unit, words="")
@@ -141,17 +172,17 @@ class ConsoleReporter:
 
 def show_error(error: AnceError) -> None:
     """Show an error, and its hint on a line of its own."""
-    stderr.print(f"[bold red]error:[/bold red] {_escape(error.what)}")
+    stderr.print(_headed("error:", "bold red", error.what))
     if error.hint:
-        stderr.print(f"[bold]hint:[/bold] {_escape(error.hint)}")
+        stderr.print(_headed("hint:", "bold", error.hint))
 
 
 def show_skipped(skipped: SkippedLines | None) -> None:
     """Show how many broken lines were skipped, and the first five."""
     if skipped and skipped.count:
-        stderr.print(f"[yellow]skipped {skipped.count} broken lines[/yellow]; the first:")
+        stderr.print(_headed(f"skipped {skipped.count} broken lines;", "yellow", "the first:"))
         for reason in list(skipped.reasons)[:5]:
-            stderr.print(f"  {reason}", markup=False)
+            stderr.print(f"  {reason}")
 
 
 def show_summary(summary: dict[str, Any], as_json: bool, quiet: bool) -> None:
@@ -165,12 +196,12 @@ def show_summary(summary: dict[str, Any], as_json: bool, quiet: bool) -> None:
         return
     name, kind = summary.get("output", ""), summary.get("kind", "")
     if summary.get("dry_run"):
-        stderr.print(f"would make {kind} {name}", markup=False)
+        stderr.print(f"would make {kind} {name}")
     elif summary.get("up_to_date"):
-        stderr.print(f"{name}: up to date", markup=False)
+        stderr.print(f"{name}: up to date")
         return
     elif name:
-        stderr.print(f"[green]made[/green] {kind} {_escape(str(name))}")
+        stderr.print(_headed("made", "green", f"{kind} {name}"))
     hidden = {"output", "kind", "up_to_date", "fingerprint", "dry_run", "generations", "audit"}
     show_facts({k: v for k, v in summary.items() if k not in hidden}, stderr)
     if audit := summary.get("audit"):
@@ -182,14 +213,14 @@ def show_summary(summary: dict[str, Any], as_json: bool, quiet: bool) -> None:
 def show_next(commands: list[str]) -> None:
     """Suggest the next commands on stderr."""
     if commands:
-        stderr.print("next:", *commands, sep="\n  ", markup=False)
+        stderr.print("next:", *commands, sep="\n  ")
 
 
 def show_facts(facts: dict[str, Any], console: Console | None = None) -> None:
     """Show names and values, one per line; by default on stdout."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     for key, value in _flat(facts):
-        table.add_row(Text(key, style="dim"), Text(value))
+        table.add_row(Text(plain(key), style="dim"), Text(value))
     if table.row_count:
         (console or stdout()).print(table)
 
@@ -247,7 +278,7 @@ def show_rows(rows: list[dict[str, Any]], console: Console = stderr) -> None:
     wanted = Measurement.get(console, console.options.update(max_width=1_000), table).maximum
     if len(rows[0]) < 3 or wanted <= console.width or not console.is_terminal:
         if not console.is_terminal:
-            console = Console(file=console.file, width=wanted, no_color=True)
+            console = PlainConsole(file=console.file, width=wanted, no_color=True)
         console.print(table)
         return
     for row in rows:
@@ -281,7 +312,7 @@ def _shown(value: Any) -> str:
         return f"{value:,.4f}".rstrip("0").rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    return str(value)
+    return plain(str(value))
 
 
 def _column(values: list[Any]) -> list[str]:
@@ -293,9 +324,3 @@ def _column(values: list[Any]) -> list[str]:
         return texts
     decimals = max(len(text.partition(".")[2]) for text in texts)
     return [f"{value:,.{decimals}f}" for value in values]
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -56,11 +56,11 @@ def _show(found: Summary) -> None:
     console = stdout()
     console.print()
     show_rows(found["rows"], console)
-    console.print(f"\n{found['verdict']}\n", markup=False)
+    console.print(f"\n{found['verdict']}\n")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, path in found["made"].items():
         table.add_row(name, path)
     console.print(table)
     console.print("\nTry next:", style="bold")
     for line in found["next"]:
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {line}")

@@ -82,8 +82,7 @@ def _show(found: Summary) -> None:
         f"{batch['at_least_one']:.3g} (at least one), {batch['simulated_uniform']:.3g} "
         f"(simulated), {batch['simulated_in_batch']:.3g} (simulated, other pairs' positives)\n"
         f"reciprocal rank of the {found['queries']} positives: {rank['model']:.3f}, "
-        f"BM25 {rank['bm25']:.3f}\n",
-        markup=False,
+        f"BM25 {rank['bm25']:.3f}\n"
     )
     if suspects := found["suspects"]:
         stderr.print("suspected false negatives", style="bold")
@@ -91,8 +90,7 @@ def _show(found: Summary) -> None:
             stderr.print(
                 f"{suspect['above_the_positive']:+.2f}  {suspect['query']}\n"
                 f"       labelled {suspect['positive_id']}: {_short(suspect['positive'])}\n"
-                f"       suspect  {suspect['suspect_id']}: {_short(suspect['suspect'])}",
-                markup=False,
+                f"       suspect  {suspect['suspect_id']}: {_short(suspect['suspect'])}"
             )
     if generations := found.get("generations"):
         stderr.print("\nrefreshes", style="bold")

@@ -60,7 +60,7 @@ def _show(found: Summary) -> None:
         console.print(table)
     else:
         for name, value in rows:
-            console.print(f"{name:<10}  {value}", markup=False)
+            console.print(f"{name:<10}  {value}")
 
 
 def _rows(found: Summary) -> Iterator[tuple[str, str]]:

@@ -125,8 +125,7 @@ def _show_cases(first: str, second: str, cases: dict[str, Any]) -> None:
         console.print()
         console.print(
             f"{second} {words} than {first} by {cases['measure']}"
-            f"{'' if cases[kind] else ': no query'}",
-            markup=False,
+            f"{'' if cases[kind] else ': no query'}"
         )
         for case in cases[kind]:
             values = f"{case['first']:.4f} -> {case['second']:.4f}"

@@ -113,14 +113,14 @@ def _show_hits(
     queries: dict[str, str], found: Any, corpus: Path | None, skipped: SkippedLines | None
 ) -> None:
     """Show readable hits on stdout: rank, score, id, title and the start of the text."""
-    from rich.console import Console
     from rich.text import Text
 
+    from ance_cli.cli.console import PlainConsole
     from ance_cli.retrieval.search import passages_of
 
     wanted = {doc_id for listed in found.values() for doc_id, _ in listed}
     passages = passages_of(corpus, wanted, skipped) if corpus else {}
-    console = Console(highlight=False)
+    console = PlainConsole()
     for query_id, listed in found.items():
         console.print(Text(queries[query_id], style="bold"))
         for rank, (doc_id, score) in enumerate(listed, start=1):

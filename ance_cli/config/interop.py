@@ -46,7 +46,8 @@ class ImportConfig(Config):
     qrels: Annotated[list[Path], Setting(
         "File of labels, of any name (repeatable).", DATA, metavar="FILE")] | None = None
     with_url: Annotated[bool, Setting(
-        "Build texts as url<sep>title<sep>body, as the released ANCE models expect.", DATA)] = False
+        "Build texts as `url<sep>title<sep>body`, as the released ANCE models expect.",
+        DATA)] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,5 +85,6 @@ class CheckpointConfig(EncodingOverrides):
     similarity: Annotated[SimilarityName, Setting(
         "Similarity of the converted checkpoint (default: what its layout says).",
         TRAINING)] | None = None
-    private: Annotated[bool, Setting(
-        "Create the model on the hub as private (push).", RUNTIME)] = False
+    public: Annotated[bool, Setting(
+        "Create the model on the hub as public; without it, as private (push).", RUNTIME,
+        only_asked=True)] = False

@@ -7,6 +7,7 @@ folder of its own; the first one may be the checkpoint's own folder.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,29 @@ COPY_AGAIN = "copy the whole folder again"
 
 _FILES = "files_xxh3"
 """The field of `ance.json` that has the hash of each other file but the model card's."""
+
+
+_KNOWN = (
+    "*.safetensors", "*.safetensors.index.json", "config.json", "ance.json", "modules.json",
+    "config_sentence_transformers.json", "sentence_*_config.json", "router_config.json",
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "*.model",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "README.md",
+)  # fmt: skip
+"""Names of the files that make a checkpoint. Anything else in its folder is the user's own."""
+
+
+def is_known(path: Path) -> bool:
+    """Whether a file has a name that a checkpoint's files have."""
+    return any(fnmatchcase(path.name, pattern) for pattern in _KNOWN)
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a path in a checkpoint folder is a link to a place outside of it. The hub's cache
+    has its files beside `snapshots/`, and counts as inside."""
+    inside = folder.resolve()
+    if inside.parent.name == "snapshots":
+        inside = inside.parent.parent
+    return not path.resolve().is_relative_to(inside)
 
 
 @dataclass(frozen=True)

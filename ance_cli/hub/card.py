@@ -293,7 +293,18 @@ def _recipe(run: RunFolder, identity: Mapping[str, Any]) -> dict[str, Any]:
     hidden = ("dataset", "start", "shares")
     rows = {name: value for name, value in identity.items() if name not in hidden}
     rows |= {f"refresh: {name}": value for name, value in _refresh(run).items()}
-    return {name.replace("_", " "): value for name, value in rows.items() if value is not None}
+    return {
+        name.replace("_", " "): _without_folder(value)
+        for name, value in rows.items()
+        if value is not None
+    }
+
+
+def _without_folder(value: Any) -> Any:
+    """A setting as the card shows it: of a path on this machine only the last name."""
+    if isinstance(value, str) and (value[:1] in ("/", ".", "~") or value.count("/") > 1):
+        return Path(value).name
+    return value
 
 
 def _refresh(run: RunFolder) -> dict[str, Any]:

@@ -5,26 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from ance_cli.call import Call
-from ance_cli.errors import ResourceExhausted, UsageProblem
+from ance_cli.errors import BadInput, ResourceExhausted, UsageProblem
+from ance_cli.formats.checkpoint_folder import is_known, leads_out
 from ance_cli.formats.summary import Summary
 from ance_cli.hub.card import checkpoint_at, model_card
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.hub import SUFFIXES
 
 
 def push(
     place: Path,
     repo_id: str,
-    private: bool = False,
+    public: bool = False,
     call: Call = Call(),
 ) -> Summary:
-    """Create the model `repo_id` on the hub if it does not exist, and commit the checkpoint to it.
+    """Create the model `repo_id` on the hub if it does not exist, private unless `public`, and
+    commit the checkpoint to it.
 
-    `place` is a checkpoint or a run folder (its newest checkpoint). Uploads the checkpoint's files,
-    of the weights only safetensors, and its `README.md` or, if it has none, a generated card. With
-    `call.dry_run`, lists the files without a request to the hub. Raises `UsageProblem` for an
-    invalid id, and `ResourceExhausted` if the hub refuses the commit, of which it then stores
-    nothing.
+    `place` is a checkpoint or a run folder (its newest checkpoint). Uploads the files that make a
+    checkpoint (weights as safetensors, configs, tokenizer), and its `README.md` or, if it has none,
+    a generated card; other files are named in `left_out`. With `call.dry_run`, lists the files
+    without a request to the hub. Raises `UsageProblem` for an invalid id, `BadInput` for a link
+    that leads out of the checkpoint, and `ResourceExhausted` if the hub refuses the commit, of
+    which it then stores nothing.
     """
     _check_repo_id(repo_id)
     checkpoint = checkpoint_at(place)
@@ -34,12 +36,14 @@ def push(
         "output": repo_id,
         "up_to_date": False,
         "files": list(content),
+        "left_out": _others(checkpoint, content),
+        "visibility": "public" if public else "private",
         "total_bytes": {"files": sum(map(_size, content.values()))},
     }
     if call.dry_run:
         return {**found, "dry_run": True}
     call.reporter.say(f"uploading {len(content)} files to {repo_id}")
-    return {**found, "url": _commit(content, repo_id, private, checkpoint.path.name)}
+    return {**found, "url": _commit(content, repo_id, public, checkpoint.path.name)}
 
 
 Content = dict[str, Path | bytes]
@@ -64,23 +68,36 @@ def _content(checkpoint: Checkpoint, place: Path, repo_id: str) -> Content:
     content: Content = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if path.suffix in SUFFIXES and path.is_file()
+        if is_known(path) and path.is_file()
     }
+    for path in content.values():
+        if isinstance(path, Path) and leads_out(path, folder):
+            raise BadInput(
+                f"{path}: is a link to {path.resolve()}, outside of the checkpoint",
+                hint="put the file itself in the place of the link",
+            )
     content[card.name] = card if card.exists() else model_card(place, repo_id).encode()
     return content
+
+
+def _others(checkpoint: Checkpoint, content: Content) -> list[str]:
+    """The files in the folder that are not uploaded."""
+    folder = checkpoint.path
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if name not in content)
 
 
 def _size(data: Path | bytes) -> int:
     return len(data) if isinstance(data, bytes) else data.stat().st_size
 
 
-def _commit(content: Content, repo_id: str, private: bool, name: str) -> str:
+def _commit(content: Content, repo_id: str, public: bool, name: str) -> str:
     """Upload the files in one commit; returns its address."""
     import huggingface_hub
 
     api = huggingface_hub.HfApi()
     try:
-        api.create_repo(repo_id, private=private or None, exist_ok=True)
+        api.create_repo(repo_id, private=not public, exist_ok=True)
         commit = api.create_commit(
             repo_id,
             [

@@ -14,8 +14,14 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from ance_cli.config.sets import Side, SimilarityName, Towers
-from ance_cli.errors import UsageProblem
-from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder, write_json
+from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.formats.checkpoint_folder import (
+    CheckpointFolder,
+    ModuleFolder,
+    is_known,
+    leads_out,
+    write_json,
+)
 from ance_cli.models.checkpoint import Checkpoint, EncodingSettings, write_settings
 from ance_cli.models.encoder import (
     Encoder,
@@ -243,6 +249,11 @@ def _copy_modules(tower: Tower, folder: Path) -> list[tuple[str, str]]:
         modules.append((f"{PASSAGE_ROUTE}_{number}_{module.kind}", module.kind))
         (folder / modules[-1][0]).mkdir()
     for number, path in tower.files():
+        if not is_known(path) and leads_out(path, path.parent):
+            raise BadInput(
+                f"{path}: is a link to a file outside of the checkpoint, which would be copied",
+                hint="remove the link, or put the file itself in its place",
+            )
         shutil.copyfile(path, folder / modules[number][0] / path.name)
     return modules
 

@@ -4,9 +4,17 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from ance_cli.cli import console
-from ance_cli.cli.console import show_rows
+from ance_cli.cli.console import (
+    ConsoleReporter,
+    PlainConsole,
+    show_error,
+    show_facts,
+    show_rows,
+)
+from ance_cli.errors import AnceError
 
 ROWS = [{"source": "ann", "negatives": 12_345, "mean": 0.5}, {"source": "random", "negatives": 2}]
 
@@ -34,3 +42,30 @@ def test_one_below_the_other_where_it_is_too_narrow():
 def test_small_numbers_are_not_shown_as_0():
     assert console._shown(2e-05) == "2e-05" and console._shown(0.0) == "0"
     assert console._rate(0.02, "step") == "1.2 step/min" and console._rate(0.8, "x") == "0.8 x/s"
+
+
+FOREIGN = "a[/b] [bs=32] :smile: \x1b]0;title\x1b[2J\x9b31m c"
+SHOWN = "a[/b] [bs=32] :smile: \ufffd]0;title\ufffd[2J\ufffd31m c"
+
+
+def test_foreign_text_reaches_a_terminal_as_it_is_but_for_control_characters():
+    """Names and texts from outside: no markup, no emoji, no escape sequence."""
+    file = io.StringIO()
+    plain = PlainConsole(file=file, force_terminal=True, width=200, color_system=None)
+    plain.print(FOREIGN)
+    plain.print(Text(FOREIGN))
+    show_rows([{"run": FOREIGN, "mean": 0.5}], plain)
+    show_facts({FOREIGN: FOREIGN}, plain)
+    printed = file.getvalue()
+    assert printed.count(SHOWN) == 5
+    assert not set(printed) & {"\x1b", "\x07", "\x9b"}
+
+
+def test_errors_warnings_and_bars_show_foreign_text(monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(console, "stderr", PlainConsole(file=file, width=200))
+    reporter = ConsoleReporter()
+    reporter.say(FOREIGN)
+    reporter.warn(FOREIGN)
+    show_error(AnceError(FOREIGN, hint=FOREIGN))
+    assert file.getvalue().count(SHOWN) == 4 and "\x1b" not in file.getvalue()

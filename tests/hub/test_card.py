@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -9,7 +10,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from ance_cli.errors import BadInput, ResourceExhausted, UsageProblem
-from ance_cli.hub.card import lineage, model_card
+from ance_cli.formats.checkpoint_folder import leads_out
+from ance_cli.hub.card import _without_folder, lineage, model_card
 from ance_cli.hub.push import push
 from tests.hub_server import TOKEN, running_hub
 from tests.world import Ance, AnceInside, make_dataset, tree
@@ -134,10 +136,14 @@ def hub(monkeypatch):
 
 def test_push_sends_the_checkpoint_and_its_card_in_one_commit(world, hub):
     folder = (world.cwd / "ance" / "latest").resolve()
-    (folder / "pytorch_model.bin").write_bytes(b"never")
-    found = push(world.cwd / "ance", "me/small", private=True)
-    (folder / "pytorch_model.bin").unlink()
+    for name in ("pytorch_model.bin", "notes.txt", "trainer_state.json"):
+        (folder / name).write_bytes(b"never")
+    found = push(world.cwd / "ance", "me/small")
+    for name in found["left_out"]:
+        (folder / name).unlink()
+    assert found["left_out"] == ["notes.txt", "pytorch_model.bin", "trainer_state.json"]
     assert hub[0] == ("repo", "me/small", True, True) and len(hub) == 2
+    assert found["visibility"] == "private"
     files = hub[1][2]
     expected = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert set(files) == expected | {"README.md"} == set(found["files"])
@@ -145,6 +151,43 @@ def test_push_sends_the_checkpoint_and_its_card_in_one_commit(world, hub):
     assert Path(files["model.safetensors"].path_or_fileobj) == folder / "model.safetensors"
     assert b"# me/small\n" in files["README.md"].path_or_fileobj
     assert found["url"] == "https://hub/me/small/commit/1"
+
+
+def test_a_model_is_public_only_if_that_was_asked(world, hub):
+    assert push(world.cwd / "ance", "me/small", public=True)["visibility"] == "public"
+    assert hub[0] == ("repo", "me/small", False, True)
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer_config.json"])
+def test_a_link_that_leads_out_of_the_checkpoint_is_not_followed(world, hub, tmp_path, name):
+    (tmp_path / "id_rsa").write_text("SECRET")
+    folder = tmp_path / "ckpt"
+    shutil.copytree(world.cwd / "ance" / "latest", folder)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(BadInput):  # at the checkpoint's own hashes, or at the link
+        push(folder, "me/small")
+    assert not hub
+    assert leads_out(folder / name, folder) and not leads_out(folder / "ance.json", folder)
+
+
+def test_the_files_of_a_snapshot_in_the_hub_cache_are_inside(tmp_path):
+    blob = tmp_path / "models--me--small" / "blobs" / "abc"
+    snapshot = tmp_path / "models--me--small" / "snapshots" / "1234"
+    blob.parent.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    blob.write_text("{}")
+    (snapshot / "config.json").symlink_to("../../blobs/abc")
+    (snapshot / "vocab.txt").symlink_to("/etc/passwd")
+    assert not leads_out(snapshot / "config.json", snapshot)
+    assert leads_out(snapshot / "vocab.txt", snapshot)
+
+
+def test_a_path_of_this_machine_does_not_reach_the_card(world):
+    shown = {"teacher": "/srv/secret/cross", "index_factory": "IVF16,Flat", "loss": "nll"}
+    assert [_without_folder(value) for value in shown.values()] == ["cross", "IVF16,Flat", "nll"]
+    assert _without_folder("../secret/cross") == "cross" and _without_folder(0.5) == 0.5
+    assert _without_folder("cross-encoder/ms-marco") == "cross-encoder/ms-marco"
 
 
 def test_a_readme_of_its_own_goes_first(world, hub):
@@ -185,7 +228,7 @@ def test_there_and_back_over_a_socket(world, tmp_path):
     with running_hub() as hub:
         there = {**hub.environment, "HF_HOME": hub_home}
         push = ["checkpoint", "push", "ance", "me/small"]
-        found = json.loads(ance(*push, "--private", "--json", **there).stdout)
+        found = json.loads(ance(*push, "--json", **there).stdout)
         assert hub.private == {"me/small": True} and hub.messages == [
             "Checkpoint step-00000004, by ance"
         ]
