@@ -319,8 +319,10 @@ def _column(values: list[Any]) -> list[str]:
     """The texts of a column; its floats get the same number of decimals."""
     texts = [_shown(value) for value in values]
     if not all(
-        isinstance(value, float) and (value == 0 or 0.001 <= abs(value) < 1000) for value in values
+        isinstance(value, float) and "." in text for value, text in zip(values, texts, strict=True)
     ):
         return texts
     decimals = max(len(text.partition(".")[2]) for text in texts)
+    if any("e" in text for text in texts):
+        return texts
     return [f"{value:,.{decimals}f}" for value in values]

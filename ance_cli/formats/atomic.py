@@ -114,9 +114,9 @@ def _opener(path: str, flags: int) -> int:
 
 @contextmanager
 def open_partial_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open the partial of a file, empty. What else has its name is removed first, be it a link."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        remove(path)
+    """Open the partial of a file, empty. A link or a pipe of its name is removed first."""
+    if path.is_symlink() or is_device(path):
+        path.unlink()
     with open(path, "wb", opener=_opener) as handle:
         yield handle
 

@@ -93,7 +93,11 @@ def test_sigterm_saves_the_state_after_the_step_in_hand(ance, negatives, checkpo
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stderr
-    assert "state saved: repeat the command to continue" in stderr and "Traceback" not in stderr
+    assert (
+        "is saved" in stderr
+        and "run the same command to continue" in stderr
+        and "Traceback" not in stderr
+    )
     steps = [json.loads((path / "state.json").read_text())["step"]
              for path in (ance.cwd / "run" / "state").iterdir()]  # fmt: skip
     assert steps == [jsonl(metrics)[-1]["step"]]
@@ -450,7 +454,7 @@ def test_a_stage_that_was_stopped_makes_the_bytes_of_one_that_was_not(
     ("arguments", "words"),
     [
         (["search", "--corpus", "data/corpus.jsonl", "--engine", "bm25s", "--queries", "-"],
-         "stdin: holds no query"),
+         "stdin: there is no query"),
         (["train-segment", "-", "--data", "data", "--ckpt", "{ckpt}", "--steps", 2, "-o", "run"],
          "the file has no negatives"),
     ],
