@@ -59,14 +59,7 @@ def evaluate_runs(
     _check_cases(cases, len(runs), asked, dataset)
     judged = read_qrels(qrels, skipped=call.skipped) if qrels is not None else {}
     ranked = {str(path): read_run(path, call.skipped) for path in runs}
-    own_ids = {
-        name: [query_id for query_id, hits in run.items() if query_id in hits]
-        for name, run in ranked.items()
-    }
-    if ignore_identical_ids:
-        for name, query_ids in own_ids.items():
-            for query_id in query_ids:
-                del ranked[name][query_id][query_id]
+    own = {name: _retrieve_themselves(run, ignore_identical_ids) for name, run in ranked.items()}
     first_run = next(iter(ranked.values()))
     answers = _answer_labels(asked, ranked.values(), dataset, judged, call)
     if not judged:
@@ -85,9 +78,7 @@ def evaluate_runs(
             {
                 "run": name,
                 "judged_queries_without_results": len(evaluation.without_results),
-                "queries_that_retrieve_themselves": sum(
-                    query_id in judged for query_id in own_ids[name]
-                ),
+                "queries_that_retrieve_themselves": len(own[name] & judged.keys()),
                 "measures": _means(evaluation),
             }
             for name, evaluation in evaluations.items()
@@ -105,6 +96,15 @@ def evaluate_runs(
 
 _HEAD = b"run\tquery_id\tmeasure\tvalue\n"
 """The first line of the values of each query."""
+
+
+def _retrieve_themselves(run: Run, leave_out: bool) -> set[str]:
+    """The queries whose results have a document with their own id; `leave_out` removes it."""
+    found = {query_id for query_id, hits in run.items() if query_id in hits}
+    if leave_out:
+        for query_id in found:
+            del run[query_id][query_id]
+    return found
 
 
 def _check_files(
