@@ -51,9 +51,11 @@ WORDS = ["", " ", "nan", "-inf", "1e400", "9" * 5000, "-1", "0", "0x10", "1_0", 
          "1:1", "a:nan", "@", "\udcff"]  # fmt: skip
 NOT_TRIED = {
     "config", "cache_dir", "output", "watch", "follow", "ray", "rdzv_endpoint", "nnodes", "dry_run",
-    "cpu_workers", "track", "steps", "interval", "quiet", "json",
+    "cpu_workers", "track", "steps", "interval", "quiet", "json", "batch_size", "accumulation",
+    "negatives_per_positive",
 }  # fmt: skip
-"""Settings that wait, start other programs or write elsewhere, and flags without a value."""
+"""Settings that wait, start other programs, write elsewhere or ask for that much work, and flags
+without a value."""
 
 
 def run(folder, words):
