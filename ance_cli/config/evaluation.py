@@ -68,10 +68,11 @@ class DiagnoseConfig(Config):
         "Queries to analyse, each with one of its positives.", METHOD, at_least=1)] = 32
     draws: Annotated[int, Setting(
         "Negatives that each sampler draws per pair, whose gradients are computed.", METHOD,
-        at_least=2)] = 8
+        at_least=2, at_most=10_000)] = 8
     depth: Depth = 100
     batch_size: Annotated[int, Setting(
-        "Queries per batch, for the batch-level figures.", METHOD, at_least=2)] = 32
+        "Queries per batch, for the batch-level figures.", METHOD, at_least=2,
+        at_most=65_536)] = 32
     suspects: Annotated[int, Setting(
         "Unlabelled documents to show, most similar to positives first.", METHOD, at_least=0)] = 10
     loss: Loss = "nll"

@@ -27,7 +27,8 @@ Loss = Annotated[LossName, Setting(
     "nll compares the positive with all negatives at once; pairwise, bce and hinge with one at a "
     "time.", TRAINING)]
 Margin = Annotated[float, Setting("Margin of --loss hinge.", TRAINING, at_least=0)]
-BatchSize = Annotated[int, Setting("Queries per device and micro-batch.", TRAINING, at_least=1)]
+BatchSize = Annotated[int, Setting(
+    "Queries per device and micro-batch.", TRAINING, at_least=1, at_most=1_000_000)]
 Scale = Annotated[float, Setting(
     "Factor on the scores inside the loss: 1 / temperature (20 for cosine; default: the "
     "checkpoint's).", TRAINING, above=0)]
@@ -68,9 +69,9 @@ class RecipeConfig(EncodingOverrides):
         "Norm at which gradients are clipped.", TRAINING, above=0)] = 1.0
     batch_size: BatchSize = 32
     accumulation: Annotated[int, Setting(
-        "Micro-batches per optimizer step.", TRAINING, at_least=1)] = 1
+        "Micro-batches per optimizer step.", TRAINING, at_least=1, at_most=1_000_000)] = 1
     negatives_per_positive: Annotated[int, Setting(
-        "Mined negatives per pair and step; 0 = none.", TRAINING, at_least=0)] = 1
+        "Mined negatives per pair and step; 0 = none.", TRAINING, at_least=0, at_most=100_000)] = 1
     in_batch: Annotated[InBatch, Setting(
         "Documents of the whole batch, across devices, that are added to a query's negatives: all "
         "of them, the hardest one (NCE) or a random one. Known positives of the query are left "

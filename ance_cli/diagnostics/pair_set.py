@@ -93,6 +93,7 @@ def negatives_of(data: MiningData, query_id: str, banned: set[int]) -> Positions
 
 def ranks_to_show(num_docs: int, depth: int) -> Positions:
     """Every rank of the top (from 0), and up to sixty ranks below it at growing distances."""
+    depth = min(depth, num_docs)
     beyond = np.geomspace(depth, max(num_docs - 1, depth), 60).astype(np.int64)
     shown = np.unique(np.concatenate([np.arange(depth), beyond]))
     return shown[shown < num_docs]

@@ -6,6 +6,7 @@ The values come from the declared settings, the bytes from the formats. The seed
 import gzip
 import json
 import random
+import resource
 import shutil
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from io import BytesIO, StringIO, TextIOWrapper
@@ -46,13 +47,15 @@ CALLS = {
 """One whole call of each command that runs in this process."""
 
 WORDS = ["", " ", "nan", "-inf", "1e400", "9" * 5000, "-1", "0", "0x10", "1_0", "\u0661", "\ufeff1",
-         "\N{SNOWMAN}", "\x1b[2J", "[red]", "a" * 3000, "../..", "-", "/dev/null", "1,2", "0-3",
+         "\N{SNOWMAN}", "\x1b[2J", "[red]", "a" * 3000, "../..", "-", "1,2", "0-3",
          "1:1", "a:nan", "@", "\udcff"]  # fmt: skip
 NOT_TRIED = {
     "config", "cache_dir", "output", "watch", "follow", "ray", "rdzv_endpoint", "nnodes", "dry_run",
-    "cpu_workers", "track", "steps", "interval", "quiet", "json",
+    "cpu_workers", "track", "steps", "interval", "quiet", "json", "batch_size", "accumulation",
+    "negatives_per_positive",
 }  # fmt: skip
-"""Settings that wait, start other programs or write elsewhere, and flags without a value."""
+"""Settings that wait, start other programs, write elsewhere or ask for that much work, and flags
+without a value."""
 
 
 def run(folder, words):
@@ -93,6 +96,15 @@ def values(each):
     if each.type in (int, float):
         return [*numbers(each), *WORDS[:9]]
     return WORDS
+
+
+@pytest.fixture(autouse=True)
+def _bounded_memory():
+    """A call that wants all memory fails by itself, and does not take the machine along."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.fixture
