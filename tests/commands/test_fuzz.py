@@ -1,10 +1,12 @@
 """Arguments and files that nobody meant: no exit code is 1, and no traceback is printed.
 
-The values come from the declared settings, the bytes from the formats. The seed is fixed.
+The values come from the declared settings, the bytes from the formats. The seed is fixed. Takes
+long and much memory, so it runs only where `ANCE_FUZZ` is set.
 """
 
 import gzip
 import json
+import os
 import random
 import resource
 import shutil
@@ -20,7 +22,10 @@ from ance_cli.cli.exit import exit_code_of
 from ance_cli.cli.main import app
 from tests.commands.test_broken_inputs import made  # noqa: F401  (a fixture)
 
-pytestmark = pytest.mark.long
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif("ANCE_FUZZ" not in os.environ, reason="ANCE_FUZZ is not set"),
+]
 
 DENSE = ["--data", "data", "--ckpt", "ckpt", "--gpus", "none"]
 CALLS = {
