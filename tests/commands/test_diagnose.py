@@ -129,7 +129,7 @@ def test_dry_run_and_refusals(world, checkpoint):
                "run/generations/0002/embeddings", *SMALL, "-o", "no.json"]  # fmt: skip
     assert "made by another passage encoder" in world.inside(*foreign, code=4).stderr
     few = world.inside(*world.diagnose, "--draws", 1, "-o", "no.json", code=2)
-    assert "--draws must be at least 2" in few.stderr
+    assert "--draws must be between 2" in few.stderr
     wrong = world.inside(*world.diagnose, "--run", "data", "-o", "no.json", code=3)
     assert "is not a run folder" in wrong.stderr
     assert not (world.cwd / "no.json").exists()
