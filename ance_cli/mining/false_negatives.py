@@ -17,8 +17,9 @@ from ance_cli.mining.sampling import Positions
 class DuplicateIndex:
     """Documents with the same text: positions in corpus order, grouped by a hash of the body.
 
-    With `queries` (query_id -> text), it also knows the documents that are a query: those with its
-    id or its text, as in duplicate-question and argument retrieval.
+    With `queries` (query_id -> text), it also knows the documents that are a query, as in
+    duplicate-question and argument retrieval: those with its text, and the one with its id if one
+    text contains the other. An equal id alone says nothing: many collections number both from 1.
     """
 
     def __init__(self, passages: Iterable[Passage], queries: Mapping[str, str] = {}) -> None:
@@ -26,8 +27,11 @@ class DuplicateIndex:
         hashes: list[int] = []
         asked = {query_id: text_hash(text) for query_id, text in queries.items()}
         with_text: dict[int, list[int]] = {value: [] for value in asked.values()}
+        by_id: dict[str, int] = {}
         for place, passage in enumerate(passages):
             self.doc_ids.append(passage.doc_id)
+            if passage.doc_id in queries and _overlap(queries[passage.doc_id], passage):
+                by_id[passage.doc_id] = place
             value = passage.body_hash()
             hashes.append(value)
             if value in with_text:
@@ -48,7 +52,7 @@ class DuplicateIndex:
         self._itself = {
             query_id: places
             for query_id, value in asked.items()
-            if (places := with_text[value]) or query_id in self.position
+            if (places := {*with_text[value], *([by_id[query_id]] if query_id in by_id else [])})
         }
 
     def banned(self, positives: Iterable[str]) -> tuple[set[int], set[int]]:
@@ -62,15 +66,19 @@ class DuplicateIndex:
         those. Empty for most datasets."""
         if query_id not in self._itself:
             return set()
-        found = set(self._itself[query_id])
-        if (place := self.position.get(query_id)) is not None:
-            found.add(place)
+        found = self._itself[query_id]
         return found | {copy for place in found for copy in self._group_of.get(place, ())}
 
     def never_negatives(self, query_id: str, positives: Iterable[str]) -> set[int]:
         """Positions of the positives, of their copies, and of the query itself."""
         own, same = self.banned(positives)
         return own | same | self.itself(query_id)
+
+
+def _overlap(query: str, passage: Passage) -> bool:
+    """Whether the text of the query contains that of the passage, or the other way round."""
+    texts = [" ".join(text.lower().split()) for text in (query, passage.joined(" "))]
+    return bool(texts[0] and texts[1]) and (texts[0] in texts[1] or texts[1] in texts[0])
 
 
 class DatasetScope:
