@@ -109,7 +109,13 @@ def _check_encoding(values: dict[str, Any]) -> None:
     """Raise `UsageProblem` for a path or text that is not UTF-8: JSON files could not name it."""
     listed = [each for value in values.values() if isinstance(value, list) for each in value]
     texts = [str(each) for each in (*values.values(), *listed) if isinstance(each, str | Path)]
-    for text in (*texts, os.getcwd(), str(cache_dir())):
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise UsageProblem(
+            "the working folder was removed", hint="change to a folder that exists: cd"
+        ) from None
+    for text in (*texts, here, str(cache_dir())):
         try:
             text.encode()
         except UnicodeEncodeError:

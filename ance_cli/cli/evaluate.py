@@ -79,7 +79,11 @@ def _show(found: Summary, reporter: Reporter) -> None:
             reporter.warn(
                 f"{row['run']}: {own} of {found['queries']} judged queries retrieve the document "
                 "with their own id; "
-                + ("it is left out" if left_out else "--ignore-identical-ids leaves it out")
+                + (
+                    "it is left out"
+                    if left_out
+                    else "if it is the query, --ignore-identical-ids leaves it out"
+                )
             )
     shown = []
     for measure in (others or [first])[0]["measures"]:

@@ -66,8 +66,8 @@ class DuplicateIndex:
         those. Empty for most datasets."""
         if query_id not in self._itself:
             return set()
-        found = self._itself[query_id]
-        return found | {copy for place in found for copy in self._group_of.get(place, ())}
+        own = self._itself[query_id]
+        return own | {copy for place in own for copy in self._group_of.get(place, ())}
 
     def never_negatives(self, query_id: str, positives: Iterable[str]) -> set[int]:
         """Positions of the positives, of their copies, and of the query itself."""

@@ -43,8 +43,8 @@ def read_mining_data(dataset: Dataset, config: DrawConfig, call: Call) -> Mining
     own = {query_id: queries[query_id] for query_id in positives}
     if in_corpus := sum(bool(duplicates.itself(query_id)) for query_id in own):
         call.reporter.say(
-            f"{in_corpus} of {len(own)} queries are documents of the corpus, with the same id or "
-            "text: none is its own negative"
+            f"{in_corpus} of {len(own)} queries are documents of the corpus themselves: none is "
+            "its own negative"
         )
     data = MiningData(own, positives, duplicates, scope)
     if config.negatives and config.depth * 10 > data.num_docs:

@@ -166,13 +166,15 @@ class PairStream:
         for found in negatives:
             place = place_of[found.query_id, found.positive_id]
             docs = np.asarray([position[doc_id] for doc_id in found.negative_ids], np.int64)
-            kept = ~np.isin(docs, list(training_set.duplicates.itself(found.query_id)))
-            self.num_queries_removed += len(docs) - int(kept.sum())
-            self._negatives[place] = docs[kept]
+            scores = np.asarray(found.teacher_scores, np.float32)  # None becomes NaN
+            if itself := training_set.duplicates.itself(found.query_id):
+                kept = ~np.isin(docs, list(itself))
+                self.num_queries_removed += len(docs) - int(kept.sum())
+                docs, scores = docs[kept], scores[kept] if len(scores) else scores
+            self._negatives[place] = docs
             if found.teacher_positive_score is not None:
-                scores = np.asarray(found.teacher_scores, np.float32)  # None becomes NaN
                 positive = np.float32(found.teacher_positive_score)
-                self._teacher[place] = np.concatenate([[positive], scores[kept]])
+                self._teacher[place] = np.concatenate([[positive], scores])
         self.num_skipped = sum(len(docs) < self.per_positive for docs in self._negatives)
         if self.num_skipped == len(self.pairs):
             raise BadInput(

@@ -281,8 +281,7 @@ def _first_negatives(
         snapshot = load(SegmentInput.of(run, job.record))
     if snapshot.stream.num_queries_removed:
         reporter.warn(
-            f"{snapshot.stream.num_queries_removed} negatives are the query itself, by id or text, "
-            "and are left out"
+            f"{snapshot.stream.num_queries_removed} negatives are the query itself and are left out"
         )
     if snapshot.stream.num_skipped:
         reporter.warn(

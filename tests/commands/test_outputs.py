@@ -203,3 +203,11 @@ def test_nothing_is_opened_through_a_planted_link(inside, runs):
     found = inside(*FUSE, "more.trec", code=2).stderr
     assert ".more.trec.lease: is a symbolic link" in found and "hint: remove the link" in found
     assert (runs / "private").read_text() == "mine"
+
+
+def test_a_working_folder_that_was_removed_is_named(tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    command = f"rmdir {folder}; exec {sys.executable} -P -m ance_cli fuse a b -o c"
+    found = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True)
+    assert found.returncode == 2 and "the working folder was removed" in found.stderr

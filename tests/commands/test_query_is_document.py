@@ -73,7 +73,7 @@ def test_a_run_refreshes_and_trains_without_the_queries_themselves(inside, own, 
              checkpoint, "--steps", 1, "--batch-size", 4, "-o", "run"]  # fmt: skip
     shown = inside(*train).stderr
     total = sum(len(own[record["query_id"]]) for record in foreign)
-    assert f"{total} negatives are the query itself, by id or text, and are left out" in shown
+    assert f"{total} negatives are the query itself and are left out" in shown
     inside("refresh", "run", "--depth", 20, "--negatives", 6, "-q")
     newest = inside.cwd / "run" / "generations" / "0001"
     for record in jsonl(newest / "negatives.jsonl"):

@@ -19,3 +19,12 @@ def full_disk(monkeypatch):
     reporter.warn = warnings.append
     monkeypatch.setattr(RunFolder, "event", event)
     return reporter, warnings
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder without checkpoints."""
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.write_settings("run.json", {})
+    return run

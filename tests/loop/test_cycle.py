@@ -4,17 +4,8 @@ import json
 
 import pytest
 
-from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop.cycle import cycle
 from ance_cli.loop.supervisor import StageFailed
-
-
-@pytest.fixture
-def run(tmp_path):
-    run = RunFolder(tmp_path / "run")
-    run.path.mkdir()
-    run.write_settings("run.json", {})
-    return run
 
 
 def test_in_turn_after_side_by_side_training_ends_at_the_next_segment(run):

@@ -2,19 +2,10 @@
 
 import pytest
 
-from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop import supervisor
 from ance_cli.loop.supervisor import StageFailed, run_stage
 from ance_cli.progress import Silent
 from tests.world import jsonl
-
-
-@pytest.fixture
-def run(tmp_path):
-    run = RunFolder(tmp_path / "run")
-    run.path.mkdir()
-    run.write_settings("run.json", {})
-    return run
 
 
 @pytest.fixture
