@@ -19,7 +19,7 @@ from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import ORIGIN, Checkpoint
 from ance_cli.models.hub import fetched
-from ance_cli.models.tower import Tower, read_object
+from ance_cli.models.tower import WIDTH_KEYS, Tower, read_object
 
 if TYPE_CHECKING:
     from ance_cli.models.foreign import Foreign
@@ -28,7 +28,7 @@ _SIDES: tuple[Side, Side] = ("query", "passage")
 _WEIGHTS_AND_CONFIGS = (".safetensors", ".bin", ".cp", ".pt", ".json", ".txt", ".model")
 _SHAPE = {
     "layers": ("num_hidden_layers", "n_layers"),
-    "hidden_size": ("hidden_size", "dim"),
+    "hidden_size": WIDTH_KEYS,
     "heads": ("num_attention_heads", "n_heads"),
     "vocabulary": ("vocab_size",),
 }

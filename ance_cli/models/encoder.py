@@ -77,15 +77,19 @@ class Encoder(nn.Module):
             return vectors
 
 
+_WITH_DECODER = {"t5", "mt5", "umt5"}
+"""Model types of which an encoder is one half; its folder has no weights of the other."""
+
+
 def load_backbone(tower: Tower) -> nn.Module:
     """The Transformer of a tower in float32; `BadInput` if a weight is missing from its file."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
     with as_bad_input(f"{tower.shown}: the backbone does not load", hint=COPY_AGAIN):
         config = AutoConfig.from_pretrained(tower.backbone, trust_remote_code=False)
     extra = {"add_pooling_layer": False} if config.model_type in WITHOUT_POOLER else {}
     backbone: nn.Module = load_pretrained(
-        AutoModel,
+        AutoModelForTextEncoding if config.model_type in _WITH_DECODER else AutoModel,
         tower.backbone,
         tower.shown,
         "backbone",

@@ -38,6 +38,10 @@ class Module:
     shown: Path
 
 
+WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd")
+"""The keys that models use for the width of their token vectors in their configs."""
+
+
 @dataclass(frozen=True)
 class Tower:
     """The modules that turn texts of one side into vectors, in order; the first is a
@@ -69,7 +73,10 @@ class Tower:
         """The width of the vectors."""
         dense = [module.folder for module in self.modules if module.kind == "Dense"]
         path = ModuleFolder(dense[-1] if dense else self.backbone).config
-        return whole_number(read_object(path), "out_features" if dense else "hidden_size", path)
+        config = read_object(path)
+        widths = ("out_features",) if dense else WIDTH_KEYS
+        key = next((key for key in widths if key in config), widths[0])
+        return whole_number(config, key, path)
 
     @property
     def max_positions(self) -> int:

@@ -49,15 +49,17 @@ class GradCacheStep:
     widths: list[tuple[int, int]] = field(default_factory=list, init=False)
     """(rows, padded width) of each forward pass that had gradients."""
 
-    def backward(self, query_rows: Ints, passage_rows: Ints, loss_of: LossOf, sync: bool,
-                 seed: int) -> float:  # fmt: skip
+    def backward(self, query_rows: Ints, passage_rows: Ints, most_rows: int, loss_of: LossOf,
+                 sync: bool, seed: int) -> float:  # fmt: skip
         """Add the gradients of `loss_of(query vectors, passage vectors)`; returns the loss.
 
-        `query_rows`, `passage_rows`: rows of `queries` and `passages` that this rank encodes. The
-        gradients are averaged over the ranks if `sync`. `seed` seeds the dropout.
+        `query_rows`, `passage_rows`: rows of `queries` and `passages` that this rank encodes;
+        `most_rows`: the largest number of rows of one side that any rank encodes. The gradients are
+        averaged over the ranks if `sync`. `seed` seeds the dropout.
         """
         chunks = self._chunks(query_rows, passage_rows)
-        if len(chunks) == 1:
+        # every rank must choose alike: the collectives of the two ways come in different orders
+        if not self.chunk or most_rows <= self.chunk:
             with self.world.syncing(self.model, sync):
                 torch.manual_seed(seed)
                 q, d = self._encode(*chunks[0])

