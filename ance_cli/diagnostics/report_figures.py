@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ance_cli.config import ComputeConfig
-from ance_cli.errors import UsageProblem
+from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.mining.sampling import keyed_generator
 from ance_cli.models.checkpoint import Checkpoint
@@ -46,6 +46,8 @@ def draw_report(
 ) -> list[str]:
     """Draw every figure that the report has numbers for; returns the names of the files.
 
+    Raises `Mismatch` if it would replace a file that it did not draw.
+
     `source` is the embeddings that the report was made from: the projections need vectors.
     """
     drawn = {
@@ -56,18 +58,28 @@ def draw_report(
     }
     if len(report.get("history", {}).get("training", {}).get("step", ())) > 1:
         drawn["training"] = _training(report)
-    names = []
+    files = {folder / f"{name}.{ending}": figure for name, figure in drawn.items()
+             for ending in _MARKS}  # fmt: skip
+    for path in files:
+        if path.exists() and _OURS.encode() not in path.read_bytes():
+            raise Mismatch(
+                f"{path}: exists and was not drawn by ance diagnose",
+                hint="draw the figures into another folder: --figures DIR",
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in drawn.items():
-        for ending in ("png", "svg"):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=ending, dpi=160, metadata=_UNDATED[ending])
-            atomic.write_bytes(folder / f"{name}.{ending}", buffer.getvalue())
-            names.append(f"{name}.{ending}")
-    return names
+    for path, figure in files.items():
+        ending, buffer = path.suffix[1:], io.BytesIO()
+        figure.savefig(buffer, format=ending, dpi=160, metadata=_MARKS[ending])
+        atomic.write_bytes(path, buffer.getvalue())
+    return [path.name for path in files]
 
 
-_UNDATED: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}}
+_OURS = "ance diagnose"
+_MARKS: dict[str, dict[str, Any]] = {
+    "png": {"Software": _OURS},
+    "svg": {"Creator": _OURS, "Date": None},
+}
+"""What each format says of its origin. Without a date, equal figures are equal files."""
 
 
 def _by_sampler(report: dict[str, Any]) -> dict[str, dict[str, Any]]:

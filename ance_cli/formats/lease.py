@@ -168,13 +168,15 @@ def hold(path: Path, what: str) -> Iterator[None]:
             raise _refuse(path, what)
         with disk_errors(path):
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, orjson.dumps(_this_process()), 0)
+            ours = orjson.dumps(_this_process())
+            os.pwrite(descriptor, ours, 0)
         with _heartbeat(descriptor):
             try:
                 yield
             finally:
                 with suppress(OSError):  # the work is done, and a lease that nobody locks is free
-                    path.unlink(missing_ok=True)
+                    if os.pread(descriptor, len(ours) + 1, 0) == ours:  # no other host took it
+                        path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 

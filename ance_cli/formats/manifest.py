@@ -202,6 +202,11 @@ class _AnyManifest:
 
 
 @dataclass
+class _Listing:
+    content: _Content
+
+
+@dataclass
 class _PendingManifest:
     content: _HashedContent
 
@@ -301,6 +306,7 @@ class Plan:
             return None
         self._check_made_by_ance()
         if force:
+            self._check_no_file_of_others()
             return None
         found = read_manifest(self.output, self.kind)
         if differing := self._differences(found):
@@ -350,6 +356,27 @@ class Plan:
                 f"{self.manifest}: is not a manifest of ance, so ance may not have made "
                 f"{self.output}",
                 hint=KEEP,
+            )
+
+    def _check_no_file_of_others(self) -> None:
+        """Raise `Mismatch` if a folder of ours holds a file that ance did not put there.
+
+        A call that was stopped right after its folder was published left files that no manifest
+        lists: its plan tells.
+        """
+        if self.kind not in _FOLDERS or (self.output / PLAN).exists():
+            return
+        try:
+            listed = read_record(self.manifest, _Listing).content.files
+        except BadInput:  # a damaged manifest does not tell
+            return
+        for path in sorted(self.output.rglob("*")):
+            name = path.relative_to(self.output)
+            if path.is_dir() or _is_hidden(name) or name.as_posix() in {*listed, MANIFEST}:
+                continue
+            raise Mismatch(
+                f"{path}: is not a part of {self.output}, so ance may not have made it",
+                hint="move it elsewhere, or choose another name with -o",
             )
 
     def _check_unchanged(self, found: dict[str, Any]) -> None:

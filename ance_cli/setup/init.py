@@ -106,15 +106,23 @@ def init(
     """Write `ance.toml` into a dataset folder and count its documents, queries and labels.
 
     `text_of` renders the tables. Raises `Mismatch` if the file exists and `call.force` is not set,
-    and `BadInput` if the data is broken or `ckpt` is not a checkpoint.
+    or if `ance init` did not write it, and `BadInput` if the data is broken or `ckpt` is not a
+    checkpoint.
     """
-    output = folder / FILE
-    if output.exists() and not call.force:
-        raise Mismatch(f"{output}: exists", hint="edit the file, or replace it with --force")
     checkpoint = None if ckpt is None else Checkpoint(ckpt)
+    text = text_of(tables(checkpoint)).encode()
+    output = atomic.place_of(folder / FILE)
+    if output.exists():
+        if not output.read_bytes().startswith(text.splitlines()[0]):
+            raise Mismatch(
+                f"{output}: exists and was not written by ance init",
+                hint="edit the file, or remove it first if you do not need it; --force does not",
+            )
+        if not call.force:
+            raise Mismatch(f"{output}: exists", hint="edit the file, or replace it with --force")
     counted = survey(folder, call)
     if not call.dry_run:
-        atomic.write_bytes(output, text_of(tables(checkpoint)).encode())
+        atomic.write_bytes(output, text)
     return {
         "output": str(output),
         "kind": "settings",

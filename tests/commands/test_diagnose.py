@@ -32,6 +32,17 @@ def world(tmp_path_factory, checkpoint):
     return SimpleNamespace(inside=program, ance=Ance(folder), diagnose=diagnose, cwd=folder)
 
 
+def test_figures_replace_only_figures(world):
+    call = [*world.diagnose, "--split", "train", "-o", "drawn.json", "--figures", "drawn"]
+    world.ance(*call)
+    world.ance(*call)
+    photo = world.cwd / "drawn" / "long-tail.png"
+    photo.write_bytes(b"\x89PNG a photo")
+    found = world.ance(*call, code=4).stderr
+    assert "drawn/long-tail.png: exists and was not drawn by ance diagnose" in found
+    assert photo.read_bytes() == b"\x89PNG a photo"
+
+
 def test_report_figures_and_second_call(world):
     call = [*world.diagnose, "--split", "train", "--run", "run", "-o", "out.json", "--figures", "f"]
     shown = world.ance(*call)

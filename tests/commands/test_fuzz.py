@@ -1,31 +1,32 @@
 """Arguments and files that nobody meant: no exit code is 1, and no traceback is printed.
 
-The values come from the declared settings, the bytes from the formats. The seed is fixed. Takes
-long and much memory, so it runs only where `ANCE_FUZZ` is set.
+The values come from the declared settings, the bytes from the formats; the seeds are fixed. Every
+call is a process of its own with a bound on memory and time, so an abort or a hang is a failure of
+that call and of nothing else.
 """
 
 import gzip
 import json
+import multiprocessing
 import os
 import random
 import resource
 import shutil
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from io import BytesIO, StringIO, TextIOWrapper
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from ance_cli.cli.command import COMMANDS
-from ance_cli.cli.exit import exit_code_of
-from ance_cli.cli.main import app
 from tests.commands.test_broken_inputs import made  # noqa: F401  (a fixture)
+from tests.world import make_reader
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif("ANCE_FUZZ" not in os.environ, reason="ANCE_FUZZ is not set"),
-]
+pytestmark = pytest.mark.long
+
+SECONDS, MEMORY = 120, 12 << 30
+"""What one call may take."""
 
 DENSE = ["--data", "data", "--ckpt", "ckpt", "--gpus", "none"]
 CALLS = {
@@ -45,11 +46,24 @@ CALLS = {
     "status": ["status", "run"],
     "export": ["export", "tevatron", "n.jsonl", "--data", "data", "-o", "out"],
     "checkpoint": ["checkpoint", "inspect", "ckpt"],
+    "init": ["init", "data"],
+    "card": ["card", "run", "-o", "out"],
+    "rerank": ["rerank", "bm25.trec", *DENSE, "-o", "out"],
+    "read": ["read", "bm25.trec", "--data", "data", "--reader", "reader", "--depth", "2", "--gpus",
+             "none", "-o", "out"],
+    "refresh": ["refresh", "run", "--depth", "12", "--force", "--gpus", "none"],
     "train-segment": [
         "train-segment", "n.jsonl", *DENSE, "--steps", "1", "--batch-size", "2", "-o", "out",
     ],
+    "loop": [
+        "loop", *DENSE, "--refresh-every", "1", "--segments", "1", "--mode", "sync", "--batch-size",
+        "2", "--depth", "12", "--max-restarts", "0", "-o", "out",
+    ],
 }  # fmt: skip
-"""One whole call of each command that runs in this process."""
+"""One whole call of each command."""
+
+HEAVY = {"diagnose", "train-segment", "refresh", "read", "loop"}
+"""Commands that take seconds: one value of each setting is tried."""
 
 WORDS = ["", " ", "nan", "-inf", "1e400", "9" * 5000, "-1", "0", "0x10", "1_0", "\u0661", "\ufeff1",
          "\N{SNOWMAN}", "\x1b[2J", "[red]", "a" * 3000, "../..", "-", "1,2", "0-3",
@@ -63,22 +77,46 @@ NOT_TRIED = {
 without a value."""
 
 
-def run(folder, words):
-    """(exit code, what was printed) of a call in this process; an exception is exit code 1."""
-    out, err = TextIOWrapper(BytesIO()), StringIO()
-    with chdir(folder), redirect_stdout(out), redirect_stderr(err):
-        try:
-            code = exit_code_of(lambda: app(list(words)))
-        except Exception as error:
-            import traceback
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["ance_cli.cli.main", "faiss", "transformers.models.bert.modeling_bert", "bm25s"]
+)
 
-            code = 1
-            err.write("".join(traceback.format_exception(error)[-4:]))
-    shutil.rmtree(folder / "out", ignore_errors=True)
-    for path in folder.glob("*out*"):
-        shutil.rmtree(path, ignore_errors=True)
-        path.unlink(missing_ok=True)
-    return code, err.getvalue()
+
+def _call(folder, words):
+    """What a process does: one call of the program, its output in `folder/../shown`."""
+    os.setsid()
+    os.chdir(folder)
+    shown = os.open("../shown", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(shown, stream)
+    sys.stdin = open(os.devnull)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    sys.argv = ["ance", *words]
+    from ance_cli.cli.main import run as program
+
+    program()
+
+
+def run(kept, words):
+    """(exit code, what was printed) of a call in a new copy of the folder `kept`; the code is
+    negative after a signal, None after a hang."""
+    folder = kept.parent / "w"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(kept, folder, symlinks=True)
+    process = FORKS.Process(target=_call, args=(folder, [str(word) for word in words]))
+    process.start()
+    process.join(SECONDS)
+    code = process.exitcode
+    if code is None:  # with the processes that it started
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+    return code, (kept.parent / "shown").read_text(errors="replace")
+
+
+def problem_of(code, shown):
+    """Whether the program ended as it never should."""
+    return code is None or code == 1 or code < 0 or "Traceback" in shown
 
 
 def numbers(each):
@@ -103,27 +141,20 @@ def values(each):
     return WORDS
 
 
-@pytest.fixture(autouse=True)
-def _bounded_memory():
-    """A call that wants all memory fails by itself, and does not take the machine along."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
-
-
 @pytest.fixture
-def world(made, tmp_path):  # noqa: F811
-    folder = tmp_path / "w"
+def kept(made, tmp_path):  # noqa: F811
+    """The world that every call gets a copy of; its run reads the data of the copy."""
+    folder = tmp_path / "kept"
     shutil.copytree(made, folder, symlinks=True)
     facts = folder / "run" / "run.json"
-    facts.write_text(facts.read_text().replace(str(made.resolve()), str(folder)))
+    facts.write_text(facts.read_text().replace(str(made.resolve()), str(tmp_path / "w")))
     shutil.copy(folder / "bm25.trec", folder / "again.trec")
+    make_reader(folder / "reader", "extractive")
     return folder
 
 
 @pytest.mark.parametrize("command", CALLS)
-def test_no_value_of_a_setting_ends_in_a_traceback(world, command, request):
+def test_no_value_of_a_setting_ends_in_a_traceback(kept, command):
     rng = random.Random(f"values of {command}")
     tried = [each for each in COMMANDS[command].settings if each.name not in NOT_TRIED]
     failed = []
@@ -131,11 +162,10 @@ def test_no_value_of_a_setting_ends_in_a_traceback(world, command, request):
         if each.type is bool or not each.flags:
             continue
         whole = values(each)
-        heavy = command in ("diagnose", "train-segment")
-        for value in rng.sample(whole, min(len(whole), 1 if heavy else 3)):
-            code, shown = run(world, [*CALLS[command], f"{each.flags[0]}={value}"])
-            if code == 1 or "Traceback" in shown:
-                failed.append(f"{each.flags[0]}={value[:60]!r}: {shown[-600:]}")
+        for value in rng.sample(whole, min(len(whole), 1 if command in HEAVY else 3)):
+            code, shown = run(kept, [*CALLS[command], f"{each.flags[0]}={value}"])
+            if problem_of(code, shown):
+                failed.append(f"{each.flags[0]}={value[:60]!r}: {code}: {shown[-600:]}")
     assert not failed, "\n".join(failed)
 
 
@@ -198,9 +228,9 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_bytes_of_a_file_end_in_a_traceback(world, name):
+def test_no_bytes_of_a_file_end_in_a_traceback(kept, name):
     rng = random.Random(f"bytes of {name}")
-    path = world / name
+    path = kept / name
     if not path.exists():
         pytest.skip(f"this version has no {name}")
     whole, failed = path.read_bytes(), []
@@ -209,17 +239,17 @@ def test_no_bytes_of_a_file_end_in_a_traceback(world, name):
         path.write_bytes(content)
         command = rng.choice(FILES[name])
         skips = nth % 6 == 5 and any(s.name == "skip_bad" for s in COMMANDS[command].settings)
-        code, shown = run(world, [*CALLS[command], *(["--skip-bad"] if skips else [])])
-        if code == 1 or "Traceback" in shown:
-            failed.append(f"{command} with {content[:80]!r}: {shown[-600:]}")
+        code, shown = run(kept, [*CALLS[command], *(["--skip-bad"] if skips else [])])
+        if problem_of(code, shown):
+            failed.append(f"{command} with {content[:80]!r}: {code}: {shown[-600:]}")
     assert not failed, "\n".join(failed)
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
 @pytest.mark.parametrize("command", ["search", "import", "encode"])
-def test_no_damaged_compressed_file_ends_in_a_traceback(world, ending, command):
+def test_no_damaged_compressed_file_ends_in_a_traceback(kept, ending, command):
     rng = random.Random(f"{command} {ending}")
-    plain = world / "data" / "corpus.jsonl"
+    plain = kept / "data" / "corpus.jsonl"
     pack = gzip.compress if ending == ".gz" else zstandard.ZstdCompressor().compress
     whole, path = pack(plain.read_bytes()), Path(f"{plain}{ending}")
     plain.unlink()
@@ -230,7 +260,7 @@ def test_no_damaged_compressed_file_ends_in_a_traceback(world, ending, command):
             if content:
                 content[rng.randrange(min(len(content), 40 if nth < 6 else 10**9))] ^= 255
         path.write_bytes(content)
-        code, shown = run(world, CALLS[command])
-        if code == 1 or "Traceback" in shown:
-            failed.append(f"{bytes(content[:40])!r}: {shown[-600:]}")
+        code, shown = run(kept, CALLS[command])
+        if problem_of(code, shown):
+            failed.append(f"{bytes(content[:40])!r}: {code}: {shown[-600:]}")
     assert not failed, "\n".join(failed)

@@ -81,10 +81,11 @@ def test_a_plain_encoder_starts_the_warm_up(inside, dataset, backbone):
 def test_a_file_is_never_overwritten(inside, dataset):
     inside("init", "data")
     path = dataset / "ance.toml"
-    path.write_text("[all]\n")
+    edited = path.read_text().splitlines()[0] + "\n[all]\n"
+    path.write_text(edited)
     found = inside("init", "data", code=4)
     assert "data/ance.toml: exists" in found.stderr and "--force" in found.stderr
-    assert path.read_text() == "[all]\n"
+    assert path.read_text() == edited
     inside("init", "data", "--force")
     assert "[loop]" in path.read_text()
     assert [each.name for each in dataset.iterdir() if each.name.startswith(".")] == []

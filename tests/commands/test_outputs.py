@@ -104,6 +104,30 @@ def test_force_keeps_a_folder_that_ance_did_not_make(inside, runs, dataset):
     assert (runs / "thesis" / "thesis.tex").read_text() == "ten years of work"
 
 
+def test_force_keeps_the_files_of_others_in_a_folder_of_ours(inside, runs, dataset):
+    inside("import", "beir:data", "-o", "made")
+    (runs / "made" / "notes.txt").write_text("ten years of work")
+    inside("import", "beir:data", "-o", "made")
+    found = inside("import", "beir:data", "-o", "made", "--force", code=4).stderr
+    assert "made/notes.txt: is not a part of made, so ance may not have made it" in found
+    assert (runs / "made" / "notes.txt").read_text() == "ten years of work"
+    (runs / "made" / "notes.txt").unlink()
+    inside("import", "beir:data", "-o", "made", "--force")
+
+
+def test_init_replaces_only_its_own_settings(inside, runs, dataset):
+    settings = runs / "data" / "ance.toml"
+    settings.write_text("[shared]\ndepth = 7\n")
+    found = inside("init", "data", "--force", code=4).stderr
+    assert "data/ance.toml: exists and was not written by ance init" in found
+    assert settings.read_text() == "[shared]\ndepth = 7\n"
+    settings.unlink()
+    settings.symlink_to("../there.toml")
+    inside("init", "data")
+    inside("init", "data", "--force")
+    assert settings.is_symlink() and "Settings of the ance" in (runs / "there.toml").read_text()
+
+
 def test_per_query_replaces_only_its_own_table(inside, runs):
     words = ("eval", "a.trec", "--qrels", "q.tsv", "--per-query")
     inside(*words, "values.tsv")

@@ -113,6 +113,13 @@ def test_another_hosts_stale_lease_is_taken(path, monkeypatch, age):
         assert lease.read_holder(path)["host"] == socket.gethostname()
 
 
+def test_a_lease_that_another_host_took_is_left_to_it(path):
+    with lease.hold(path, "out"):
+        record(path, "elsewhere", 77, age=0)
+        taken = path.read_bytes()
+    assert path.read_bytes() == taken
+
+
 @pytest.mark.parametrize("age", [3600, -3600])
 def test_another_hosts_beating_lease_is_refused_whatever_its_clock_says(path, monkeypatch, age):
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.2)
