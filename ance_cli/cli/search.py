@@ -16,7 +16,7 @@ from ance_cli.config import ComputeConfig, SearchConfig
 from ance_cli.config.calling import CallSettings
 from ance_cli.config.data import Ckpt, DataFiles, Embeddings, EncodingOverrides, Index, Output
 from ance_cli.errors import UsageProblem
-from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.dataset import NO_CORPUS, Dataset
 from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.summary import Summary
 
@@ -103,7 +103,7 @@ def _queries(
     if dataset is not None:
         return queries_of_split(dataset, skipped)
     if data.queries:
-        return queries_of_split(Dataset(Path(), data.queries, data.qrels), skipped)
+        return queries_of_split(Dataset(NO_CORPUS, data.queries, data.qrels), skipped)
     raise UsageProblem(
         "there are no queries", hint="name them with --data and --split, --queries FILE, or -"
     )

@@ -6,14 +6,27 @@ stream, and everything that is printed or logged is written into it.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
+
+
+class _Closed(io.RawIOBase):
+    """A stream that nobody reads: what is written to it is an error and not lost in silence."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
 
 
 def open_closed_streams() -> None:
     """Open /dev/null in place of stdin, stdout and stderr, where they are closed.
 
-    `sys.stdin` stays None, so that a command that has to read it can refuse to.
+    `sys.stdin` stays None, so that a command that has to read it can refuse to; a command that
+    writes to the closed stdout fails.
     """
     for number in range(3):
         try:
@@ -22,7 +35,7 @@ def open_closed_streams() -> None:
             opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
             os.set_inheritable(opened, True)
     if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+        sys.stdout = io.TextIOWrapper(_Closed(), encoding="utf-8", write_through=True)
     if sys.stderr is None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
 

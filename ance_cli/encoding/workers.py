@@ -28,6 +28,7 @@ from ance_cli import errors
 from ance_cli.call import MODULE
 from ance_cli.errors import AnceError, ResourceExhausted
 from ance_cli.formats.atomic import explained
+from ance_cli.models.devices import asked_threads
 
 if TYPE_CHECKING:
     from ance_cli.encoding.blocks import EncodeJob, Listener, Work
@@ -265,7 +266,7 @@ def encode_in_processes(
 
     The processes end with this one.
     """
-    threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
+    threads = asked_threads() or os.cpu_count() or 1
     events: queue.Queue[Any] = queue.Queue()
     workers = [
         _Process(number, job, max(1, threads // len(jobs)), events)

@@ -31,7 +31,8 @@ _QUERY_ID_FIELDS = ("_id", "query_id", "qid", "id", "query-id")
 ANSWER_FIELDS = ("answers", "answer")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-_NO_FILE = (None, Path())
+NO_CORPUS = Path()
+"""In place of the corpus of a `Dataset` that has none."""
 
 Qrels = dict[str, dict[str, int]]
 """query_id -> doc_id -> relevance, in the order of the file."""
@@ -87,12 +88,16 @@ class Dataset:
     @property
     def files(self) -> list[Path]:
         """The files of the dataset, which no output may replace."""
-        return [path for path in (self.corpus, self.queries, self.qrels) if path not in _NO_FILE]
+        return [
+            path
+            for path in (self.corpus, self.queries, self.qrels)
+            if path not in (None, NO_CORPUS)
+        ]
 
     def need(self, part: str) -> Path:
         """The path of a part; `UsageProblem` names the flag if the dataset has no such part."""
         path = getattr(self, part)
-        if path in _NO_FILE:
+        if path in (None, NO_CORPUS):
             flags = {"queries": "--queries", "qrels": "--split or --qrels", "corpus": "--corpus"}
             raise UsageProblem(
                 f"this command needs {part}", hint=f"name them with --data and {flags[part]}"
@@ -120,7 +125,7 @@ def locate(
 ) -> Dataset:
     """Find the files of a dataset folder; files that the caller names replace those of the folder.
 
-    Where there is no corpus and `needs_corpus` is not set, the dataset's is `Path()`. Raises
+    Where there is no corpus and `needs_corpus` is not set, the dataset's is `NO_CORPUS`. Raises
     `BadInput` if the folder, its corpus or the split does not exist.
     """
     if data is not None:
@@ -139,7 +144,7 @@ def locate(
                     hint=f"the dataset has the splits: {', '.join(splits_of(data)) or 'none'}",
                 )
     if corpus is None and not needs_corpus:
-        corpus = Path()
+        corpus = NO_CORPUS
     if corpus is None:
         where = f"{data}/corpus.jsonl: no such file" if data else "no corpus is named"
         problem = BadInput if data else UsageProblem

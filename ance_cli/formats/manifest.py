@@ -26,6 +26,7 @@ from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file, hash_json, hash_new_file
 from ance_cli.formats.journal import RECORDS, Journal
 from ance_cli.formats.jsonl import compressed, is_stream, open_output
+from ance_cli.formats.lease import lease_name, look
 from ance_cli.formats.records import check_record, read_record
 
 MANIFEST = "manifest.json"
@@ -567,7 +568,7 @@ class Plan:
             atomic.sync_folder(place.parent)
 
     def _finish_interrupted_file(self) -> None:
-        if self.kind in _FOLDERS or not self._pending_manifest.exists():
+        if self.kind in _FOLDERS or not self._pending_manifest.exists() or self._is_being_written:
             return
         try:
             pending = read_record(self._pending_manifest, _PendingManifest)
@@ -578,6 +579,12 @@ class Plan:
             os.replace(self._pending_manifest, self.manifest)
         else:
             self._pending_manifest.unlink(missing_ok=True)
+
+    @property
+    def _is_being_written(self) -> bool:
+        """Whether another process, which may be between its two renames, holds the lease."""
+        holder = look(lease_name(self.output))
+        return holder is not None and holder.alive and holder.pid != os.getpid()
 
     def _manifest(self, content: dict[str, Any], stats: dict[str, Any]) -> dict[str, Any]:
         return {

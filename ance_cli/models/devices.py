@@ -85,6 +85,13 @@ def torch_dtype(dtype: str) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
 
 
+def asked_threads() -> int:
+    """The threads that `--threads` or `OMP_NUM_THREADS` asks for, as OpenMP reads it: the first of
+    a list, and 0 if it is not a number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isascii() and first.isdigit() and len(first) < 9 else 0
+
+
 def set_threads(threads: int) -> None:
     """Limit the threads of this process (torch, faiss, tokenizers); 0 = every core.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ance_cli.config import ClusterConfig
 from ance_cli.errors import AnceError, ResourceExhausted, UsageProblem, hold_signals
-from ance_cli.models.devices import choose_dtype
+from ance_cli.models.devices import asked_threads, choose_dtype
 from ance_cli.progress import Reporter
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _cluster(gpus: str, cpu_workers: int | None) -> Cluster:
         """How many workers fit: a worker cannot span two nodes."""
         return sum(cpu // threads for cpu in cpus)
 
-    asked = int(os.environ.get("OMP_NUM_THREADS", 0))  # what --threads sets
+    asked = asked_threads()
     most = (n for n in range(max(cpus), 0, -1) if room(n) >= (workers or 1))
     threads = asked or next(most, 1)
     return Cluster(workers or max(1, room(threads)), device, threads)

@@ -38,6 +38,9 @@ class Module:
     shown: Path
 
 
+ADAPTER = "adapter_config.json"
+"""What peft writes next to the weights of an adapter; without it the base alone would be used."""
+
 WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd")
 """The keys that models use for the width of their token vectors in their configs."""
 
@@ -242,6 +245,11 @@ def _tower(modules: list[Module], listing: Path) -> Tower:
     if not modules or modules[0].kind != "Transformer":
         raise BadInput(f"{listing}: the first module should be a Transformer")
     folder, shown = ModuleFolder(modules[0].folder), ModuleFolder(modules[0].shown)
+    if (folder.path / ADAPTER).exists():
+        raise BadInput(
+            f"{shown.path}: holds an adapter ({ADAPTER}), which ance does not apply",
+            hint="merge it into its base model: peft's merge_and_unload(), then save_pretrained()",
+        )
     if not folder.config.exists():
         raise BadInput(
             f"{shown.config}: no such file: not a checkpoint folder",

@@ -204,10 +204,13 @@ def test_closed_streams_do_no_harm(ance, runs, closed):
     found = subprocess.run(["sh", "-c", f"{program} {' '.join(FUSE)} out.trec {closed}"],
                            cwd=runs)  # fmt: skip
     assert found.returncode == 0 and (runs / "out.trec").read_text().startswith("q1 Q0 ")
-    shown = subprocess.run(
-        ["sh", "-c", f"{program} eval a.trec --qrels q.tsv {closed}"], cwd=runs, capture_output=True
-    )
-    assert shown.returncode == 0
+    for words in ("eval a.trec --qrels q.tsv", "fuse a.trec b.trec -o -"):
+        shown = subprocess.run(
+            ["sh", "-c", f"{program} {words} {closed}"], cwd=runs, capture_output=True, text=True
+        )
+        lost = " >&-" in f" {closed}"  # what nobody can read is not called a success
+        assert shown.returncode == (2 if lost else 0), (words, shown)
+        assert shown.stderr.count("error: stdout is closed") == (lost and "2>&-" not in closed)
 
 
 def test_a_closed_stdin_cannot_be_read(ance, runs):

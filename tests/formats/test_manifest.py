@@ -394,6 +394,24 @@ def test_a_pending_manifest_of_other_content_is_dropped(tmp_path, pending):
     assert names(tmp_path) == ["out.jsonl", "out.jsonl.manifest.json"]
 
 
+def test_what_another_process_is_about_to_rename_is_left_to_it(tmp_path):
+    """It holds the lease, and is between the renames of the file and of its manifest."""
+    plan = file_plan(tmp_path / "out.jsonl")
+    write_file(plan)
+    pending = atomic.partial_name(plan.manifest)
+    pending.write_bytes(b"{}")
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-c",
+         "import sys; from pathlib import Path; from ance_cli.formats import lease\n"
+         "with lease.of_output(Path('out.jsonl')): print(flush=True), sys.stdin.read()"],
+        cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    child.stdout.readline()
+    assert plan.published() and pending.exists()
+    child.communicate(b"")
+    assert plan.published() and not pending.exists()
+
+
 # ---------------------------------------------------------------- folders
 
 

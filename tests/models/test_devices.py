@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ance_cli.errors import UsageProblem
-from ance_cli.models.devices import choose_devices, choose_dtype, parse_gpus
+from ance_cli.models.devices import asked_threads, choose_devices, choose_dtype, parse_gpus
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,24 @@ def test_a_gpu_that_is_not_there():
 
 def test_none_is_the_cpu():
     assert choose_devices("none") == [torch.device("cpu")]
+
+
+@pytest.mark.parametrize(
+    ("value", "threads"),
+    [
+        ("4", 4),
+        ("4,2", 4),
+        (" 3 ", 3),
+        ("", 0),
+        ("many", 0),
+        ("-1", 0),
+        ("\u0664", 0),
+        ("9" * 99, 0),
+    ],
+)
+def test_the_threads_that_the_environment_asks_for(monkeypatch, value, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert asked_threads() == threads
 
 
 def test_a_named_dtype_stays():

@@ -147,6 +147,11 @@ def test_a_missing_file(copy, name, text):
     assert name.split("/")[0] in refusal(copy)
 
 
+def test_an_adapter_is_not_left_out_in_silence(copy):
+    (copy / "query_0_Transformer" / "adapter_config.json").write_text("{}")
+    assert "holds an adapter (adapter_config.json), which ance does not apply" in refusal(copy)
+
+
 def test_towers_of_two_widths(copy):
     change(copy / "query_2_Dense" / "config.json", lambda config: config.update(out_features=8))
     assert "query vectors of 8 dimensions and passage vectors of 32" in refusal(copy)
