@@ -265,9 +265,11 @@ def write_tokens(plan: Plan, checkpoint: Checkpoint, texts: Texts, call: Call) -
         except AnceError:  # tokenising is one pass: it cannot be continued
             atomic.remove(folder)
             raise
+    tokenizer.say_cut(texts.side, content["docs"], call.reporter)
     seconds = time.monotonic() - started
     stats = {
         **{name: content[name] for name in ("docs", "rows", "tokens")},
+        "cut": tokenizer.num_cut[texts.side],
         "seconds": round(seconds, 2),
         "docs_per_s": round(content["docs"] / seconds, 1),
     }

@@ -11,6 +11,7 @@ from ance_cli.config import ComputeConfig
 from ance_cli.config.sets import Side
 from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.progress import Reporter
 
 
 class TextEncoder:
@@ -49,3 +50,10 @@ class TextEncoder:
                 hint="the checkpoint is damaged or training diverged; use an earlier one",
             )
         return vectors, rows.row_counts
+
+    def queries(self, texts: Sequence[str], reporter: Reporter) -> npt.NDArray[np.float32]:
+        """(nq, d) vectors of queries, with a progress bar; tells how many were cut."""
+        with reporter.task("encoding queries", len(texts), "query") as bar:
+            vectors, _ = self(texts, bar.advance)
+        self._tokenizer.say_cut("query", len(texts), reporter)
+        return vectors

@@ -15,6 +15,7 @@ from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.tokens import TokenRows, join_rows
 from ance_cli.models.checkpoint import EncodingSettings
 from ance_cli.models.tower import Tower, read_object
+from ance_cli.progress import Reporter
 
 __all__ = ["TokenRows", "Tokenizer", "join_rows", "load_tokenizer", "tokenizer_hash"]
 
@@ -91,6 +92,8 @@ class Tokenizer:
         query = passage if checkpoint.shared else load_tokenizer(checkpoint.tower("query"))
         self._tokenizers: dict[Side, Any] = {"query": query, "passage": passage}
         self._fast = {side: _own_copy(whole) for side, whole in self._tokenizers.items()}
+        self.num_cut: dict[Side, int] = {"query": 0, "passage": 0}
+        """How many of the texts so far were longer than their side's length."""
 
     def pad_id_of(self, side: Side) -> int:
         """The padding token of one side."""
@@ -115,8 +118,25 @@ class Tokenizer:
             length * segments if segment is _slices else length,
             direction=self._tokenizers[side].truncation_side,
         )
-        rows = [segment(found, length, segments) for found in fast.encode_batch_fast(texts)]
+        encodings = fast.encode_batch_fast(texts)
+        kept = segments - 1 if segment is _special else 0  # of the pieces after the first one
+        self.num_cut[side] += sum(len(found.overflowing) > kept for found in encodings)
+        rows = [segment(found, length, segments) for found in encodings]
         return _ragged([row for own in rows for row in own], [len(own) for own in rows])
+
+    def say_cut(self, side: Side, total: int, reporter: Reporter) -> None:
+        """Tell how many of `total` texts were cut, if any were."""
+        if not self.num_cut[side]:
+            return
+        names, length, segments = (
+            ("queries", self.settings.query_length, 1) if side == "query"
+            else ("passages", self.settings.passage_length, self.settings.segments)
+        )  # fmt: skip
+        most = f"{segments} x {length}" if segments > 1 else f"{length}"
+        reporter.say(
+            f"{self.num_cut[side]:,} of {total:,} {names} have more than {most} tokens and are cut "
+            f"(--{side}-length)"
+        )
 
     def save(self, folder: str, side: Side) -> None:
         """Write the files of one tower's tokenizer into a checkpoint that is being built."""

@@ -93,9 +93,7 @@ class DenseRetriever:
         self, texts: Sequence[str], reporter: Reporter = Silent()
     ) -> npt.NDArray[np.float32]:
         """(nq, d) float32 query vectors."""
-        with reporter.task("encoding queries", len(texts), "query") as bar:
-            vectors, _ = self._encoder(texts, bar.advance)
-        return vectors
+        return self._encoder.queries(texts, reporter)
 
     def search(
         self,

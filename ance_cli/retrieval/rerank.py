@@ -251,8 +251,7 @@ class _VectorScorer:
         doc_of = np.array([position.get(doc_id, -1) for doc_id in pairs.doc_ids], np.int64)
         if (doc_of < 0).any():
             raise pairs.unknown(next(name for name in pairs.doc_ids if name not in position))
-        with call.reporter.task("encoding queries", len(pairs.queries), "query") as bar:
-            xq, _ = self._encoder(list(pairs.queries.values()), bar.advance)
+        xq = self._encoder.queries(list(pairs.queries.values()), call.reporter)
         return pair_scores(xq, pairs.query_of, doc_of, self._embeddings)
 
 
@@ -326,8 +325,7 @@ class _DualScorer(_TextScorer):
 
         encoder = TextEncoder(checkpoint, "query", config)
         self.dtype = encoder.dtype
-        with reporter.task("encoding queries", len(queries), "query") as bar:
-            self._xq, _ = encoder(list(queries.values()), bar.advance)
+        self._xq = encoder.queries(list(queries.values()), reporter)
         self._separator = checkpoint.settings.separator
         self._encoder = TextEncoder(checkpoint, "passage", config)
 

@@ -157,12 +157,13 @@ def _make_trainer(
     resumed = _resume(run, model, job, world, call.reporter)
     load = SnapshotLoader(model.start, training_set, call)
     watcher, snapshot = _first_negatives(run, job, resumed, load, world)
+    texts = [training_set.queries[query_id] for query_id in training_set.query_ids]
+    queries = model.tokenizer(texts, "query")
+    model.tokenizer.say_cut("query", len(texts), call.reporter)
     trainer = Trainer(
         model=model,
         snapshot=snapshot,
-        queries=model.tokenizer(
-            [training_set.queries[query_id] for query_id in training_set.query_ids], "query"
-        ),
+        queries=queries,
         config=config,
         segment=job.segment,
         dtype=job.dtype,

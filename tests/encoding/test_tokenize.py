@@ -154,8 +154,9 @@ def test_a_second_process_waits_for_the_first(opened, calls, monkeypatch):
         time.sleep(0.05)
         assert not found and calls == []
     waiting.join(60)
-    assert len(said) == 1 and "is being written by process" in said[0]
-    assert said[0].endswith("waiting for that process")
+    waited, cut = said
+    assert "is being written by process" in waited and waited.endswith("waiting for that process")
+    assert " of 64 passages have more than 24 tokens and are cut" in cut
     assert found[0].num_docs == 64
 
 

@@ -35,6 +35,33 @@ def test_queries_and_passages_are_cut_to_their_lengths(tokenizer):
     assert tokens([LONG], "passage").lengths.tolist() == [24]
 
 
+class Said:
+    def __init__(self):
+        self.lines = []
+        self.say = self.lines.append
+
+
+@pytest.mark.parametrize(
+    ("settings", "side", "texts", "line"),
+    [
+        ({}, "query", [LONG, "river"],
+         "1 of 2 queries have more than 12 tokens and are cut (--query-length)"),
+        ({}, "passage", [LONG, "river", LONG],
+         "2 of 3 passages have more than 24 tokens and are cut (--passage-length)"),
+        ({}, "passage", ["river"], None),
+        *[({"segmentation": kind, "passage_length": 12, "max_segments": 3}, "passage",
+           [LONG, f"{LONG} {LONG} {LONG}"],
+           "1 of 2 passages have more than 3 x 12 tokens and are cut (--passage-length)")
+          for kind in ("special", "slice")],
+    ],
+)  # fmt: skip
+def test_texts_that_are_cut_are_counted(tokenizer, settings, side, texts, line):
+    tokens, said = tokenizer(**settings), Said()
+    tokens(texts, side)
+    tokens.say_cut(side, len(texts), said)
+    assert said.lines == ([line] if line else [])
+
+
 def test_segments_have_their_own_special_tokens_and_no_empty_one(tokenizer):
     tokens = tokenizer(segmentation="special", passage_length=12, max_segments=4)
     rows = tokens([LONG, "river", LONG + " " + LONG], "passage")
