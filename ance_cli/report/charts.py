@@ -156,11 +156,18 @@ def _log_chart(
                 look["marker"] = MARKERS[place]
             axes.plot(steps, values, label=label, **look)
         if logarithmic:
+            from matplotlib.ticker import LogLocator
+
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(
                 "{x:g}"
             )  # the default formatter writes powers as formulas
-            axes.yaxis.set_minor_formatter("")
+            low, high = axes.get_ylim()
+            if high / low < 100:  # else no more than one power of ten would have its number
+                axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+                axes.yaxis.set_minor_formatter("{x:g}")
+            else:
+                axes.yaxis.set_minor_formatter("")
         _label(axes, "step", unit)
         _mark_changes(axes, run.stretches)
 

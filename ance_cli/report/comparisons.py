@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ance_cli.report import charts, formatting
-from ance_cli.report.facts import Comparison, Mean, ReportFacts
+from ance_cli.report.facts import Comparison, Mean, ReportFacts, means_of_files
 from ance_cli.report.layout import Case, CaseGroup, Document, Section, Table
 
 
@@ -32,23 +32,11 @@ def measures_by_generation(facts: ReportFacts) -> Section:
         "Measures by generation",
         nothing="No generation was measured on a dev split.",
         charts=[
-            charts.measure_chart(measure, runs, _means_of_files(facts, measure))
+            charts.measure_chart(measure, runs, means_of_files(facts, measure))
             for measure in measures
         ],
         tables=tables,
     )
-
-
-def _means_of_files(facts: ReportFacts, measure: str) -> dict[str, float]:
-    """Label -> mean of the baselines that are rankings, not runs."""
-    if facts.against is None:
-        return {}
-    single = {each.label for each in facts.baselines if each.run is None}
-    return {
-        label: row["measures"][measure]["mean"]
-        for label, row in zip(facts.against.labels, facts.against.runs, strict=True)
-        if label in single and measure in row["measures"]
-    }
 
 
 def _tested(caption: str, comparison: Comparison) -> Table:

@@ -134,6 +134,18 @@ class ReportFacts:
     """What the page cannot show, and why."""
 
 
+def means_of_files(facts: ReportFacts, measure: str) -> dict[str, float]:
+    """Label -> mean of the baselines that are rankings, not runs."""
+    if facts.against is None:
+        return {}
+    single = {each.label for each in facts.baselines if each.run is None}
+    return {
+        label: row["measures"][measure]["mean"]
+        for label, row in zip(facts.against.labels, facts.against.runs, strict=True)
+        if label in single and measure in row["measures"]
+    }
+
+
 def stretches_of(
     segments: Iterable[Record],
     switches: Iterable[Record],

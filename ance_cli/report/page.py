@@ -28,7 +28,7 @@ def page_of(facts: ReportFacts) -> str:
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     run = facts.run
     sections = [
-        single.overview(run),
+        single.overview(facts),
         single.configuration(run),
         single.lineage(run),
         comparisons.measures_by_generation(facts),

@@ -7,15 +7,17 @@ from typing import Any
 
 from ance_cli.loop.status_schema import Refresh, shown_event, shown_role
 from ance_cli.report import charts, formatting
-from ance_cli.report.facts import RunFacts
+from ance_cli.report.facts import ReportFacts, RunFacts, means_of_files
 from ance_cli.report.layout import Section, Table
 
 
-def overview(run: RunFacts) -> Section:
-    """The state of the run, and its results."""
-    status = run.status
-    training = status.training
+def overview(facts: ReportFacts) -> Section:
+    """What the run trains and on what, its state, and its results beside those of rankings."""
+    run = facts.run
+    status, training, data = run.status, run.status.training, run.made.get("data") or {}
     shown = {
+        "start checkpoint": str(run.made.get("start_checkpoint", "-")),
+        "corpus": str(data.get("corpus", "-")),
         "state": status.state + (f": {status.reason}" if status.reason else ""),
         "kind": {"sync": "loop, synchronous", "async": "loop, asynchronous"}.get(
             status.mode or "", "stages"
@@ -26,11 +28,16 @@ def overview(run: RunFacts) -> Section:
     }
     if best := run.best:
         shown["best generation"] = f"{best.number}, from step {formatting.count(best.step)}"
+        if best.refresh.is_best:
+            shown["best checkpoint"] = f"{status.run}/best"
         first = next(each for each in run.generations if each.dev)
         for measure, value in best.dev.items():
             before = first.dev.get(measure) if first is not best else None
+            others = {"first generation": before.mean} if before else {}
+            others |= means_of_files(facts, measure)
+            beside = "; ".join(f"{name}: {formatting.measure(x)}" for name, x in others.items())
             shown[f"best dev {measure}"] = formatting.measure(value.mean) + (
-                f" (first generation: {formatting.measure(before.mean)})" if before else ""
+                f" ({beside})" if beside else ""
             )
     if training.loss is not None:
         shown["last loss"] = formatting.figure(training.loss)

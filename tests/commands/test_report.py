@@ -142,6 +142,8 @@ def test_tests_and_cases_are_those_of_eval(reported, page):
                                "--json").stdout)["runs"][0]["measures"]  # fmt: skip
     row = next(row for row in against if row[:2] == ["bm25.trec", "RR@10"])
     assert row[2].startswith(f"{bm25['RR@10']['mean']:.4f} (")
+    for words in (f"bm25.trec: {bm25['RR@10']['mean']:.4f}", "/best", "data/corpus.jsonl"):
+        assert words in page.text["overview"]
 
 
 def test_to_stdout_and_what_is_refused(reported):

@@ -4,6 +4,8 @@ import re
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
+import pytest
+
 from ance_cli.report.charts import MAX_POINTS, _svg, _thinned, gradient_chart, measure_chart
 from ance_cli.report.facts import Mean
 
@@ -59,6 +61,16 @@ def gradients(*norms):
 def test_a_norm_that_the_log_rounds_to_zero_falls_to_the_least_that_it_can_hold():
     assert gradients(2.0, 0.0, 1.0) == gradients(2.0, 1e-6, 1.0) != gradients(2.0, 1.0)
     assert "top" in gradients(2.0, 0.0).svg and "top" not in gradients(0.0, 0.0).svg
+
+
+@pytest.mark.parametrize("norms", [(2.1, 8.4), (3.1, 3.9), (0.6, 14.0), (1e-5, 2e4)])
+def test_a_logarithmic_axis_has_numbers_however_near_its_ends_are(norms):
+    lines = [{"step": step, "grad_norm": norm} for step, norm in enumerate(norms)]
+    chart = gradient_chart(SimpleNamespace(log=lines, stretches=[]))
+    texts = ["".join(each.itertext()) for each in ElementTree.fromstring(chart.svg).iter("text")]
+    shown = [float(text) for text in texts if re.fullmatch(r"[\d.]+(e[-+]\d+)?", text)]
+    steps = {0.0, 0.2, 0.4, 0.6, 0.8, 1.0}
+    assert len([each for each in shown if each not in steps]) >= 2
 
 
 def measured(*values):

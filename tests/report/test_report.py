@@ -41,7 +41,7 @@ def page_of(run, **more):
 def test_a_run_that_only_was_made(run):
     page, summary = page_of(run)
     assert summary["missing"] == [] and summary["num_generations"] == 0
-    assert "prepared" in page.text["overview"]
+    assert "prepared" in page.text["overview"] and "/models/bert" in page.text["overview"]
     assert "/models/bert" in page.text["configuration"] and "0.00003" in page.text["configuration"]
     for section, nothing in {
         "lineage": "The run has no refreshes and no training yet.",
