@@ -377,10 +377,17 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+_BY_HASH = {
+    "start": "it began from another checkpoint (--ckpt)",
+    "dataset": "it has other data (--data, --split)",
+}
+"""What to say of a setting that is a hash, which tells a reader nothing."""
+
+
 def compare_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any], hint: str) -> None:
     """Raise `Mismatch` that names the keys in which `wanted` differs; `auto` equals any value."""
     differing = [
-        f"{name} {found.get(name)!r} -> {value!r}"
+        _BY_HASH.get(name) or f"{name} {found.get(name)!r} -> {value!r}"
         for name, value in wanted.items()
         if found.get(name) != value and value != AUTO
     ]

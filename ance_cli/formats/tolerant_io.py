@@ -1,7 +1,8 @@
 """Reads files that may be missing, half written or damaged, without raising an error.
 
 For commands that only show the state of a run. A damaged file is described in the list `damage`, if
-the caller passes one; a missing file is not damage.
+the caller passes one; a missing file is not damage. `kind` declares the types of some fields, for
+instance one of `run_records`; a record that differs from it is damaged.
 """
 
 from __future__ import annotations
@@ -11,25 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.errors import BadInput
-from ance_cli.formats.records import parse_record, read_record
+from ance_cli.formats.records import check_record, parse_record, read_record
 
 
-def object_in(path: Path, damage: list[str] | None = None) -> dict[str, Any]:
+def object_in(
+    path: Path, kind: Any = dict[str, Any], damage: list[str] | None = None
+) -> dict[str, Any]:
     """The JSON object in a file; empty if the file is missing or damaged."""
     try:
-        return read_record(path, dict[str, Any])
+        found = read_record(path, dict[str, Any])
+        check_record(found, kind, str(path))
+        return found
     except FileNotFoundError:
         return {}
     except OSError as error:
         _note(damage, f"{path}: could not be read ({error.strerror})")
         return {}
-    except BadInput:
-        _note(damage, f"{path}: is not a JSON object")
+    except BadInput as problem:
+        _note(damage, problem.what)
         return {}
 
 
 def records_in(
-    path: Path, last_bytes: int = 0, damage: list[str] | None = None
+    path: Path,
+    kind: Any = dict[str, Any],
+    damage: list[str] | None = None,
+    last_bytes: int = 0,
 ) -> list[dict[str, Any]]:
     """The readable records of a ledger, or of its last `last_bytes` bytes."""
     try:
@@ -46,12 +54,14 @@ def records_in(
     found, broken = [], []
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(parse_record(line, dict[str, Any], str(path)))
-        except BadInput:
+            record = parse_record(line, dict[str, Any], f"{path}:{number}")
+            check_record(record, kind, f"{path}:{number}")
+            found.append(record)
+        except BadInput as problem:
             if line and number < len(lines):  # a kill may cut the last line short
-                broken.append(number)
+                broken.append(problem.what)
     if broken:
-        _note(damage, f"{path}:{broken[0]}: is not a JSON object ({len(broken)} broken lines)")
+        _note(damage, f"{broken[0]} ({len(broken)} broken lines)")
     return found
 
 

@@ -34,6 +34,15 @@ from ance_cli.formats.run_folder import (
     RunFolder,
     now,
 )
+from ance_cli.formats.run_records import (
+    Event,
+    GenerationManifest,
+    LogLine,
+    LoopRecord,
+    PointerRecord,
+    RefreshRecord,
+    SwitchLine,
+)
 from ance_cli.formats.tolerant_io import object_in, records_in
 from ance_cli.loop.status_schema import (
     Negatives,
@@ -107,10 +116,10 @@ def _read(run: RunFolder, alive: set[str]) -> _Found:
     return _Found(
         run=run,
         alive=alive,
-        events=records_in(run.events),
-        loop=object_in(run.path / LOOP),
-        published=object_in(run.path / POINTER),
-        log=records_in(run.metrics, _TAIL_BYTES),
+        events=records_in(run.events, Event),
+        loop=object_in(run.path / LOOP, LoopRecord),
+        published=object_in(run.path / POINTER, PointerRecord),
+        log=records_in(run.metrics, LogLine, last_bytes=_TAIL_BYTES),
         segments=SegmentLedger.of_readable(records_in(run.segments)),
         refreshes=_refreshes(run),
     )
@@ -244,7 +253,7 @@ def _age(path: Path) -> float | None:
 
 
 def _negatives(found: _Found) -> Negatives:
-    switches = records_in(found.run.switches)
+    switches = records_in(found.run.switches, SwitchLine)
     number = switches[-1].get("generation") if switches else None
     steps = {refresh.generation: refresh.checkpoint_step for refresh in found.refreshes}
     last = found.log[-1] if found.log else {}
@@ -272,7 +281,8 @@ def _refreshing(found: _Found) -> Refreshing:
         phase, done, blocks = "start", None, None
         number = about.get("generation")
     else:
-        phase, done, blocks = _phase(run.generation(number).partial, object_in(run.path / REFRESH))
+        settings = object_in(run.path / REFRESH, RefreshRecord)
+        phase, done, blocks = _phase(run.generation(number).partial, settings)
     return Refreshing(
         phase, is_running, number, about.get("checkpoint_step"), done, blocks, about.get("time")
     )  # fmt: skip
@@ -320,7 +330,7 @@ def _refreshes(run: RunFolder) -> list[Refresh]:
     best = object_in(CheckpointFolder(run.best).settings).get("training_step")
     found = []
     for generation in run.all_generations():
-        manifest = object_in(generation.manifest)
+        manifest = object_in(generation.manifest, GenerationManifest)
         stats = manifest.get("stats") or {}
         if "checkpoint_step" not in stats:
             continue

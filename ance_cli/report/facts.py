@@ -159,7 +159,7 @@ def stretches_of(
     switched = sorted((int(each["step"]), int(each["generation"])) for each in switches)
     begun: dict[int, tuple[str, int | None, int | None]] = {}
     for segment in segments:
-        if "segment" not in segment:
+        if not {"segment", "start_step"} <= segment.keys():
             continue
         start, generation = int(segment["start_step"]), segment.get("generation")
         if segment.get("input") == FOLLOW:  # it starts with the generation in use

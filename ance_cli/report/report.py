@@ -19,6 +19,18 @@ from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.jsonl import is_stream, open_output
 from ance_cli.formats.manifest import KEEP, check_files
 from ance_cli.formats.run_folder import LOOP, REFRESH, RUN, RunFolder
+from ance_cli.formats.run_records import (
+    Event,
+    GenerationManifest,
+    LogLine,
+    LoopRecord,
+    MeasureRecord,
+    NegativesManifest,
+    RefreshRecord,
+    RunRecord,
+    SegmentLine,
+    SwitchLine,
+)
 from ance_cli.formats.summary import Summary
 from ance_cli.formats.tolerant_io import object_in, records_in
 from ance_cli.loop.refresh_config import labels_of_split
@@ -133,7 +145,7 @@ def run_facts(path: Path, label: str) -> RunFacts:
     found = status(path)
     run = RunFolder(path)
     damage: list[str] = []
-    log = [each for each in records_in(run.metrics, damage=damage) if "step" in each]
+    log = records_in(run.metrics, LogLine, damage)
     generations = [
         _generation(run, refresh.generation, refresh, damage) for refresh in found.refreshes
     ]
@@ -141,25 +153,25 @@ def run_facts(path: Path, label: str) -> RunFacts:
     for each in run.all_generations():
         if each.number not in whole:
             damage.append(f"{each.manifest}: has no facts about generation {each.number}")
-    made = object_in(path / RUN, damage)
+    made = object_in(path / RUN, RunRecord, damage)
     if not made.get("identity"):
         damage.append(f"{path / RUN}: has no settings of the run")
     return RunFacts(
         label=label,
         status=found,
         made=made,
-        refreshing=object_in(path / REFRESH, damage),
-        looping=object_in(path / LOOP, damage),
+        refreshing=object_in(path / REFRESH, RefreshRecord, damage),
+        looping=object_in(path / LOOP, LoopRecord, damage),
         log=log,
         stretches=stretches_of(
-            records_in(run.segments, damage=damage),
-            records_in(run.switches, damage=damage),
+            records_in(run.segments, SegmentLine, damage),
+            records_in(run.switches, SwitchLine, damage),
             {generation.number: generation.step for generation in generations},
             found.training.step,
         ),
         drifts=[
             event
-            for event in records_in(run.events, damage=damage)
+            for event in records_in(run.events, Event, damage)
             if event.get("what") == "drift measured"
         ],
         generations=generations,
@@ -169,9 +181,9 @@ def run_facts(path: Path, label: str) -> RunFacts:
 
 def _generation(run: RunFolder, number: int, refresh: Refresh, damage: list[str]) -> Generation:
     folder = run.generation(number)
-    manifest = object_in(folder.manifest, damage)
-    mined = object_in(folder.negatives_manifest, damage)
-    measured = object_in(folder.dev, damage)
+    manifest = object_in(folder.manifest, GenerationManifest, damage)
+    mined = object_in(folder.negatives_manifest, NegativesManifest, damage)
+    measured = object_in(folder.dev, dict[str, MeasureRecord], damage)
     if (manifest.get("content") or {}).get("files_xxh3"):
         try:
             check_files(folder.path, manifest, None)
@@ -181,8 +193,9 @@ def _generation(run: RunFolder, number: int, refresh: Refresh, damage: list[str]
     return Generation(
         refresh=refresh,
         dev={
-            name: Mean(**{"mean": mean, **measured.get(name, {})})
+            name: Mean(mean, kept.get("low"), kept.get("high"))
             for name, mean in refresh.dev.items()
+            for kept in [measured.get(name, {})]
         },
         audit=(manifest.get("stats") or {}).get("audit") or {},
         query_tower=inputs.get("query_tower"),

@@ -65,6 +65,9 @@ CALLS = {
 HEAVY = {"diagnose", "train-segment", "refresh", "read", "loop"}
 """Commands that take seconds: one value of each setting is tried."""
 
+TRIED_ELSEWHERE = {"loop": ("train-segment", "refresh")}
+"""Commands that call others, which are tried with the same settings."""
+
 WORDS = ["", " ", "nan", "-inf", "1e400", "9" * 5000, "-1", "0", "0x10", "1_0", "\u0661", "\ufeff1",
          "\N{SNOWMAN}", "\x1b[2J", "[red]", "a" * 3000, "../..", "-", "1,2", "0-3",
          "1:1", "a:nan", "@", "\udcff"]  # fmt: skip
@@ -157,6 +160,9 @@ def kept(made, tmp_path):  # noqa: F811
 def test_no_value_of_a_setting_ends_in_a_traceback(kept, command):
     rng = random.Random(f"values of {command}")
     tried = [each for each in COMMANDS[command].settings if each.name not in NOT_TRIED]
+    for other in TRIED_ELSEWHERE.get(command, ()):
+        theirs = {each.name for each in COMMANDS[other].settings}
+        tried = [each for each in tried if each.name not in theirs]
     failed = []
     for each in tried:
         if each.type is bool or not each.flags:
@@ -176,8 +182,18 @@ FIELDS = [b"null", b"true", b"[]", b"{}", b"1e999", b"-0", b"9" * 400, b'"\\u000
           b'"\x1b[2J"', b'"' + "\N{SNOWMAN}".encode() * 2000 + b'"']  # fmt: skip
 
 
+def with_another_value(rng, value):
+    """A JSON value with one of its parts, at any depth, replaced."""
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = rng.choice(list(value))
+        return {**value, key: with_another_value(rng, value[key])}
+    return rng.choice([None, True, [], {}, -1, 0, 1e300, 2**63 - 1, "", "1", "\x00\x1b[2J", [[]]])
+
+
 def junk(rng, whole, name):
     """Bytes in place of a file: one of the ways in which files arrive broken."""
+    if name.endswith(".json") and rng.random() < 0.5:
+        return json.dumps(with_another_value(rng, json.loads(whole))).encode()
     lines = whole.split(b"\n")
     place = rng.randrange(max(1, len(lines) - 1))
     field = rng.choice(FIELDS)
@@ -224,6 +240,14 @@ FILES = {
     "emb/ids.txt": ["search", "index"],
     "run/run.json": ["status", "report"],
     "run/metrics.jsonl": ["status", "report"],
+    "run/events.jsonl": ["status", "report"],
+    "run/segments.jsonl": ["status", "report", "refresh"],
+    "run/switches.jsonl": ["status", "report"],
+    "run/negatives.json": ["status", "report", "refresh"],
+    "run/refresh.json": ["status", "report", "refresh"],
+    "run/generations/0001/manifest.json": ["status", "report", "refresh"],
+    "run/generations/0001/dev.json": ["report"],
+    "run/generations/0001/negatives.jsonl.manifest.json": ["report"],
 }
 
 

@@ -73,6 +73,9 @@ def test_other_settings_are_refused(undisturbed, checkpoint):
     assert "run/run.json: was made with other settings: lr 0.001 -> 0.0001" in found.stderr
     found = undisturbed("refresh", "run", "--depth", 13, code=4)
     assert "run/refresh.json: was made with other settings: depth 12 -> 13" in found.stderr
+    found = undisturbed("loop", *LOOP, "--ckpt", undisturbed.cwd / "run" / "latest", "-o", "run",
+                        code=4)  # fmt: skip
+    assert "other settings: it began from another checkpoint (--ckpt)\n" in found.stderr
 
 
 def test_the_chain_by_hand_makes_the_same_negatives(undisturbed):

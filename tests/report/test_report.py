@@ -125,9 +125,9 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(run):
     listed = "\n".join(summary["missing"])
     for what in (
         "0001/manifest.json: has no facts about generation 1",
-        "0002/dev.json: is not a JSON object",
-        "refresh.json: is not a JSON object",
-        "metrics.jsonl:2: is not a JSON object (1 broken lines)",
+        "0002/dev.json: expected a JSON object, found array",
+        "refresh.json: not valid JSON (",
+        "metrics.jsonl:2: not valid JSON (",
     ):
         assert what in listed
     assert len(summary["missing"]) == 4
