@@ -19,13 +19,16 @@ from ance_cli.config.setting import flag_of
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.checkpoint_folder import CheckpointFolder, check_seal, write_json
 from ance_cli.formats.hashing import hash_file, hash_json
-from ance_cli.formats.records import parse_record
+from ance_cli.formats.records import check_record, parse_record
 from ance_cli.models.hub import fetched
 from ance_cli.models.tower import Tower, read_object, read_towers
 
 _LEAST = {"query_length": 3, "passage_length": 3, "max_segments": 1}
-_PASSAGE_PROMPTS = ("document", "passage", "corpus")
-"""sentence-transformers' names of the prompt of documents; the first that is there counts."""
+_PROMPTS: dict[Side, tuple[str, ...]] = {
+    "query": ("query", "search_query"),
+    "passage": ("document", "passage", "corpus", "search_document"),
+}
+"""The names of a side's prompt in sentence-transformers' config; the first that is there counts."""
 _FIX_SETTINGS = "fix the value, or restore the file"
 
 ORIGIN = "converted_from"
@@ -74,6 +77,15 @@ class EncodingSettings:
         return 1 if self.segmentation == "first" else self.max_segments
 
 
+@dataclass
+class _LibraryConfig:
+    """What sentence-transformers' config says of the texts and of the vectors."""
+
+    prompts: dict[str, str | None] | None = None
+    default_prompt_name: str | None = None
+    truncate_dim: int | None = None
+
+
 class Checkpoint:
     """A checkpoint folder whose files exist; no weight has been read yet."""
 
@@ -106,8 +118,26 @@ class Checkpoint:
                 f"{passage.dim}: they cannot be compared"
             )
         self.settings = self._read_settings()
+        self._refuse_truncation()
         if self.is_pinned:
             check_seal(self.path, path)
+
+    @property
+    def _library_config(self) -> _LibraryConfig:
+        path = self.files.sentence_transformers_config
+        if not path.exists():
+            return _LibraryConfig()
+        return check_record(read_object(path), _LibraryConfig, str(path), _FIX_SETTINGS)
+
+    def _refuse_truncation(self) -> None:
+        kept = self._library_config.truncate_dim
+        if kept is not None and self.has_head and kept < self.dim:
+            raise BadInput(
+                f"{self.files.sentence_transformers_config}: truncate_dim is {kept}: "
+                f"sentence-transformers cuts the vectors of {self.dim} dimensions, and ance does "
+                "not",
+                hint="remove truncate_dim to use the whole vectors",
+            )
 
     def tower(self, side: Side) -> Tower:
         """The tower of one side; the same object for both sides if the tower is shared."""
@@ -176,20 +206,34 @@ class Checkpoint:
                 f"{self.shown}: one tower lower-cases its texts and the other does not",
                 hint="set do_lower_case to the same value in both sentence_bert_config.json files",
             )
-        prompts: dict[str, str] = {}
-        if self.files.sentence_transformers_config.exists():
-            prompts = read_object(self.files.sentence_transformers_config).get("prompts") or {}
         return EncodingSettings(
             query_length=min(plain.query_length, query.max_length),
             passage_length=min(plain.passage_length, passage.max_length),
-            query_prefix=prompts.get("query") or "",
-            passage_prefix=next(
-                (prompts[name] for name in _PASSAGE_PROMPTS if prompts.get(name) is not None), ""
-            ),
+            query_prefix=self._prompt("query"),
+            passage_prefix=self._prompt("passage"),
             lowercase=query.lowercase,
             similarity="cosine" if self.is_cosine else "dot",
             scale=COSINE_SCALE if self.is_cosine else 1.0,
         )
+
+    def _prompt(self, side: Side) -> str:
+        """The prompt of one side, by its names or as the default of both.
+
+        Raises `BadInput` if there are prompts, and none says for which side it is.
+        """
+        config = self._library_config
+        prompts = {k: text for k, text in (config.prompts or {}).items() if text is not None}
+        for name in (*_PROMPTS[side], config.default_prompt_name):
+            if name in prompts:
+                return prompts[name]
+        others = [repr(name) for name, text in prompts.items() if text]
+        if others and not any(name in prompts for names in _PROMPTS.values() for name in names):
+            raise BadInput(
+                f"{self.files.sentence_transformers_config}: has the prompts {', '.join(others)}, "
+                "and none of their names says whether it is for queries or for passages",
+                hint="name the two that you mean 'query' and 'document' in the file",
+            )
+        return ""
 
     def _read_own_settings(self) -> EncodingSettings:
         shown = CheckpointFolder(self.shown).settings

@@ -206,6 +206,7 @@ def saved_with_prompts(backbone, folder, prompts):
             "granite ",
         ),
         ({"query": "old ", "corpus": "comet "}, "comet "),
+        ({"search_query": "old ", "search_document": "comet "}, "comet "),
     ],
 )
 def test_an_empty_prompt_of_documents_counts(tmp_path, backbone, prompts, prefix):
@@ -219,6 +220,37 @@ def test_an_empty_prompt_of_documents_counts(tmp_path, backbone, prompts, prefix
         model = SentenceTransformer(str(folder), device="cpu")
         theirs = model.encode_document(TEXTS[:4], normalize_embeddings=True)
         np.testing.assert_allclose(our_vectors(folder, TEXTS[:4]), theirs, atol=1e-5)
+
+
+def changed(folder, **facts):
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    return Checkpoint(folder)
+
+
+def test_a_default_prompt_is_that_of_the_sides_without_one(tmp_path, backbone):
+    folder = saved_with_prompts(backbone, tmp_path / "st", {"query": "old "})
+    settings = changed(folder, prompts={"sts": "bread "}, default_prompt_name="sts").settings
+    assert (settings.query_prefix, settings.passage_prefix) == ("bread ", "bread ")
+    settings = changed(folder, prompts={"search_query": "old ", "sts": "bread "}).settings
+    assert (settings.query_prefix, settings.passage_prefix) == ("old ", "bread ")
+    settings = changed(folder, default_prompt_name=None).settings
+    assert (settings.query_prefix, settings.passage_prefix) == ("old ", "")
+
+
+def test_prompts_that_do_not_say_their_side_are_refused(tmp_path, backbone):
+    folder = saved_with_prompts(backbone, tmp_path / "st", {"query": "old "})
+    with pytest.raises(BadInput, match="has the prompts 'sts', 'NQ', and none of their names"):
+        changed(folder, prompts={"sts": "bread ", "NQ": "old ", "empty": ""})
+    with pytest.raises(BadInput, match="'prompts.*': expected str"):
+        changed(folder, prompts={"query": 3})
+
+
+def test_vectors_that_the_library_would_cut_are_refused(tmp_path, backbone):
+    folder = saved_with_prompts(backbone, tmp_path / "st", {"query": "old "})
+    assert changed(folder, truncate_dim=32).dim == 32
+    with pytest.raises(BadInput, match="truncate_dim is 16: .* cuts the vectors of 32 dimensions"):
+        changed(folder, truncate_dim=16)
 
 
 def test_a_pooling_without_the_prompt_is_refused_where_there_is_a_prompt(tmp_path, backbone):
