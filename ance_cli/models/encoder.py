@@ -24,7 +24,7 @@ from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.pretrained import load_pretrained
 from ance_cli.models.tower import Tower, read_object, whole_number
 
-WITHOUT_POOLER = ("bert", "roberta", "xlm-roberta", "electra", "camembert")
+WITHOUT_POOLER = ("bert", "roberta", "xlm-roberta", "camembert")
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "Identity": nn.Identity,
     "Tanh": nn.Tanh,
