@@ -28,8 +28,6 @@ def _explained(error: Exception) -> AnceError | None:
         return problem
     if not isinstance(error, OSError):
         return None
-    if error.errno == errno.EBADF:
-        return UsageProblem("stdout is closed", hint="name a file with -o, or redirect with > FILE")
     if error.errno == errno.ENAMETOOLONG:
         name = os.path.basename(os.fsdecode(error.filename or ""))
         return UsageProblem(

@@ -6,10 +6,11 @@ stream, and everything that is printed or logged is written into it.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import sys
+
+from ance_cli.errors import UsageProblem
 
 
 class _Closed(io.RawIOBase):
@@ -19,7 +20,7 @@ class _Closed(io.RawIOBase):
         return True
 
     def write(self, data: object) -> int:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
+        raise UsageProblem("stdout is closed", hint="redirect it, for instance: > FILE")
 
 
 def open_closed_streams() -> None:

@@ -61,10 +61,10 @@ def draw_report(
     files = {folder / f"{name}.{ending}": figure for name, figure in drawn.items()
              for ending in _MARKS}  # fmt: skip
     for path in files:
-        if path.exists() and _OURS.encode() not in path.read_bytes():
+        if path.exists() and not _is_drawing(path):
             raise Mismatch(
                 f"{path}: exists and was not drawn by ance diagnose",
-                hint="draw the figures into another folder: --figures DIR",
+                hint="remove it, or draw the figures into another folder: --figures DIR",
             )
     folder.mkdir(parents=True, exist_ok=True)
     for path, figure in files.items():
@@ -72,6 +72,11 @@ def draw_report(
         figure.savefig(buffer, format=ending, dpi=160, metadata=_MARKS[ending])
         atomic.write_bytes(path, buffer.getvalue())
     return [path.name for path in files]
+
+
+def _is_drawing(path: Path) -> bool:
+    content = path.read_bytes()
+    return _OURS.encode() in content or b"Matplotlib v" in content  # version 0.1.0 had no mark
 
 
 _OURS = "ance diagnose"

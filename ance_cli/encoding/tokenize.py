@@ -112,6 +112,12 @@ class CorpusTokens:
             )
             raise
         manifest = found or self.make()
+        if found:
+            from ance_cli.models.tokens import say_cut
+
+            stats = found["stats"]  # version 0.1.0 did not count what it cut
+            say_cut(self._checkpoint.settings, "passage", stats.get("cut", 0), stats["docs"],
+                    self._call.reporter)  # fmt: skip
         _note_skipped(manifest, self._call.skipped)
         return TokenCache(self.plan.output)
 
@@ -265,7 +271,7 @@ def write_tokens(plan: Plan, checkpoint: Checkpoint, texts: Texts, call: Call) -
         except AnceError:  # tokenising is one pass: it cannot be continued
             atomic.remove(folder)
             raise
-    tokenizer.say_cut(texts.side, content["docs"], call.reporter)
+    tokenizer.say_cut(texts.side, call.reporter)
     seconds = time.monotonic() - started
     stats = {
         **{name: content[name] for name in ("docs", "rows", "tokens")},

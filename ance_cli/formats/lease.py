@@ -57,6 +57,10 @@ class Holder(NamedTuple):
     heartbeat_age: float
     alive: bool
 
+    @property
+    def is_this_process(self) -> bool:
+        return (self.host, self.pid) == (socket.gethostname(), os.getpid())
+
 
 def look(path: Path) -> Holder | None:
     """The holder of a lease, without taking its lock; None if the lease names no holder.
@@ -100,7 +104,8 @@ def _has_open(pid: int, path: Path) -> bool | None:
     return False
 
 
-def _refuse(path: Path, what: str) -> Busy:
+def busy(path: Path, what: str) -> Busy:
+    """The error that names the holder of a lease; `what` names the output."""
     holder = read_holder(path) or {}
     try:
         age = f", heartbeat {max(0.0, time.time() - path.stat().st_mtime):.0f} s ago"
@@ -121,7 +126,7 @@ def _open_locked(path: Path, what: str) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise _refuse(path, what) from None
+            raise busy(path, what) from None
         except OSError as error:  # the file system fails, or has no locks
             os.close(descriptor)
             raise OSError(error.errno, error.strerror, str(path)) from error
@@ -165,7 +170,7 @@ def hold(path: Path, what: str) -> Iterator[None]:
         except (FileNotFoundError, BadInput):  # a file that cannot be read may name a holder
             other = {}
         if other and other.get("host") != socket.gethostname() and _is_beating(descriptor):
-            raise _refuse(path, what)
+            raise busy(path, what)
         with disk_errors(path):
             os.ftruncate(descriptor, 0)
             ours = orjson.dumps(_this_process())

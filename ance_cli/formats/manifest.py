@@ -10,6 +10,7 @@ information for people and is never compared.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file, hash_json, hash_new_file
 from ance_cli.formats.journal import RECORDS, Journal
 from ance_cli.formats.jsonl import compressed, is_stream, open_output
-from ance_cli.formats.lease import lease_name, look
+from ance_cli.formats.lease import busy, lease_name, look
 from ance_cli.formats.records import check_record, read_record
 
 MANIFEST = "manifest.json"
@@ -297,7 +298,8 @@ class Plan:
 
         Raises `Mismatch` if the output was made with other settings (the message names them) or not
         by ance, or was changed; with `force` the result is None instead, unless ance did not make
-        the output. Raises `UsageProblem` if the output would replace one of its inputs.
+        the output. Raises `UsageProblem` if the output would replace one of its inputs,
+        and `Busy` if another process is about to finish it.
         """
         if is_stream(self.output) and self.kind not in _FOLDERS:
             return None
@@ -360,7 +362,7 @@ class Plan:
             )
 
     def _check_no_file_of_others(self) -> None:
-        """Raise `Mismatch` if a folder of ours holds a file that ance did not put there.
+        """Raise `Mismatch` if a folder of ours holds a file that is not a part of it.
 
         A call that was stopped right after its folder was published left files that no manifest
         lists: its plan tells.
@@ -371,13 +373,20 @@ class Plan:
             listed = read_record(self.manifest, _Listing).content.files
         except BadInput:  # a damaged manifest does not tell
             return
-        for path in sorted(self.output.rglob("*")):
-            name = path.relative_to(self.output)
-            if path.is_dir() or _is_hidden(name) or name.as_posix() in {*listed, MANIFEST}:
-                continue
+        names = {
+            path.relative_to(self.output).as_posix()
+            for path in self.output.rglob("*")
+            if not path.is_dir() and not _LEFT_BY_PROCESSES.search(path.name)
+        }
+        if others := sorted(names - {*listed, MANIFEST}):
+            what = (
+                f"{len(others)} files that are not a part of it, for instance {others[0]}"
+                if others[1:]
+                else f"1 file that is not a part of it: {others[0]}"
+            )
             raise Mismatch(
-                f"{path}: is not a part of {self.output}, so ance may not have made it",
-                hint="move it elsewhere, or choose another name with -o",
+                f"{self.output}: --force would also remove {what}",
+                hint="move them elsewhere, or choose another name with -o",
             )
 
     def _check_unchanged(self, found: dict[str, Any]) -> None:
@@ -568,8 +577,12 @@ class Plan:
             atomic.sync_folder(place.parent)
 
     def _finish_interrupted_file(self) -> None:
-        if self.kind in _FOLDERS or not self._pending_manifest.exists() or self._is_being_written:
+        if self.kind in _FOLDERS or not self._pending_manifest.exists():
             return
+        name = lease_name(self.output)
+        holder = look(name)
+        if holder is not None and holder.alive and not holder.is_this_process:
+            raise busy(name, str(self.output))  # it may be between its two renames
         try:
             pending = read_record(self._pending_manifest, _PendingManifest)
             whole = hash_file(self.output) == pending.content.xxh3
@@ -579,12 +592,6 @@ class Plan:
             os.replace(self._pending_manifest, self.manifest)
         else:
             self._pending_manifest.unlink(missing_ok=True)
-
-    @property
-    def _is_being_written(self) -> bool:
-        """Whether another process, which may be between its two renames, holds the lease."""
-        holder = look(lease_name(self.output))
-        return holder is not None and holder.alive and holder.pid != os.getpid()
 
     def _manifest(self, content: dict[str, Any], stats: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -627,6 +634,10 @@ def spare_inputs(output: Path, reads: Iterable[Path | str | None]) -> None:
 def _has_links(folder: Path) -> bool:
     """Whether a partial folder is, or holds, a symbolic link: ance makes none there."""
     return folder.is_symlink() or any(path.is_symlink() for path in folder.rglob("*"))
+
+
+_LEFT_BY_PROCESSES = re.compile(r"^\..*\.(lease|partial|removed|reader-[0-9a-f]+)$")
+"""Names that processes of ours leave in a folder when they are killed."""
 
 
 def _is_hidden(place: Path) -> bool:

@@ -378,7 +378,7 @@ def now() -> str:
 
 
 _BY_HASH = {
-    "start": "it began from another checkpoint (--ckpt)",
+    "start": "it began from a checkpoint (--ckpt) with other weights or prompts",
     "dataset": "it has other data (--data, --split)",
 }
 """What to say of a setting that is a hash, which tells a reader nothing."""

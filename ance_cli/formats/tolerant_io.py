@@ -2,7 +2,7 @@
 
 For commands that only show the state of a run. A damaged file is described in the list `damage`, if
 the caller passes one; a missing file is not damage. `kind` declares the types of some fields, for
-instance one of `run_records`; a record that differs from it is damaged.
+instance one of `loop.run_records`; a record that differs from it is damaged.
 """
 
 from __future__ import annotations
@@ -31,6 +31,16 @@ def object_in(
     except BadInput as problem:
         _note(damage, problem.what)
         return {}
+
+
+def fitting(value: Any, kind: Any, where: str, damage: list[str] | None = None) -> dict[str, Any]:
+    """A part of a record, if it fits the declared type; else empty."""
+    try:
+        check_record(value, kind, where)
+    except BadInput as problem:
+        _note(damage, problem.what)
+        return {}
+    return value or {}
 
 
 def records_in(

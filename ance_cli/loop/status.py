@@ -21,7 +21,7 @@ from ance_cli.formats.checkpoint_folder import CheckpointFolder
 from ance_cli.formats.embeddings import DONE, load_array
 from ance_cli.formats.generation_folder import GenerationFolder
 from ance_cli.formats.lease import look
-from ance_cli.formats.ledgers import SegmentLedger
+from ance_cli.formats.ledgers import SegmentLedger, Switch
 from ance_cli.formats.retention import disk_use
 from ance_cli.formats.run_folder import (
     LOOP,
@@ -31,19 +31,19 @@ from ance_cli.formats.run_folder import (
     RUN,
     SUPERVISOR,
     TRAINER,
+    Pointer,
     RunFolder,
     now,
 )
-from ance_cli.formats.run_records import (
+from ance_cli.formats.tolerant_io import fitting, object_in, records_in
+from ance_cli.loop.run_records import (
+    AuditRecord,
     Event,
     GenerationManifest,
     LogLine,
     LoopRecord,
-    PointerRecord,
     RefreshRecord,
-    SwitchLine,
 )
-from ance_cli.formats.tolerant_io import object_in, records_in
 from ance_cli.loop.status_schema import (
     Negatives,
     Problem,
@@ -118,7 +118,7 @@ def _read(run: RunFolder, alive: set[str]) -> _Found:
         alive=alive,
         events=records_in(run.events, Event),
         loop=object_in(run.path / LOOP, LoopRecord),
-        published=object_in(run.path / POINTER, PointerRecord),
+        published=object_in(run.path / POINTER, Pointer),
         log=records_in(run.metrics, LogLine, last_bytes=_TAIL_BYTES),
         segments=SegmentLedger.of_readable(records_in(run.segments)),
         refreshes=_refreshes(run),
@@ -253,7 +253,7 @@ def _age(path: Path) -> float | None:
 
 
 def _negatives(found: _Found) -> Negatives:
-    switches = records_in(found.run.switches, SwitchLine)
+    switches = records_in(found.run.switches, Switch)
     number = switches[-1].get("generation") if switches else None
     steps = {refresh.generation: refresh.checkpoint_step for refresh in found.refreshes}
     last = found.log[-1] if found.log else {}
@@ -335,7 +335,7 @@ def _refreshes(run: RunFolder) -> list[Refresh]:
         if "checkpoint_step" not in stats:
             continue
         step = int(stats["checkpoint_step"])
-        audit = stats.get("audit") or {}
+        audit = fitting(stats.get("audit"), AuditRecord | None, str(generation.manifest))
         removed = audit.get("removed_from_candidates") or {}
         found.append(
             Refresh(

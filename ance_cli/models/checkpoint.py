@@ -28,7 +28,11 @@ _PROMPTS: dict[Side, tuple[str, ...]] = {
     "query": ("query", "search_query"),
     "passage": ("document", "passage", "corpus", "search_document"),
 }
-"""The names of a side's prompt in sentence-transformers' config; the first that is there counts."""
+"""The names of a side's prompt in sentence-transformers' config; the first that is there counts.
+
+The library itself looks for neither `search_query` nor `search_document`, by which Nomic's models
+name the prompts that a caller must give.
+"""
 _FIX_SETTINGS = "fix the value, or restore the file"
 
 ORIGIN = "converted_from"
@@ -127,13 +131,18 @@ class Checkpoint:
         path = self.files.sentence_transformers_config
         if not path.exists():
             return _LibraryConfig()
-        return check_record(read_object(path), _LibraryConfig, str(path), _FIX_SETTINGS)
+        shown = str(self._shown_library_config)
+        return check_record(read_object(path), _LibraryConfig, shown, _FIX_SETTINGS)
+
+    @property
+    def _shown_library_config(self) -> Path:
+        return CheckpointFolder(self.shown).sentence_transformers_config
 
     def _refuse_truncation(self) -> None:
         kept = self._library_config.truncate_dim
         if kept is not None and self.has_head and kept < self.dim:
             raise BadInput(
-                f"{self.files.sentence_transformers_config}: truncate_dim is {kept}: "
+                f"{self._shown_library_config}: truncate_dim is {kept}: "
                 f"sentence-transformers cuts the vectors of {self.dim} dimensions, and ance does "
                 "not",
                 hint="remove truncate_dim to use the whole vectors",
@@ -229,7 +238,7 @@ class Checkpoint:
         others = [repr(name) for name, text in prompts.items() if text]
         if others and not any(name in prompts for names in _PROMPTS.values() for name in names):
             raise BadInput(
-                f"{self.files.sentence_transformers_config}: has the prompts {', '.join(others)}, "
+                f"{self._shown_library_config}: has the prompts {', '.join(others)}, "
                 "and none of their names says whether it is for queries or for passages",
                 hint="name the two that you mean 'query' and 'document' in the file",
             )

@@ -55,5 +55,5 @@ class TextEncoder:
         """(nq, d) vectors of queries, with a progress bar; tells how many were cut."""
         with reporter.task("encoding queries", len(texts), "query") as bar:
             vectors, _ = self(texts, bar.advance)
-        self._tokenizer.say_cut("query", len(texts), reporter)
+        self._tokenizer.say_cut("query", reporter)
         return vectors

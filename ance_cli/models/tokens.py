@@ -92,8 +92,9 @@ class Tokenizer:
         query = passage if checkpoint.shared else load_tokenizer(checkpoint.tower("query"))
         self._tokenizers: dict[Side, Any] = {"query": query, "passage": passage}
         self._fast = {side: _own_copy(whole) for side, whole in self._tokenizers.items()}
+        self.num_texts: dict[Side, int] = {"query": 0, "passage": 0}
         self.num_cut: dict[Side, int] = {"query": 0, "passage": 0}
-        """How many of the texts so far were longer than their side's length."""
+        """How many texts there were so far, and how many were longer than their side's length."""
 
     def pad_id_of(self, side: Side) -> int:
         """The padding token of one side."""
@@ -120,27 +121,33 @@ class Tokenizer:
         )
         encodings = fast.encode_batch_fast(texts)
         kept = segments - 1 if segment is _special else 0  # of the pieces after the first one
+        self.num_texts[side] += len(texts)
         self.num_cut[side] += sum(len(found.overflowing) > kept for found in encodings)
         rows = [segment(found, length, segments) for found in encodings]
         return _ragged([row for own in rows for row in own], [len(own) for own in rows])
 
-    def say_cut(self, side: Side, total: int, reporter: Reporter) -> None:
-        """Tell how many of `total` texts were cut, if any were."""
-        if not self.num_cut[side]:
-            return
-        names, length, segments = (
-            ("queries", self.settings.query_length, 1) if side == "query"
-            else ("passages", self.settings.passage_length, self.settings.segments)
-        )  # fmt: skip
-        most = f"{segments} x {length}" if segments > 1 else f"{length}"
-        reporter.say(
-            f"{self.num_cut[side]:,} of {total:,} {names} have more than {most} tokens and are cut "
-            f"(--{side}-length)"
-        )
+    def say_cut(self, side: Side, reporter: Reporter) -> None:
+        """Tell how many of the texts so far were cut, if any were."""
+        say_cut(self.settings, side, self.num_cut[side], self.num_texts[side], reporter)
 
     def save(self, folder: str, side: Side) -> None:
         """Write the files of one tower's tokenizer into a checkpoint that is being built."""
         self._tokenizers[side].save_pretrained(folder)
+
+
+def say_cut(
+    settings: EncodingSettings, side: Side, cut: int, total: int, reporter: Reporter
+) -> None:
+    """Tell how many of `total` texts of a side were cut to its length, if any were."""
+    if not cut:
+        return
+    most, flags = f"{settings.query_length}", "--query-length"
+    if side == "passage":
+        most, flags = f"{settings.passage_length}", "--passage-length"
+        if settings.segments > 1:
+            most, flags = f"{settings.segments} x {most}", f"--max-segments, {flags}"
+    names = "queries" if side == "query" else "passages"
+    reporter.say(f"{cut:,} of {total:,} {names} have more than {most} tokens and are cut ({flags})")
 
 
 def _first(encoding: Any, length: int, segments: int) -> list[list[int]]:

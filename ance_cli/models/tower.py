@@ -228,6 +228,8 @@ def _module(listed: _ListedModule, root: Path, listing: Path) -> Module:
             hint=f"supported modules: {', '.join(_KINDS)}",
         )
     folder, shown = ModuleFolder(root / listed.path), ModuleFolder(listing.parent / listed.path)
+    if kind == "Transformer":
+        _refuse_adapter(folder.path, shown.path)
     if kind != "Normalize" and not folder.config.exists():
         raise BadInput(
             f"{shown.path}: the checkpoint's {kind} module is missing, but {listing.name} names it",
@@ -241,15 +243,19 @@ def _module(listed: _ListedModule, root: Path, listing: Path) -> Module:
     return Module(kind, folder.path, shown.path)
 
 
+def _refuse_adapter(folder: Path, shown: Path) -> None:
+    if (folder / ADAPTER).exists():
+        raise BadInput(
+            f"{shown}: holds an adapter ({ADAPTER}), which ance does not apply",
+            hint="merge it into its base model: peft's merge_and_unload(), then save_pretrained()",
+        )
+
+
 def _tower(modules: list[Module], listing: Path) -> Tower:
     if not modules or modules[0].kind != "Transformer":
         raise BadInput(f"{listing}: the first module should be a Transformer")
     folder, shown = ModuleFolder(modules[0].folder), ModuleFolder(modules[0].shown)
-    if (folder.path / ADAPTER).exists():
-        raise BadInput(
-            f"{shown.path}: holds an adapter ({ADAPTER}), which ance does not apply",
-            hint="merge it into its base model: peft's merge_and_unload(), then save_pretrained()",
-        )
+    _refuse_adapter(folder.path, shown.path)
     if not folder.config.exists():
         raise BadInput(
             f"{shown.config}: no such file: not a checkpoint folder",

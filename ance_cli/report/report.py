@@ -17,9 +17,14 @@ from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.evaluation.evaluate import evaluate_runs
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.jsonl import is_stream, open_output
+from ance_cli.formats.ledgers import Switch
 from ance_cli.formats.manifest import KEEP, check_files
 from ance_cli.formats.run_folder import LOOP, REFRESH, RUN, RunFolder
-from ance_cli.formats.run_records import (
+from ance_cli.formats.summary import Summary
+from ance_cli.formats.tolerant_io import fitting, object_in, records_in
+from ance_cli.loop.refresh_config import labels_of_split
+from ance_cli.loop.run_records import (
+    AuditRecord,
     Event,
     GenerationManifest,
     LogLine,
@@ -29,11 +34,7 @@ from ance_cli.formats.run_records import (
     RefreshRecord,
     RunRecord,
     SegmentLine,
-    SwitchLine,
 )
-from ance_cli.formats.summary import Summary
-from ance_cli.formats.tolerant_io import object_in, records_in
-from ance_cli.loop.refresh_config import labels_of_split
 from ance_cli.loop.status import status
 from ance_cli.loop.status_schema import Refresh
 from ance_cli.report.charts import need_matplotlib
@@ -165,7 +166,7 @@ def run_facts(path: Path, label: str) -> RunFacts:
         log=log,
         stretches=stretches_of(
             records_in(run.segments, SegmentLine, damage),
-            records_in(run.switches, SwitchLine, damage),
+            records_in(run.switches, Switch, damage),
             {generation.number: generation.step for generation in generations},
             found.training.step,
         ),
@@ -193,11 +194,15 @@ def _generation(run: RunFolder, number: int, refresh: Refresh, damage: list[str]
     return Generation(
         refresh=refresh,
         dev={
-            name: Mean(mean, kept.get("low"), kept.get("high"))
+            name: Mean(mean, measured.get(name, {}).get("low"), measured.get(name, {}).get("high"))
             for name, mean in refresh.dev.items()
-            for kept in [measured.get(name, {})]
         },
-        audit=(manifest.get("stats") or {}).get("audit") or {},
+        audit=fitting(
+            (manifest.get("stats") or {}).get("audit"),
+            AuditRecord | None,
+            f"{folder.manifest}: audit",
+            damage,
+        ),
         query_tower=inputs.get("query_tower"),
         passage_tower=inputs.get("passage_tower"),
         embeddings=(mined.get("inputs") or {}).get("vectors"),

@@ -97,6 +97,10 @@ def _place(checkpoint: Checkpoint) -> Path:
     return checkpoint.path if origin(checkpoint.path) else checkpoint.shown.absolute()
 
 
+_MARK = b"# Settings of the ance commands in this folder."
+"""How a file begins that `ance init` wrote."""
+
+
 def init(
     folder: Path,
     text_of: Callable[[Sequence[Table]], str],
@@ -113,7 +117,7 @@ def init(
     text = text_of(tables(checkpoint)).encode()
     output = atomic.place_of(folder / FILE)
     if output.exists():
-        if not output.read_bytes().startswith(text.splitlines()[0]):
+        if not output.read_bytes().startswith(_MARK):
             raise Mismatch(
                 f"{output}: exists and was not written by ance init",
                 hint="edit the file, or remove it first if you do not need it; --force does not",

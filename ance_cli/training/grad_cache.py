@@ -57,16 +57,16 @@ class GradCacheStep:
         `most_rows`: the largest number of rows of one side that any rank encodes. The gradients are
         averaged over the ranks if `sync`. `seed` seeds the dropout.
         """
-        chunks = self._chunks(query_rows, passage_rows)
         # every rank must choose alike: the collectives of the two ways come in different orders
         if not self.chunk or most_rows <= self.chunk:
             with self.world.syncing(self.model, sync):
                 torch.manual_seed(seed)
-                q, d = self._encode(*chunks[0])
+                q, d = self._encode(query_rows, passage_rows if len(passage_rows) else None)
                 assert q is not None
                 loss = loss_of(q, d)
                 loss.backward()  # type: ignore[no-untyped-call]
                 return float(loss.detach())
+        chunks = self._chunks(query_rows, passage_rows)
         with torch.no_grad():
             parts = [self._seeded(seed + n, *chunk) for n, chunk in enumerate(chunks)]
         q = torch.cat([part[0] for part in parts if part[0] is not None]).requires_grad_()
@@ -92,8 +92,6 @@ class GradCacheStep:
     def _chunks(self, query_rows: Ints, passage_rows: Ints) -> list[Chunk]:
         """The last chunk holds rows of both sides: its backward pass averages over the ranks, which
         waits for a gradient of every parameter."""
-        if not self.chunk or max(len(query_rows), len(passage_rows)) <= self.chunk:
-            return [(query_rows, passage_rows if len(passage_rows) else None)]
         sides: list[list[Ints]] = []
         for rows in (query_rows, passage_rows):
             pieces = -(-len(rows) // self.chunk)

@@ -159,7 +159,7 @@ def _make_trainer(
     watcher, snapshot = _first_negatives(run, job, resumed, load, world)
     texts = [training_set.queries[query_id] for query_id in training_set.query_ids]
     queries = model.tokenizer(texts, "query")
-    model.tokenizer.say_cut("query", len(texts), call.reporter)
+    model.tokenizer.say_cut("query", call.reporter)
     trainer = Trainer(
         model=model,
         snapshot=snapshot,

@@ -78,7 +78,7 @@ def test_a_plain_encoder_starts_the_warm_up(inside, dataset, backbone):
     assert settings["loop"]["ckpt"] == "runs/warmup/latest"
 
 
-def test_a_file_is_never_overwritten(inside, dataset):
+def test_an_edited_file_is_overwritten_only_with_force(inside, dataset):
     inside("init", "data")
     path = dataset / "ance.toml"
     edited = path.read_text().splitlines()[0] + "\n[all]\n"

@@ -75,7 +75,10 @@ def test_other_settings_are_refused(undisturbed, checkpoint):
     assert "run/refresh.json: was made with other settings: depth 12 -> 13" in found.stderr
     found = undisturbed("loop", *LOOP, "--ckpt", undisturbed.cwd / "run" / "latest", "-o", "run",
                         code=4)  # fmt: skip
-    assert "other settings: it began from another checkpoint (--ckpt)\n" in found.stderr
+    assert (
+        "other settings: it began from a checkpoint (--ckpt) with other weights or prompts\n"
+        in found.stderr
+    )
 
 
 def test_the_chain_by_hand_makes_the_same_negatives(undisturbed):

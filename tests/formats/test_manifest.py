@@ -14,7 +14,7 @@ import pytest
 import xxhash
 
 from ance_cli import __version__
-from ance_cli.errors import BadInput, Mismatch, ResourceExhausted, UsageProblem
+from ance_cli.errors import BadInput, Busy, Mismatch, ResourceExhausted, UsageProblem
 from ance_cli.formats import atomic, lease, manifest
 from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.manifest import Plan, manifest_name, read_manifest
@@ -407,7 +407,12 @@ def test_what_another_process_is_about_to_rename_is_left_to_it(tmp_path):
         cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     child.stdout.readline()
-    assert plan.published() and pending.exists()
+    (tmp_path / "out.jsonl").write_bytes(b"the new one\n")
+    with pytest.raises(Busy, match=f"out.jsonl is being written by process {child.pid}"):
+        plan.published()
+    assert pending.exists()
+    write_file(plan)
+    pending.write_bytes(b"{}")
     child.communicate(b"")
     assert plan.published() and not pending.exists()
 

@@ -215,13 +215,14 @@ def saved_with_prompts(backbone, folder, prompts):
         ({"search_query": "old ", "search_document": "comet "}, "comet "),
     ],
 )
-def test_an_empty_prompt_of_documents_counts(tmp_path, backbone, prompts, prefix):
+def test_the_first_prompt_of_a_side_counts_even_if_it_is_empty(tmp_path, backbone, prompts, prefix):
     from sentence_transformers import SentenceTransformer
 
     folder = saved_with_prompts(backbone, tmp_path / "st", {"query": "old "})
     path = folder / "config_sentence_transformers.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": prompts}))
-    assert Checkpoint(folder).settings.passage_prefix == prefix
+    settings = Checkpoint(folder).settings
+    assert (settings.query_prefix, settings.passage_prefix) == ("old ", prefix)
     if "" in prompts.values():
         model = SentenceTransformer(str(folder), device="cpu")
         theirs = model.encode_document(TEXTS[:4], normalize_embeddings=True)

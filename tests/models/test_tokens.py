@@ -51,14 +51,15 @@ class Said:
         ({}, "passage", ["river"], None),
         *[({"segmentation": kind, "passage_length": 12, "max_segments": 3}, "passage",
            [LONG, f"{LONG} {LONG} {LONG}"],
-           "1 of 2 passages have more than 3 x 12 tokens and are cut (--passage-length)")
+           "1 of 2 passages have more than 3 x 12 tokens and are cut (--max-segments, "
+           "--passage-length)")
           for kind in ("special", "slice")],
     ],
 )  # fmt: skip
 def test_texts_that_are_cut_are_counted(tokenizer, settings, side, texts, line):
     tokens, said = tokenizer(**settings), Said()
     tokens(texts, side)
-    tokens.say_cut(side, len(texts), said)
+    tokens.say_cut(side, said)
     assert said.lines == ([line] if line else [])
 
 

@@ -149,6 +149,7 @@ def test_a_missing_file(copy, name, text):
 
 def test_an_adapter_is_not_left_out_in_silence(copy):
     (copy / "query_0_Transformer" / "adapter_config.json").write_text("{}")
+    (copy / "query_0_Transformer" / "config.json").unlink()  # transformers writes none beside it
     assert "holds an adapter (adapter_config.json), which ance does not apply" in refusal(copy)
 
 

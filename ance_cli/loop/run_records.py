@@ -39,13 +39,6 @@ class Event(TypedDict, total=False):
     reason: str | None
 
 
-class SwitchLine(TypedDict):
-    """A line of `switches.jsonl`."""
-
-    step: int
-    generation: int
-
-
 class SegmentLine(TypedDict, total=False):
     """A line of `segments.jsonl`: a segment that began, or the number of one that ended."""
 
@@ -54,13 +47,6 @@ class SegmentLine(TypedDict, total=False):
     start_step: int
     generation: int | None
     checkpoint_step: int | None
-
-
-class PointerRecord(TypedDict):
-    """`negatives.json`."""
-
-    generation: int
-    checkpoint_step: int
 
 
 class LoopRecord(TypedDict, total=False):
@@ -97,7 +83,7 @@ class Quantiles(TypedDict):
 
 
 class AuditRecord(TypedDict, total=False):
-    """The audit of a generation's negatives."""
+    """The audit of a generation's negatives, in the manifest's `stats`."""
 
     pairs: int
     negatives: int
@@ -119,7 +105,6 @@ class GenerationStats(TypedDict, total=False):
     probe_overlap: float | None
     consumed: float | None
     dev: dict[str, float]
-    audit: AuditRecord | None
 
 
 class _Files(TypedDict, total=False):
