@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ance_cli.formats.embeddings import BLOCK_DOCS, Embeddings, EmbeddingsWriter
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.retrieval.exact import exact_top_docs, exact_top_k, positive_scores
 from ance_cli.retrieval.top_k import TorchEngine
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ance_cli.formats.embeddings import BLOCK_DOCS
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.tokens import KIND, TokenCache, TokenRows, TokenWriter
 
 MEDIAN, SIGMA = 70, 0.38

@@ -66,11 +66,13 @@ def exit_code_of(program: Callable[[], None]) -> int:
 
 def _run(program: Callable[[], None]) -> int:
     from ance_cli.cli.console import show_error, stderr
+    from ance_cli.cli.streams import check_stdout
 
     try:
-        program()
-    except SystemExit as leave:  # typer has already shown its usage errors
-        return leave.code if isinstance(leave.code, int) else 0
+        code = _code_of(program)
+        if code == 0:
+            check_stdout()
+        return code
     except AnceError as error:
         show_error(error)
         return error.exit_code
@@ -83,4 +85,11 @@ def _run(program: Callable[[], None]) -> int:
             raise
         show_error(problem)
         return problem.exit_code
+
+
+def _code_of(program: Callable[[], None]) -> int:
+    try:
+        program()
+    except SystemExit as leave:  # typer has already shown its usage errors
+        return leave.code if isinstance(leave.code, int) else 0
     return 0

@@ -9,25 +9,38 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import Any
 
 from ance_cli.errors import UsageProblem
 
 
 class _Closed(io.RawIOBase):
-    """A stream that nobody reads: what is written to it is an error and not lost in silence."""
+    """A stdout that nobody reads. A library's print into it ends no work: that something was lost
+    is told at the end."""
+
+    something_lost = False
 
     def writable(self) -> bool:
         return True
 
-    def write(self, data: object) -> int:
-        raise UsageProblem("stdout is closed", hint="redirect it, for instance: > FILE")
+    def write(self, data: Any) -> int:
+        self.something_lost = True
+        return len(data)
+
+
+def check_stdout() -> None:
+    """Raise `UsageProblem` if something was written to a closed stdout."""
+    raw = getattr(sys.stdout, "buffer", None)
+    if isinstance(raw, _Closed) and raw.something_lost:
+        raise UsageProblem(
+            "stdout is closed: what was printed is lost", hint="redirect it, for instance: > FILE"
+        )
 
 
 def open_closed_streams() -> None:
     """Open /dev/null in place of stdin, stdout and stderr, where they are closed.
 
-    `sys.stdin` stays None, so that a command that has to read it can refuse to; a command that
-    writes to the closed stdout fails.
+    `sys.stdin` stays None, so that a command that has to read it can refuse to.
     """
     for number in range(3):
         try:

@@ -23,7 +23,7 @@ from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
 from ance_cli.mining.mining_data import read_mining_data
 from ance_cli.models.checkpoint import Checkpoint

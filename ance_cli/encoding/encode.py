@@ -20,7 +20,7 @@ from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.embeddings import UNFINISHED_ONLY, EmbeddingsWriter
 from ance_cli.formats.jsonl import refuse_stdio
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
 from ance_cli.formats.tokens import TokenCache
 from ance_cli.models.checkpoint import Checkpoint

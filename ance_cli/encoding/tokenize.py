@@ -22,7 +22,7 @@ from ance_cli.formats.dataset import Dataset, queries_of_split, read_corpus
 from ance_cli.formats.embeddings import BLOCK_DOCS
 from ance_cli.formats.hashing import cache_dir, hash_file, hash_lines
 from ance_cli.formats.jsonl import refuse_stdio
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
 from ance_cli.formats.tokens import KIND, TokenCache, TokenWriter, join_rows
 from ance_cli.models.checkpoint import Checkpoint
@@ -112,12 +112,7 @@ class CorpusTokens:
             )
             raise
         manifest = found or self.make()
-        if found:
-            from ance_cli.models.tokens import say_cut
-
-            stats = found["stats"]  # version 0.1.0 did not count what it cut
-            say_cut(self._checkpoint.settings, "passage", stats.get("cut", 0), stats["docs"],
-                    self._call.reporter)  # fmt: skip
+        _say_cut(self._checkpoint, "passage", manifest, self._call)
         _note_skipped(manifest, self._call.skipped)
         return TokenCache(self.plan.output)
 
@@ -169,15 +164,24 @@ class QueryTokens:
         }  # fmt: skip
         inputs = {**self.inputs, "tokenizer": tokenizer_hash(self._checkpoint.tower("query"))}
         atomic.remove(self._folder)
-        write_tokens(
+        manifest = write_tokens(
             Plan(KIND, self._folder, shaped_by, inputs), self._checkpoint,
             _query_texts(self._queries), replace(self._call, skipped=None),
         )  # fmt: skip
+        _say_cut(self._checkpoint, "query", manifest, self._call)
         return TokenCache(self._folder)
 
     def close(self) -> None:
         """Remove the cache."""
         atomic.remove(self._folder)
+
+
+def _say_cut(checkpoint: Checkpoint, side: Side, manifest: dict[str, Any], call: Call) -> None:
+    """Tell how many texts of a token cache were cut; version 0.1.0 did not count them."""
+    from ance_cli.models.tokens import say_cut
+
+    stats = manifest["stats"]
+    say_cut(checkpoint.settings, side, stats.get("cut", 0), stats.get("docs", 0), call.reporter)
 
 
 def _note_skipped(manifest: dict[str, Any], skipped: SkippedLines | None) -> None:
@@ -271,7 +275,6 @@ def write_tokens(plan: Plan, checkpoint: Checkpoint, texts: Texts, call: Call) -
         except AnceError:  # tokenising is one pass: it cannot be continued
             atomic.remove(folder)
             raise
-    tokenizer.say_cut(texts.side, call.reporter)
     seconds = time.monotonic() - started
     stats = {
         **{name: content[name] for name in ("docs", "rows", "tokens")},

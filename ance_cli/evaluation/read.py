@@ -19,7 +19,7 @@ from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset, Passage, queries_of_split, read_answers, read_queries
 from ance_cli.formats.hashing import hash_file, hash_json, hash_lines
 from ance_cli.formats.journal import Journal
-from ance_cli.formats.manifest import AUTO, Plan
+from ance_cli.formats.plan import AUTO, Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
 from ance_cli.formats.trec import in_trec_order, read_run
 from ance_cli.models.reader import open_reader, reader_fingerprint

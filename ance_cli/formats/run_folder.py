@@ -24,8 +24,8 @@ from ance_cli.formats.generation_folder import GenerationFolder
 from ance_cli.formats.hashing import hash_json
 from ance_cli.formats.lease import hold
 from ance_cli.formats.ledgers import Segment, SegmentLedger, Switch, last_step, read_ledger_as
-from ance_cli.formats.manifest import AUTO
 from ance_cli.formats.merged import read_shares
+from ance_cli.formats.plan import AUTO
 from ance_cli.formats.records import HASH, check_hash, check_record, read_record
 from ance_cli.formats.state_folder import StateFolder
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 
 Summary = dict[str, Any]
 

@@ -19,7 +19,7 @@ from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.jsonl import is_stream, open_output
 from ance_cli.formats.ledgers import Segment, SegmentLedger
-from ance_cli.formats.manifest import KEEP
+from ance_cli.formats.plan import KEEP
 from ance_cli.formats.run_folder import RunFolder, RunRecord
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint

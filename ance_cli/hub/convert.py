@@ -14,7 +14,7 @@ from ance_cli.formats import atomic, lease
 from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder, seal
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import refuse_stdio
-from ance_cli.formats.manifest import KEEP, spare_inputs
+from ance_cli.formats.plan import KEEP, spare_inputs
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import ORIGIN, Checkpoint

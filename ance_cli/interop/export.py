@@ -30,8 +30,9 @@ from ance_cli.formats.dataset import (
 )
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import STDIO, refuse_stdio
-from ance_cli.formats.manifest import Plan, read_manifest
+from ance_cli.formats.manifest import read_manifest
 from ance_cli.formats.negatives_file import PairNegatives, read_negatives
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
 from ance_cli.formats.trec import Run, in_trec_order, read_run
 from ance_cli.interop import (

@@ -9,7 +9,7 @@ from ance_cli.config.sets import Side
 from ance_cli.errors import ResourceExhausted
 from ance_cli.formats import lease
 from ance_cli.formats.jsonl import refuse_stdio
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
 from ance_cli.models.checkpoint import Checkpoint, write_settings
 

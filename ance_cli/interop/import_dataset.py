@@ -15,7 +15,7 @@ from ance_cli.errors import BadInput
 from ance_cli.formats import lease
 from ance_cli.formats.hashing import hash_json
 from ance_cli.formats.jsonl import refuse, refuse_stdio
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
 from ance_cli.interop.recognition import Request, parts_of
 from ance_cli.interop.records import Part

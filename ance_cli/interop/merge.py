@@ -25,8 +25,8 @@ from ance_cli.formats.dataset import locate, read_corpus, read_qrels, read_query
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.labels import LABELS_HEADER
-from ance_cli.formats.manifest import Plan
 from ance_cli.formats.merged import merged_id, write_shares
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
 
 TRAIN = "train"

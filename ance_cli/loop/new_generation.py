@@ -18,7 +18,7 @@ from ance_cli.formats.dataset import Dataset, queries_of_split
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.generation_folder import GenerationFolder
 from ance_cli.formats.ledgers import Switch, read_ledger_as
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.run_folder import REFRESHER, Pointer, RunFolder
 from ance_cli.formats.summary import Clock, Summary
 from ance_cli.loop.drift import probe_generation, read_probe

@@ -16,7 +16,8 @@ from ance_cli.config import EncodeConfig, FollowConfig, RefreshConfig, shaped_by
 from ance_cli.errors import BadInput, ResourceExhausted
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.generation_folder import GenerationFolder
-from ance_cli.formats.manifest import Plan, read_manifest
+from ance_cli.formats.manifest import read_manifest
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.records import with_hash
 from ance_cli.formats.retention import prune
 from ance_cli.formats.run_folder import REFRESH, REFRESHER, RunFolder

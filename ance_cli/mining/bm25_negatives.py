@@ -13,7 +13,7 @@ from ance_cli.formats import lease
 from ance_cli.formats.candidates import Candidates
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Clock, Summary
 from ance_cli.formats.trec import in_trec_order, read_run
 from ance_cli.mining.bm25_rankings import search_bm25

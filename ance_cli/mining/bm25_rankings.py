@@ -11,7 +11,7 @@ from ance_cli.formats import lease
 from ance_cli.formats.candidates import Candidates, read_candidates
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import cache_dir, hash_file
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.mining.audit import BM25_TOP
 from ance_cli.mining.mining_data import MiningData
 

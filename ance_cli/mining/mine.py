@@ -20,7 +20,7 @@ from ance_cli.config.sets import Dtype
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.journal import Journal
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Clock, Summary
 from ance_cli.mining.mining_data import all_texts, read_mining_data
 from ance_cli.mining.mining_job import MiningFiles, MiningJob

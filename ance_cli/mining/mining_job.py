@@ -11,8 +11,9 @@ from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import is_stream
-from ance_cli.formats.manifest import Plan, read_manifest
+from ance_cli.formats.manifest import read_manifest
 from ance_cli.formats.negatives_file import candidates_name
+from ance_cli.formats.plan import Plan
 from ance_cli.mining.mix import ANN, BM25, LOOKAHEAD, PREVIOUS, RANDOM, Mix, parse_mix
 from ance_cli.mining.negatives_output import NegativesFiles
 from ance_cli.mining.rules import check_positive_scores, check_scores

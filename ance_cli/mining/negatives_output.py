@@ -14,8 +14,9 @@ from ance_cli.config import DrawConfig
 from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import is_stream, read_records
-from ance_cli.formats.manifest import Plan, check_sidecar
+from ance_cli.formats.manifest import check_sidecar
 from ance_cli.formats.negatives_file import Texts, audit_name, parse_pair
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Clock, Summary, made, planned, summary_of
 from ance_cli.mining.audit import Audit
 from ance_cli.mining.mix import Mix

@@ -12,7 +12,7 @@ import numpy as np
 from ance_cli.formats import lease
 from ance_cli.formats.candidates import Candidates, read_candidates
 from ance_cli.formats.embeddings import Embeddings
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Clock
 from ance_cli.mining.audit import BM25_TOP
 from ance_cli.mining.bm25_rankings import cached_bm25

@@ -18,7 +18,8 @@ from ance_cli.evaluation.evaluate import evaluate_runs
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.jsonl import is_stream, open_output
 from ance_cli.formats.ledgers import Switch
-from ance_cli.formats.manifest import KEEP, check_files
+from ance_cli.formats.manifest import check_files
+from ance_cli.formats.plan import KEEP
 from ance_cli.formats.run_folder import LOOP, REFRESH, RUN, RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.formats.tolerant_io import fitting, object_in, records_in

@@ -26,7 +26,7 @@ from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Passage, read_corpus
 from ance_cli.formats.hashing import cache_dir, hash_file
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 
 _MIN_JAVA = 21
 _BATCH = 1000

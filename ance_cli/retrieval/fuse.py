@@ -11,7 +11,7 @@ from ance_cli.errors import UsageProblem
 from ance_cli.formats import lease
 from ance_cli.formats.hashing import hash_lines
 from ance_cli.formats.jsonl import STDIO
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
 from ance_cli.formats.trec import Run, in_trec_order, read_run, write_hits
 

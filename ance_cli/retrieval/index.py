@@ -13,7 +13,8 @@ from ance_cli.formats import atomic, lease
 from ance_cli.formats.embeddings import Embeddings, write_ids
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import refuse_stdio
-from ance_cli.formats.manifest import Plan, read_manifest
+from ance_cli.formats.manifest import read_manifest
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
 from ance_cli.progress import Reporter
 

@@ -22,7 +22,7 @@ from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset, Passage, read_corpus, read_queries
 from ance_cli.formats.hashing import hash_file, hash_lines
 from ance_cli.formats.journal import Journal
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
 from ance_cli.formats.trec import in_trec_order, read_run, write_hits
 from ance_cli.models.checkpoint import Checkpoint

@@ -15,7 +15,7 @@ from ance_cli.config import ComputeConfig, SearchConfig, shaped_by
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Passage, read_corpus
 from ance_cli.formats.hashing import hash_file, hash_lines
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
 from ance_cli.formats.trec import write_hits
 from ance_cli.models.checkpoint import Checkpoint

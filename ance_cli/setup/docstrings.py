@@ -23,7 +23,7 @@ import xxhash
 from ance_cli.config import DemoConfig
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic, lease
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, summary_of
 from ance_cli.progress import Reporter
 

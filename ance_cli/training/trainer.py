@@ -262,12 +262,12 @@ class Trainer:
         if micro or not self.world.is_main:
             key += [micro, self.world.rank]
         seed = int(keyed_generator(self.config.seed, *key).integers(2**62))
-        most = -(-len(batch.queries) // self.world.size)
+        most_queries = -(-len(batch.queries) // self.world.size)
         if self.live is not None:
             nothing = np.zeros(0, np.int64)
             return self._grad_cache_step.backward(
-                batch.queries[mine], nothing, most, lambda q, _: self._live_loss(q, batch, mine),
-                last, seed,
+                batch.queries[mine], nothing, most_queries,
+                lambda q, _: self._live_loss(q, batch, mine), last, seed,
             )  # fmt: skip
         rows, rows_of = self.snapshot.rows_of(batch.docs)
         counts = self.world.part_sums((rows_of >= 0).sum(1))
@@ -283,8 +283,8 @@ class Trainer:
         # a rank whose part has no document encodes one anyway: averaging the gradients waits for
         # every parameter
         return self._grad_cache_step.backward(
-            batch.queries[mine], own if len(own) else rows[:1], max(most, *counts), loss_of, last,
-            seed,
+            batch.queries[mine], own if len(own) else rows[:1], max(most_queries, *counts),
+            loss_of, last, seed,
         )  # fmt: skip
 
     def _loss(self, scores: Tensor, loss_inputs: LossInputs) -> Tensor:

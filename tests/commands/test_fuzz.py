@@ -1,8 +1,8 @@
 """Arguments and files that nobody meant: no exit code is 1, and no traceback is printed.
 
-The values come from the declared settings, the bytes from the formats; the seeds are fixed. Every
-call is a process of its own with a bound on memory and time, so an abort or a hang is a failure of
-that call and of nothing else.
+The values are drawn from the declared settings, the bytes from the formats; the seeds are fixed.
+Every call is a process of its own with a bound on memory and time, so an abort or a hang is a
+failure of that call and of nothing else.
 """
 
 import gzip

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.loop.commands import as_flags
 from tests.commands.test_chain import check_negatives
 from tests.world import Ance, AnceInside, jsonl, make_cross_encoder, make_dataset, tree, write_jsonl

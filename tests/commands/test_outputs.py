@@ -215,7 +215,9 @@ def test_a_closed_stream_is_an_error_only_for_who_needs_it(ance, runs, closed):
         )
         lost = " >&-" in f" {closed}"  # what nobody can read is not called a success
         assert shown.returncode == (2 if lost else 0), (words, shown)
-        assert shown.stderr.count("error: stdout is closed") == (lost and "2>&-" not in closed)
+        assert shown.stderr.count("error: stdout is closed: what was printed is lost") == (
+            lost and "2>&-" not in closed
+        )
 
 
 def test_a_closed_stdin_cannot_be_read(ance, runs):

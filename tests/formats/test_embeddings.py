@@ -26,7 +26,7 @@ from ance_cli.formats.embeddings import (
     read_ids,
     write_ids,
 )
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 
 DIM = 4
 BLOCK_DOCS = 3

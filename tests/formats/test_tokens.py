@@ -5,7 +5,7 @@ import pytest
 
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats.embeddings import DOC_OFFSETS, IDS
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.tokens import (
     KIND,
     OFFSETS,

@@ -11,7 +11,7 @@ import pytest
 from ance_cli.call import Call
 from ance_cli.config import LoopConfig, LoopDevices
 from ance_cli.errors import UsageProblem
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop import loop as stage
 from ance_cli.loop.commands import as_flags

@@ -8,7 +8,7 @@ from ance_cli.config import Bm25Config, ClusterConfig, MineConfig, RefreshConfig
 from ance_cli.config.setting import declared
 from ance_cli.formats.dataset import locate
 from ance_cli.formats.hashing import hash_file
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 from ance_cli.mining.bm25_negatives import bm25_negatives
 from ance_cli.mining.mine import mine
 from ance_cli.mining.mining_job import MiningFiles, MiningJob

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ance_cli.formats.embeddings import Embeddings, EmbeddingsWriter
-from ance_cli.formats.manifest import Plan
+from ance_cli.formats.plan import Plan
 
 
 @pytest.fixture
