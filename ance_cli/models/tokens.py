@@ -119,11 +119,13 @@ class Tokenizer:
             length * segments if segment is _slices else length,
             direction=self._tokenizers[side].truncation_side,
         )
-        encodings = fast.encode_batch_fast(texts)
         kept = segments - 1 if segment is _special else 0  # of the pieces after the first one
+        rows = []
+        for found in fast.encode_batch_fast(texts):
+            rest = found.overflowing  # copies what it returns
+            self.num_cut[side] += len(rest) > kept
+            rows.append(segment(found, rest, length, segments))
         self.num_texts[side] += len(texts)
-        self.num_cut[side] += sum(len(found.overflowing) > kept for found in encodings)
-        rows = [segment(found, length, segments) for found in encodings]
         return _ragged([row for own in rows for row in own], [len(own) for own in rows])
 
     def say_cut(self, side: Side, reporter: Reporter) -> None:
@@ -150,28 +152,29 @@ def say_cut(
     reporter.say(f"{cut:,} of {total:,} {names} have more than {most} tokens and are cut ({flags})")
 
 
-def _first(encoding: Any, length: int, segments: int) -> list[list[int]]:
+def _first(encoding: Any, rest: list[Any], length: int, segments: int) -> list[list[int]]:
     """FirstP: the first `length` tokens."""
     return [encoding.ids]
 
 
-def _special(encoding: Any, length: int, segments: int) -> list[list[int]]:
+def _special(encoding: Any, rest: list[Any], length: int, segments: int) -> list[list[int]]:
     """MaxP: segments with special tokens of their own."""
-    return [part.ids for part in (encoding, *encoding.overflowing[: segments - 1])]
+    return [part.ids for part in (encoding, *rest[: segments - 1])]
 
 
-def _slices(encoding: Any, length: int, segments: int) -> list[list[int]]:
+def _slices(encoding: Any, rest: list[Any], length: int, segments: int) -> list[list[int]]:
     """MaxP as in the released ANCE models: pieces of one sequence of `length * segments` tokens."""
     ids = encoding.ids
     return [ids[at : at + length] for at in range(0, len(ids), length)]
 
 
-_SEGMENTATIONS: dict[Segmentation, Callable[[Any, int, int], list[list[int]]]] = {
+_SEGMENTATIONS: dict[Segmentation, Callable[[Any, list[Any], int, int], list[list[int]]]] = {
     "first": _first,
     "special": _special,
     "slice": _slices,
 }
-"""Name -> the rows of token ids of one encoded text, given the length and the most segments."""
+"""Name -> the rows of token ids of one encoded text, given its pieces beyond the first one, the
+length and the most segments."""
 
 
 def _own_copy(whole: Any) -> Any:
