@@ -103,7 +103,8 @@ def test_negatives_in_use_and_published(run):
     generation(run, 2, 20)
     ledger(run / "switches.jsonl", {"step": 0, "generation": 1})
     ledger(run / "metrics.jsonl", log_line(33, 1.0))
-    (run / "negatives.json").write_text('{"generation": 2, "checkpoint_step": 20}')
+    pointer = {"generation": 2, "checkpoint_step": 20, "path": "generations/0002"}
+    (run / "negatives.json").write_text(json.dumps(pointer))
     found = status(run).negatives
     assert (found.generation, found.checkpoint_step, found.age) == (1, 0, 33)
     assert (found.published, found.published_step) == (2, 20)
