@@ -7,7 +7,7 @@ import typer
 from ance_cli.call import Call
 from ance_cli.cli.command import COMMON, command
 from ance_cli.config.calling import CallSettings
-from ance_cli.config.data import EncodingOverrides
+from ance_cli.config.data import EncoderChoices
 from ance_cli.config.interop import CheckpointConfig
 from ance_cli.config.setting import declared
 from ance_cli.errors import UsageProblem
@@ -74,7 +74,8 @@ def _convert(config: CheckpointConfig, call: Call) -> Summary:
         backbone=config.backbone,
         pooling=config.pooling,
         similarity=config.similarity,
-        settings={each.name: getattr(config, each.name) for each in declared(EncodingOverrides)},
+        normalize=config.normalize,
+        settings={each.name: getattr(config, each.name) for each in declared(EncoderChoices)},
         call=call,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ance_cli.config.sets import Segmentation
+from ance_cli.config.sets import Segmentation, SimilarityName
 from ance_cli.config.setting import DATA, METHOD, Config, Setting
 
 MIN_REL = 1
@@ -120,3 +120,27 @@ class EncodingOverrides(PassageOverrides):
     query_length: Annotated[int, Setting(
         "Tokens of a query, including special tokens (default: the checkpoint's).", METHOD,
         at_least=3)] | None = None
+
+
+Similarity = Annotated[SimilarityName, Setting(
+    "Similarity of the vectors (default: the checkpoint's; of a new head cosine, with --head paper "
+    "dot).", METHOD)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderChoices(EncodingOverrides):
+    """What a plain checkpoint does not say of its encoders; it is saved into the new checkpoint."""
+
+    query_prefix: Annotated[str, Setting(
+        "Text before each query (default: the checkpoint's).", METHOD,
+        flags=("--query-prompt",))] | None = None
+    passage_prefix: Annotated[str, Setting(
+        "Text before each passage (default: the checkpoint's).", METHOD,
+        flags=("--passage-prompt",))] | None = None
+    passage_template: Annotated[str, Setting(
+        "How title and text make a passage, instead of --separator: 'title: {title|none} | text: "
+        "{text}', where none stands for a missing title (default: the checkpoint's).",
+        METHOD)] | None = None
+    truncate_dim: Annotated[int, Setting(
+        "Dimensions of a vector that are kept, from the first on (default: the checkpoint's).",
+        METHOD, at_least=1)] | None = None

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ance_cli.config.data import MIN_REL, EncodingOverrides, MinRel
+from ance_cli.config.data import MIN_REL, EncoderChoices, MinRel
 from ance_cli.config.retrieval import Depth
 from ance_cli.config.sets import Action, ExportForm, ImportFormat, PoolingName, SimilarityName
-from ance_cli.config.setting import DATA, METHOD, RUNTIME, TRAINING, Config, Setting
+from ance_cli.config.setting import DATA, METHOD, RUNTIME, Config, Setting
 
 Form = Annotated[ExportForm, Setting(
     "What to write. From negatives: tevatron, tevatron-v2, flagembedding, sentence-transformers, "
@@ -63,7 +63,7 @@ class ExportConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointConfig(EncodingOverrides):
+class CheckpointConfig(EncoderChoices):
     """What `ance checkpoint` does, and with which checkpoint."""
 
     action: Annotated[Action, Setting(
@@ -80,11 +80,13 @@ class CheckpointConfig(EncodingOverrides):
         "Folder with config and tokenizer, for a source that is a single file (DPR: "
         "bert-base-uncased).", DATA, metavar="DIR")] | None = None
     pooling: Annotated[PoolingName, Setting(
-        "How a plain encoder's token vectors become one vector; other layouts name their own.",
-        METHOD)] | None = None
+        "How a plain encoder's token vectors become one vector (default: lasttoken for a causal "
+        "decoder); other layouts name their own.", METHOD)] | None = None
     similarity: Annotated[SimilarityName, Setting(
         "Similarity of the converted checkpoint (default: what its layout says).",
-        TRAINING)] | None = None
+        METHOD)] | None = None
+    normalize: Annotated[bool, Setting(
+        "Scale vectors to length one by a Normalize module at the end.", METHOD)] = False
     public: Annotated[bool, Setting(
         "Create the model on the hub as public; without it, as private (push).", RUNTIME,
         only_asked=True)] = False

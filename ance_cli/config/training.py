@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ance_cli.config.data import MIN_REL, EncodingOverrides, MinRel
+from ance_cli.config.data import MIN_REL, EncoderChoices, MinRel, Similarity
 from ance_cli.config.encoding import ComputeDtype, CpuWorkers, Gpus
 from ance_cli.config.retrieval import SEED, Seed
 from ance_cli.config.sets import (
     Distill,
+    HeadName,
     InBatch,
     LossName,
     OptimizerName,
+    PoolingName,
     PresetName,
     Schedule,
-    SimilarityName,
     Towers,
     Tracker,
 )
@@ -44,12 +45,12 @@ FrozenEmbeddings = Annotated[Path, Setting(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeConfig(EncodingOverrides):
+class RecipeConfig(EncoderChoices):
     """The recipe of a training run.
 
     `batch_size` is queries per device and micro-batch; an optimizer step sees
     `batch_size * devices * accumulation` pairs, also if a later call has fewer or more devices.
-    The fields of `EncodingOverrides` and `scale`, `dim` replace the start checkpoint's settings.
+    The fields of `EncoderChoices` and `scale`, `dim` replace the start checkpoint's settings.
     """
 
     optimizer: Annotated[OptimizerName, Setting(
@@ -93,8 +94,16 @@ class RecipeConfig(EncodingOverrides):
     towers: Annotated[Towers, Setting(
         "One encoder for queries and passages (shared), or one each (two; default: as in the "
         "checkpoint).", TRAINING)] | None = None
-    similarity: Annotated[SimilarityName, Setting(
-        "Similarity of a new head (default: dot).", TRAINING)] | None = None
+    similarity: Similarity | None = None
+    head: Annotated[HeadName, Setting(
+        "Head of a checkpoint without one. pooled: what inference servers apply, a pooling and "
+        "Normalize (default). paper: [CLS], Linear, LayerNorm, scored by dot product.",
+        TRAINING)] | None = None
+    pooling: Annotated[PoolingName, Setting(
+        "Pooling of a new head (default: lasttoken for a causal decoder, else mean; cls for "
+        "--head paper).", TRAINING)] | None = None
+    normalize: Annotated[bool, Setting(
+        "Scale vectors to length one by a Normalize module at the end.", TRAINING)] = False
     scale: Scale | None = None
     dim: Annotated[int, Setting(
         "Dimensions of a new head (default: the hidden size).", TRAINING, at_least=1)] | None = None

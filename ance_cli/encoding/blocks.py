@@ -25,6 +25,7 @@ from ance_cli.formats.embeddings import EmbeddingsWriter
 from ance_cli.formats.records import parse_record
 from ance_cli.formats.tokens import TokenCache, TokenRows
 from ance_cli.models.checkpoint import Checkpoint, EncodingSettings
+from ance_cli.models.devices import choose_dtype, torch_dtype
 from ance_cli.models.encoder import load_encoder
 from ance_cli.models.flops import forward_flops, matmul_ceiling
 from ance_cli.models.inference import InferenceEngine
@@ -101,7 +102,8 @@ class BlockEncoder:
         self._device = torch.device(job.device)
         self._listener = listener
         self._tokens = TokenCache(Path(job.tokens))
-        encoder = load_encoder(checkpoint, job.config.side)
+        dtype = torch_dtype(choose_dtype(job.config.dtype, self._device))
+        encoder = load_encoder(checkpoint, job.config.side, dtype)
         self._backbone = encoder.backbone
         self._engine = InferenceEngine(
             encoder, job.pad_id, [self._device], job.config, listener.say

@@ -25,7 +25,7 @@ from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
 from ance_cli.formats.tokens import KIND, TokenCache, TokenWriter, join_rows
-from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.checkpoint import Checkpoint, EncodingSettings
 from ance_cli.models.tokens import tokenizer_hash
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class CorpusTokens:
             if not force and (manifest := plan.published()):
                 return manifest  # made by the process that this one waited for
             skipped = SkippedLines() if self._call.skipped is not None else None
-            texts = _corpus_texts(corpus, self._checkpoint.settings.separator, skipped)
+            texts = _corpus_texts(corpus, self._checkpoint.settings, skipped)
             manifest = write_tokens(
                 plan, self._checkpoint, texts, replace(self._call, skipped=skipped)
             )
@@ -229,13 +229,13 @@ class Texts:
     """Takes the bar's `advance`; the (id, text) in order."""
 
 
-def _corpus_texts(corpus: Path, separator: str, skipped: SkippedLines | None) -> Texts:
+def _corpus_texts(corpus: Path, settings: EncodingSettings, skipped: SkippedLines | None) -> Texts:
     """The passages of a corpus. The bar counts bytes: the number of passages is not known before
     the corpus has been read."""
     return Texts(
         "passage", corpus.stat().st_size, "byte",
         lambda advance: (
-            (passage.doc_id, passage.joined(separator))
+            (passage.doc_id, settings.text_of(passage))
             for passage in read_corpus(corpus, skipped, advance)
         ),
     )  # fmt: skip

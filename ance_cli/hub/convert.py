@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ance_cli.call import Call
-from ance_cli.config.sets import Side, SimilarityName
+from ance_cli.config.sets import PoolingName, Side, SimilarityName
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic, lease
-from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder, seal
+from ance_cli.formats.checkpoint_folder import CheckpointFolder, seal
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.plan import KEEP, spare_inputs
@@ -69,7 +69,7 @@ def _settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _described(tower: Tower) -> dict[str, Any]:
-    config = read_object(ModuleFolder(tower.backbone).config)
+    config = {} if tower.is_static else read_object(tower.config)
     size = {
         name: next((config[key] for key in keys if key in config), None)
         for name, keys in _SHAPE.items()
@@ -118,8 +118,9 @@ def convert(
     sources: Sequence[Path],
     output: Path,
     backbone: Path | None = None,
-    pooling: str | None = None,
+    pooling: PoolingName | None = None,
     similarity: SimilarityName | None = None,
+    normalize: bool = False,
     settings: Mapping[str, Any] | None = None,
     call: Call = Call(),
 ) -> Summary:
@@ -138,6 +139,7 @@ def convert(
         "backbone": str(backbone) if backbone else None,
         "pooling": pooling,
         "similarity": similarity,
+        "normalize": normalize,
     }
     summary = {"output": str(output), "kind": "checkpoint", "up_to_date": False}
     _check_replaceable(output)
@@ -148,7 +150,7 @@ def convert(
     from ance_cli.models.foreign import load_foreign
 
     def load(scratch: Path) -> Foreign:
-        found = load_foreign(sources, scratch, backbone, pooling, similarity)
+        found = load_foreign(sources, scratch, backbone, pooling, similarity, normalize)
         found.override(sources[0], **changes)
         return found
 
@@ -171,7 +173,6 @@ def _write(output: Path, load: Callable[[Path], Foreign], origin: dict[str, Any]
     `load` takes a folder for temporary files.
     """
     from ance_cli.models.dual import save_dual
-    from ance_cli.models.tokens import Tokenizer
 
     place = atomic.place_of(output)
     partial = atomic.partial_name(place)
@@ -182,7 +183,7 @@ def _write(output: Path, load: Callable[[Path], Foreign], origin: dict[str, Any]
         with atomic.disk_errors(output):
             found = load(scratch)
             origin = {"layout": found.layout, **origin}
-            save_dual(found.dual, Tokenizer(found), found.settings, partial, origin=origin)
+            save_dual(found.dual, found.settings, partial, origin=origin)
             seal(partial)
         Checkpoint(partial)  # check the checkpoint before it is published
         atomic.publish_folder(partial, place)

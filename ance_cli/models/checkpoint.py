@@ -9,6 +9,7 @@ fresh head.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ance_cli.config.sets import Segmentation, Side, SimilarityName
 from ance_cli.config.setting import flag_of
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.checkpoint_folder import CheckpointFolder, check_seal, write_json
+from ance_cli.formats.dataset import Passage
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.records import check_record, parse_record
 from ance_cli.models.hub import fetched
@@ -43,6 +45,21 @@ COSINE_SCALE = 20.0
 size."""
 
 
+_FIELD = re.compile(r"\{(title|text)(?:\|([^{}|]*))?\}")
+
+
+def check_template(template: str) -> None:
+    """Raise `UsageProblem` if a passage template has no `{text}`, or braces around another word."""
+    if template and (
+        "text" not in (field[1] for field in _FIELD.finditer(template))
+        or any(brace in _FIELD.sub("", template) for brace in "{}")
+    ):
+        raise UsageProblem(
+            f"--passage-template {template!r}: expected {{text}}, and {{title}} if it is wanted",
+            hint="for instance --passage-template 'title: {title|none} | text: {text}'",
+        )
+
+
 @dataclass(frozen=True)
 class EncodingSettings:
     """What vectors depend on in addition to the weights, and the training step of the weights.
@@ -50,7 +67,9 @@ class EncodingSettings:
     Lengths are in tokens, including special tokens. `segmentation` is `first` (FirstP), `special`
     (MaxP: up to `max_segments` segments, each with its own special tokens) or `slice` (MaxP as in
     the released ANCE models: one sequence with special tokens at its two ends, cut into up to
-    `max_segments` pieces). `scale` multiplies scores in the training loss only.
+    `max_segments` pieces). `passage_template` replaces title, separator and text: `{title}` and
+    `{text}` stand for a passage's own, `{title|none}` for `none` if it has no title. `truncate_dim`
+    keeps the first dimensions of each vector. `scale` multiplies scores in the training loss only.
     """
 
     query_length: int = 64
@@ -58,12 +77,28 @@ class EncodingSettings:
     query_prefix: str = ""
     passage_prefix: str = ""
     separator: str = " "
+    passage_template: str = ""
     lowercase: bool = False
     segmentation: Segmentation = "first"
     max_segments: int = 4
+    truncate_dim: int | None = None
     similarity: SimilarityName = "dot"
     scale: float = 1.0
     training_step: int = 0
+
+    def __post_init__(self) -> None:
+        check_template(self.passage_template)
+
+    def text_of(self, passage: Passage) -> str:
+        """The text of a passage without its prompt: by the template, or title, separator, text."""
+        if not self.passage_template:
+            return passage.joined(self.separator)
+        values = {"title": passage.title, "text": passage.text}
+        return _FIELD.sub(lambda m: values[m[1]] or m[2] or "", self.passage_template)
+
+    def prefix(self, side: Side) -> str:
+        """The prompt of one side."""
+        return self.query_prefix if side == "query" else self.passage_prefix
 
     def shaping(self, side: Side) -> dict[str, Any]:
         """The settings that shape the vectors of one side."""
@@ -73,6 +108,10 @@ class EncodingSettings:
             names = ["passage_length", "passage_prefix", "lowercase", "separator", "segmentation"]
             if self.segmentation != "first":
                 names.append("max_segments")
+            if self.passage_template:
+                names.append("passage_template")
+        if self.truncate_dim is not None:
+            names.append("truncate_dim")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -88,6 +127,7 @@ class _LibraryConfig:
     prompts: dict[str, str | None] | None = None
     default_prompt_name: str | None = None
     truncate_dim: int | None = None
+    similarity_fn_name: str | None = None
 
 
 class Checkpoint:
@@ -121,8 +161,9 @@ class Checkpoint:
                 f"{path}: query vectors of {query.dim} dimensions and passage vectors of "
                 f"{passage.dim}: they cannot be compared"
             )
-        self.settings = self._read_settings()
-        self._refuse_truncation()
+        self._unclear: BadInput | None = None
+        self._settings = self._read_settings()
+        self._check_similarity()
         if self.is_pinned:
             check_seal(self.path, path)
 
@@ -138,15 +179,28 @@ class Checkpoint:
     def _shown_library_config(self) -> Path:
         return CheckpointFolder(self.shown).sentence_transformers_config
 
-    def _refuse_truncation(self) -> None:
-        kept = self._library_config.truncate_dim
-        if kept is not None and self.has_head and kept < self.dim:
+    def _check_similarity(self) -> None:
+        named = self._library_config.similarity_fn_name
+        if named not in (None, "cosine", "dot"):
             raise BadInput(
-                f"{self._shown_library_config}: truncate_dim is {kept}: "
-                f"sentence-transformers cuts the vectors of {self.dim} dimensions, and ance does "
-                "not",
-                hint="remove truncate_dim to use the whole vectors",
+                f"{self._shown_library_config}: the similarity is {named}, and an index ranks by "
+                "dot product or cosine",
+                hint="use cosine or dot if the model was trained for it",
             )
+
+    @property
+    def settings(self) -> EncodingSettings:
+        """What vectors depend on in addition to the weights.
+
+        Raises `BadInput` if the checkpoint has prompts, and no name says for which side they are.
+        """
+        if self._unclear is not None:
+            raise self._unclear
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: EncodingSettings) -> None:
+        self._settings, self._unclear = settings, None
 
     def tower(self, side: Side) -> Tower:
         """The tower of one side; the same object for both sides if the tower is shared."""
@@ -175,7 +229,8 @@ class Checkpoint:
     @property
     def dim(self) -> int:
         """The width of the vectors."""
-        return self._towers["query"].dim
+        whole = self._towers["query"].dim
+        return min(whole, self._settings.truncate_dim or whole)
 
     @property
     def max_positions(self) -> int:
@@ -188,9 +243,8 @@ class Checkpoint:
         one."""
         if all(tower.has("Normalize") for tower in self._towers.values()):
             return True
-        config = self.files.sentence_transformers_config
-        if config.exists():
-            named = read_object(config).get("similarity_fn_name")
+        if self.files.sentence_transformers_config.exists():
+            named = self._library_config.similarity_fn_name
             return bool(named == "cosine" or (named is None and not self.is_pinned))
         return False
 
@@ -216,20 +270,18 @@ class Checkpoint:
                 hint="set do_lower_case to the same value in both sentence_bert_config.json files",
             )
         return EncodingSettings(
-            query_length=min(plain.query_length, query.max_length),
-            passage_length=min(plain.passage_length, passage.max_length),
+            query_length=query.length_of("query"),
+            passage_length=passage.length_of("passage"),
             query_prefix=self._prompt("query"),
             passage_prefix=self._prompt("passage"),
             lowercase=query.lowercase,
+            truncate_dim=self._library_config.truncate_dim,
             similarity="cosine" if self.is_cosine else "dot",
             scale=COSINE_SCALE if self.is_cosine else 1.0,
         )
 
     def _prompt(self, side: Side) -> str:
-        """The prompt of one side, by its names or as the default of both.
-
-        Raises `BadInput` if there are prompts, and none says for which side it is.
-        """
+        """The prompt of one side, by its names or as the default of both."""
         config = self._library_config
         prompts = {k: text for k, text in (config.prompts or {}).items() if text is not None}
         for name in (*_PROMPTS[side], config.default_prompt_name):
@@ -237,10 +289,11 @@ class Checkpoint:
                 return prompts[name]
         others = [repr(name) for name, text in prompts.items() if text]
         if others and not any(name in prompts for names in _PROMPTS.values() for name in names):
-            raise BadInput(
+            self._unclear = BadInput(
                 f"{self._shown_library_config}: has the prompts {', '.join(others)}, "
                 "and none of their names says whether it is for queries or for passages",
-                hint="name the two that you mean 'query' and 'document' in the file",
+                hint="name the two that you mean 'query' and 'document' in the file, or give both "
+                "with --query-prompt and --passage-prompt",
             )
         return ""
 
@@ -260,7 +313,9 @@ class Checkpoint:
     def with_settings(self, **changes: Any) -> Checkpoint:
         """This checkpoint with other settings (None keeps a setting)."""
         changed = copy.copy(self)
-        changed.settings = override_settings(self.settings, self._towers, self.shown, **changes)
+        chosen = [changes.get(name) for name in ("query_prefix", "passage_prefix")]
+        settings = self.settings if None in chosen else self._settings
+        changed.settings = override_settings(settings, self._towers, self.shown, **changes)
         return changed
 
     def tower_hash(self, side: Side) -> str:
@@ -273,8 +328,9 @@ class Checkpoint:
         tower = self._towers[side]
         files = {f"{place}/{path.name}": hash_file(path) for place, path in tower.files()}
         modules = [module.kind for module in tower.modules]
-        settings = {"cosine": self.is_cosine, **self.settings.shaping(side)}
-        return hash_json({"modules": modules, "files": files, "pins": settings})
+        settings = {"cosine": self.is_cosine, **self._settings.shaping(side)}
+        parts = {"modules": modules, "files": files, "pins": settings}
+        return hash_json(parts | ({"loading": tower.loading} if tower.loading else {}))
 
 
 def override_settings(
@@ -285,6 +341,12 @@ def override_settings(
     for name, least in _LEAST.items():
         if given.get(name, least) < least:
             raise UsageProblem(f"{flag_of(name)} must be at least {least}")
+    width = min(tower.dim for tower in towers.values())
+    if given.get("truncate_dim", 1) > width:
+        raise UsageProblem(
+            f"--truncate-dim {given['truncate_dim']}: the vectors of {shown} have {width} "
+            "dimensions"
+        )
     for side, tower in towers.items():
         name = f"{side}_length"
         if given.get(name, 0) > tower.max_positions:

@@ -8,29 +8,34 @@ from __future__ import annotations
 
 import copy
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ance_cli.config.sets import Side, SimilarityName, Towers
+from ance_cli.config.sets import HeadName, PoolingName, Side, Towers
 from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.formats.checkpoint_folder import (
-    CheckpointFolder,
-    ModuleFolder,
-    is_known,
-    leads_out,
-    write_json,
-)
+from ance_cli.formats.checkpoint_folder import is_known, leads_out, repeats_settings
 from ance_cli.models.checkpoint import Checkpoint, EncodingSettings, write_settings
-from ance_cli.models.encoder import (
-    Encoder,
-    fresh_encoder,
-    load_encoder,
-    write_modules,
-)
-from ance_cli.models.tokens import Tokenizer
-from ance_cli.models.tower import PASSAGE_ROUTE, QUERY_ROUTE, Tower
+from ance_cli.models.encoder import Encoder, fresh_encoder, trainable_encoder, with_normalize
+from ance_cli.models.tower import PASSAGE_ROUTE, Tower
+
+
+@dataclass(frozen=True)
+class Start:
+    """What training adds to a start checkpoint.
+
+    `towers` None keeps the checkpoint's towers; `two` starts both from a shared one. The others
+    are a fresh head's (`fresh_encoder`); `normalize` also applies to a head that exists.
+    """
+
+    towers: Towers | None = None
+    head: HeadName | None = None
+    pooling: PoolingName | None = None
+    dim: int | None = None
+    seed: int = 0
+    normalize: bool = False
 
 
 class DualEncoder(nn.Module):
@@ -82,9 +87,9 @@ class DualEncoder(nn.Module):
         """
         queries = passages = None
         if query_ids is not None:
-            queries = self.query(query_ids, query_mask)
+            queries = self.query(query_ids, query_mask, "query")
         if passage_ids is not None:
-            passages = self.passage(passage_ids, passage_mask)
+            passages = self.passage(passage_ids, passage_mask, "passage")
         return queries, passages
 
     def train(self, mode: bool = True) -> DualEncoder:
@@ -104,49 +109,47 @@ def _is_trained(encoder: nn.Module) -> bool:
 
 
 def load_dual(checkpoint: Checkpoint) -> DualEncoder:
-    """Both encoders of a checkpoint, as `load_encoder` loads one of them."""
-    query = load_encoder(checkpoint, "query")
-    return DualEncoder(query, query if checkpoint.shared else load_encoder(checkpoint, "passage"))
+    """Both encoders of a checkpoint, as `load_encoder` loads one of them, an adapter not merged."""
+    query = trainable_encoder(checkpoint, "query")
+    if checkpoint.shared:
+        return DualEncoder(query, query)
+    return DualEncoder(query, trainable_encoder(checkpoint, "passage"))
 
 
-def start_dual(
-    checkpoint: Checkpoint,
-    dim: int | None,
-    seed: int,
-    towers: Towers | None = None,
-    similarity: SimilarityName | None = None,
-) -> tuple[DualEncoder, bool]:
+def start_dual(checkpoint: Checkpoint, start: Start) -> tuple[DualEncoder, bool]:
     """The encoders to train from, and whether their heads are fresh.
 
-    A checkpoint without a head gets the paper's head, the same one on both sides; with
-    `similarity` cosine its vectors have length one (see `fresh_encoder`). The caller then stores
-    `similarity` in the settings, with the scale `COSINE_SCALE` if the user gave no scale. `towers`
-    None keeps the checkpoint's towers; `two` starts both from a shared one. Raises `UsageProblem`
-    if two towers should become one, or if `similarity` is not that of the existing head.
+    A checkpoint without a head gets a fresh one, the same one on both sides (see `fresh_encoder`).
+    Raises `UsageProblem` if two towers should become one, or if the checkpoint has a pooling and
+    another one is asked for.
     """
-    if towers == "shared" and not checkpoint.shared:
+    if start.towers == "shared" and not checkpoint.shared:
         raise UsageProblem(
             f"--towers shared: {checkpoint.shown} has two towers, which cannot become one",
             hint="omit --towers, or start from one of the two encoders",
         )
     fresh = not checkpoint.has_head
-    found = "cosine" if checkpoint.is_cosine else "dot"
-    if not fresh and similarity not in (None, found):
+    if not fresh and (start.pooling or start.head):
         raise UsageProblem(
-            f"--similarity {similarity}: {checkpoint.shown} has a head for {found}",
-            hint="omit --similarity, or start from a checkpoint without a head",
+            f"{checkpoint.shown}: has a pooling and head of its own",
+            hint="omit --pooling and --head, or start from a checkpoint without them",
         )
+    cosine = checkpoint.settings.similarity == "cosine"
 
-    def start(side: Side) -> Encoder:
-        if fresh:
-            return fresh_encoder(checkpoint.tower(side), dim, seed, similarity == "cosine")
-        return load_encoder(checkpoint, side)
+    def encoder(side: Side) -> Encoder:
+        if not fresh:
+            found = trainable_encoder(checkpoint, side)
+            return with_normalize(found) if start.normalize else found
+        return fresh_encoder(
+            checkpoint.tower(side), start.head or "pooled", start.pooling, start.dim, start.seed,
+            cosine, start.normalize,
+        )  # fmt: skip
 
-    query = start("query")
+    query = encoder("query")
     if not checkpoint.shared:
-        passage = start("passage")
+        passage = encoder("passage")
     else:
-        passage = copy.deepcopy(query) if towers == "two" else query
+        passage = copy.deepcopy(query) if start.towers == "two" else query
     if query.dim != passage.dim:
         raise UsageProblem(
             f"{checkpoint.shown}: its towers are {query.dim} and {passage.dim} wide",
@@ -175,111 +178,64 @@ def enable_gradient_checkpointing(dual: DualEncoder) -> None:
 
 def save_dual(
     dual: DualEncoder,
-    tokenizer: Tokenizer,
     settings: EncodingSettings,
     folder: Path,
     frozen_passage_from: Checkpoint | None = None,
     origin: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint into `folder`, which is being built.
+    """Write a checkpoint into `folder`, which is being built, as sentence-transformers saves it.
 
-    A shared tower is at the top of the folder, two towers are under sentence-transformers' Router.
-    With `frozen_passage_from` the passage tower's files are copied from that checkpoint, so that
-    the tower keeps its hash and the vectors made with it stay valid. `origin` describes what the
-    checkpoint was converted from, for `ance.json`.
+    Two towers are under the library's Router. With `frozen_passage_from` the passage tower's files
+    are copied from that checkpoint, so that the tower keeps its hash and the vectors made with it
+    stay valid. `origin` describes what the checkpoint was converted from, for `ance.json`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if dual.shared:
-        modules = _save_shared(dual, tokenizer, settings, folder)
-    else:
-        modules = _save_two(dual, tokenizer, settings, folder, frozen_passage_from)
-    write_json(
-        CheckpointFolder(folder).modules,
-        [
-            {"idx": number, "name": str(number), "path": path, "type": _full_type(kind)}
-            for number, (path, kind) in enumerate(modules)
-        ],
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router
+
+    for encoder in dual.towers.values():
+        _set_lengths(cast(Encoder, encoder), settings, dual.shared)
+    towers: list[Any] = [list(encoder.chain) for encoder in (dual.query, dual.passage)]
+    device = next(dual.parameters()).device
+    model = SentenceTransformer(
+        modules=towers[0] if dual.shared else [Router.for_query_document(*towers)],
+        device=str(device),
+        prompts={"query": settings.query_prefix, "document": settings.passage_prefix},
+        similarity_fn_name=settings.similarity,
+        truncate_dim=settings.truncate_dim,
+        local_files_only=True,
     )
-    write_json(
-        CheckpointFolder(folder).sentence_transformers_config,
-        {
-            "__version__": {"sentence_transformers": "2.2.0"},
-            "prompts": {"query": settings.query_prefix, "document": settings.passage_prefix},
-            "default_prompt_name": None,
-            "similarity_fn_name": settings.similarity,
-        },
-    )
+    model.save(str(folder), create_model_card=False)
+    if frozen_passage_from is not None and not dual.shared:
+        _copy_modules(frozen_passage_from.tower("passage"), folder)
     write_settings(folder, settings, origin)
 
 
-def _save_shared(
-    dual: DualEncoder, tokenizer: Tokenizer, settings: EncodingSettings, folder: Path
-) -> list[tuple[str, str]]:
-    """Write the shared tower at the top of the folder; returns (subfolder, kind) of its modules."""
-    modules = write_modules(dual.query, folder, lambda n, kind: f"{n}_{kind}" if n else "")
-    tokenizer.save(str(folder), "passage")
-    _write_length(folder, max(settings.query_length, settings.passage_length), settings)
-    return modules
+def _set_lengths(encoder: Encoder, settings: EncodingSettings, shared: bool) -> None:
+    """Tell the library the length of each side, and the case, so that it cuts texts alike."""
+    first: Any = encoder.chain[0]
+    if not hasattr(first, "query_length"):  # no Transformer: it cuts nothing
+        return
+    lengths = {"query": settings.query_length, "passage": settings.passage_length}
+    first.query_length, first.document_length = lengths.values()
+    first.max_seq_length = max(lengths.values()) if shared else lengths[encoder.side]
+    first.do_lower_case = settings.lowercase
 
 
-def _save_two(
-    dual: DualEncoder,
-    tokenizer: Tokenizer,
-    settings: EncodingSettings,
-    folder: Path,
-    frozen_passage_from: Checkpoint | None,
-) -> list[tuple[str, str]]:
-    """Write both towers and a Router between them, which is the checkpoint's only module."""
-    query = write_modules(dual.query, folder, lambda n, kind: f"{QUERY_ROUTE}_{n}_{kind}")
-    tokenizer.save(str(folder / query[0][0]), "query")
-    if frozen_passage_from is not None:
-        passage = _copy_modules(frozen_passage_from.tower("passage"), folder)
-    else:
-        passage = write_modules(dual.passage, folder, lambda n, kind: f"{PASSAGE_ROUTE}_{n}_{kind}")
-        tokenizer.save(str(folder / passage[0][0]), "passage")
-    _write_length(folder / query[0][0], settings.query_length, settings)
-    _write_length(folder / passage[0][0], settings.passage_length, settings)
-    _write_router(folder, query, passage)
-    return [("", "Router")]
-
-
-def _copy_modules(tower: Tower, folder: Path) -> list[tuple[str, str]]:
-    modules = []
+def _copy_modules(tower: Tower, folder: Path) -> None:
+    """Put a tower's own files in the place of its saved ones."""
     for number, module in enumerate(tower.modules):
-        modules.append((f"{PASSAGE_ROUTE}_{number}_{module.kind}", module.kind))
-        (folder / modules[-1][0]).mkdir()
-    for number, path in tower.files():
+        place = folder / f"{PASSAGE_ROUTE}_{number}_{module.kind}"
+        for path in place.iterdir():
+            if not repeats_settings(path):
+                path.unlink()
+    for place_name, path in tower.files():
+        if place_name == "base":
+            continue
         if not is_known(path) and leads_out(path, path.parent):
             raise BadInput(
                 f"{path}: is a link to a file outside of the checkpoint, which would be copied",
                 hint="remove the link, or put the file itself in its place",
             )
-        shutil.copyfile(path, folder / modules[number][0] / path.name)
-    return modules
-
-
-def _write_length(backbone: Path, length: int, settings: EncodingSettings) -> None:
-    write_json(
-        ModuleFolder(backbone).sentence_bert_config,
-        {"max_seq_length": length, "do_lower_case": settings.lowercase},
-    )
-
-
-def _write_router(
-    folder: Path, query: list[tuple[str, str]], passage: list[tuple[str, str]]
-) -> None:
-    write_json(
-        ModuleFolder(folder).router_config,
-        {
-            "types": {name: _full_type(kind) for name, kind in (*query, *passage)},
-            "structure": {
-                QUERY_ROUTE: [name for name, _ in query],
-                PASSAGE_ROUTE: [name for name, _ in passage],
-            },
-            "parameters": {"default_route": PASSAGE_ROUTE, "allow_empty_key": True},
-        },
-    )
-
-
-def _full_type(kind: str) -> str:
-    return f"sentence_transformers.models.{kind}"
+        number = int(place_name)
+        target = folder / f"{PASSAGE_ROUTE}_{number}_{tower.modules[number].kind}"
+        shutil.copyfile(path, target / path.name)

@@ -1,251 +1,340 @@
-"""The encoder of one tower: a transformer, a pooling and a small head; read and written.
+"""The encoder of one tower: a chain of sentence-transformers modules, which the library loads.
 
-The paper's BERT-Siamese (ICLR Eq. 2, configured in the appendix) is: last layer's [CLS] ->
-Linear -> LayerNorm, scored by dot product. Any sentence-transformers folder made of Transformer,
-Pooling, Dense, LayerNorm and Normalize loads as well.
+The first module turns token rows into token vectors (a Transformer) or into one vector (a
+StaticEmbedding); Pooling, Dense, LayerNorm, Normalize and others make one vector of a text from
+them. The paper's BERT-Siamese (ICLR Eq. 2, configured in the appendix) is one such chain: last
+layer's [CLS] -> Linear -> LayerNorm, scored by dot product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import zip_longest
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ance_cli.config.sets import Side
+from ance_cli.config.sets import HeadName, PoolingName, Side
 from ance_cli.errors import BadInput, as_bad_input
-from ance_cli.formats.checkpoint_folder import COPY_AGAIN, ModuleFolder, write_json
+from ance_cli.formats.checkpoint_folder import COPY_AGAIN
+from ance_cli.models.adapters import merge_adapter, need_peft, train_adapter
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.pretrained import load_pretrained
-from ance_cli.models.tower import Tower, read_object, whole_number
+from ance_cli.models.hub import trusts_remote_code
+from ance_cli.models.pretrained import whole_weights
+from ance_cli.models.tokens import Tokenizer
+from ance_cli.models.tower import Module, Tower
 
-WITHOUT_POOLER = ("bert", "roberta", "xlm-roberta", "camembert")
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "Identity": nn.Identity,
-    "Tanh": nn.Tanh,
-    "GELU": nn.GELU,
-    "ReLU": nn.ReLU,
-}
+if TYPE_CHECKING:
+    from sentence_transformers.base.modules import Transformer
 
-
-def _cls(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    return hidden[:, 0].float()
-
-
-def _mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is None:
-        return hidden.float().mean(1)
-    weights = mask.unsqueeze(-1).float()  # (B, L, 1)
-    return (hidden.float() * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
-
-
-_POOLINGS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {"cls": _cls, "mean": _mean}
-"""(B, L, hidden) token vectors and the mask, None if nothing is padded -> (B, hidden) float32."""
-
-
-class Normalize(nn.Module):
-    """Scale each vector to length one."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.normalize(x, dim=-1)
+_VECTORS = ("token_embeddings", "sentence_embedding")
+"""The features of the first module from which the head makes the vector."""
 
 
 class Encoder(nn.Module):
-    """Backbone, pooling (a name in `_POOLINGS`) and head; `dim` is the width of its vectors."""
+    """The modules of a tower; `dim` is the width of its vectors.
 
-    def __init__(self, backbone: nn.Module, pooling: str, head: nn.Sequential, dim: int) -> None:
+    `truncate_dim` keeps the first dimensions. `cosine`: the vectors are scaled to length one at the
+    end, so that an inner-product index ranks by cosine. `prompt_lengths` are the tokens that a
+    pooling leaves out. `side` is the side that the encoder belongs to, if none is given in a call.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        cosine: bool = False,
+        truncate_dim: int | None = None,
+        prompt_lengths: dict[Side, int] | None = None,
+        side: Side = "passage",
+    ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.pooling = pooling
-        self.head = head
-        self.dim = dim
+        self.chain = nn.ModuleList(modules)
+        self.cosine, self.truncate_dim, self.side = cosine, truncate_dim, side
+        self.prompt_lengths = prompt_lengths or {}
+        self.register_buffer("token_types", _token_types(self.chain[0]), persistent=False)
 
-    def forward(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+    @property
+    def backbone(self) -> nn.Module:
+        """The transformers model, or the table of a StaticEmbedding."""
+        first: Any = self.chain[0]
+        backbone: nn.Module = first.embedding if _is_static(first) else first.model
+        return backbone
+
+    @property
+    def head(self) -> list[nn.Module]:
+        """The modules after the first one."""
+        return list(self.chain)[1:]
+
+    @property
+    def dim(self) -> int:
+        """The width of the vectors."""
+        known = [m for m in self.chain if hasattr(m, "get_embedding_dimension")]
+        width = int(known[-1].get_embedding_dimension())  # type: ignore[operator]
+        return min(width, self.truncate_dim or width)
+
+    def forward(self, token_ids: Tensor, mask: Tensor | None, side: Side | None = None) -> Tensor:
         """(B, L) int64 token ids and mask, None if nothing is padded -> (B, dim) float32 vectors.
 
-        Pooling and head run in float32 even if the backbone runs in bf16: they cost nothing and the
-        scores depend on them.
+        The head runs in float32 even if the first module runs in bf16: it costs nothing and the
+        scores depend on it.
         """
-        hidden = self.backbone(input_ids=token_ids, attention_mask=mask).last_hidden_state
-        with torch.autocast(hidden.device.type, enabled=False):
-            vectors: Tensor = self.head(_POOLINGS[self.pooling](hidden, mask))
-            return vectors
+        features = self.chain[0](self._features(token_ids, mask, side or self.side))
+        with torch.autocast(token_ids.device.type, enabled=False):
+            for name in _VECTORS:
+                if name in features:
+                    features[name] = features[name].float()
+            for module in self.head:
+                features = module(features)
+            vectors: Tensor = features["sentence_embedding"][:, : self.truncate_dim]
+            return functional.normalize(vectors, dim=-1) if self.cosine else vectors
+
+    def _features(self, token_ids: Tensor, mask: Tensor | None, side: Side) -> dict[str, Any]:
+        """What the library's `preprocess` makes of a text."""
+        if _is_static(self.chain[0]):
+            rows, width = token_ids.shape
+            lengths = torch.full((rows,), width) if mask is None else mask.sum(1)
+            flat = token_ids.flatten() if mask is None else token_ids[mask.bool()]
+            return {"input_ids": flat, "offsets": lengths.to(flat.device).cumsum(0) - lengths}
+        features: dict[str, Any] = {"input_ids": token_ids, "modality": "text"}
+        if mask is not None:
+            features["attention_mask"] = mask
+        if isinstance(self.token_types, Tensor):
+            features["token_type_ids"] = self.token_types[token_ids]
+        if self.prompt_lengths.get(side):
+            features["prompt_length"] = self.prompt_lengths[side]
+        return features
 
 
-_WITH_DECODER = {"t5", "mt5", "umt5"}
-"""Model types of which an encoder is one half; its folder has no weights of the other."""
+def _is_static(module: nn.Module) -> bool:
+    return type(module).__name__ == "StaticEmbedding"
 
 
-def load_backbone(tower: Tower) -> nn.Module:
-    """The Transformer of a tower in float32; `BadInput` if a weight is missing from its file."""
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+def _token_types(first: Any) -> Tensor | None:
+    """(V,) int64 the type of each token as the tokenizer sets it for a single text.
 
-    with as_bad_input(f"{tower.shown}: the backbone does not load", hint=COPY_AGAIN):
-        config = AutoConfig.from_pretrained(tower.backbone, trust_remote_code=False)
-    extra = {"add_pooling_layer": False} if config.model_type in WITHOUT_POOLER else {}
-    backbone: nn.Module = load_pretrained(
-        AutoModelForTextEncoding if config.model_type in _WITH_DECODER else AutoModel,
-        tower.backbone,
-        tower.shown,
-        "backbone",
-        "the checkpoint does not match its config.json, or is cut short",
-        unread="pooler",
-        config=config,
-        dtype=torch.float32,
-        **extra,
-    )
-    return backbone
+    None if the tokenizer has no types, or the model reads none.
+    """
+    if (
+        _is_static(first)
+        or "token_type_ids" not in inspect.signature(first.model.forward).parameters
+    ):
+        return None
+    found = first.tokenizer("a")
+    if "token_type_ids" not in found:
+        return None
+    types = torch.zeros(max(first.tokenizer.get_vocab().values()) + 1, dtype=torch.int64)
+    for token, kind in zip(found["input_ids"], found["token_type_ids"], strict=True):
+        types[token] = kind
+    return types
 
 
-def _load_weights(folder: Path, module: nn.Module, prefix: str) -> None:
-    path = ModuleFolder(folder).weights
-    with as_bad_input(f"{path}: not a whole safetensors file", hint=COPY_AGAIN):
-        found = load_file(path)
-    wanted = module.state_dict()
-    for name, tensor in wanted.items():
-        if f"{prefix}.{name}" not in found:
-            raise BadInput(
-                f"{path}: has no {prefix}.{name}: the head would keep random values",
-                hint=COPY_AGAIN,
-            )
-        if found[f"{prefix}.{name}"].shape != tensor.shape:
-            raise BadInput(
-                f"{path}: {prefix}.{name} has shape {tuple(found[f'{prefix}.{name}'].shape)}, "
-                f"expected {tuple(tensor.shape)}",
-                hint=COPY_AGAIN,
-            )
-    module.load_state_dict({name: found[f"{prefix}.{name}"].float() for name in wanted})
+# ---------------------------------------------------------------- load
 
 
-def _load_dense(folder: Path) -> list[nn.Module]:
-    path = ModuleFolder(folder).config
-    config = read_object(path)
-    name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
-    if name not in _ACTIVATIONS:
-        raise BadInput(f"{path}: cannot use the activation {name!r}")
-    width = whole_number(config, "in_features", path)
-    dim = whole_number(config, "out_features", path)
-    linear = nn.Linear(width, dim, bool(config.get("bias", True)))
-    _load_weights(folder, linear, "linear")
-    return [linear] if name == "Identity" else [linear, _ACTIVATIONS[name]()]
+def load_modules(tower: Tower, dtype: torch.dtype = torch.float32) -> list[nn.Module]:
+    """The modules of a tower on the CPU in evaluation mode, the first one in `dtype`, the others in
+    float32.
 
-
-def _load_layer_norm(folder: Path) -> list[nn.Module]:
-    path = ModuleFolder(folder).config
-    norm = nn.LayerNorm(whole_number(read_object(path), "dimension", path))
-    _load_weights(folder, norm, "norm")
-    return [norm]
-
-
-_HEAD_MODULES: dict[str, Callable[[Path], list[nn.Module]]] = {
-    "Dense": _load_dense,
-    "LayerNorm": _load_layer_norm,
-    "Normalize": lambda folder: [Normalize()],
-}
-"""Kind of a module after the pooling -> what loads it from its folder."""
-
-
-def _load_head(tower: Tower) -> list[nn.Module]:
+    Raises `BadInput` if a module does not load, or a weight of it is missing.
+    """
     return [
-        part
-        for module in tower.modules[1:]
-        if module.kind != "Pooling"
-        for part in _HEAD_MODULES[module.kind](module.folder)
+        _load_module(module, dtype if place == 0 else torch.float32).eval()
+        for place, module in enumerate(tower.modules)
     ]
 
 
-def _pooling_config(tower: Tower) -> Path:
-    folder = next(module.folder for module in tower.modules if module.kind == "Pooling")
-    return ModuleFolder(folder).config
+def _load_module(module: Module, dtype: torch.dtype) -> nn.Module:
+    _quiet()
+    from sentence_transformers.util.misc import import_module_class
+
+    name = module.type or "sentence_transformers.base.modules.transformer.Transformer"
+    trusts, folder = trusts_remote_code(), str(module.folder)
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trusts}
+    if module.kind == "Transformer":
+        options["model_kwargs"] = {"dtype": dtype}
+    hint = COPY_AGAIN
+    if not trusts and "auto_map" in _config_text(module.folder):
+        hint = (
+            "the model has code of its own: read it, and if you trust it, add --trust-remote-code"
+        )
+    with (
+        as_bad_input(f"{module.shown}: the {module.kind} does not load", hint=hint),
+        whole_weights(module.shown),
+    ):
+        loader: Any = import_module_class(name, folder, trust_remote_code=trusts)
+        loaded: nn.Module = loader.load(folder, **options)
+    if module.kind == "Transformer" and not hasattr(loaded, "model"):
+        raise BadInput(
+            f"{module.shown}: {name} makes its own token rows, which ance does not",
+            hint="use sentence-transformers to encode with this model",
+        )
+    return loaded if module.kind == "Transformer" else loaded.to(dtype)
 
 
-def _pooling_of(tower: Tower) -> str:
-    path = _pooling_config(tower)
-    config = read_object(path)
-    modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on]
-    mode = config.get("pooling_mode") or (modes[0] if len(modes) == 1 else ",".join(modes))
-    known = {
-        "cls": "cls",
-        "mean": "mean",
-        "pooling_mode_cls_token": "cls",
-        "pooling_mode_mean_tokens": "mean",
-    }
-    if mode not in known:
-        raise BadInput(f"{path}: cannot use the pooling {mode!r}, only cls and mean")
-    return known[mode]
+def _config_text(folder: Path) -> str:
+    path = folder / "config.json"
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def load_encoder(checkpoint: Checkpoint, side: Side = "passage") -> Encoder:
-    """The encoder of one side of a checkpoint, float32, in evaluation mode, on the CPU.
+def _quiet() -> None:
+    """Keep the libraries' progress bars and reports off the terminal."""
+    import logging as standard
+
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    standard.getLogger("sentence_transformers").setLevel(standard.ERROR)
+
+
+def load_encoder(
+    checkpoint: Checkpoint, side: Side = "passage", dtype: torch.dtype = torch.float32
+) -> Encoder:
+    """The encoder of one side of a checkpoint for inference, on the CPU, its first module in
+    `dtype`; an adapter is merged into its base.
 
     Raises `BadInput` if the folder has no pooling and head: the vectors of a raw language model
     mean nothing yet.
     """
+    encoder = trainable_encoder(checkpoint, side, dtype)
+    if checkpoint.tower(side).base is not None:
+        merge_adapter(encoder.backbone)
+    return encoder.eval()
+
+
+def trainable_encoder(
+    checkpoint: Checkpoint, side: Side, dtype: torch.dtype = torch.float32
+) -> Encoder:
+    """As `load_encoder`, but an adapter stays what is trained."""
     checkpoint.need_head()
     tower = checkpoint.tower(side)
-    pooling = _pooling_of(tower)
-    _refuse_prompt_exclusion(tower, checkpoint, side)
-    backbone = load_backbone(tower)
-    if pooling == "cls":
-        _refuse_causal(backbone, tower)
-    head = _load_head(tower)
-    if checkpoint.is_cosine and not tower.has("Normalize"):
-        head.append(Normalize())  # so that an inner-product index ranks by cosine
-    return Encoder(backbone, pooling, nn.Sequential(*head), tower.dim).eval()
-
-
-def _refuse_prompt_exclusion(tower: Tower, checkpoint: Checkpoint, side: Side) -> None:
-    """Refuse a pooling that leaves the prompt's tokens out, where the side has a prompt."""
-    settings = checkpoint.settings
-    prompt = settings.query_prefix if side == "query" else settings.passage_prefix
-    path = _pooling_config(tower)
-    if prompt and read_object(path).get("include_prompt", True) is False:
-        raise BadInput(
-            f"{path}: include_prompt is false: the model leaves the tokens of its prompt "
-            f"{prompt!r} out of the pooling, and ance cannot",
-            hint="use sentence-transformers to encode with this model, or another checkpoint",
-        )
-
-
-@torch.no_grad()
-def _refuse_causal(backbone: nn.Module, tower: Tower) -> None:
-    """Refuse to read the first token's vector of a model whose first token sees no other token."""
-    first, second = torch.tensor([[3, 4, 5]]), torch.tensor([[3, 5, 5]])
-    was_training = backbone.training
-    backbone.eval()
-    states = [backbone(input_ids=ids).last_hidden_state[:, 0] for ids in (first, second)]
-    backbone.train(was_training)
-    if torch.equal(*states):
+    if tower.base is not None:
+        need_peft()
+    encoder = Encoder(
+        load_modules(tower, dtype),
+        checkpoint.settings.similarity == "cosine" or checkpoint.is_cosine,
+        checkpoint.settings.truncate_dim,
+        _prompt_lengths(checkpoint, tower),
+        side,
+    )
+    if "cls" in _modes(encoder) and is_causal(encoder.backbone):
         raise BadInput(
             f"{tower.shown}: a causal decoder: its first token sees no other token, so that the "
             "vector of a text would depend on its first token alone",
-            hint="start from an encoder (BERT, RoBERTa, MiniLM, MPNet, T5's encoder)",
+            hint="use a checkpoint with last-token pooling, or start from the raw decoder, which "
+            "gets it",
         )
+    if tower.base is not None:
+        train_adapter(encoder.backbone)
+    return encoder.eval()
 
 
-def fresh_encoder(tower: Tower, dim: int | None, seed: int, cosine: bool) -> Encoder:
-    """The backbone of a tower with the paper's head: [CLS] -> Linear(hidden, dim) ->
-    LayerNorm(dim), for `cosine` scaled to length one.
+def _prompt_lengths(checkpoint: Checkpoint, tower: Tower) -> dict[Side, int]:
+    if not tower.leaves_prompt_out:
+        return {}
+    settings = checkpoint.settings
+    if settings.segments > 1 and settings.passage_prefix:
+        raise BadInput(
+            f"{tower.shown}: leaves the prompt out of the pooling, and only the first segment of a "
+            "passage has the prompt",
+            hint="use --segmentation first",
+        )
+    tokenizer = Tokenizer(checkpoint)
+    return {side: tokenizer.prompt_length_of(side) for side in ("query", "passage")}
 
-    The linear map is drawn from N(0, 0.02) and depends on `seed` alone. `dim` None is the
-    backbone's width.
+
+def _modes(encoder: Encoder) -> tuple[str, ...]:
+    modes = [getattr(module, "pooling_mode", ()) for module in encoder.head]
+    return tuple(mode for each in modes for mode in ([each] if isinstance(each, str) else each))
+
+
+@torch.no_grad()
+def is_causal(backbone: nn.Module) -> bool:
+    """Whether the first token sees no token after it."""
+    device = next(backbone.parameters()).device
+    was_training = backbone.training
+    backbone.eval()
+    states = [
+        backbone(input_ids=torch.tensor([ids], device=device)).last_hidden_state[:, 0]
+        for ids in ([3, 4, 5], [3, 5, 5])
+    ]
+    backbone.train(was_training)
+    return torch.equal(*states)
+
+
+# ---------------------------------------------------------------- fresh heads
+
+
+def fresh_encoder(
+    tower: Tower,
+    head: HeadName = "pooled",
+    pooling: PoolingName | None = None,
+    dim: int | None = None,
+    seed: int = 0,
+    cosine: bool = False,
+    normalize: bool = False,
+) -> Encoder:
+    """The backbone of a tower with a new head.
+
+    `pooled` is what inference servers apply: a pooling, for another `dim` than the backbone's a
+    linear map without bias, Normalize for `cosine` or `normalize`. `paper` is [CLS] ->
+    Linear(hidden, dim) -> LayerNorm(dim). Linear maps are drawn from N(0, 0.02) and depend on
+    `seed` alone. `pooling` None is the last token for a causal decoder, which alone sees the whole
+    text; otherwise the mean, for `paper` the first token.
     """
-    backbone = load_backbone(tower)
-    _refuse_causal(backbone, tower)
-    hidden = hidden_size(backbone)
-    dim = dim or hidden
-    linear = nn.Linear(hidden, dim)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        linear.weight.normal_(0.0, 0.02, generator=generator)
-        linear.bias.zero_()
-    head = [linear, nn.LayerNorm(dim), *([Normalize()] if cosine else [])]
-    return Encoder(backbone, "cls", nn.Sequential(*head), dim).eval()
+    from sentence_transformers.sentence_transformer.modules import (
+        Dense,
+        LayerNorm,
+        Normalize,
+        Pooling,
+    )
+
+    first: Transformer = load_modules(tower)[0]  # type: ignore[assignment]
+    causal = is_causal(first.model)
+    if causal and pooling == "cls":
+        raise BadInput(
+            f"{tower.shown}: a causal decoder: its first token sees no other token",
+            hint="use --pooling lasttoken",
+        )
+    width = int(first.get_embedding_dimension())
+    default = "cls" if head == "paper" else "mean"
+    modules: list[nn.Module] = [
+        first,
+        Pooling(width, pooling or ("lasttoken" if causal else default)),
+    ]
+    if head == "paper" or dim not in (None, width):
+        dense = Dense(width, dim or width, bias=head == "paper", activation_function=nn.Identity())
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            dense.linear.weight.normal_(0.0, 0.02, generator=generator)
+            if dense.linear.bias is not None:
+                dense.linear.bias.zero_()
+        modules.append(dense)
+    if head == "paper":
+        modules.append(LayerNorm(dim or width))
+    if cosine or normalize:
+        modules.append(Normalize())
+    return Encoder(modules, cosine).eval()
+
+
+def with_normalize(encoder: Encoder) -> Encoder:
+    """The encoder with a Normalize at its end, if it has none."""
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    if not isinstance(encoder.head[-1] if encoder.head else None, Normalize):
+        encoder.chain.append(Normalize())
+    return encoder
+
+
+def described(encoder: Encoder) -> str:
+    """The head in a few words: mean -> Dense -> Normalize."""
+    return " -> ".join(
+        "+".join(_modes(encoder)) if type(module).__name__ == "Pooling" else type(module).__name__
+        for module in encoder.head
+    )
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
@@ -262,78 +351,7 @@ def set_dropout(model: nn.Module, probability: float) -> None:
                 setattr(module, name, probability)
 
 
-def write_modules(
-    encoder: Encoder, folder: Path, place: Callable[[int, str], str]
-) -> list[tuple[str, str]]:
-    """Write the encoder's modules (float32 safetensors) into subfolders of `folder`.
-
-    `place(number, kind)` names the subfolder of each; returns (subfolder, kind) in order. The
-    tokenizer is not written.
-    """
-    backbone = place(0, "Transformer")
-    encoder.backbone.save_pretrained(folder / backbone, safe_serialization=True)  # type: ignore[operator]
-    modules = [(backbone, "Transformer")]
-    for kind, config, weights in (_described_pooling(encoder), *_described_head(encoder.head)):
-        name = place(len(modules), kind)
-        modules.append((name, kind))
-        _write_module(folder / name, kind, config, weights)
-    return modules
-
-
-_Described = tuple[str, dict[str, Any], nn.Module | None]
-"""Kind, config and weights of a module, as sentence-transformers stores it."""
-
-
-def _write_module(
-    folder: Path, kind: str, config: dict[str, Any], weights: nn.Module | None
-) -> None:
-    folder.mkdir(exist_ok=True)
-    files = ModuleFolder(folder)
-    write_json(files.config, config)
-    if weights is not None:
-        prefix = "norm" if kind == "LayerNorm" else "linear"
-        tensors = {
-            f"{prefix}.{key}": value.detach().cpu().contiguous()
-            for key, value in weights.state_dict().items()
-        }
-        save_file(tensors, files.weights, metadata={"format": "pt"})
-
-
-def _described_pooling(encoder: Encoder) -> _Described:
-    config = {
-        "word_embedding_dimension": hidden_size(encoder.backbone),
-        "pooling_mode_cls_token": encoder.pooling == "cls",
-        "pooling_mode_mean_tokens": encoder.pooling == "mean",
-        "pooling_mode_max_tokens": False,
-        "pooling_mode_mean_sqrt_len_tokens": False,
-    }
-    return "Pooling", config, None
-
-
-def _described_head(head: nn.Sequential) -> Iterator[_Described]:
-    """The modules of a head. A linear map and the activation after it are one module, a Dense."""
-    parts = list(head)
-    for part, after in zip_longest(parts, parts[1:]):
-        if isinstance(part, nn.Linear):
-            known = type(after) in _ACTIVATIONS.values()
-            config = {
-                "in_features": part.in_features,
-                "out_features": part.out_features,
-                "bias": part.bias is not None,
-                "activation_function": _activation_name(type(after) if known else nn.Identity),
-            }
-            yield "Dense", config, part
-        elif isinstance(part, nn.LayerNorm):
-            yield "LayerNorm", {"dimension": part.normalized_shape[0]}, part
-        elif isinstance(part, Normalize):
-            yield "Normalize", {}, None
-
-
-def _activation_name(activation: type) -> str:
-    home = "linear" if activation is nn.Identity else "activation"
-    return f"torch.nn.modules.{home}.{activation.__name__}"
-
-
 def hidden_size(backbone: nn.Module) -> int:
     """The width of the backbone's token vectors."""
-    return int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    config: Any = backbone.config
+    return int(config.hidden_size)

@@ -23,17 +23,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ance_cli.config.sets import Side, SimilarityName
+from ance_cli.config.sets import PoolingName, Side, SimilarityName
 from ance_cli.errors import BadInput, UsageProblem, as_bad_input
-from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder
+from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder, write_json
+from ance_cli.models.adapters import merge_adapter
 from ance_cli.models.checkpoint import COSINE_SCALE, Checkpoint, EncodingSettings, override_settings
 from ance_cli.models.dual import DualEncoder, load_dual
 from ance_cli.models.encoder import (
-    WITHOUT_POOLER,
     Encoder,
-    Normalize,
+    fresh_encoder,
     hidden_size,
-    load_backbone,
+    is_causal,
+    load_modules,
+    with_normalize,
 )
 from ance_cli.models.tower import Module, Tower, read_object
 
@@ -62,24 +64,12 @@ _COPY_AGAIN = "fetch the checkpoint again, as its authors released it"
 
 @dataclass
 class Foreign:
-    """A converted checkpoint, as `save_dual` takes it.
-
-    It is also a `TokenizerSource`.
-    """
+    """A converted checkpoint, as `save_dual` takes it."""
 
     layout: str
     dual: DualEncoder
     settings: EncodingSettings
     towers: dict[Side, Tower]
-
-    @property
-    def shared(self) -> bool:
-        """Whether queries and passages go through the same tower."""
-        return self.towers["query"] is self.towers["passage"]
-
-    def tower(self, side: Side) -> Tower:
-        """The tower with the tokenizer of one side."""
-        return self.towers[side]
 
     def override(self, shown: Path, **changes: Any) -> None:
         """Override some of the settings, as `Checkpoint.with_settings` does."""
@@ -90,31 +80,53 @@ def load_foreign(
     sources: Sequence[Path],
     scratch: Path,
     backbone: Path | None = None,
-    pooling: str | None = None,
+    pooling: PoolingName | None = None,
     similarity: SimilarityName | None = None,
+    normalize: bool = False,
 ) -> Foreign:
     """Load one checkpoint, or the two folders of DPR's question and context encoder.
 
     `backbone` is a folder with config and tokenizer, needed if a source is a single file. `pooling`
-    (`cls` or `mean`) and `similarity` (None = dot) define how the token vectors of a plain encoder
-    become one vector, which none of its files defines. `scratch` is a folder for temporary files.
+    and `similarity` (None = dot) define how the token vectors of a plain encoder become one vector,
+    which none of its files defines. `normalize` scales every vector to length one. `scratch` is a
+    folder for temporary files.
 
     Raises `BadInput` if a weight is missing, unknown or of another shape, or if the norm of an ANCE
     model has its initial value; `UsageProblem` if an argument is missing or does not apply.
     """
+    found = _load(sources, scratch, backbone, pooling, similarity)
+    if normalize:
+        for encoder in found.dual.towers.values():
+            with_normalize(encoder)  # type: ignore[arg-type]
+    return found
+
+
+def _load(
+    sources: Sequence[Path],
+    scratch: Path,
+    backbone: Path | None,
+    pooling: PoolingName | None,
+    similarity: SimilarityName | None,
+) -> Foreign:
     first = sources[0]
     if len(sources) == 1 and CheckpointFolder(first).modules.exists():
-        _refuse_pooling(pooling, similarity, first)
+        _refuse_pooling(pooling, None, first)
         checkpoint = Checkpoint(_in_safetensors(first, scratch))
+        if similarity is not None:
+            checkpoint = checkpoint.with_settings(similarity=similarity)
+        dual = load_dual(checkpoint)
+        for encoder in dual.towers.values():
+            if checkpoint.tower("passage").base is not None:
+                merge_adapter(encoder.backbone)
         return Foreign(
-            "sentence-transformers", load_dual(checkpoint), checkpoint.settings,
+            "sentence-transformers", dual, checkpoint.settings,
             {side: checkpoint.tower(side) for side in _DPR_PREFIXES},
         )  # fmt: skip
     weights = {source: read_weights(_weights_in(source)) for source in sources}
     names = [name for each in weights.values() for name in each]
     if any(name.startswith(prefix) for name in names for prefix in sum(_DPR_PREFIXES.values(), ())):
         _refuse_pooling(pooling, similarity, first)
-        return _dpr(weights, backbone)
+        return _dpr(weights, backbone, scratch)
     if len(sources) > 1:
         raise UsageProblem(
             f"{first} and {sources[1]}: two sources must be the question and the context encoder "
@@ -123,7 +135,7 @@ def load_foreign(
         )
     if _is_ance(first, names):
         _refuse_pooling(pooling, similarity, first)
-        return _ance(first, weights[first], backbone)
+        return _ance(first, weights[first], backbone, scratch)
     return _plain(first, scratch, pooling, similarity)
 
 
@@ -204,67 +216,62 @@ def _tower_of(source: Path, backbone: Path | None) -> Tower:
 # -------------------------------------------------------------------- models
 
 
-def _filled_backbone(weights: Weights, tower: Tower, shown: Path) -> nn.Module:
-    """The backbone that the config names with exactly these weights, float32."""
-    from transformers import AutoConfig, AutoModel, BertConfig
-
-    path = ModuleFolder(tower.backbone).config
-    if read_object(path).get("model_type") == "dpr":  # a BERT under another name
-        config = BertConfig.from_json_file(path)
-    else:
-        config = AutoConfig.from_pretrained(tower.backbone, trust_remote_code=False)
-    extra = {"add_pooling_layer": False} if config.model_type in WITHOUT_POOLER else {}
-    backbone: nn.Module = AutoModel.from_config(  # type: ignore[no-untyped-call]
-        config, dtype=torch.float32, **extra
-    )
-    wanted = backbone.state_dict()
+def _transformer(
+    weights: Weights, tower: Tower, scratch: Path, shown: Path, lowercase: bool = False
+) -> Any:
+    """The library's Transformer that the config names, with exactly these weights, float32."""
+    folder = ModuleFolder(scratch / f"{len(list(scratch.glob('*')))}")
+    folder.path.mkdir(parents=True)
+    for path in tower.backbone.iterdir():
+        if path.suffix in (".json", ".txt", ".model"):
+            shutil.copyfile(path, folder.path / path.name)
+    config = read_object(folder.config)
+    if config.get("model_type") == "dpr":  # a BERT under another name
+        write_json(folder.config, {**config, "model_type": "bert", "architectures": ["BertModel"]})
     found = {
-        name: tensor
+        name: tensor.contiguous()
         for name, tensor in weights.items()
         if not name.startswith("pooler.") and not name.endswith("position_ids")
     }
-    _compare(found, wanted, shown)
-    backbone.load_state_dict(
-        found, strict=False
-    )  # only a pooler may be missing, which nothing reads
-    return backbone
-
-
-def _compare(found: Weights, wanted: Weights, shown: Path) -> None:
-    needed = {name for name in wanted if "pooler" not in name and "position_ids" not in name}
-    if missing := sorted(needed - found.keys()):
-        raise BadInput(
-            f"{shown}: {len(missing)} weights are not in the file, for instance {missing[0]}: they "
-            "would keep their initial values",
-            hint=_COPY_AGAIN,
-        )
+    save_file(found, folder.weights, metadata={"format": "pt"})
+    write_json(folder.sentence_bert_config, {"do_lower_case": lowercase})
+    loaded: Any = load_modules(Tower((Module("Transformer", folder.path, shown),)))[0]
+    wanted = loaded.model.state_dict()
     if unknown := sorted(found.keys() - wanted.keys()):
         raise BadInput(
             f"{shown}: {len(unknown)} weights belong to no part of the model, for instance "
             f"{unknown[0]}: the file does not match its config.json",
             hint=_COPY_AGAIN,
         )
-    for name, tensor in found.items():
-        if tensor.shape != wanted[name].shape:
-            raise BadInput(
-                f"{shown}: {name} has shape {tuple(tensor.shape)}, expected "
-                f"{tuple(wanted[name].shape)} by its config.json"
-            )
+    return loaded
 
 
-def _linear(weights: Weights, name: str, hidden: int, shown: Path) -> nn.Linear:
+def _dense(weights: Weights, name: str, width: int, shown: Path) -> Any:
+    """The linear map of a head, without an activation."""
+    from sentence_transformers.sentence_transformer.modules import Dense
+
     weight = weights.get(f"{name}.weight")
-    linear = nn.Linear(hidden, hidden if weight is None else len(weight))
-    _fill(linear, weights, name, shown)
-    return linear
+    out = width if weight is None else len(weight)
+    dense = Dense(width, out, activation_function=nn.Identity())
+    _fill(dense.linear, weights, name, shown)
+    return dense
 
 
 def _fill(module: nn.Module, weights: Weights, name: str, shown: Path) -> None:
     """Load a part of the head from the weights whose names begin with `name`."""
-    wanted = {f"{name}.{part}": tensor for part, tensor in module.state_dict().items()}
-    found = {full: weights[full] for full in wanted if full in weights}
-    _compare(found, wanted, shown)
-    module.load_state_dict({full.removeprefix(f"{name}."): each for full, each in found.items()})
+    for part, wanted in module.state_dict().items():
+        full = f"{name}.{part}"
+        if full not in weights:
+            raise BadInput(
+                f"{shown}: {full} is not in the file: it would keep its initial value",
+                hint=_COPY_AGAIN,
+            )
+        if weights[full].shape != wanted.shape:
+            raise BadInput(
+                f"{shown}: {full} has shape {tuple(weights[full].shape)}, expected "
+                f"{tuple(wanted.shape)}"
+            )
+    module.load_state_dict({part: weights[f"{name}.{part}"] for part in module.state_dict()})
 
 
 def _within(start: EncodingSettings, towers: dict[Side, Tower]) -> EncodingSettings:
@@ -288,8 +295,10 @@ def _bare(name: str) -> str:
     return name.removeprefix("ance_encoder.")
 
 
-def _ance(source: Path, found: Weights, backbone: Path | None) -> Foreign:
+def _ance(source: Path, found: Weights, backbone: Path | None, scratch: Path) -> Foreign:
     """Embedding = norm(embeddingHead(h[:, 0])), by one tower."""
+    from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+
     weights = {_bare(name): tensor.float() for name, tensor in found.items()}
     for name in _ANCE_HEAD:
         if name not in weights:
@@ -310,17 +319,20 @@ def _ance(source: Path, found: Weights, backbone: Path | None) -> Foreign:
     tower = _tower_of(source, backbone)
     prefix = "roberta."
     body = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
-    filled = _filled_backbone(body, tower, source)
-    linear = _linear(weights, "embeddingHead", hidden_size(filled), source)
-    norm = nn.LayerNorm(linear.out_features)
-    _fill(norm, weights, "norm", source)
-    encoder = Encoder(filled, "cls", nn.Sequential(linear, norm), linear.out_features).eval()
+    first = _transformer(body, tower, scratch, source, ANCE_SETTINGS.lowercase)
+    width = hidden_size(first.model)
+    dense = _dense(weights, "embeddingHead", width, source)
+    norm = LayerNorm(dense.out_features)
+    _fill(norm.norm, weights, "norm", source)
+    encoder = Encoder([first, Pooling(width, "cls"), dense, norm]).eval()
     towers: dict[Side, Tower] = {"query": tower, "passage": tower}
     return Foreign("ANCE", DualEncoder(encoder, encoder), _within(ANCE_SETTINGS, towers), towers)
 
 
-def _dpr(weights: dict[Path, Weights], backbone: Path | None) -> Foreign:
+def _dpr(weights: dict[Path, Weights], backbone: Path | None, scratch: Path) -> Foreign:
     """Embedding = h[:, 0], mapped by `encode_proj` if the file has one; two towers."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
     encoders: dict[Side, Encoder] = {}
     towers: dict[Side, Tower] = {}
     for source, found in weights.items():
@@ -335,12 +347,12 @@ def _dpr(weights: dict[Path, Weights], backbone: Path | None) -> Foreign:
             projected = [name for name in body if name.startswith("encode_proj.")]
             projection = {name: body.pop(name) for name in projected}
             tower = towers[side] = _tower_of(source, backbone)
-            filled = _filled_backbone(body, tower, source)
-            head, dim = nn.Sequential(), hidden_size(filled)
+            first = _transformer(body, tower, scratch, source)
+            width = hidden_size(first.model)
+            modules = [first, Pooling(width, "cls")]
             if projection:
-                head.append(_linear(projection, "encode_proj", dim, source))
-                dim = int(head[0].out_features)  # type: ignore[arg-type]
-            encoders[side] = Encoder(filled, "cls", head, dim).eval()
+                modules.append(_dense(projection, "encode_proj", width, source))
+            encoders[side] = Encoder(modules, side=side).eval()
     for side, what in (("query", "question"), ("passage", "context")):
         if side not in encoders:
             raise BadInput(
@@ -361,21 +373,23 @@ def _dpr_parts(found: Weights) -> Iterator[tuple[Side, str]]:
 
 
 def _plain(
-    source: Path, scratch: Path, pooling: str | None, similarity: SimilarityName | None
+    source: Path,
+    scratch: Path,
+    pooling: PoolingName | None,
+    similarity: SimilarityName | None,
 ) -> Foreign:
-    if pooling is None:
+    """The token vectors of a plain encoder, pooled; a causal decoder needs no `pooling`."""
+    if not source.is_dir():
+        raise UsageProblem(f"{source}: expected the folder of an encoder, found a file")
+    tower = Checkpoint(_in_safetensors(source, scratch)).tower("passage")
+    cosine = similarity == "cosine"
+    encoder = fresh_encoder(tower, pooling=pooling, cosine=cosine)
+    if pooling is None and not is_causal(encoder.backbone):
         raise UsageProblem(
             f"{source}: is a plain encoder: it does not define how token vectors become one vector",
             hint="use --pooling cls or mean if the encoder was trained for retrieval; otherwise "
             "train it first: ance train-segment adds a fresh head",
         )
-    if not source.is_dir():
-        raise UsageProblem(f"{source}: expected the folder of an encoder, found a file")
-    tower = Checkpoint(_in_safetensors(source, scratch)).tower("passage")
-    body = load_backbone(tower)
-    cosine = similarity == "cosine"
-    head = nn.Sequential(*([Normalize()] if cosine else []))
-    encoder = Encoder(body, pooling, head, hidden_size(body)).eval()
     towers: dict[Side, Tower] = {"query": tower, "passage": tower}
     similar = (
         EncodingSettings(similarity="cosine", scale=COSINE_SCALE) if cosine else EncodingSettings()

@@ -7,6 +7,7 @@ command that downloads pickled ones.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -19,6 +20,17 @@ _ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w.-]+))?
 _SNAPSHOT = re.compile(r"/models--([\w.-]+)--([\w.-]+)/snapshots/([0-9a-f]{40})$", re.ASCII)
 
 
+TRUST = "ANCE_TRUST_REMOTE_CODE"
+
+
+def trusts_remote_code() -> bool:
+    """Whether the caller lets code that lies in a checkpoint run (`--trust-remote-code`).
+
+    A variable of the environment carries it, so that the processes that a command starts agree.
+    """
+    return os.environ.get(TRUST) == "1"
+
+
 def fetched(name: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
     """The folder `name` on disk, or the folder of the hub's model of this name.
 
@@ -26,6 +38,8 @@ def fetched(name: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
     is returned unchanged. Only files with one of the `suffixes` are downloaded. Raises `BadInput`
     if the download fails.
     """
+    if trusts_remote_code():
+        suffixes = (*suffixes, ".py")
     found = _ID.fullmatch(str(name))
     if not found or name.exists() or name.parent.exists():
         return name

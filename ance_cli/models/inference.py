@@ -107,7 +107,7 @@ def fit_to_cpu(backbone: nn.Module) -> None:
 
 
 class InferenceEngine:
-    """An encoder replicated on one or more devices, in one number format.
+    """An encoder on one or more devices, in one number format; it takes the encoder over.
 
     `dtype` is the number format, with `auto` resolved. `say` is called with a sentence when batches
     become smaller because memory ran out.
@@ -129,9 +129,11 @@ class InferenceEngine:
         self._threads = torch.get_num_threads()
         self._threads_each = -(-self._threads // _CPU_LANES)
         self._replicas = []
-        for device in devices:
-            replica = copy.deepcopy(encoder).eval().requires_grad_(False).to(device)
-            replica.backbone.to(torch_dtype(self.dtype))
+        encoder.eval().requires_grad_(False)
+        for place, device in enumerate(devices):
+            last = place == len(devices) - 1
+            replica = (encoder if last else copy.deepcopy(encoder)).to(device)
+            replica.chain[0].to(torch_dtype(self.dtype))
             lanes = 1
             if device.type == "cpu":
                 fit_to_cpu(replica.backbone)

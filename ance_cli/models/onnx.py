@@ -14,7 +14,7 @@ from ance_cli.config.sets import Side
 from ance_cli.errors import UsageProblem
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.encoder import load_encoder
-from ance_cli.models.tokens import Tokenizer
+from ance_cli.models.tokens import Tokenizer, load_tokenizer
 
 GRAPH = "model.onnx"
 INPUTS = ("input_ids", "attention_mask")
@@ -48,7 +48,7 @@ def write_onnx(checkpoint: Checkpoint, side: Side, folder: Path) -> float:
     token_ids, mask = rows.padded(range(rows.num_rows), tokenizer.pad_id_of(side))
     inputs = torch.from_numpy(token_ids), torch.from_numpy(mask)
     _export(encoder, inputs, folder / GRAPH)
-    tokenizer.save(str(folder), side)
+    load_tokenizer(checkpoint.tower(side)).save_pretrained(str(folder))
 
     session = onnxruntime.InferenceSession(folder / GRAPH, providers=["CPUExecutionProvider"])
     difference = 0.0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +39,43 @@ def load_pretrained(
             output_loading_info=True,
             **options,
         )
-    missing = sorted(name for name in info["missing_keys"] if not (unread and unread in name))
-    if missing:
+    _refuse_missing(info["missing_keys"], shown, not_whole, unread)
+    return model
+
+
+@contextmanager
+def whole_weights(shown: Path) -> Iterator[None]:
+    """While a library loads transformers models, refuse those of which a weight is not in the file.
+
+    The library would only log it, and the weight would keep random values. A pooler, which no
+    pooling reads, is not built. Raises `BadInput`.
+    """
+    from transformers import PreTrainedModel
+
+    original = PreTrainedModel.__dict__["from_pretrained"]
+
+    def from_pretrained(cls: Any, *args: Any, **options: Any) -> Any:
+        if "add_pooling_layer" in signature(cls.__init__).parameters:
+            options.setdefault("add_pooling_layer", False)
+        options["use_safetensors"] = True
+        model, info = original.__func__(cls, *args, **{**options, "output_loading_info": True})
+        _refuse_missing(
+            info["missing_keys"], shown,
+            "the checkpoint does not match its config.json, or is cut short", "pooler",
+        )  # fmt: skip
+        return (model, info) if options.get("output_loading_info") else model
+
+    PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        PreTrainedModel.from_pretrained = original  # type: ignore[method-assign]
+
+
+def _refuse_missing(names: Iterable[str], shown: Path, hint: str, unread: str | None) -> None:
+    if missing := sorted(name for name in names if not (unread and unread in name)):
         raise BadInput(
             f"{shown}: {len(missing)} weights are not in the file, for instance {missing[0]}: they "
             "would keep random values",
-            hint=not_whole,
+            hint=hint,
         )
-    return model

@@ -19,7 +19,7 @@ class TextEncoder:
     config asks for."""
 
     def __init__(self, checkpoint: Checkpoint, side: Side, config: ComputeConfig) -> None:
-        from ance_cli.models.devices import choose_devices
+        from ance_cli.models.devices import choose_devices, choose_dtype, torch_dtype
         from ance_cli.models.encoder import load_encoder
         from ance_cli.models.inference import InferenceEngine
         from ance_cli.models.tokens import Tokenizer
@@ -27,8 +27,9 @@ class TextEncoder:
         self.devices = choose_devices(config.gpus)
         self._checkpoint, self._side = checkpoint, side
         self._tokenizer = Tokenizer(checkpoint)
+        dtype = torch_dtype(choose_dtype(config.dtype, self.devices[0]))
         self._engine = InferenceEngine(
-            load_encoder(checkpoint, side),
+            load_encoder(checkpoint, side, dtype),
             self._tokenizer.pad_id_of(side),
             self.devices,
             config,

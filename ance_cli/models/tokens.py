@@ -10,10 +10,11 @@ import numpy as np
 
 from ance_cli.config.sets import Segmentation, Side
 from ance_cli.errors import BadInput, as_bad_input
-from ance_cli.formats.checkpoint_folder import COPY_AGAIN, ModuleFolder
+from ance_cli.formats.checkpoint_folder import COPY_AGAIN
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.tokens import TokenRows, join_rows
 from ance_cli.models.checkpoint import EncodingSettings
+from ance_cli.models.hub import trusts_remote_code
 from ance_cli.models.tower import Tower, read_object
 from ance_cli.progress import Reporter
 
@@ -30,18 +31,24 @@ def tokenizer_hash(tower: Tower) -> str:
         for pattern in _TOKENIZER_FILES
         for path in tower.backbone.glob(pattern)
     }
-    model_type = read_object(ModuleFolder(tower.backbone).config).get("model_type")
+    model_type = None if tower.is_static else read_object(tower.config).get("model_type")
     return hash_json({"files": files, "model_type": model_type})
 
 
 def load_tokenizer(tower: Tower) -> Any:
     """The fast tokenizer in a tower's folder; `BadInput` if it is broken or not a fast one."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     with as_bad_input(f"{tower.shown}: the tokenizer does not load", hint=COPY_AGAIN):
-        found = AutoTokenizer.from_pretrained(
-            tower.backbone, use_fast=True, trust_remote_code=False
-        )
+        if tower.is_static:
+            path = tower.backbone / "tokenizer.json"
+            found: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+                tokenizer_file=str(path)
+            )
+        else:
+            found = AutoTokenizer.from_pretrained(
+                tower.backbone, use_fast=True, trust_remote_code=trusts_remote_code()
+            )
     if not hasattr(found, "backend_tokenizer"):
         raise BadInput(
             f"{tower.shown}: its tokenizer is not a fast one",
@@ -58,7 +65,9 @@ def vocabulary_of(tokenizer: Any) -> int:
 
 def check_vocabulary(tokenizer: Any, tower: Tower) -> None:
     """Raise `BadInput` if the tokenizer has a token for which the model has no embedding."""
-    rows = read_object(ModuleFolder(tower.backbone).config).get("vocab_size")
+    if tower.is_static:
+        return
+    rows = read_object(tower.config).get("vocab_size")
     tokens = vocabulary_of(tokenizer)
     if isinstance(rows, int) and tokens > rows:
         raise BadInput(
@@ -91,7 +100,13 @@ class Tokenizer:
         passage = load_tokenizer(checkpoint.tower("passage"))
         query = passage if checkpoint.shared else load_tokenizer(checkpoint.tower("query"))
         self._tokenizers: dict[Side, Any] = {"query": query, "passage": passage}
-        self._fast = {side: _own_copy(whole) for side, whole in self._tokenizers.items()}
+        self._fast = {
+            side: _own_copy(whole, self.settings.lowercase)
+            for side, whole in self._tokenizers.items()
+        }
+        self._special_tokens = {
+            side: not checkpoint.tower(side).is_static for side in self._tokenizers
+        }
         self.num_texts: dict[Side, int] = {"query": 0, "passage": 0}
         self.num_cut: dict[Side, int] = {"query": 0, "passage": 0}
         """How many texts there were so far, and how many were longer than their side's length."""
@@ -107,10 +122,8 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str], side: Side) -> TokenRows:
         """Token rows of `texts`: cut to the side's length, or for MaxP passages to segments."""
         settings = self.settings
-        prefix = settings.query_prefix if side == "query" else settings.passage_prefix
-        texts = [f"{prefix}{text}".strip() for text in texts]
-        if settings.lowercase:
-            texts = [text.lower() for text in texts]
+        prefix = settings.prefix(side)
+        texts = [f"{prefix}{text}" for text in texts]
         length = settings.query_length if side == "query" else settings.passage_length
         segments = settings.segments if side == "passage" else 1
         segment = _SEGMENTATIONS[settings.segmentation if segments > 1 else "first"]
@@ -121,7 +134,8 @@ class Tokenizer:
         )
         kept = segments - 1 if segment is _special else 0  # of the pieces after the first one
         rows = []
-        for found in fast.encode_batch_fast(texts):
+        special = self._special_tokens[side]
+        for found in fast.encode_batch_fast(texts, add_special_tokens=special):
             rest = found.overflowing  # copies what it returns
             self.num_cut[side] += len(rest) > kept
             rows.append(segment(found, rest, length, segments))
@@ -132,9 +146,14 @@ class Tokenizer:
         """Tell how many of the texts so far were cut, if any were."""
         say_cut(self.settings, side, self.num_cut[side], self.num_texts[side], reporter)
 
-    def save(self, folder: str, side: Side) -> None:
-        """Write the files of one tower's tokenizer into a checkpoint that is being built."""
-        self._tokenizers[side].save_pretrained(folder)
+    def prompt_length_of(self, side: Side) -> int:
+        """The tokens of a side's prompt, without a special token at its end, as the library counts
+        them for a pooling that leaves the prompt out."""
+        prompt = self.settings.prefix(side)
+        fast = self._fast[side]
+        fast.no_truncation()
+        ids = fast.encode(prompt, add_special_tokens=self._special_tokens[side]).ids
+        return len(ids) - (ids[-1] in self._tokenizers[side].all_special_ids) if prompt else 0
 
 
 def say_cut(
@@ -177,13 +196,16 @@ _SEGMENTATIONS: dict[Segmentation, Callable[[Any, list[Any], int, int], list[lis
 length and the most segments."""
 
 
-def _own_copy(whole: Any) -> Any:
-    """A copy of the fast tokenizer inside: saving the original would also save the truncation of
-    its last use."""
+def _own_copy(whole: Any, lowercase: bool) -> Any:
+    """A copy of the fast tokenizer inside, which truncates as its side wants."""
     import tokenizers
+    from tokenizers import normalizers
 
     fast = tokenizers.Tokenizer.from_str(whole.backend_tokenizer.to_str())
     fast.no_padding()
+    if lowercase:
+        others = [] if fast.normalizer is None else [fast.normalizer]
+        fast.normalizer = normalizers.Sequence([normalizers.Lowercase(), *others])
     return fast
 
 

@@ -1,9 +1,11 @@
 """One tower of a checkpoint folder, read without torch: its modules and their folders.
 
-A folder in sentence-transformers' layout lists its modules in `modules.json`: a Transformer, then
-Pooling, Dense, LayerNorm, Normalize. Queries and passages share them, unless the first module is a
-Router: then `router_config.json` lists the modules of the routes `query` and `document`, each in a
-subfolder of its own, and what follows the Router serves both.
+A folder in sentence-transformers' layout lists its modules in `modules.json`: a Transformer or a
+StaticEmbedding, then Pooling, Dense, LayerNorm, Normalize and others. Queries and passages share
+them, unless the first module is a Router: then `router_config.json` lists the modules of the routes
+`query` and `document`, each in a subfolder of its own, and what follows the Router serves both.
+
+A Transformer's folder may hold an adapter (peft) instead of weights; its base model lies elsewhere.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ance_cli.errors import BadInput
+from ance_cli.config.sets import Side
+from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.checkpoint_folder import (
     COPY_AGAIN,
     CheckpointFolder,
@@ -20,26 +23,37 @@ from ance_cli.formats.checkpoint_folder import (
     read_checkpoint_json,
     repeats_settings,
 )
+from ance_cli.models.hub import fetched, trusts_remote_code
 
 QUERY_ROUTE, PASSAGE_ROUTE = "query", "document"
 """sentence-transformers' names of the two sides, which `encode_query` and `encode_document` use."""
 
-_KINDS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")
+_FIRST = ("Transformer", "StaticEmbedding")
+"""The modules whose inputs are the token rows that `encode` and `train-segment` make."""
+
+_WITH_WEIGHTS = ("Dense", "LayerNorm", "StaticEmbedding")
+_WITHOUT_CONFIG = ("Normalize", "StaticEmbedding")
+_LIBRARY = "sentence_transformers."
+"""Where the types of the library's own modules begin; others are code of the checkpoint."""
+
+_UNLIMITED = 1 << 30
 _PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Model types that count positions from 2."""
 
 
 @dataclass(frozen=True)
 class Module:
-    """A module's kind and folder; `shown` is the folder as the user named it."""
+    """A module's kind and folder; `shown` is the folder as the user named it, `type` the class that
+    `modules.json` names."""
 
     kind: str
     folder: Path
     shown: Path
+    type: str = ""
 
 
 ADAPTER = "adapter_config.json"
-"""What peft writes next to the weights of an adapter; without it the base alone would be used."""
+"""What peft writes next to the weights of an adapter."""
 
 WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd")
 """The keys that models use for the width of their token vectors in their configs."""
@@ -54,13 +68,43 @@ class Tower:
 
     @property
     def backbone(self) -> Path:
-        """The folder of the Transformer and its tokenizer."""
+        """The folder of the first module and its tokenizer."""
         return self.modules[0].folder
 
     @property
     def shown(self) -> Path:
         """The backbone's folder as the user named it."""
         return self.modules[0].shown
+
+    @property
+    def base(self) -> Path | None:
+        """The folder of the model that the Transformer's adapter changes; None without an adapter.
+
+        Raises `BadInput` if it is not there.
+        """
+        adapter = self.backbone / ADAPTER
+        if not adapter.exists():
+            return None
+        named = read_object(adapter).get("base_model_name_or_path")
+        base = fetched(Path(str(named)))
+        if not ModuleFolder(base).config.exists():
+            raise BadInput(
+                f"{self.shown / ADAPTER}: the base model {named!r} is not there",
+                hint="put it there, or correct base_model_name_or_path",
+            )
+        return base
+
+    @property
+    def config(self) -> Path:
+        """The config of the model's architecture."""
+        own = ModuleFolder(self.backbone).config
+        base = None if own.exists() else self.base
+        return own if base is None else ModuleFolder(base).config
+
+    @property
+    def is_static(self) -> bool:
+        """Whether a text's vector is the mean of its tokens' embeddings, without a Transformer."""
+        return self.modules[0].kind == "StaticEmbedding"
 
     def has(self, kind: str) -> bool:
         """Whether one of the modules is of this kind."""
@@ -69,24 +113,35 @@ class Tower:
     @property
     def has_head(self) -> bool:
         """Whether the tower defines how token vectors become one vector."""
-        return self.has("Pooling")
+        named = self._sentence_bert_config.get("module_output_name")
+        return self.has("Pooling") or self.is_static or named == "sentence_embedding"
 
     @property
     def dim(self) -> int:
         """The width of the vectors."""
-        dense = [module.folder for module in self.modules if module.kind == "Dense"]
-        path = ModuleFolder(dense[-1] if dense else self.backbone).config
-        config = read_object(path)
-        widths = ("out_features",) if dense else WIDTH_KEYS
-        key = next((key for key in widths if key in config), widths[0])
-        return whole_number(config, key, path)
+        for module in reversed(self.modules):
+            path = ModuleFolder(module.folder).config
+            if module.kind == "Dense":
+                return whole_number(read_object(path), "out_features", path)
+            if module.kind == "Pooling":
+                return _pooled_width(path)
+            if module.kind == "StaticEmbedding":
+                return _embedding_shape(ModuleFolder(module.folder).weights)[1]
+        config = read_object(self.config)
+        projection = ("projection_dim",) if self.has_head else ()
+        key = next((key for key in (*projection, *WIDTH_KEYS) if key in config), WIDTH_KEYS[0])
+        return whole_number(config, key, self.config)
 
     @property
     def max_positions(self) -> int:
         """The longest sequence that the backbone takes, in tokens."""
-        path = ModuleFolder(self.backbone).config
-        config = {"max_position_embeddings": 512, **read_object(path)}
-        positions = whole_number(config, "max_position_embeddings", path)
+        if self.is_static:
+            return _UNLIMITED
+        config = read_object(self.config)
+        config = {**config, **(config.get("text_config") or {})}
+        if config.get("max_position_embeddings", -1) == -1:  # relative positions
+            return _UNLIMITED
+        positions = whole_number(config, "max_position_embeddings", self.config)
         return positions - 2 if config.get("model_type") in _PADDED_POSITIONS else positions
 
     @property
@@ -109,29 +164,83 @@ class Tower:
             )
         return int(min(length, self.max_positions))
 
+    def length_of(self, side: Side) -> int:
+        """The length to which sentence-transformers cuts the texts of one side, in tokens."""
+        name = "query_length" if side == "query" else "document_length"
+        length = self._sentence_bert_config.get(name)
+        return min(length, self.max_positions) if isinstance(length, int) else self.max_length
+
     @property
     def lowercase(self) -> bool:
         """Whether sentence-transformers lower-cases texts first."""
         return bool(self._sentence_bert_config.get("do_lower_case", False))
 
     @property
+    def leaves_prompt_out(self) -> bool:
+        """Whether the tokens of a prompt are left out of the pooling."""
+        return any(
+            read_object(ModuleFolder(module.folder).config).get("include_prompt", True) is False
+            for module in self.modules
+            if module.kind == "Pooling"
+        )
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How sentence-transformers is told to load and to call the Transformer, apart from lengths
+        and case."""
+        return {
+            name: value
+            for name, value in self._sentence_bert_config.items()
+            if name not in _SETTINGS_OF_TEXTS and value
+        }
+
+    @property
     def _sentence_bert_config(self) -> dict[str, Any]:
         config = ModuleFolder(self.backbone).sentence_bert_config
         return read_object(config) if config.exists() else {}
 
-    def files(self) -> list[tuple[int, Path]]:
+    def files(self) -> list[tuple[str, Path]]:
         """(place of the module, file) of all that the vectors depend on: weights, configs,
-        tokenizer.
+        tokenizer, an adapter's base.
 
         Leaves out the files that repeat the encoding settings.
         """
+        folders = {str(place): module.folder for place, module in enumerate(self.modules)}
+        if self.base:
+            folders["base"] = self.base
         return [
             (place, path)
-            for place, module in enumerate(self.modules)
-            for path in sorted(module.folder.glob("*"))
-            if path.suffix in (".safetensors", ".json", ".txt", ".model")
+            for place, folder in folders.items()
+            for path in sorted(folder.glob("*"))
+            if path.suffix in (".safetensors", ".json", ".txt", ".model", ".py")
             and not repeats_settings(path)
         ]
+
+
+_SETTINGS_OF_TEXTS = ("max_seq_length", "do_lower_case", "query_length", "document_length")
+
+
+def _pooled_width(path: Path) -> int:
+    """The width of a Pooling's vectors: that of a token, once for each of its modes."""
+    config = read_object(path)
+    names = ("embedding_dimension", "word_embedding_dimension")
+    width = whole_number(config, next((name for name in names if name in config), names[0]), path)
+    modes = config.get("pooling_mode")
+    if isinstance(modes, list):
+        return width * len(modes)
+    old = sum(name.startswith("pooling_mode_") and bool(on) for name, on in config.items())
+    return width if modes else width * max(1, old)
+
+
+def _embedding_shape(path: Path) -> tuple[int, int]:
+    from safetensors import safe_open
+
+    with (
+        as_bad_input(f"{path}: not a whole safetensors file", hint=COPY_AGAIN),
+        safe_open(path, framework="numpy") as found,
+    ):
+        rows, dim = found.get_slice("embedding.weight").get_shape()
+    return rows, dim
 
 
 @dataclass(frozen=True)
@@ -222,41 +331,48 @@ def _kind(module_type: str) -> str:
 
 def _module(listed: _ListedModule, root: Path, listing: Path) -> Module:
     kind = _kind(listed.type)
-    if kind not in _KINDS:
+    if not listed.type.startswith(_LIBRARY) and not trusts_remote_code():
         raise BadInput(
-            f"{listing}: cannot use a {kind} module",
-            hint=f"supported modules: {', '.join(_KINDS)}",
+            f"{listing}: {listed.type} is code of the checkpoint, which is not run",
+            hint="read the code; if you trust it, add --trust-remote-code",
         )
     folder, shown = ModuleFolder(root / listed.path), ModuleFolder(listing.parent / listed.path)
-    if kind == "Transformer":
-        _refuse_adapter(folder.path, shown.path)
-    if kind != "Normalize" and not folder.config.exists():
+    if kind not in (*_WITHOUT_CONFIG, "Transformer") and not folder.config.exists():
         raise BadInput(
             f"{shown.path}: the checkpoint's {kind} module is missing, but {listing.name} names it",
             hint=COPY_AGAIN,
         )
-    if kind in ("Dense", "LayerNorm") and not folder.weights.exists():
+    if kind in _WITH_WEIGHTS and not folder.weights.exists():
         raise BadInput(
-            f"{shown.weights}: the weights of the head's {kind} are missing",
-            hint=COPY_AGAIN,
+            f"{shown.weights}: the weights of the {kind} are missing",
+            hint=f"pickled weights are never loaded; {COPY_AGAIN}, or convert the checkpoint: ance "
+            f"checkpoint convert {listing.parent} -o DIR",
         )
-    return Module(kind, folder.path, shown.path)
-
-
-def _refuse_adapter(folder: Path, shown: Path) -> None:
-    if (folder / ADAPTER).exists():
-        raise BadInput(
-            f"{shown}: holds an adapter ({ADAPTER}), which ance does not apply",
-            hint="merge it into its base model: peft's merge_and_unload(), then save_pretrained()",
-        )
+    return Module(kind, folder.path, shown.path, listed.type)
 
 
 def _tower(modules: list[Module], listing: Path) -> Tower:
-    if not modules or modules[0].kind != "Transformer":
-        raise BadInput(f"{listing}: the first module should be a Transformer")
+    if not modules or modules[0].kind not in _FIRST:
+        found = f"a {modules[0].kind}" if modules else "nothing"
+        raise BadInput(
+            f"{listing}: the first module should be a {' or a '.join(_FIRST)}, found {found}",
+            hint="ance makes the token rows that these two read, and no other inputs",
+        )
+    tower = Tower(tuple(modules))
     folder, shown = ModuleFolder(modules[0].folder), ModuleFolder(modules[0].shown)
-    _refuse_adapter(folder.path, shown.path)
-    if not folder.config.exists():
+    if not tower.is_static:
+        _check_transformer(tower, folder, shown)
+    if not any(path.exists() for path in folder.tokenizers):
+        names = ", ".join(path.name for path in folder.tokenizers)
+        raise BadInput(
+            f"{shown.path}: the checkpoint has no tokenizer (looked for {names})",
+            hint="copy the tokenizer's files into the folder, as save_pretrained writes them",
+        )
+    return tower
+
+
+def _check_transformer(tower: Tower, folder: ModuleFolder, shown: ModuleFolder) -> None:
+    if not tower.config.exists():
         raise BadInput(
             f"{shown.config}: no such file: not a checkpoint folder",
             hint="name a Hugging Face or sentence-transformers folder, or RUN/latest, with --ckpt",
@@ -267,10 +383,15 @@ def _tower(modules: list[Module], listing: Path) -> Tower:
             hint="pickled weights are never loaded; save the model with safetensors, or convert an "
             f"encoder: ance checkpoint convert {shown.path} -o DIR",
         )
-    if not any(path.exists() for path in folder.tokenizers):
-        names = ", ".join(path.name for path in folder.tokenizers)
+    loading = tower.loading
+    if "message" in loading.get("modality_config", {}):
         raise BadInput(
-            f"{shown.path}: the checkpoint has no tokenizer (looked for {names})",
-            hint="copy the tokenizer's files into the folder, as save_pretrained writes them",
+            f"{shown.sentence_bert_config}: the model reads texts as messages of a chat",
+            hint="ance reads plain texts: remove modality_config if its prompts are plain texts",
         )
-    return Tower(tuple(modules))
+    if unknown := [name for name in ("processing_kwargs", "query_expansion") if loading.get(name)]:
+        raise BadInput(
+            f"{shown.sentence_bert_config}: {unknown[0]} changes how texts become tokens, and ance "
+            "does not apply it",
+            hint=f"remove {unknown[0]} if the vectors without it are right",
+        )

@@ -19,7 +19,8 @@ def layer_groups(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, li
     A layer belongs to the third that contains its middle; of two layers, the last is the top. The
     embeddings belong to the bottom, a norm after the last layer to the top, and every parameter
     outside the backbone to the head. The layer's index is the first number in the name after
-    `backbone`; the part before `backbone` is the name of a tower, and each tower has its own depth.
+    `chain.0.model`, the backbone; the part before it is the name of a tower, and each tower has its
+    own depth.
     """
     places = [(*_place(name), parameter) for name, parameter in named_parameters]
     num_layers: dict[str, int] = {}
@@ -36,7 +37,7 @@ def layer_groups(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, li
 
 def _place(name: str) -> tuple[str, int | None, str]:
     """Tower, layer (None outside the layers) and the group of a parameter outside them."""
-    tower, backbone, below = f".{name}".partition(".backbone.")
+    tower, backbone, below = f".{name}".partition(".chain.0.model.")
     if not backbone:
         return "", None, "head"
     parts = below.split(".")

@@ -27,10 +27,10 @@ from ance_cli.training.launch import Devices
 
 if TYPE_CHECKING:
     from ance_cli.models.dual import DualEncoder
-    from ance_cli.models.tokens import Tokenizer
 
 _SETTINGS_IN_RECIPE = (
-    "query_length", "passage_length", "separator", "segmentation", "max_segments", "scale",
+    "query_length", "passage_length", "query_prefix", "passage_prefix", "separator",
+    "passage_template", "segmentation", "max_segments", "truncate_dim", "similarity", "scale",
 )  # fmt: skip
 """The fields of `EncodingSettings` that a recipe replaces in the start checkpoint."""
 
@@ -143,17 +143,15 @@ def start_checkpoint(checkpoint: Path, config: TrainConfig) -> Checkpoint:
     """The start checkpoint with the encoding settings of the recipe."""
     start = Checkpoint(checkpoint)
     changes = {name: getattr(config, name) for name in _SETTINGS_IN_RECIPE}
-    if not start.has_head:
-        changes["similarity"] = config.similarity
-        if config.similarity == "cosine" and changes["scale"] is None:
-            changes["scale"] = COSINE_SCALE
+    if not start.has_head and config.similarity is None:
+        changes["similarity"] = "dot" if config.head == "paper" else "cosine"
+    if changes["similarity"] == "cosine" and not start.is_cosine and changes["scale"] is None:
+        changes["scale"] = COSINE_SCALE
     return start.with_settings(**changes, training_step=0)
 
 
 def start_run(run: RunFolder, setup: RunSetup, reporter: Reporter) -> None:
     """Make the run folder: its first checkpoint, then `run.json`, by which the run exists."""
-    from ance_cli.models.tokens import Tokenizer
-
     run.check_is_run()  # `run.json` of an existing run may be missing for a moment
     dataset, config = setup.dataset, setup.config
     assert setup.checkpoint is not None, "a new run has a start"
@@ -164,7 +162,7 @@ def start_run(run: RunFolder, setup: RunSetup, reporter: Reporter) -> None:
         for folder in (run.checkpoints, run.states, run.generations):
             folder.mkdir(parents=True, exist_ok=True)
     frozen = start if config.freeze_passages else None
-    publish_checkpoint(run, dual, Tokenizer(start), start.settings, frozen)
+    publish_checkpoint(run, dual, start.settings, frozen)
     run.write_settings(
         RUN,
         {
@@ -189,9 +187,12 @@ def _first_model(
     start: Checkpoint, config: TrainConfig, reporter: Reporter
 ) -> tuple[DualEncoder, bool]:
     """The encoder that training begins with, and whether its head is a new one."""
-    from ance_cli.models.dual import freeze_passages, start_dual
+    from ance_cli.models.dual import Start, freeze_passages, start_dual
+    from ance_cli.models.encoder import described
 
-    dual, is_fresh = start_dual(start, config.dim, config.seed, config.towers, config.similarity)
+    new = Start(config.towers, config.head, config.pooling, config.dim, config.seed,
+                config.normalize)  # fmt: skip
+    dual, is_fresh = start_dual(start, new)
     if config.freeze_passages:
         if is_fresh:
             raise UsageProblem(
@@ -201,10 +202,9 @@ def _first_model(
             )
         dual = freeze_passages(dual)
     if is_fresh:
-        normalized = " -> Normalize" if config.similarity == "cosine" else ""
         reporter.say(
             f"{start.shown} has no retrieval head: a new one is added "
-            f"([CLS] -> Linear -> LayerNorm{normalized}, {dual.dim} dimensions)"
+            f"({described(dual.query)}, {dual.dim} dimensions, {start.settings.similarity})"
         )
     elif config.dim not in (None, dual.dim):
         raise UsageProblem(f"--dim {config.dim}: {start.shown} has a head of {dual.dim} dimensions")
@@ -214,7 +214,6 @@ def _first_model(
 def publish_checkpoint(
     run: RunFolder,
     dual: DualEncoder,
-    tokenizer: Tokenizer,
     settings: EncodingSettings,
     frozen_passage_from: Checkpoint | None = None,
 ) -> None:
@@ -229,7 +228,7 @@ def publish_checkpoint(
         partial = atomic.partial_name(folder)
         atomic.remove(partial)
         with atomic.disk_errors(folder):
-            save_dual(dual, tokenizer, settings, partial, frozen_passage_from)
+            save_dual(dual, settings, partial, frozen_passage_from)
             seal(partial)
         atomic.publish_folder(partial, folder)
     atomic.point(run.latest, folder)

@@ -318,9 +318,7 @@ class RunOutput:
 
     def save_checkpoint(self, trainer: Trainer) -> None:
         settings = replace(self.model.start.settings, training_step=trainer.step)
-        publish_checkpoint(
-            self.run, trainer.encoder, self.model.tokenizer, settings, self.frozen_passages_of
-        )
+        publish_checkpoint(self.run, trainer.encoder, settings, self.frozen_passages_of)
 
     def log(self, line: dict[str, Any]) -> None:
         atomic.append_line(self.run.metrics, orjson.dumps(line))
