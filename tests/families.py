@@ -251,7 +251,15 @@ _SIZES = {
 _T5_SIZES = {"d_model": WIDTH, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
 _DECODER_SIZES = {**_SIZES, "num_key_value_heads": 2}
 _LLAMA_SIZES = {**_DECODER_SIZES, "head_dim": 8}
-_MODERNBERT_SIZES = {**_SIZES, "global_attn_every_n_layers": 2, "local_attention": 8}
+_MODERNBERT_SIZES = {
+    **_SIZES,
+    "global_attn_every_n_layers": 2,
+    "local_attention": 8,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
 
 
 def save_bare(
@@ -353,6 +361,14 @@ def _old_layout(folder: Path) -> None:
         "config_sentence_transformers.json": {"__version__": versions},
     }.items():
         (folder / name).write_text(json.dumps(content, indent=2))
+
+
+def _passage_prompt(folder: Path) -> None:
+    """The prompts of a folder from before version 5, which names none `document`."""
+    prompts = {"query": "query: ", "passage": "passage: "}
+    _save(folder, _bert(), _pooling("mean"), prompts=prompts)
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prompts": prompts}))
 
 
 def _static() -> Any:
@@ -695,9 +711,7 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
         _pooling("mean"),
         prompts={"search_query": "query: ", "search_document": "passage: "},
     ),
-    "prompt-passage": lambda folder: _save(
-        folder, _bert(), _pooling("mean"), prompts={"query": "query: ", "passage": "passage: "}
-    ),
+    "prompt-passage": _passage_prompt,
     "e5": lambda folder: _save(folder, _bert(), _pooling("mean"), _normalize(), prompts=_E5),
     "snowflake-arctic": lambda folder: _save(
         folder,
