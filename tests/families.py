@@ -671,7 +671,7 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
         similarity_fn_name="dot",
     ),
     "lora-alone": lambda folder: _adapter(folder, with_base=False),
-    "lora-beside-its-base": lambda folder: _adapter(folder, with_base=True),
+    "lora-with-its-base": lambda folder: _adapter(folder, with_base=True),
     "dense-tanh": lambda folder: _save(
         folder, _bert(), _pooling("mean"), _dense(WIDTH, 16, "Tanh")
     ),
@@ -762,3 +762,10 @@ REFUSED = {
     "euclidean": "euclidean",
 }
 """Rows that are refused, with words of the reason."""
+
+
+def library(name: str, folder: Path) -> Any:
+    """A row's folder, or a checkpoint trained from it, as sentence-transformers loads it."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu", trust_remote_code=name in REMOTE_CODE)

@@ -10,7 +10,8 @@ from ance_cli.config import ComputeConfig
 from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.texts import TextEncoder
-from tests.families import FAMILIES, NO_EMPTY_TEXT, REFUSED, REMOTE_CODE
+from tests.families import FAMILIES, NO_EMPTY_TEXT, REFUSED, REMOTE_CODE, library
+from tests.regenerate_families import PAGE, table
 from tests.world import AnceInside, make_dataset
 
 TEXTS = {
@@ -54,13 +55,6 @@ def program(tmp_path_factory):
 
 def texts_of(name):
     return [text for text in TEXTS.values() if text or name not in NO_EMPTY_TEXT]
-
-
-def library(name, folder):
-    from sentence_transformers import SentenceTransformer
-
-    trusted = {"trust_remote_code": True} if name in REMOTE_CODE else {}
-    return SentenceTransformer(str(folder), device="cpu", **trusted)
 
 
 def their_vectors(name, folder, side):
@@ -157,3 +151,8 @@ def test_code_in_a_folder_runs_only_where_it_is_trusted(built, name):
     with pytest.raises(BadInput) as problem:
         TextEncoder(Checkpoint(built(name)), "query", ComputeConfig(gpus="none"))
     assert "--trust-remote-code" in f"{problem.value.what} {problem.value.hint}"
+
+
+def test_the_page_has_these_rows(built):
+    """Otherwise: python -m tests.regenerate_families"""
+    assert table(built) in PAGE.read_text()
