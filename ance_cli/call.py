@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 
@@ -11,6 +12,17 @@ from ance_cli.progress import Reporter, Silent
 MODULE = (sys.executable, "-P", "-m")
 """How a module of ours is started as a child process: -P keeps the working folder, and a `queue.py`
 in it, off the module search path."""
+
+
+TRUST = "ANCE_TRUST_REMOTE_CODE"
+
+
+def trusts_remote_code() -> bool:
+    """Whether the caller lets code that lies in a checkpoint run (`--trust-remote-code`).
+
+    A variable of the environment carries it, so that the processes of one command agree.
+    """
+    return os.environ.get(TRUST) == "1"
 
 
 @dataclass

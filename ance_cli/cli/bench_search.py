@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
         app,
         "bench-search",
         "Stages",
-        takes=("threads", "quiet", "json", *READS),
+        takes=("threads", "quiet", "json", "trust_remote_code", *READS),
     )
     def bench_search(
         call: Call,

@@ -18,7 +18,7 @@ from ance_cli.models.checkpoint import Checkpoint
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "checkpoint", "Stages", takes=(*COMMON, "force"))
+    @command(app, "checkpoint", "Stages", takes=(*COMMON, "trust_remote_code", "force"))
     def checkpoint(call: Call, asked: CallSettings, config: CheckpointConfig) -> Summary | None:
         """Show what a checkpoint is, convert one of another layout, or upload one to the hub.
 

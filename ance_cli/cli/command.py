@@ -38,6 +38,7 @@ CallFlag = Literal[
     "json",
     "force",
     "threads",
+    "trust_remote_code",
     "skip_bad",
     "longest_line",
 ]

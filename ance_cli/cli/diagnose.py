@@ -19,7 +19,9 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "diagnose", "Loop", takes=(*COMMON, "force", "threads", *READS))
+    @command(
+        app, "diagnose", "Loop", takes=(*COMMON, "trust_remote_code", "force", "threads", *READS)
+    )
     def diagnose(
         call: Call,
         asked: CallSettings,

@@ -17,7 +17,7 @@ from ance_cli.interop import NEGATIVES_FORMS, ONNX
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "export", "Stages", takes=(*COMMON, "force", *READS))
+    @command(app, "export", "Stages", takes=(*COMMON, "trust_remote_code", "force", *READS))
     def export(
         call: Call,
         *,

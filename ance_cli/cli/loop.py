@@ -19,7 +19,7 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "loop", "Loop", takes=(*COMMON, "threads", *READS))
+    @command(app, "loop", "Loop", takes=(*COMMON, "trust_remote_code", "threads", *READS))
     def loop(
         call: Call,
         *,

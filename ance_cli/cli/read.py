@@ -16,7 +16,9 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "read", "Stages", takes=(*COMMON, "force", "threads", *READS))
+    @command(
+        app, "read", "Stages", takes=(*COMMON, "trust_remote_code", "force", "threads", *READS)
+    )
     def read(
         call: Call,
         *,

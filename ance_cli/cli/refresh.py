@@ -17,7 +17,7 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "refresh", "Loop", takes=(*COMMON, "force", "threads"))
+    @command(app, "refresh", "Loop", takes=(*COMMON, "trust_remote_code", "force", "threads"))
     def refresh(
         call: Call,
         *,

@@ -17,7 +17,9 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "rerank", "Stages", takes=(*COMMON, "force", "threads", *READS))
+    @command(
+        app, "rerank", "Stages", takes=(*COMMON, "trust_remote_code", "force", "threads", *READS)
+    )
     def rerank(
         call: Call,
         *,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ance_cli.call import Call, SkippedLines
+from ance_cli.call import TRUST, Call, SkippedLines
 from ance_cli.config.calling import CallSettings
 from ance_cli.config.data import (
     CorpusFiles,
@@ -39,6 +39,8 @@ def run_command(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if settings.longest_line != CallSettings.longest_line:
         os.environ["ANCE_LONGEST_LINE"] = str(settings.longest_line)
+    if settings.trust_remote_code:
+        os.environ[TRUST] = "1"
     if settings.cache_dir:
         os.environ["ANCE_CACHE_DIR"] = str(settings.cache_dir.resolve())
     from ance_cli.cli.console import ConsoleReporter, show_skipped, show_summary

@@ -24,7 +24,9 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "search", "Stages", takes=(*COMMON, "force", "threads", *READS))
+    @command(
+        app, "search", "Stages", takes=(*COMMON, "trust_remote_code", "force", "threads", *READS)
+    )
     def search(
         call: Call,
         asked: CallSettings,

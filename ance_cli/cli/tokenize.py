@@ -14,7 +14,9 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "tokenize", "Stages", takes=(*COMMON, "force", "threads", *READS))
+    @command(
+        app, "tokenize", "Stages", takes=(*COMMON, "trust_remote_code", "force", "threads", *READS)
+    )
     def tokenize(
         call: Call,
         *,

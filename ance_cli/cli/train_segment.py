@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
         app,
         "train-segment",
         "Stages",
-        takes=(*COMMON, "force", "threads", *READS),
+        takes=(*COMMON, "trust_remote_code", "force", "threads", *READS),
     )
     def train_segment(
         call: Call,

@@ -37,6 +37,9 @@ class CallSettings(Config):
         only_asked=True)] = False
     threads: Annotated[int, Setting(
         "CPU threads of this process; 0 = every core.", RUNTIME, at_least=0, at_most=1024)] = 0
+    trust_remote_code: Annotated[bool, Setting(
+        "Run the code that lies in a checkpoint's folder; read it first. It is noted in the "
+        "manifests of what it makes.", RUNTIME, only_asked=True)] = False
     skip_bad: Annotated[bool, Setting(
         "Skip broken input lines, and report how many were skipped, instead of stopping at the "
         "first.", DATA)] = False

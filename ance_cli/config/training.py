@@ -24,6 +24,8 @@ from ance_cli.config.sets import (
 )
 from ance_cli.config.setting import DATA, RUNTIME, TRAINING, Config, Setting, check
 
+ALL_LINEAR = "all-linear"
+
 Loss = Annotated[LossName, Setting(
     "nll compares the positive with all negatives at once; pairwise, bce and hinge with one at a "
     "time.", TRAINING)]
@@ -104,6 +106,16 @@ class RecipeConfig(EncoderChoices):
         "--head paper).", TRAINING)] | None = None
     normalize: Annotated[bool, Setting(
         "Scale vectors to length one by a Normalize module at the end.", TRAINING)] = False
+    lora_rank: Annotated[int, Setting(
+        "Train a LoRA adapter of this rank and a new head, instead of all weights; 0 = off.",
+        TRAINING, at_least=0, at_most=4096)] = 0
+    lora_alpha: Annotated[float, Setting(
+        "Factor of the adapter, divided by --lora-rank.", TRAINING, above=0)] = 32.0
+    lora_dropout: Annotated[float, Setting(
+        "Dropout on the adapter's input.", TRAINING, at_least=0, below=1)] = 0.0
+    lora_targets: Annotated[str, Setting(
+        f"Linear maps to adapt, separated by commas; {ALL_LINEAR} = every one of the backbone.",
+        TRAINING)] = ALL_LINEAR
     scale: Scale | None = None
     dim: Annotated[int, Setting(
         "Dimensions of a new head (default: the hidden size).", TRAINING, at_least=1)] | None = None

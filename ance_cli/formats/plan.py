@@ -20,6 +20,7 @@ from typing import IO, Any
 import orjson
 
 from ance_cli import __version__
+from ance_cli.call import trusts_remote_code
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file, hash_json, hash_new_file
@@ -426,7 +427,8 @@ class Plan:
             "fingerprint": self.fingerprint,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "tool_version": __version__,
-            "ran_with": self.ran_with,
+            "ran_with": self.ran_with
+            | ({"trust_remote_code": True} if trusts_remote_code() else {}),
             "content": content,
             "stats": stats,
         }

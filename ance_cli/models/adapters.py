@@ -1,15 +1,20 @@
-"""Low-rank adapters (LoRA; Hu et al., 2021) of a backbone, through peft."""
+"""Low-rank adapters (LoRA; Hu et al., 2021) of a Transformer, through peft.
+
+An adapter is trained and saved as a `PeftModel`; to encode, it is merged into its base once.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from ance_cli.config.training import ALL_LINEAR
 from ance_cli.errors import BadInput, UsageProblem, as_bad_input
-
-ALL_LINEAR = "all-linear"
+from ance_cli.formats.checkpoint_folder import COPY_AGAIN
 
 
 def need_peft() -> None:
@@ -21,56 +26,57 @@ def need_peft() -> None:
 
 
 def add_adapter(
-    backbone: Any, rank: int, alpha: float, dropout: float, targets: str, seed: int
+    first: Any, rank: int, alpha: float, dropout: float, targets: str, seed: int
 ) -> None:
-    """Add a LoRA adapter that alone is trained: W + (alpha / rank) B A on each target's weight.
+    """Give a Transformer module an adapter, which alone is trained: each target's weight becomes
+    W + (alpha / rank) B A (Hu et al., 2021, Eq. 3).
 
-    `targets`: names of linear maps, separated by commas, or `all-linear`. A is drawn by `seed`, B
-    is 0, so that the first step begins with the base model's vectors.
+    `targets`: names of linear maps, separated by commas, or `all-linear`. A is drawn by `seed`, and
+    B is 0, so that the first vectors are those of the base model.
     """
-    import torch
-    from peft import LoraConfig
+    need_peft()
+    from peft import LoraConfig, get_peft_model
 
     names: Any = targets if targets == ALL_LINEAR else targets.split(",")
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names,  # type: ignore[arg-type]
-        bias="none", task_type=None,
-    )  # fmt: skip
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)  # type: ignore[arg-type]
+    found = {name.split(".")[-1] for name, m in first.model.named_modules()
+             if isinstance(m, nn.Linear)}  # fmt: skip
     with as_bad_input(
-        f"--lora-targets {targets}: cannot be adapted",
-        hint=f"the linear maps are {', '.join(_linear_names(backbone))}; or use {ALL_LINEAR}",
+        f"--lora-targets {targets}: the backbone has no such linear map",
+        hint=f"use {ALL_LINEAR}, or some of {','.join(sorted(found))}",
     ):
         torch.manual_seed(seed)
-        backbone.add_adapter(config)
-    train_adapter(backbone)
+        first.model = get_peft_model(first.model, config)
 
 
-def _linear_names(backbone: nn.Module) -> list[str]:
-    named = backbone.named_modules()
-    return sorted({name.split(".")[-1] for name, m in named if isinstance(m, nn.Linear)})
+def load_adapter(first: Any, folder: Path, shown: Path) -> None:
+    """Turn a Transformer, which the library loaded with its adapter, into one that trains it."""
+    from peft import PeftModel
+
+    _remove_adapter(first.model, shown, merge=False)
+    with as_bad_input(f"{shown}: the adapter does not load", hint=COPY_AGAIN):
+        first.model = PeftModel.from_pretrained(first.model, str(folder), is_trainable=True)
 
 
-def train_adapter(backbone: nn.Module) -> None:
-    """Train the weights of the adapter and no others."""
-    for name, parameter in backbone.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+def merge_adapter(first: Any, shown: Path) -> None:
+    """Add the adapter of a Transformer, which the library loaded, to the weights of its base."""
+    _remove_adapter(first.model, shown, merge=True)
 
 
-def merge_adapter(backbone: Any) -> None:
-    """Add the adapters to the weights of their base, and remove them."""
+def _remove_adapter(backbone: Any, shown: Path, merge: bool) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [
-        (name, module)
-        for name, module in backbone.named_modules()
-        if isinstance(module, BaseTunerLayer)
+        (name, layer)
+        for name, layer in backbone.named_modules()
+        if isinstance(layer, BaseTunerLayer)
     ]
     if not layers:
-        raise BadInput("the adapter changes no layer of its base model")
+        raise BadInput(f"{shown}: the adapter changes no layer of its base", hint=COPY_AGAIN)
     for name, layer in layers:
-        layer.merge()
+        if merge:
+            layer.merge()
         parent, _, child = name.rpartition(".")
         setattr(backbone.get_submodule(parent), child, layer.get_base_layer())
     backbone._hf_peft_config_loaded = False
-    if hasattr(backbone, "peft_config"):
-        del backbone.peft_config
+    del backbone.peft_config

@@ -90,7 +90,8 @@ def _use(backbone: nn.Module, name: str, how: Callable[..., Any], mask: Callable
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
-    if str(backbone.config.model_type) in _MODEL_TYPES:  # type: ignore[union-attr]
+    config = getattr(backbone, "config", None)  # a StaticEmbedding's table has none
+    if config is not None and str(config.model_type) in _MODEL_TYPES:
         AttentionInterface.register(name, how)
         AttentionMaskInterface.register(name, mask)
         backbone.set_attn_implementation(name)  # type: ignore[operator]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,10 +16,23 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from ance_cli.config.sets import HeadName, PoolingName, Side, Towers
+from ance_cli.config.training import ALL_LINEAR
 from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.formats.checkpoint_folder import is_known, leads_out, repeats_settings
+from ance_cli.formats.checkpoint_folder import (
+    CheckpointFolder,
+    is_known,
+    leads_out,
+    repeats_settings,
+)
+from ance_cli.models.adapters import add_adapter
 from ance_cli.models.checkpoint import Checkpoint, EncodingSettings, write_settings
-from ance_cli.models.encoder import Encoder, fresh_encoder, trainable_encoder, with_normalize
+from ance_cli.models.encoder import (
+    Encoder,
+    fresh_encoder,
+    load_encoder,
+    trainable_encoder,
+    with_normalize,
+)
 from ance_cli.models.tower import PASSAGE_ROUTE, Tower
 
 
@@ -26,8 +40,9 @@ from ance_cli.models.tower import PASSAGE_ROUTE, Tower
 class Start:
     """What training adds to a start checkpoint.
 
-    `towers` None keeps the checkpoint's towers; `two` starts both from a shared one. The others
-    are a fresh head's (`fresh_encoder`); `normalize` also applies to a head that exists.
+    `towers` None keeps the checkpoint's towers; `two` starts both from a shared one. `head` to
+    `seed` are a fresh head's (`fresh_encoder`); `normalize` also applies to a head that exists.
+    With a `lora_rank` an adapter is added, and nothing else is trained but a fresh head.
     """
 
     towers: Towers | None = None
@@ -36,6 +51,10 @@ class Start:
     dim: int | None = None
     seed: int = 0
     normalize: bool = False
+    lora_rank: int = 0
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.0
+    lora_targets: str = ALL_LINEAR
 
 
 class DualEncoder(nn.Module):
@@ -109,11 +128,18 @@ def _is_trained(encoder: nn.Module) -> bool:
 
 
 def load_dual(checkpoint: Checkpoint) -> DualEncoder:
-    """Both encoders of a checkpoint, as `load_encoder` loads one of them, an adapter not merged."""
-    query = trainable_encoder(checkpoint, "query")
-    if checkpoint.shared:
-        return DualEncoder(query, query)
-    return DualEncoder(query, trainable_encoder(checkpoint, "passage"))
+    """Both encoders of a checkpoint for training (`trainable_encoder`)."""
+    return _both(checkpoint, trainable_encoder)
+
+
+def load_merged(checkpoint: Checkpoint) -> DualEncoder:
+    """Both encoders of a checkpoint, adapters merged into their bases (`load_encoder`)."""
+    return _both(checkpoint, load_encoder)
+
+
+def _both(checkpoint: Checkpoint, load: Callable[[Checkpoint, Side], Encoder]) -> DualEncoder:
+    query = load(checkpoint, "query")
+    return DualEncoder(query, query if checkpoint.shared else load(checkpoint, "passage"))
 
 
 def start_dual(checkpoint: Checkpoint, start: Start) -> tuple[DualEncoder, bool]:
@@ -145,9 +171,24 @@ def start_dual(checkpoint: Checkpoint, start: Start) -> tuple[DualEncoder, bool]
             cosine, start.normalize,
         )  # fmt: skip
 
-    query = encoder("query")
+    def adapted(side: Side) -> Encoder:
+        found = encoder(side)
+        if start.lora_rank:
+            add_adapter(
+                found.chain[0], start.lora_rank, start.lora_alpha, start.lora_dropout,
+                start.lora_targets, start.seed,
+            )  # fmt: skip
+        return found
+
+    if start.lora_rank and checkpoint.tower("query").base is not None:
+        raise UsageProblem(
+            f"--lora-rank: {checkpoint.shown} has an adapter already",
+            hint="omit --lora-rank to go on with it, or merge it first: ance checkpoint convert "
+            f"{checkpoint.shown} -o DIR",
+        )
+    query = adapted("query")
     if not checkpoint.shared:
-        passage = encoder("passage")
+        passage = adapted("passage")
     else:
         passage = copy.deepcopy(query) if start.towers == "two" else query
     if query.dim != passage.dim:
@@ -205,6 +246,8 @@ def save_dual(
         local_files_only=True,
     )
     model.save(str(folder), create_model_card=False)
+    for card in folder.rglob(CheckpointFolder(folder).card.name):  # peft writes an empty one
+        card.unlink()
     if frozen_passage_from is not None and not dual.shared:
         _copy_modules(frozen_passage_from.tower("passage"), folder)
     write_settings(folder, settings, origin)

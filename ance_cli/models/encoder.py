@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ance_cli.call import trusts_remote_code
 from ance_cli.config.sets import HeadName, PoolingName, Side
 from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.checkpoint_folder import COPY_AGAIN
-from ance_cli.models.adapters import merge_adapter, need_peft, train_adapter
+from ance_cli.models.adapters import load_adapter, merge_adapter, need_peft
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.hub import trusts_remote_code
 from ance_cli.models.pretrained import whole_weights
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.models.tower import Module, Tower
@@ -199,16 +199,23 @@ def load_encoder(
     Raises `BadInput` if the folder has no pooling and head: the vectors of a raw language model
     mean nothing yet.
     """
-    encoder = trainable_encoder(checkpoint, side, dtype)
-    if checkpoint.tower(side).base is not None:
-        merge_adapter(encoder.backbone)
+    encoder = _encoder(checkpoint, side, dtype)
+    tower = checkpoint.tower(side)
+    if tower.base is not None:
+        merge_adapter(encoder.chain[0], tower.shown)
     return encoder.eval()
 
 
-def trainable_encoder(
-    checkpoint: Checkpoint, side: Side, dtype: torch.dtype = torch.float32
-) -> Encoder:
-    """As `load_encoder`, but an adapter stays what is trained."""
+def trainable_encoder(checkpoint: Checkpoint, side: Side) -> Encoder:
+    """As `load_encoder` in float32, but an adapter is not merged: it alone is trained."""
+    encoder = _encoder(checkpoint, side, torch.float32)
+    tower = checkpoint.tower(side)
+    if tower.base is not None:
+        load_adapter(encoder.chain[0], tower.backbone, tower.shown)
+    return encoder.eval()
+
+
+def _encoder(checkpoint: Checkpoint, side: Side, dtype: torch.dtype) -> Encoder:
     checkpoint.need_head()
     tower = checkpoint.tower(side)
     if tower.base is not None:
@@ -227,9 +234,7 @@ def trainable_encoder(
             hint="use a checkpoint with last-token pooling, or start from the raw decoder, which "
             "gets it",
         )
-    if tower.base is not None:
-        train_adapter(encoder.backbone)
-    return encoder.eval()
+    return encoder
 
 
 def _prompt_lengths(checkpoint: Checkpoint, tower: Tower) -> dict[Side, int]:

@@ -25,9 +25,10 @@ def forward_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> int
     weights with values. This assumes that every layer attends to the whole row and has weights of
     its own (unlike ALBERT).
     """
-    config: Any = getattr(backbone, "config", None)
-    if config is None:  # a table of embeddings
+    whole: Any = getattr(backbone, "config", None)
+    if whole is None:  # a table of embeddings
         return 2 * int(backbone.embedding_dim) * num_tokens  # type: ignore[arg-type]
+    config = whole.get_text_config()
     weights = sum(
         module.weight.numel()
         for name, module in backbone.named_modules()

@@ -26,9 +26,8 @@ from torch import Tensor, nn
 from ance_cli.config.sets import PoolingName, Side, SimilarityName
 from ance_cli.errors import BadInput, UsageProblem, as_bad_input
 from ance_cli.formats.checkpoint_folder import CheckpointFolder, ModuleFolder, write_json
-from ance_cli.models.adapters import merge_adapter
 from ance_cli.models.checkpoint import COSINE_SCALE, Checkpoint, EncodingSettings, override_settings
-from ance_cli.models.dual import DualEncoder, load_dual
+from ance_cli.models.dual import DualEncoder, load_merged
 from ance_cli.models.encoder import (
     Encoder,
     fresh_encoder,
@@ -114,10 +113,7 @@ def _load(
         checkpoint = Checkpoint(_in_safetensors(first, scratch))
         if similarity is not None:
             checkpoint = checkpoint.with_settings(similarity=similarity)
-        dual = load_dual(checkpoint)
-        for encoder in dual.towers.values():
-            if checkpoint.tower("passage").base is not None:
-                merge_adapter(encoder.backbone)
+        dual = load_merged(checkpoint)
         return Foreign(
             "sentence-transformers", dual, checkpoint.settings,
             {side: checkpoint.tower(side) for side in _DPR_PREFIXES},

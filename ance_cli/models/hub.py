@@ -7,10 +7,10 @@ command that downloads pickled ones.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
+from ance_cli.call import trusts_remote_code
 from ance_cli.errors import BadInput, system_failure
 
 SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
@@ -18,17 +18,6 @@ SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 
 _ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w.-]+))?", re.ASCII)
 _SNAPSHOT = re.compile(r"/models--([\w.-]+)--([\w.-]+)/snapshots/([0-9a-f]{40})$", re.ASCII)
-
-
-TRUST = "ANCE_TRUST_REMOTE_CODE"
-
-
-def trusts_remote_code() -> bool:
-    """Whether the caller lets code that lies in a checkpoint run (`--trust-remote-code`).
-
-    A variable of the environment carries it, so that the processes that a command starts agree.
-    """
-    return os.environ.get(TRUST) == "1"
 
 
 def fetched(name: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:

@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ance_cli.call import trusts_remote_code
 from ance_cli.config.sets import Segmentation, Side
 from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.checkpoint_folder import COPY_AGAIN
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.tokens import TokenRows, join_rows
 from ance_cli.models.checkpoint import EncodingSettings
-from ance_cli.models.hub import trusts_remote_code
 from ance_cli.models.tower import Tower, read_object
 from ance_cli.progress import Reporter
 

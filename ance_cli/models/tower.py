@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ance_cli.call import trusts_remote_code
 from ance_cli.config.sets import Side
 from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.checkpoint_folder import (
@@ -23,7 +24,7 @@ from ance_cli.formats.checkpoint_folder import (
     read_checkpoint_json,
     repeats_settings,
 )
-from ance_cli.models.hub import fetched, trusts_remote_code
+from ance_cli.models.hub import fetched
 
 QUERY_ROUTE, PASSAGE_ROUTE = "query", "document"
 """sentence-transformers' names of the two sides, which `encode_query` and `encode_document` use."""
@@ -386,7 +387,7 @@ def _check_transformer(tower: Tower, folder: ModuleFolder, shown: ModuleFolder) 
     loading = tower.loading
     if "message" in loading.get("modality_config", {}):
         raise BadInput(
-            f"{shown.sentence_bert_config}: the model reads texts as messages of a chat",
+            f"{shown.sentence_bert_config}: the model renders texts with its chat template",
             hint="ance reads plain texts: remove modality_config if its prompts are plain texts",
         )
     if unknown := [name for name in ("processing_kwargs", "query_expansion") if loading.get(name)]:

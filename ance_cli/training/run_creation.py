@@ -190,9 +190,8 @@ def _first_model(
     from ance_cli.models.dual import Start, freeze_passages, start_dual
     from ance_cli.models.encoder import described
 
-    new = Start(config.towers, config.head, config.pooling, config.dim, config.seed,
-                config.normalize)  # fmt: skip
-    dual, is_fresh = start_dual(start, new)
+    asked = {each.name: getattr(config, each.name) for each in fields(Start)}
+    dual, is_fresh = start_dual(start, Start(**asked))
     if config.freeze_passages:
         if is_fresh:
             raise UsageProblem(

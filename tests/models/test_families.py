@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ance_cli.call import TRUST
 from ance_cli.config import ComputeConfig
 from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint
@@ -27,6 +28,9 @@ TEXTS = {
 }
 SIDES = {"query": "encode_query", "passage": "encode_document"}
 SUPPORTED = [name for name in FAMILIES if name not in REFUSED]
+MEANT = {("prompt-passage", "passage"): {"prompt": "passage: "}}
+"""Prompts that version 6 of the library does not find by itself, since it looks for `document`
+first, and has an empty one."""
 NO_LENGTH = 1000
 """A longest text of this many tokens or more counts as none."""
 
@@ -60,18 +64,18 @@ def texts_of(name):
 def their_vectors(name, folder, side):
     """The library's vectors; for cosine they are scaled to length one, as ours are."""
     model = library(name, folder)
-    vectors = getattr(model, SIDES[side])(texts_of(name))
+    vectors = getattr(model, SIDES[side])(texts_of(name), **MEANT.get((name, side), {}))
     if model.similarity_fn_name == "cosine":
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
     return vectors
 
 
 def our_vectors(name, folder, side, dtype="fp32"):
-    trusted = {"trust_remote_code": True} if name in REMOTE_CODE else {}
-    encoder = TextEncoder(
-        Checkpoint(folder, **trusted), side, ComputeConfig(gpus="none", dtype=dtype)
-    )
-    return encoder(texts_of(name))[0]
+    with pytest.MonkeyPatch.context() as patched:
+        if name in REMOTE_CODE:
+            patched.setenv(TRUST, "1")
+        encoder = TextEncoder(Checkpoint(folder), side, ComputeConfig(gpus="none", dtype=dtype))
+        return encoder(texts_of(name))[0]
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -108,14 +112,16 @@ def test_bf16_stays_near_the_librarys_vectors(built, name):
 
 
 def kept_of(model):
-    """What training must not change: prompts, similarity, truncation, length and pooling."""
+    """What training must not change, besides the prompts: similarity, truncation, lengths and
+    pooling."""
     from sentence_transformers.models import Pooling
 
+    first = model[0]
+    lengths = [getattr(first, name, None) for name in ("query_length", "document_length")]
     return {
-        "prompts": {side: model.prompts[side] for side in ("query", "document")},
         "similarity": model.similarity_fn_name,
         "truncate_dim": model.truncate_dim,
-        "length": min(model.max_seq_length, NO_LENGTH),
+        "lengths": [min(each or model.max_seq_length, NO_LENGTH) for each in lengths],
         "pooling": [
             (part.pooling_mode, part.include_prompt)
             for part in model.modules()
