@@ -76,6 +76,10 @@ class RecipeConfig(EncodingOverrides):
         "Documents of the whole batch, across devices, that are added to a query's negatives: all "
         "of them, the hardest one (NCE) or a random one. Known positives of the query are left "
         "out.", TRAINING)] = "none"
+    in_batch_margin: Annotated[float, Setting(
+        "Leave out documents of the batch that score above the query's positive by more than this, "
+        "as likely positives without a label. In the model's own scores, before --scale: cosines, "
+        "or dot products. A value below 0 leaves out more.", TRAINING)] | None = None
     loss: Loss = "nll"
     margin: Margin = 1.0
     distill: Annotated[Distill, Setting(
@@ -117,6 +121,10 @@ class TrainConfig(RecipeConfig):
         check(
             self.negatives_per_positive > 0 or self.in_batch != "none",
             "--negatives-per-positive 0 leaves nothing to train against: add --in-batch",
+        )
+        check(
+            self.in_batch_margin is None or self.in_batch != "none",
+            "--in-batch-margin leaves out documents that --in-batch adds: add --in-batch",
         )
         check(self.dtype != "fp16", "--dtype fp16: training runs in bf16 or fp32")
         check(

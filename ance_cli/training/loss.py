@@ -78,6 +78,19 @@ def with_batch_negatives(
     return torch.cat([own, scores.gather(1, added).masked_fill(num_allowed == 0, ABSENT)], 1)
 
 
+@torch.no_grad()
+def likely_positives(scores: Tensor, members: Tensor, margin: float) -> Tensor:
+    """(B, D) bool: the documents of other queries that score above the query's positive + `margin`.
+
+    `scores` (B, D), before any scale, and `members` (B, 1 + n) as `with_batch_negatives` takes
+    them; the query's own documents are never among them. Negatives that score so high are often
+    positives without a label (Zhang et al., 2025, Qwen3 Embedding, with a margin of 0.1).
+    """
+    columns = torch.where(members < 0, members[:, :1], members)
+    positive = scores.gather(1, columns[:, :1])
+    return (scores > positive + margin).scatter(1, columns, False)
+
+
 def nll(scores: Tensor) -> Tensor:
     """Negative log likelihood of the positive against its negatives (arXiv Eq. 5).
 

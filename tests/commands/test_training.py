@@ -158,6 +158,10 @@ def test_negatives_from_the_batch_alone_need_no_file(world):
     assert "up to date" in again.stderr
     found = train(world, "nothing", "--negatives-per-positive", 0, code=2, negatives=None)
     assert "leaves nothing to train against: add --in-batch" in found.stderr
+    found = train(world, "margin", "--in-batch-margin", "0.1", code=2)
+    assert "--in-batch-margin leaves out documents that --in-batch adds: add --in-batch" in (
+        found.stderr
+    )
     found = train(world, "unnamed", negatives=None, code=2)
     assert "name the negatives to train on" in found.stderr
 

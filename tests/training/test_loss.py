@@ -8,6 +8,7 @@ from ance_cli.training.loss import (
     DISTILLATIONS,
     LOSSES,
     doc_scores,
+    likely_positives,
     margin_mse,
     nll,
     pairwise,
@@ -280,6 +281,39 @@ def test_batch_negatives_against_their_twin(mode, seed):
     for b, own in enumerate(members):  # what may not be a negative is not pushed away
         forbidden = [d for d in range(scores.shape[1]) if banned[b, d] and d not in own]
         assert not leaf.grad[b, forbidden].any()
+
+
+@pytest.mark.parametrize("mode", ["none", "all", "hardest", "random"])
+@pytest.mark.parametrize("margin", [-0.5, 0.0, 0.4, 100.0, -100.0])
+def test_likely_positives_against_their_twin(mode, margin):
+    """The query's own mined negatives stay, however high they score."""
+    scores, members, banned, picks = a_batch(7)
+    left_out = likely_positives(*map(torch.tensor, (scores, members)), margin)
+    expected = banned.copy()
+    for b, own in enumerate(members):
+        limit = scores[b, own[0]] + margin
+        others = [d for d in range(scores.shape[1]) if d not in own]
+        expected[b, [d for d in others if scores[b, d] > limit]] = True
+        assert not left_out[b, [d for d in own if d >= 0]].any()
+    together = torch.tensor(banned) | left_out
+    assert together.tolist() == expected.tolist()
+    found = with_batch_negatives(
+        *map(torch.tensor, (scores, members)), together, mode, torch.tensor(picks)
+    )
+    assert found.tolist() == batch_negatives_twin(
+        scores.tolist(), members.tolist(), expected, mode, picks
+    )
+
+
+def test_likely_positives_are_judged_without_gradients():
+    scores = torch.tensor([[1.0, 2.0, 1.5]], requires_grad=True)
+    found = likely_positives(scores, torch.tensor([[0]]), 0.5)
+    assert found.tolist() == [[False, True, False]] and not found.requires_grad
+
+
+def test_a_diverged_positive_leaves_nothing_out():
+    scores = torch.tensor([[math.nan, 2.0], [0.0, math.nan]])
+    assert not likely_positives(scores, torch.tensor([[0], [0]]), 0.0).any()
 
 
 def test_random_negatives_are_uniform_over_the_allowed():

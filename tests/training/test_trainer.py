@@ -119,6 +119,29 @@ def test_accumulation_is_a_larger_batch(checkpoint, tmp_path):
     assert found[0]["grad_norm"] == pytest.approx(found[1]["grad_norm"], rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("in_batch", "margin", "equal_to"),
+    [("all", -1e9, "none"), ("all", 1e9, "all"), ("hardest", -1e9, "none")],
+)
+def test_a_margin_leaves_documents_of_the_batch_out(
+    checkpoint, tmp_path, in_batch, margin, equal_to
+):
+    """Without any of them, the query's own mined negatives are left."""
+    lines = []
+    for setting in ({"in_batch": in_batch, "in_batch_margin": margin}, {"in_batch": equal_to}):
+        config = TrainConfig(batch_size=4, accumulation=2, total_steps=2, **setting)
+        trainer = make(checkpoint, tmp_path / str(len(lines)), config, 1)
+        set_dropout(trainer.encoder, 0.0)
+        trainer.output.log = lines.append
+        trainer.run(Silent(), 0)
+    for name in ("loss", "grad_norm"):
+        assert lines[0][name] == pytest.approx(lines[1][name], rel=1e-5)
+    # each of four pairs brings two documents, and two pairs may share a mined one
+    least, most = (5, 6) if margin < 0 else (0, 0)
+    assert least <= lines[0]["in_batch_left_out"] <= most
+    assert "in_batch_left_out" not in lines[1]
+
+
 def test_documents_of_several_segments_train(checkpoint, tmp_path):
     losses = []
     config = TrainConfig(lr=5e-3, batch_size=8, total_steps=40)
