@@ -51,22 +51,31 @@ def backbone(tmp_path_factory) -> Path:
     return make_backbone(tmp_path_factory.mktemp("backbone"))
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory, backbone) -> Path:
-    """An encoder with the paper's head ([CLS] -> Linear -> LayerNorm), ready to encode."""
+def _with_head(folder: Path, backbone: Path, similarity: str) -> Path:
     from dataclasses import replace
 
     from ance_cli.models.checkpoint import Checkpoint
     from ance_cli.models.dual import save_dual, start_dual
     from ance_cli.models.tokens import Tokenizer
 
-    os.environ.setdefault("ANCE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    os.environ.setdefault("ANCE_CACHE_DIR", str(folder / "cache"))
     plain = Checkpoint(backbone)
-    settings = replace(plain.settings, query_length=12, passage_length=24)
-    dual, _ = start_dual(plain, None, seed=1)
-    folder = tmp_path_factory.mktemp("checkpoint") / "ckpt"
-    save_dual(dual, Tokenizer(plain), settings, folder)
-    return folder
+    settings = replace(plain.settings, query_length=12, passage_length=24, similarity=similarity)
+    dual, _ = start_dual(plain, None, seed=1, similarity=similarity)
+    save_dual(dual, Tokenizer(plain), settings, folder / "ckpt")
+    return folder / "ckpt"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory, backbone) -> Path:
+    """An encoder with the paper's head ([CLS] -> Linear -> LayerNorm), ready to encode."""
+    return _with_head(tmp_path_factory.mktemp("checkpoint"), backbone, "dot")
+
+
+@pytest.fixture(scope="session")
+def cosine_checkpoint(tmp_path_factory, backbone) -> Path:
+    """An encoder whose vectors have length one."""
+    return _with_head(tmp_path_factory.mktemp("cosine"), backbone, "cosine")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from ance_cli.config.data import MIN_REL, EncodingOverrides, MinRel
 from ance_cli.config.encoding import ComputeDtype, CpuWorkers, Gpus
-from ance_cli.config.retrieval import SEED, Seed
+from ance_cli.config.retrieval import SEED, Seed, parse_widths, widths_of
 from ance_cli.config.sets import (
     Distill,
     InBatch,
@@ -88,6 +88,10 @@ class RecipeConfig(EncodingOverrides):
     distill_weight: Annotated[float, Setting(
         "Weight of the distillation loss; the rest is --loss.", TRAINING, at_least=0,
         at_most=1)] = 0.5
+    matryoshka: Annotated[str, Setting(
+        "Train the first dimensions of the vectors as vectors by themselves: the loss is the mean "
+        "over these widths, for instance 256,128,64, and the full one (Matryoshka).", TRAINING,
+        metavar="N,N")] | None = None
     dropout: Annotated[float, Setting(
         "Dropout in training; use 0 for short runs (default: the checkpoint's).", TRAINING,
         at_least=0, below=1)] | None = None
@@ -136,17 +140,24 @@ class TrainConfig(RecipeConfig):
             self.distill is None or self.distill_weight < 1 or self.in_batch == "none",
             "--distill-weight 1 leaves no weight for the loss that --in-batch adds to",
         )
+        if self.matryoshka is not None:
+            parse_widths("--matryoshka", self.matryoshka)
         if self.freeze_passages:
             check(
-                self.in_batch == "none" and self.distill is None and self.towers != "shared",
+                self.in_batch == "none" and self.distill is None and self.matryoshka is None
+                and self.towers != "shared",
                 "--freeze-passages retrieves its own negatives for a separate query encoder: it "
-                "cannot be combined with --in-batch, --distill or --towers shared",
+                "cannot be combined with --in-batch, --distill, --matryoshka or --towers shared",
             )
 
     @property
     def needs_negatives(self) -> bool:
         """Whether a segment trains on a file of negatives."""
         return self.negatives_per_positive > 0 and not self.freeze_passages
+
+    def widths(self, dim: int) -> list[int]:
+        """The widths at which vectors of `dim` dimensions are trained, the full one first."""
+        return widths_of("--matryoshka", self.matryoshka, dim) if self.matryoshka else [dim]
 
 
 @dataclass(frozen=True, kw_only=True)

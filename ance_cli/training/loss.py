@@ -10,7 +10,7 @@ A new loss is one function and one entry in `LOSSES` (or `DISTILLATIONS`); its n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ance_cli.config import TrainConfig
 from ance_cli.config.sets import Distill, InBatch, LossName
+from ance_cli.models.matryoshka import cut
 
 ABSENT = float("-inf")
 
@@ -35,6 +36,20 @@ def doc_scores(queries: Tensor, rows: Tensor, rows_of: Tensor) -> Tensor:
         return scores[:, rows_of[:, 0]]
     by_segment = scores[:, rows_of.clamp(min=0)]  # (B, D, S)
     return by_segment.masked_fill(rows_of < 0, ABSENT).amax(-1)
+
+
+def scores_by_width(
+    queries: Tensor, rows: Tensor, rows_of: Tensor, widths: Sequence[int], is_cosine: bool
+) -> list[Tensor]:
+    """The `doc_scores` of the vectors cut to each of `widths`.
+
+    The loss is the mean over the widths of each one's loss: Matryoshka's sum with equal weights
+    (Kusupati et al., 2022, Eq. 1), which add up to 1 so that the loss keeps its size.
+    """
+    return [
+        doc_scores(cut(queries, width, is_cosine), cut(rows, width, is_cosine), rows_of)
+        for width in widths
+    ]
 
 
 def with_batch_negatives(

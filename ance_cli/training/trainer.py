@@ -26,7 +26,7 @@ from ance_cli.training.generation_watcher import GenerationWatcher
 from ance_cli.training.grad_cache import GradCacheStep
 from ance_cli.training.gradients import group_norms, layer_groups
 from ance_cli.training.live import LiveNegatives
-from ance_cli.training.loss import LossInputs, batch_loss, doc_scores, likely_positives
+from ance_cli.training.loss import LossInputs, batch_loss, likely_positives, scores_by_width
 from ance_cli.training.lr_schedule import learning_rate
 from ance_cli.training.state import TrainerState
 
@@ -90,6 +90,8 @@ class Trainer:
         """Pairs in a micro-batch of all ranks together."""
         self._num_left_out = 0.0
         """Documents that `in_batch_margin` left out of the last step, over its queries."""
+        self._widths = self.config.widths(self.encoder.dim)
+        self._is_cosine = self.model.start.is_cosine
         self._trained = [p for p in self.encoder.parameters() if p.requires_grad]
         self._groups = layer_groups(
             (name, p) for name, p in self.encoder.named_parameters() if p.requires_grad
@@ -286,8 +288,9 @@ class Trainer:
         def loss_of(q: Tensor, d: Tensor | None) -> Tensor:
             assert d is not None
             gathered = self.world.gather(d[: len(own)], counts)
-            scores = doc_scores(q, gathered, places)
-            return self._loss(scores, self._loss_inputs(batch, mine, scores))
+            by_width = scores_by_width(q, gathered, places, self._widths, self._is_cosine)
+            inputs = self._loss_inputs(batch, mine, by_width[0])
+            return torch.stack([self._loss(scores, inputs) for scores in by_width]).mean()
 
         # a rank whose part has no document encodes one anyway: averaging the gradients waits for
         # every parameter
@@ -301,7 +304,10 @@ class Trainer:
         return batch_loss(scores, loss_inputs, self.config, scale) / self.config.accumulation
 
     def _loss_inputs(self, batch: Batch, mine: Ints, scores: Tensor) -> LossInputs:
-        """What the loss of this rank's queries takes besides their `scores` (b, D)."""
+        """What the loss of this rank's queries takes at every width besides scores.
+
+        `scores` (b, D), at the full width, say which documents are left out.
+        """
         members, teacher, banned, picks = (
             torch.from_numpy(part[mine]).to(self.world.device)
             for part in (batch.members, batch.teacher, batch.banned, batch.picks)

@@ -12,6 +12,7 @@ from ance_cli.training.loss import (
     margin_mse,
     nll,
     pairwise,
+    scores_by_width,
     with_batch_negatives,
 )
 
@@ -224,6 +225,30 @@ def test_doc_scores_of_one_row_each():
     queries, rows = rng.normal(size=(2, 4)), rng.normal(size=(3, 4))
     found = doc_scores(*map(torch.tensor, (queries, rows, np.array([[2], [0], [2]]))))
     np.testing.assert_allclose(found.numpy(), (queries @ rows.T)[:, [2, 0, 2]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("is_cosine", [False, True])
+def test_scores_of_cut_vectors_against_their_twin(is_cosine):
+    """The best segment of a document may be another one at another width."""
+    rng = np.random.default_rng(4)
+    queries, rows = rng.normal(size=(3, 6)), rng.normal(size=(7, 6))
+    rows_of = np.array([[0, 1, -1], [2, -1, -1], [3, 4, 5], [6, -1, -1]])
+    found = scores_by_width(*map(torch.tensor, (queries, rows, rows_of)), [6, 4, 1], is_cosine)
+    chosen = []
+    for width, scores in zip([6, 4, 1], found, strict=True):
+        cut_queries, cut_rows = queries[:, :width], rows[:, :width]
+        if is_cosine and width < 6:
+            cut_queries, cut_rows = (
+                np.array([vector / math.hypot(*vector) for vector in vectors])
+                for vectors in (cut_queries, cut_rows)
+            )
+        for b in range(3):
+            for document in range(4):
+                by_row = {r: cut_queries[b] @ cut_rows[r] for r in rows_of[document] if r >= 0}
+                chosen.append((b, document, max(by_row, key=by_row.get)))
+                expected = max(by_row.values())
+                assert float(scores[b, document]) == pytest.approx(expected, rel=1e-6)
+    assert len(set(chosen)) > 3 * 4
 
 
 def test_only_the_best_segment_has_a_gradient():

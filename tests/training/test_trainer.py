@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from ance_cli.models.dual import load_dual
 from ance_cli.models.encoder import set_dropout
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Silent
-from ance_cli.training.data import NegativesSnapshot, PairStream, TrainingSet
+from ance_cli.training.data import NegativesSnapshot, PairStream, StreamPosition, TrainingSet
 from ance_cli.training.distributed import World
 from ance_cli.training.optim import make_optimizer
 from ance_cli.training.state import TrainerState, load_state, save_state
@@ -140,6 +141,60 @@ def test_a_margin_leaves_documents_of_the_batch_out(
     least, most = (5, 6) if margin < 0 else (0, 0)
     assert least <= lines[0]["in_batch_left_out"] <= most
     assert "in_batch_left_out" not in lines[1]
+
+
+@torch.no_grad()
+def spread(trainer):
+    """Random weights make nearly the same vector of every text: take away what all have."""
+    encoder = trainer.encoder.query
+    ids, mask = map(torch.from_numpy, trainer.queries.padded(range(8), 0))
+    hidden = encoder.backbone(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
+    encoder.head[0].bias.copy_(-encoder.head[0].weight @ hidden.mean(0))
+
+
+def loss_at(width, trainer):
+    """The nll of the first batch, in float64, of vectors cut to `width`; for cosine they have
+    length one again."""
+    batch, _ = trainer.snapshot.stream.next_batch(StreamPosition(), 8)
+    rows, rows_of = trainer.snapshot.rows_of(batch.docs)
+    sides = []
+    for encoder, table, places in (
+        (trainer.encoder.query, trainer.queries, batch.queries),
+        (trainer.encoder.passage, trainer.snapshot.passages, rows),
+    ):
+        with torch.no_grad():
+            vectors = encoder(*map(torch.from_numpy, table.padded(places, 0))).double().numpy()
+        vectors = vectors[:, :width]
+        if trainer.model.start.is_cosine:
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        sides.append(vectors)
+    queries, passages = sides
+    losses = []
+    for b, query in enumerate(queries):
+        scores = [max(query @ passages[row] for row in of_doc if row >= 0) for of_doc in rows_of]
+        negatives = [doc for doc in range(len(scores)) if not batch.banned[b, doc]]
+        compared = 2 * np.array([scores[doc] for doc in (batch.members[b, 0], *negatives)])
+        losses.append(np.log(np.exp(compared - compared[0]).sum()))
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize("grad_cache", [0, 3])
+@pytest.mark.parametrize("segmentation", ["first", "special"])
+@pytest.mark.parametrize("kind", ["checkpoint", "cosine_checkpoint"])
+def test_the_loss_is_the_mean_over_the_widths(request, tmp_path, kind, segmentation, grad_cache):
+    config = TrainConfig(batch_size=8, in_batch="all", matryoshka="5,12", total_steps=1)
+    lines = []
+    trainer = make(request.getfixturevalue(kind), tmp_path, config, 1, segmentation=segmentation)
+    trainer._grad_cache_step.chunk = grad_cache
+    trainer.model = replace(trainer.model, start=trainer.model.start.with_settings(scale=2.0))
+    set_dropout(trainer.encoder, 0.0)
+    spread(trainer)
+    assert trainer.encoder.dim == 32
+    expected = [loss_at(width, trainer) for width in (32, 12, 5)]
+    assert np.ptp(expected) > 0.1
+    trainer.output.log = lines.append
+    trainer.run(Silent(), 0)
+    assert lines[0]["loss"] == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_documents_of_several_segments_train(checkpoint, tmp_path):
