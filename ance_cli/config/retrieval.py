@@ -102,10 +102,20 @@ class SearchConfig(TaggedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSearchConfig(Config):
-    """Latencies of searches."""
+    """Latencies of searches, and measures of cut vectors."""
 
     depth: Depth = 100
     trials: Trials = 200
+    widths: Annotated[str, Setting(
+        "Also measure the embeddings cut to their first dimensions: at these widths, for instance "
+        "256,128,64, and the full one.", METHOD, metavar="N,N")] | None = None
+    measures: Measures = MEASURES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.widths is not None:
+            parse_widths("--widths", self.widths)
+        check(self.widths is not None or self.measures == MEASURES, "--measures needs --widths")
 
 
 @dataclass(frozen=True, kw_only=True)
