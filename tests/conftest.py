@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,6 @@ def backbone(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory, backbone) -> Path:
     """An encoder with the paper's head ([CLS] -> Linear -> LayerNorm), ready to encode."""
-    from dataclasses import replace
-
     from ance_cli.models.checkpoint import Checkpoint
     from ance_cli.models.dual import save_dual, start_dual
     from ance_cli.models.tokens import Tokenizer
@@ -67,6 +66,37 @@ def checkpoint(tmp_path_factory, backbone) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "ckpt"
     save_dual(dual, Tokenizer(plain), settings, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def spread_checkpoints(tmp_path_factory, checkpoint) -> dict[str, Path]:
+    """Similarity -> such an encoder, whose vectors differ from text to text.
+
+    Random weights make nearly the same vector of every text; here the head takes away what the
+    texts have in common.
+    """
+    import torch
+
+    from ance_cli.models.checkpoint import Checkpoint
+    from ance_cli.models.dual import load_dual, save_dual
+    from ance_cli.models.encoder import Normalize
+    from ance_cli.models.tokens import Tokenizer
+
+    start = Checkpoint(checkpoint)
+    tokenizer, folders = Tokenizer(start), {}
+    texts = tokenizer([f"river word{n} bread" for n in range(16)], "query")
+    ids, mask = map(torch.from_numpy, texts.padded(range(16), 0))
+    for similarity in ("dot", "cosine"):
+        dual = load_dual(start)
+        with torch.no_grad():
+            hidden = dual.query.backbone(ids, mask).last_hidden_state[:, 0]
+            dual.query.head[0].bias -= dual.query.head[0].weight @ hidden.mean(0)
+        if similarity == "cosine":
+            dual.query.head.append(Normalize())
+        folder = tmp_path_factory.mktemp("spread") / similarity
+        save_dual(dual, tokenizer, replace(start.settings, similarity=similarity), folder)
+        folders[similarity] = folder
+    return folders
 
 
 @pytest.fixture(scope="session")

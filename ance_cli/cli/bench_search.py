@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from ance_cli.call import Call
@@ -37,24 +39,33 @@ def register(app: typer.Typer) -> None:
         """Time queries online: encoded and searched one by one, and in one batch.
 
         Shows milliseconds, and the share of the exact ranking that each index finds (if one of the
-        folders contains embeddings).
+        folders contains embeddings). With --widths also what is lost if the vectors are cut to
+        their first dimensions, which --matryoshka trains for that.
 
         Example: `ance bench-search emb/ hnsw/ ivf/ --ckpt runs/ance/latest --data data/medquad
         --split dev`
         """
+        from ance_cli.evaluation.by_width import measure_widths
         from ance_cli.formats.dataset import queries_of_split
         from ance_cli.retrieval.bench_search import bench_search as stage
 
-        dataset = dataset_of(data)
+        dataset, checkpoint = dataset_of(data), checkpoint_of(ckpt, overrides)
+        queries = queries_of_split(dataset, call.skipped)
+        by_width = {}
+        if config.widths is not None:
+            by_width["widths"] = measure_widths(
+                sources, checkpoint, dataset, queries, config, compute, call
+            )
         found = stage(
             sources,
-            checkpoint_of(ckpt, overrides),
-            queries_of_split(dataset, call.skipped),
+            checkpoint,
+            queries,
             dataset.corpus,
             config,
             compute,
             call=call,
         )
+        found |= by_width
         if asked.json:
             return found
         _show(found)
@@ -86,3 +97,15 @@ def _show(found: Summary) -> None:
         ],
         console,
     )
+    if "widths" in found:
+        console.print()
+        show_rows([_by_width(row) for row in found["widths"]], console)
+
+
+def _by_width(row: dict[str, Any]) -> dict[str, Any]:
+    line = {"dimensions": row["width"]}
+    for measure, mean in row["measures"].items():
+        share = row["shares"][measure]
+        line[measure] = f"{mean:.4f}"
+        line[f"{measure} kept"] = "" if share is None else f"{share:.1%}"
+    return line

@@ -40,6 +40,27 @@ SearchedFolders = Annotated[list[Path], Setting(
 Trials = Annotated[int, Setting("Most queries to time.", RUNTIME, at_least=1)]
 
 
+def parse_widths(flag: str, text: str) -> list[int]:
+    """The widths in the text of a flag; `UsageProblem` if it has something else."""
+    try:
+        widths = [int(part) for part in text.split(",")]
+    except ValueError:
+        widths = [0]
+    check(
+        min(widths) > 0 and len(set(widths)) == len(widths),
+        f"{flag} {text!r}: expected different numbers of dimensions, for instance 256,128,64",
+    )
+    return widths
+
+
+def widths_of(flag: str, text: str, dim: int) -> list[int]:
+    """The full width `dim` of some vectors, then the smaller ones in the text, largest first."""
+    widths = parse_widths(flag, text)
+    check(max(widths) <= dim, f"{flag} {text}: the vectors have only {dim} dimensions")
+    check(min(widths) < dim, f"{flag} {text}: the vectors have {dim} dimensions as they are")
+    return sorted({dim, *widths}, reverse=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig(Config):
     """A FAISS index over embeddings."""
@@ -81,10 +102,20 @@ class SearchConfig(TaggedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSearchConfig(Config):
-    """Latencies of searches."""
+    """Latencies of searches, and measures of cut vectors."""
 
     depth: Depth = 100
     trials: Trials = 200
+    widths: Annotated[str, Setting(
+        "Also measure the embeddings cut to their first dimensions: at these widths, for instance "
+        "256,128,64, and the full one.", METHOD, metavar="N,N")] | None = None
+    measures: Measures = MEASURES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.widths is not None:
+            parse_widths("--widths", self.widths)
+        check(self.widths is not None or self.measures == MEASURES, "--measures needs --widths")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from ance_cli.config.data import MIN_REL, EncoderChoices, MinRel, Similarity
 from ance_cli.config.encoding import ComputeDtype, CpuWorkers, Gpus
-from ance_cli.config.retrieval import SEED, Seed
+from ance_cli.config.retrieval import SEED, Seed, parse_widths, widths_of
 from ance_cli.config.sets import (
     Distill,
     HeadName,
@@ -79,6 +79,10 @@ class RecipeConfig(EncoderChoices):
         "Documents of the whole batch, across devices, that are added to a query's negatives: all "
         "of them, the hardest one (NCE) or a random one. Known positives of the query are left "
         "out.", TRAINING)] = "none"
+    in_batch_margin: Annotated[float, Setting(
+        "Leave out documents of the batch that score above the query's positive by more than this, "
+        "as likely positives without a label. In the model's own scores, before --scale: cosines, "
+        "or dot products. A value below 0 leaves out more.", TRAINING)] | None = None
     loss: Loss = "nll"
     margin: Margin = 1.0
     distill: Annotated[Distill, Setting(
@@ -87,6 +91,10 @@ class RecipeConfig(EncoderChoices):
     distill_weight: Annotated[float, Setting(
         "Weight of the distillation loss; the rest is --loss.", TRAINING, at_least=0,
         at_most=1)] = 0.5
+    matryoshka: Annotated[str, Setting(
+        "Train the first dimensions of the vectors as vectors by themselves: the loss is the mean "
+        "over these widths, for instance 256,128,64, and the full one (Matryoshka).", TRAINING,
+        metavar="N,N")] | None = None
     dropout: Annotated[float, Setting(
         "Dropout in training; use 0 for short runs (default: the checkpoint's).", TRAINING,
         at_least=0, below=1)] | None = None
@@ -139,6 +147,10 @@ class TrainConfig(RecipeConfig):
             self.negatives_per_positive > 0 or self.in_batch != "none",
             "--negatives-per-positive 0 leaves nothing to train against: add --in-batch",
         )
+        check(
+            self.in_batch_margin is None or self.in_batch != "none",
+            "--in-batch-margin leaves out documents that --in-batch adds: add --in-batch",
+        )
         check(self.dtype != "fp16", "--dtype fp16: training runs in bf16 or fp32")
         check(
             self.distill is None or self.needs_negatives,
@@ -149,17 +161,24 @@ class TrainConfig(RecipeConfig):
             self.distill is None or self.distill_weight < 1 or self.in_batch == "none",
             "--distill-weight 1 leaves no weight for the loss that --in-batch adds to",
         )
+        if self.matryoshka is not None:
+            parse_widths("--matryoshka", self.matryoshka)
         if self.freeze_passages:
             check(
-                self.in_batch == "none" and self.distill is None and self.towers != "shared",
+                self.in_batch == "none" and self.distill is None and self.matryoshka is None
+                and self.towers != "shared",
                 "--freeze-passages retrieves its own negatives for a separate query encoder: it "
-                "cannot be combined with --in-batch, --distill or --towers shared",
+                "cannot be combined with --in-batch, --distill, --matryoshka or --towers shared",
             )
 
     @property
     def needs_negatives(self) -> bool:
         """Whether a segment trains on a file of negatives."""
         return self.negatives_per_positive > 0 and not self.freeze_passages
+
+    def widths(self, dim: int) -> list[int]:
+        """The widths at which vectors of `dim` dimensions are trained, the full one first."""
+        return widths_of("--matryoshka", self.matryoshka, dim) if self.matryoshka else [dim]
 
 
 @dataclass(frozen=True, kw_only=True)

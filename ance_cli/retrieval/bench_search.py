@@ -32,7 +32,7 @@ def bench_search(
     All times are in milliseconds. If one of the sources contains embeddings, the recall of each
     source is the share of the exact top `config.depth` that it finds.
     """
-    opened = [_source_at(path) for path in sources]
+    opened = [source_at(path) for path in sources]
     for source in opened:
         source.check(checkpoint, hash_file(corpus) if corpus else None)
     texts = list(queries.values())[: config.trials]
@@ -79,7 +79,7 @@ def _add_recall(
         row["recall"] = round(recall(own, exact), 4)
 
 
-def _source_at(path: Path) -> VectorSource:
+def source_at(path: Path) -> VectorSource:
     """The vectors in a folder of either kind, as its manifest says."""
     try:
         read_manifest(path, "embeddings")

@@ -78,6 +78,7 @@ class DenseRetriever:
         self.devices = self._encoder.devices
         self.device = self.devices[0]
         self.dtype = self._encoder.dtype
+        self._is_cosine = checkpoint.is_cosine
         self.embeddings: Embeddings | None = None
         if source.kind == "embeddings":
             self.embeddings = Embeddings(source.path)
@@ -115,3 +116,20 @@ class DenseRetriever:
                 return exact_top_docs(xq, self.embeddings, depth, self.devices, bar.advance, out)
         with reporter.task("searching", len(xq), "query") as bar:
             return self._index.top_docs(xq, depth, bar.advance, out)
+
+    def search_by_width(
+        self,
+        xq: npt.NDArray[np.float32],
+        depth: int,
+        widths: Sequence[int],
+        reporter: Reporter = Silent(),
+    ) -> Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]]:
+        """What `search` finds with vectors cut to each of `widths`; embeddings only."""
+        from ance_cli.retrieval.exact import exact_top_docs_by_width
+
+        assert self.embeddings is not None, "an index has its vectors in one width"
+        depth = min(depth, len(self.doc_ids))
+        with reporter.task("searching", self.embeddings.num_rows, "row") as bar:
+            return exact_top_docs_by_width(
+                xq, self.embeddings, depth, widths, self._is_cosine, self.devices, bar.advance
+            )

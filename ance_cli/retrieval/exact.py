@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import pairwise, repeat
+from itertools import chain, pairwise, repeat
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Scores = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int32]
 Found = tuple[Scores, Positions]
+_Part = tuple[Scores, Scores, Positions]
+"""(xq, D, I): queries, and where their results are written."""
 
 _GROUP_BYTES = 4 << 30
 _PAIR_BYTES = 64 << 20
@@ -49,7 +51,7 @@ def exact_top_k(
     If there are fewer rows the rest is -1. See `exact_top_docs` for the other arguments.
     """
     scan = _Scan(embeddings, _devices(devices), engine, pooled=False, blocks=None)
-    return _search(scan, xq, k, on_rows, None)
+    return _search(scan, [(xq, *_room(len(xq), k))], on_rows)[0]
 
 
 def exact_top_docs(
@@ -77,7 +79,29 @@ def exact_top_docs(
     """
     pooled = embeddings.max_segments > 1
     scan = _Scan(embeddings, _devices(devices), engine, pooled, blocks)
-    return _search(scan, xq, depth, on_rows, out)
+    return _search(scan, [(xq, *(out or _room(len(xq), depth)))], on_rows)[0]
+
+
+def exact_top_docs_by_width(
+    xq: Scores,
+    embeddings: Embeddings,
+    depth: int,
+    widths: Sequence[int],
+    is_cosine: bool,
+    devices: Sequence[torch.device] = (),
+    on_rows: Callable[[int], None] | None = None,
+    engine: str = "auto",
+) -> list[Found]:
+    """What `exact_top_docs` finds if all vectors are cut to each of `widths`, from one reading of
+    the corpus. For cosine, cut vectors are scaled to length one again."""
+    import torch
+
+    from ance_cli.models.matryoshka import cut
+
+    pooled = embeddings.max_segments > 1
+    scan = _Scan(embeddings, _devices(devices), engine, pooled, None, is_cosine)
+    queries = [cut(torch.from_numpy(xq), width, is_cosine).numpy() for width in widths]
+    return _search(scan, [(each, *_room(len(xq), depth)) for each in queries], on_rows)
 
 
 def merged(one: Found, other: Found) -> Found:
@@ -106,6 +130,8 @@ class _Scan:
     """Whether rows are pooled to documents."""
     blocks: range | None
     """None: every block."""
+    is_cosine: bool | None = None
+    """Of vectors that are cut to the width of the queries; None: they have that width."""
 
 
 def _devices(devices: Sequence[torch.device]) -> list[torch.device]:
@@ -114,61 +140,77 @@ def _devices(devices: Sequence[torch.device]) -> list[torch.device]:
     return list(devices) or [torch.device("cpu")]
 
 
+def _room(nq: int, k: int) -> Found:
+    return np.empty((nq, k), np.float32), np.empty((nq, k), np.int32)
+
+
 def _search(
-    scan: _Scan, xq: Scores, k: int, on_rows: Callable[[int], None] | None, out: Found | None
-) -> Found:
-    nq, d = xq.shape
-    D, I = out or (np.empty((nq, k), np.float32), np.empty((nq, k), np.int32))  # noqa: E741
-    D[:], I[:] = -np.inf, -1
+    scan: _Scan, parts: Sequence[_Part], on_rows: Callable[[int], None] | None
+) -> list[Found]:
+    """Fill D and I of each part, and return them. The parts are the same queries in one or several
+    widths, to the same depth."""
+    nq = len(parts[0][0])
+    for _, D, I in parts:  # noqa: E741
+        D[:], I[:] = -np.inf, -1
     # Which is cheaper to read several times? Each chunk of the corpus reads the queries and their
     # lists, nq * (4 d + 8 k) bytes in memory; each group of queries reads the corpus, 2 n d bytes
     # on disk. 500k queries to depth 200 at d = 768 are 2.3 GB against 13.5 GB for 8.8M rows. So the
     # corpus is read once if the queries fit in memory. More queries (10M to depth 1,000: 110 GB,
     # read for each of 100 chunks) are searched in groups of gigabytes: paging would cost as much
     # for each chunk as reading the corpus once more.
-    size = len(scan.devices) * max(1, _GROUP_BYTES // (4 * d + 8 * k))
+    row_bytes = sum(4 * xq.shape[1] + 8 * D.shape[1] for xq, D, _ in parts)
+    size = len(scan.devices) * max(1, _GROUP_BYTES // row_bytes)
     groups = [slice(start, min(start + size, nq)) for start in range(0, nq, size)]
     reported = 0
     for nth, group in enumerate(groups):
-        for rows in _search_group(scan, np.ascontiguousarray(xq[group]), D[group], I[group]):
+        here = [(np.ascontiguousarray(xq[group]), D[group], found[group]) for xq, D, found in parts]
+        for rows in _search_group(scan, here):
             if on_rows:
                 done = (nth * scan.embeddings.num_rows + rows) // len(groups)
                 on_rows(done - reported)
                 reported = done
-    return D, I
+    return [(D, found) for _, D, found in parts]
 
 
-def _search_group(
+def _search_group(scan: _Scan, parts: Sequence[_Part]) -> Iterator[int]:
+    """Fill D and I of each part, reading the corpus once; yields how many rows have been
+    searched."""
+    from ance_cli.retrieval.chunks import read_ahead
+
+    by_part = [_shares_of(scan, *part) for part in parts]
+    on = [share.device for share in by_part[0]]
+    chunks = read_ahead(scan.embeddings, on, by_part[0][0].engine.dtype, scan.blocks)
+    with closing(chunks), ThreadPoolExecutor(len(on), "search") as threads:
+        for chunk in chunks:
+            # one device is searched in this thread, which has the caller's number of threads
+            run = map if len(on) == 1 else threads.map
+            for shares in by_part:
+                for _ in run(_Share.add, shares, repeat(chunk), chunk.on):
+                    pass
+            yield chunk.first_row + len(chunk)
+    for share in chain.from_iterable(by_part):
+        share.finish()
+
+
+def _shares_of(
     scan: _Scan,
     xq: Scores,
     D: Scores,
     I: Positions,  # noqa: E741
-) -> Iterator[int]:
-    """Fill D and I, reading the corpus once; yields how many rows have been searched."""
+) -> list[_Share]:
+    """The queries of each device that gets any."""
     import torch
 
-    from ance_cli.retrieval.chunks import read_ahead
     from ance_cli.retrieval.top_k import engine_of
 
-    embeddings, devices = scan.embeddings, scan.devices
-    stored = torch.float16 if embeddings.vectors.dtype == np.float16 else torch.float32
+    devices = scan.devices
+    stored = torch.float16 if scan.embeddings.vectors.dtype == np.float16 else torch.float32
     cuts = [len(xq) * nth // len(devices) for nth in range(len(devices) + 1)]
-    shares = [
-        _Share(engine_of(scan.engine, device, stored), device, xq[a:b], D[a:b], I[a:b], scan.pooled)
+    return [
+        _Share(engine_of(scan.engine, device, stored), device, xq[a:b], D[a:b], I[a:b], scan)
         for device, (a, b) in zip(devices, pairwise(cuts), strict=True)
         if a < b
     ]
-    on = [share.device for share in shares]
-    chunks = read_ahead(embeddings, on, shares[0].engine.dtype, scan.blocks)
-    with closing(chunks), ThreadPoolExecutor(len(shares), "search") as threads:
-        for chunk in chunks:
-            # one device is searched in this thread, which has the caller's number of threads
-            run = map if len(shares) == 1 else threads.map
-            for _ in run(_Share.add, shares, repeat(chunk), chunk.on):
-                pass
-            yield chunk.first_row + len(chunk)
-    for share in shares:
-        share.finish()
 
 
 class _Share:
@@ -181,13 +223,14 @@ class _Share:
         xq: Scores,
         D: Scores,
         I: Positions,  # noqa: E741
-        pooled: bool,
+        scan: _Scan,
     ) -> None:
         import torch
 
         self.engine = engine
         self.device = device
-        self._pooled = pooled
+        self._pooled, self._is_cosine = scan.pooled, scan.is_cosine
+        self._width = xq.shape[1]
         self._q = engine.queries(xq)
         self._filled = torch.from_numpy(D), torch.from_numpy(I)
         # on a CPU these are the arrays themselves
@@ -198,12 +241,16 @@ class _Share:
         """Search a chunk, whose vectors on the device are `x`, and merge the results."""
         import torch
 
+        from ance_cli.models.matryoshka import cut
+
         k = self._D.shape[1]
         starts = chunk.starts.to(self.device) if self._pooled else None
         first = chunk.first_doc if self._pooled else chunk.first_row
         segments = 1 if starts is None else int(starts.diff().max())
         batch = self.engine.batch(len(x), k * segments)
         with torch.inference_mode():
+            if self._is_cosine is not None:
+                x = cut(x, self._width, self._is_cosine).contiguous()
             x = self.engine.prepare(x)
             for start in range(0, len(self._q), batch):
                 part = slice(start, start + batch)

@@ -147,7 +147,7 @@ class DenseSearcher:
         self._dtype = retriever.dtype
         xq = retriever.encode_queries(list(queries.values()), call.reporter)
         scores, docs = retriever.search(xq, config.depth, call.reporter)
-        return _hits(queries, docs, scores, retriever.doc_ids)
+        return hits_of(queries, docs, scores, retriever.doc_ids)
 
 
 class Bm25Searcher:
@@ -183,10 +183,10 @@ class Bm25Searcher:
         doc_ids = [passage.doc_id for passage in read_corpus(self.corpus, call.skipped)]
         with call.reporter.task("BM25", len(queries), "query") as bar:
             docs, scores = bm25.search(list(queries.values()), config.depth, bar.advance)
-        return _hits(queries, docs, scores, doc_ids)
+        return hits_of(queries, docs, scores, doc_ids)
 
 
-def _hits(
+def hits_of(
     queries: dict[str, str],
     docs: npt.NDArray[Any],
     scores: npt.NDArray[Any],

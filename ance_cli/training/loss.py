@@ -10,7 +10,7 @@ A new loss is one function and one entry in `LOSSES` (or `DISTILLATIONS`); its n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ance_cli.config import TrainConfig
 from ance_cli.config.sets import Distill, InBatch, LossName
+from ance_cli.models.matryoshka import cut
 
 ABSENT = float("-inf")
 
@@ -35,6 +36,20 @@ def doc_scores(queries: Tensor, rows: Tensor, rows_of: Tensor) -> Tensor:
         return scores[:, rows_of[:, 0]]
     by_segment = scores[:, rows_of.clamp(min=0)]  # (B, D, S)
     return by_segment.masked_fill(rows_of < 0, ABSENT).amax(-1)
+
+
+def scores_by_width(
+    queries: Tensor, rows: Tensor, rows_of: Tensor, widths: Sequence[int], is_cosine: bool
+) -> list[Tensor]:
+    """The `doc_scores` of the vectors cut to each of `widths`.
+
+    The loss is the mean over the widths of each one's loss: Matryoshka's sum with equal weights
+    (Kusupati et al., 2022, Eq. 1), which add up to 1 so that the loss keeps its size.
+    """
+    return [
+        doc_scores(cut(queries, width, is_cosine), cut(rows, width, is_cosine), rows_of)
+        for width in widths
+    ]
 
 
 def with_batch_negatives(
@@ -76,6 +91,19 @@ def with_batch_negatives(
     else:
         raise ValueError(f"negatives of the batch {mode!r}, picks {picks}")
     return torch.cat([own, scores.gather(1, added).masked_fill(num_allowed == 0, ABSENT)], 1)
+
+
+@torch.no_grad()
+def likely_positives(scores: Tensor, members: Tensor, margin: float) -> Tensor:
+    """(B, D) bool: the documents of other queries that score above the query's positive + `margin`.
+
+    `scores` (B, D), before any scale, and `members` (B, 1 + n) as `with_batch_negatives` takes
+    them; the query's own documents are never among them. Negatives that score so high are often
+    positives without a label (Zhang et al., 2025, Qwen3 Embedding, with a margin of 0.1).
+    """
+    columns = torch.where(members < 0, members[:, :1], members)
+    positive = scores.gather(1, columns[:, :1])
+    return (scores > positive + margin).scatter(1, columns, False)
 
 
 def nll(scores: Tensor) -> Tensor:

@@ -207,6 +207,7 @@ def _first_model(
         )
     elif config.dim not in (None, dual.dim):
         raise UsageProblem(f"--dim {config.dim}: {start.shown} has a head of {dual.dim} dimensions")
+    config.widths(dual.dim)  # refuses widths that the vectors do not have
     return dual, is_fresh
 
 

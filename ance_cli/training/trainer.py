@@ -26,7 +26,7 @@ from ance_cli.training.generation_watcher import GenerationWatcher
 from ance_cli.training.grad_cache import GradCacheStep
 from ance_cli.training.gradients import group_norms, layer_groups
 from ance_cli.training.live import LiveNegatives
-from ance_cli.training.loss import LossInputs, batch_loss, doc_scores
+from ance_cli.training.loss import LossInputs, batch_loss, likely_positives, scores_by_width
 from ance_cli.training.lr_schedule import learning_rate
 from ance_cli.training.state import TrainerState
 
@@ -88,6 +88,10 @@ class Trainer:
         self.encoder, self.optimizer = self.model.encoder, self.model.optimizer
         self.global_batch = self.config.batch_size * self.config.devices
         """Pairs in a micro-batch of all ranks together."""
+        self._num_left_out = 0.0
+        """Documents that `in_batch_margin` left out of the last step, over its queries."""
+        self._widths = self.config.widths(self.encoder.dim)
+        self._is_cosine = self.model.start.is_cosine
         self._trained = [p for p in self.encoder.parameters() if p.requires_grad]
         self._groups = layer_groups(
             (name, p) for name, p in self.encoder.named_parameters() if p.requires_grad
@@ -224,6 +228,9 @@ class Trainer:
         }
         if self.snapshot.generation is not None and self.snapshot.checkpoint_step is not None:
             line["negatives_age"] = self.step - self.snapshot.checkpoint_step
+        if self.config.in_batch_margin is not None:
+            queries = self.global_batch * self.config.accumulation
+            line["in_batch_left_out"] = round(self._num_left_out / queries, 6)
         return line
 
     def _optimizer_step(self, with_groups: bool) -> tuple[float, dict[str, float]]:
@@ -232,10 +239,13 @@ class Trainer:
             group["lr"] = learning_rate(self.config, self.step)
         self.encoder.train()
         total, at = 0.0, self.at
+        self._num_left_out = 0.0
         for micro in range(self.config.accumulation):
             batch, at = self.snapshot.stream.next_batch(at, self.global_batch)
             total += self._backward(batch, micro)
-        (total,) = self.world.all_reduce_sum(total / self.world.size)
+        total, self._num_left_out = self.world.all_reduce_sum(
+            total / self.world.size, self._num_left_out
+        )
         norms = {"grad_norm": 0.0}
         if with_groups:
             found = group_norms(self._groups)
@@ -278,7 +288,9 @@ class Trainer:
         def loss_of(q: Tensor, d: Tensor | None) -> Tensor:
             assert d is not None
             gathered = self.world.gather(d[: len(own)], counts)
-            return self._loss(doc_scores(q, gathered, places), self._loss_inputs(batch, mine))
+            by_width = scores_by_width(q, gathered, places, self._widths, self._is_cosine)
+            inputs = self._loss_inputs(batch, mine, by_width[0])
+            return torch.stack([self._loss(scores, inputs) for scores in by_width]).mean()
 
         # a rank whose part has no document encodes one anyway: averaging the gradients waits for
         # every parameter
@@ -291,9 +303,20 @@ class Trainer:
         scale = self.model.start.settings.scale
         return batch_loss(scores, loss_inputs, self.config, scale) / self.config.accumulation
 
-    def _loss_inputs(self, batch: Batch, mine: Ints) -> LossInputs:
-        parts = (batch.members, batch.teacher, batch.banned, batch.picks)
-        return LossInputs(*(torch.from_numpy(part[mine]).to(self.world.device) for part in parts))
+    def _loss_inputs(self, batch: Batch, mine: Ints, scores: Tensor) -> LossInputs:
+        """What the loss of this rank's queries takes at every width besides scores.
+
+        `scores` (b, D), at the full width, say which documents are left out.
+        """
+        members, teacher, banned, picks = (
+            torch.from_numpy(part[mine]).to(self.world.device)
+            for part in (batch.members, batch.teacher, batch.banned, batch.picks)
+        )
+        if self.config.in_batch_margin is not None:
+            left_out = likely_positives(scores, members, self.config.in_batch_margin) & ~banned
+            self._num_left_out += int(left_out.sum())
+            banned = banned | left_out
+        return LossInputs(members, teacher, banned, picks)
 
     def _live_loss(self, q: Tensor, batch: Batch, mine: Ints) -> Tensor:
         """The loss of the queries, with negatives retrieved from the frozen vectors."""

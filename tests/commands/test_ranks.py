@@ -66,6 +66,8 @@ def losses(world, name):
             2,
             "--accumulation",
             2,
+            "--matryoshka",
+            "16,8",
         ],
         pytest.param(
             ["--towers", "two", "--in-batch", "hardest", "--grad-cache", 3], marks=pytest.mark.long

@@ -53,6 +53,7 @@ RECIPES = {
     "cosine": ["--schedule", "cosine", "--warmup-steps", 2],
     "lamb": ["--optimizer", "lamb"],
     "two": ["--towers", "two"],
+    "matryoshka": ["--matryoshka", "8,16", "--in-batch", "all", "--in-batch-margin", "-0.5"],
     "maxp": ["--segmentation", "special", "--passage-length", 8, "--max-segments", 3],
     "sliced": ["--segmentation", "slice", "--passage-length", 8, "--max-segments", 3],
     **{preset: ["--preset", preset, "--query-length", 12, "--passage-length", 24]
@@ -158,8 +159,28 @@ def test_negatives_from_the_batch_alone_need_no_file(world):
     assert "up to date" in again.stderr
     found = train(world, "nothing", "--negatives-per-positive", 0, code=2, negatives=None)
     assert "leaves nothing to train against: add --in-batch" in found.stderr
+    found = train(world, "margin", "--in-batch-margin", "0.1", code=2)
+    assert "--in-batch-margin leaves out documents that --in-batch adds: add --in-batch" in (
+        found.stderr
+    )
     found = train(world, "unnamed", negatives=None, code=2)
     assert "name the negatives to train on" in found.stderr
+
+
+def test_widths_that_the_vectors_do_not_have_are_refused(world):
+    train(world, "narrow", "--matryoshka", "8")
+    for name, widths, words, code in (
+        ("narrow", "16", "matryoshka '8' -> '16'", 4),
+        ("wide", "64,8", "--matryoshka 64,8: the vectors have only 32 dimensions", 2),
+        ("whole", "32", "--matryoshka 32: the vectors have 32 dimensions as they are", 2),
+        ("words", "8,x", "--matryoshka '8,x': expected different numbers of dimensions", 2),
+        ("twice", "8,8", "--matryoshka '8,8': expected different numbers of dimensions", 2),
+        ("none", "0", "--matryoshka '0': expected different numbers of dimensions", 2),
+    ):
+        assert words in train(world, name, "--matryoshka", widths, code=code).stderr
+        assert name == "narrow" or not (world.cwd / "runs" / name).exists()
+    found = train(world, "frozen", "--matryoshka", "8", "--freeze-passages", negatives=None, code=2)
+    assert "cannot be combined with --in-batch, --distill, --matryoshka" in found.stderr
 
 
 def test_the_query_tower_alone_on_live_negatives(world):

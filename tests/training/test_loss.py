@@ -8,9 +8,11 @@ from ance_cli.training.loss import (
     DISTILLATIONS,
     LOSSES,
     doc_scores,
+    likely_positives,
     margin_mse,
     nll,
     pairwise,
+    scores_by_width,
     with_batch_negatives,
 )
 
@@ -225,6 +227,30 @@ def test_doc_scores_of_one_row_each():
     np.testing.assert_allclose(found.numpy(), (queries @ rows.T)[:, [2, 0, 2]], rtol=1e-12)
 
 
+@pytest.mark.parametrize("is_cosine", [False, True])
+def test_scores_of_cut_vectors_against_their_twin(is_cosine):
+    """The best segment of a document may be another one at another width."""
+    rng = np.random.default_rng(4)
+    queries, rows = rng.normal(size=(3, 6)), rng.normal(size=(7, 6))
+    rows_of = np.array([[0, 1, -1], [2, -1, -1], [3, 4, 5], [6, -1, -1]])
+    found = scores_by_width(*map(torch.tensor, (queries, rows, rows_of)), [6, 4, 1], is_cosine)
+    chosen = []
+    for width, scores in zip([6, 4, 1], found, strict=True):
+        cut_queries, cut_rows = queries[:, :width], rows[:, :width]
+        if is_cosine and width < 6:
+            cut_queries, cut_rows = (
+                np.array([vector / math.hypot(*vector) for vector in vectors])
+                for vectors in (cut_queries, cut_rows)
+            )
+        for b in range(3):
+            for document in range(4):
+                by_row = {r: cut_queries[b] @ cut_rows[r] for r in rows_of[document] if r >= 0}
+                chosen.append((b, document, max(by_row, key=by_row.get)))
+                expected = max(by_row.values())
+                assert float(scores[b, document]) == pytest.approx(expected, rel=1e-6)
+    assert len(set(chosen)) > 3 * 4
+
+
 def test_only_the_best_segment_has_a_gradient():
     rows = torch.tensor([[9.0, 9.0], [1.0, 0.0], [2.0, 0.0]], requires_grad=True)
     rows_of = torch.tensor([[1, 2], [1, -1]])  # a missing segment is clamped to row 0
@@ -280,6 +306,39 @@ def test_batch_negatives_against_their_twin(mode, seed):
     for b, own in enumerate(members):  # what may not be a negative is not pushed away
         forbidden = [d for d in range(scores.shape[1]) if banned[b, d] and d not in own]
         assert not leaf.grad[b, forbidden].any()
+
+
+@pytest.mark.parametrize("mode", ["none", "all", "hardest", "random"])
+@pytest.mark.parametrize("margin", [-0.5, 0.0, 0.4, 100.0, -100.0])
+def test_likely_positives_against_their_twin(mode, margin):
+    """The query's own mined negatives stay, however high they score."""
+    scores, members, banned, picks = a_batch(7)
+    left_out = likely_positives(*map(torch.tensor, (scores, members)), margin)
+    expected = banned.copy()
+    for b, own in enumerate(members):
+        limit = scores[b, own[0]] + margin
+        others = [d for d in range(scores.shape[1]) if d not in own]
+        expected[b, [d for d in others if scores[b, d] > limit]] = True
+        assert not left_out[b, [d for d in own if d >= 0]].any()
+    together = torch.tensor(banned) | left_out
+    assert together.tolist() == expected.tolist()
+    found = with_batch_negatives(
+        *map(torch.tensor, (scores, members)), together, mode, torch.tensor(picks)
+    )
+    assert found.tolist() == batch_negatives_twin(
+        scores.tolist(), members.tolist(), expected, mode, picks
+    )
+
+
+def test_likely_positives_are_judged_without_gradients():
+    scores = torch.tensor([[1.0, 2.0, 1.5]], requires_grad=True)
+    found = likely_positives(scores, torch.tensor([[0]]), 0.5)
+    assert found.tolist() == [[False, True, False]] and not found.requires_grad
+
+
+def test_a_diverged_positive_leaves_nothing_out():
+    scores = torch.tensor([[math.nan, 2.0], [0.0, math.nan]])
+    assert not likely_positives(scores, torch.tensor([[0], [0]]), 0.0).any()
 
 
 def test_random_negatives_are_uniform_over_the_allowed():

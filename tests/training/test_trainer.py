@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from ance_cli.models.dual import load_dual
 from ance_cli.models.encoder import set_dropout
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Silent
-from ance_cli.training.data import NegativesSnapshot, PairStream, TrainingSet
+from ance_cli.training.data import NegativesSnapshot, PairStream, StreamPosition, TrainingSet
 from ance_cli.training.distributed import World
 from ance_cli.training.optim import make_optimizer
 from ance_cli.training.state import TrainerState, load_state, save_state
@@ -117,6 +118,75 @@ def test_accumulation_is_a_larger_batch(checkpoint, tmp_path):
         trainer.run(Silent(), 0)
     assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-5)
     assert found[0]["grad_norm"] == pytest.approx(found[1]["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("in_batch", "margin", "equal_to"),
+    [("all", -1e9, "none"), ("all", 1e9, "all"), ("hardest", -1e9, "none")],
+)
+def test_a_margin_leaves_documents_of_the_batch_out(
+    checkpoint, tmp_path, in_batch, margin, equal_to
+):
+    """Without any of them, the query's own mined negatives are left."""
+    lines = []
+    for setting in ({"in_batch": in_batch, "in_batch_margin": margin}, {"in_batch": equal_to}):
+        config = TrainConfig(batch_size=4, accumulation=2, total_steps=2, **setting)
+        trainer = make(checkpoint, tmp_path / str(len(lines)), config, 1)
+        set_dropout(trainer.encoder, 0.0)
+        trainer.output.log = lines.append
+        trainer.run(Silent(), 0)
+    for name in ("loss", "grad_norm"):
+        assert lines[0][name] == pytest.approx(lines[1][name], rel=1e-5)
+    # each of four pairs brings two documents, and two pairs may share a mined one
+    least, most = (5, 6) if margin < 0 else (0, 0)
+    assert least <= lines[0]["in_batch_left_out"] <= most
+    assert "in_batch_left_out" not in lines[1]
+
+
+def loss_at(width, trainer):
+    """The nll of the first batch, in float64, of vectors cut to `width`; for cosine they have
+    length one again."""
+    batch, _ = trainer.snapshot.stream.next_batch(StreamPosition(), 8)
+    rows, rows_of = trainer.snapshot.rows_of(batch.docs)
+    sides = []
+    for encoder, table, places in (
+        (trainer.encoder.query, trainer.queries, batch.queries),
+        (trainer.encoder.passage, trainer.snapshot.passages, rows),
+    ):
+        with torch.no_grad():
+            vectors = encoder(*map(torch.from_numpy, table.padded(places, 0))).double().numpy()
+        vectors = vectors[:, :width]
+        if trainer.model.start.is_cosine:
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        sides.append(vectors)
+    queries, passages = sides
+    losses = []
+    for b, query in enumerate(queries):
+        scores = [max(query @ passages[row] for row in of_doc if row >= 0) for of_doc in rows_of]
+        negatives = [doc for doc in range(len(scores)) if not batch.banned[b, doc]]
+        compared = 2 * np.array([scores[doc] for doc in (batch.members[b, 0], *negatives)])
+        losses.append(np.log(np.exp(compared - compared[0]).sum()))
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize("grad_cache", [0, 3])
+@pytest.mark.parametrize("segmentation", ["first", "special"])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_the_loss_is_the_mean_over_the_widths(
+    spread_checkpoints, tmp_path, similarity, segmentation, grad_cache
+):
+    config = TrainConfig(batch_size=8, in_batch="all", matryoshka="5,12", total_steps=1)
+    lines = []
+    trainer = make(spread_checkpoints[similarity], tmp_path, config, 1, segmentation=segmentation)
+    trainer._grad_cache_step.chunk = grad_cache
+    trainer.model = replace(trainer.model, start=trainer.model.start.with_settings(scale=2.0))
+    set_dropout(trainer.encoder, 0.0)
+    assert trainer.encoder.dim == 32
+    expected = [loss_at(width, trainer) for width in (32, 12, 5)]
+    assert np.ptp(expected) > 0.1
+    trainer.output.log = lines.append
+    trainer.run(Silent(), 0)
+    assert lines[0]["loss"] == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_documents_of_several_segments_train(checkpoint, tmp_path):
