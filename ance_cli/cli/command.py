@@ -42,6 +42,8 @@ CallFlag = Literal[
     "skip_bad",
     "longest_line",
 ]
+LOADS: tuple[CallFlag, ...] = ("trust_remote_code", "threads")
+"""Flags of every command that loads a checkpoint."""
 READS: tuple[CallFlag, ...] = ("skip_bad", "longest_line")
 """Flags of every command that reads text files from outside."""
 COMMON: tuple[CallFlag, ...] = ("config", "cache_dir", "dry_run", "quiet", "json")

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import COMMON, READS, command
+from ance_cli.cli.command import COMMON, LOADS, READS, command
 from ance_cli.cli.runner import checkpoint_of, dataset_of
 from ance_cli.config import ComputeConfig, DiagnoseConfig
 from ance_cli.config.calling import CallSettings
@@ -19,9 +19,7 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app, "diagnose", "Loop", takes=(*COMMON, "trust_remote_code", "force", "threads", *READS)
-    )
+    @command(app, "diagnose", "Loop", takes=(*COMMON, "force", *LOADS, *READS))
     def diagnose(
         call: Call,
         asked: CallSettings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import COMMON, READS, command
+from ance_cli.cli.command import COMMON, LOADS, READS, command
 from ance_cli.cli.runner import checkpoint_of, dataset_of
 from ance_cli.config import EncodeConfig
 from ance_cli.config.data import Ckpt, DataFiles, EncodingOverrides, OutputFolder
@@ -16,9 +16,7 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app, "encode", "Stages", takes=(*COMMON, "trust_remote_code", "force", "threads", *READS)
-    )
+    @command(app, "encode", "Stages", takes=(*COMMON, "force", *LOADS, *READS))
     def encode(
         call: Call,
         *,

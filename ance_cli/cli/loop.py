@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import COMMON, READS, command
+from ance_cli.cli.command import COMMON, LOADS, READS, command
 from ance_cli.cli.runner import merged_data
 from ance_cli.config import FollowConfig, LoopConfig, LoopDevices, RefreshTiming
 from ance_cli.config.data import OutputFolder, RunStart
@@ -19,7 +19,7 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "loop", "Loop", takes=(*COMMON, "trust_remote_code", "threads", *READS))
+    @command(app, "loop", "Loop", takes=(*COMMON, *LOADS, *READS))
     def loop(
         call: Call,
         *,

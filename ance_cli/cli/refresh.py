@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import COMMON, command
+from ance_cli.cli.command import COMMON, LOADS, command
 from ance_cli.config.data import RunPath
 from ance_cli.config.encoding import Gpus, Ray
 from ance_cli.config.loop import FollowConfig, FollowRun, RefreshRules
@@ -17,7 +17,7 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "refresh", "Loop", takes=(*COMMON, "trust_remote_code", "force", "threads"))
+    @command(app, "refresh", "Loop", takes=(*COMMON, "force", *LOADS))
     def refresh(
         call: Call,
         *,

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from ance_cli.call import Call, SkippedLines
-from ance_cli.cli.command import COMMON, READS, command
+from ance_cli.cli.command import COMMON, LOADS, READS, command
 from ance_cli.cli.runner import checkpoint_of, dataset_of
 from ance_cli.config import ComputeConfig, SearchConfig
 from ance_cli.config.calling import CallSettings
@@ -24,9 +24,7 @@ from ance_cli.formats.summary import Summary
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(
-        app, "search", "Stages", takes=(*COMMON, "trust_remote_code", "force", "threads", *READS)
-    )
+    @command(app, "search", "Stages", takes=(*COMMON, "force", *LOADS, *READS))
     def search(
         call: Call,
         asked: CallSettings,

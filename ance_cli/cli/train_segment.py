@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import COMMON, READS, command
+from ance_cli.cli.command import COMMON, LOADS, READS, command
 from ance_cli.cli.runner import dataset_of, merged_data
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.config.data import OutputFolder, RunStart
@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
         app,
         "train-segment",
         "Stages",
-        takes=(*COMMON, "trust_remote_code", "force", "threads", *READS),
+        takes=(*COMMON, "force", *LOADS, *READS),
     )
     def train_segment(
         call: Call,

@@ -241,12 +241,20 @@ class Checkpoint:
     def is_cosine(self) -> bool:
         """Whether the vectors are compared by their angle: they have, or will be scaled to, length
         one."""
-        if all(tower.has("Normalize") for tower in self._towers.values()):
-            return True
-        if self.files.sentence_transformers_config.exists():
-            named = self._library_config.similarity_fn_name
-            return bool(named == "cosine" or (named is None and not self.is_pinned))
-        return False
+        return self._settings.similarity == "cosine" or self._has_normalize
+
+    @property
+    def _has_normalize(self) -> bool:
+        return all(tower.has("Normalize") for tower in self._towers.values())
+
+    @property
+    def _similarity(self) -> SimilarityName:
+        """What sentence-transformers says, whose default is cosine."""
+        named = self._library_config.similarity_fn_name
+        if named is None:
+            there = self.files.sentence_transformers_config.exists()
+            return "cosine" if there or self._has_normalize else "dot"
+        return "cosine" if named == "cosine" else "dot"
 
     @property
     def is_pinned(self) -> bool:
@@ -269,6 +277,8 @@ class Checkpoint:
                 f"{self.shown}: one tower lower-cases its texts and the other does not",
                 hint="set do_lower_case to the same value in both sentence_bert_config.json files",
             )
+        similarity = self._similarity
+        cosine = similarity == "cosine" or self._has_normalize
         return EncodingSettings(
             query_length=query.length_of("query"),
             passage_length=passage.length_of("passage"),
@@ -276,8 +286,8 @@ class Checkpoint:
             passage_prefix=self._prompt("passage"),
             lowercase=query.lowercase,
             truncate_dim=self._library_config.truncate_dim,
-            similarity="cosine" if self.is_cosine else "dot",
-            scale=COSINE_SCALE if self.is_cosine else 1.0,
+            similarity=similarity,
+            scale=COSINE_SCALE if cosine else 1.0,
         )
 
     def _prompt(self, side: Side) -> str:

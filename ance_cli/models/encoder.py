@@ -222,7 +222,7 @@ def _encoder(checkpoint: Checkpoint, side: Side, dtype: torch.dtype) -> Encoder:
         need_peft()
     encoder = Encoder(
         load_modules(tower, dtype),
-        checkpoint.settings.similarity == "cosine" or checkpoint.is_cosine,
+        checkpoint.settings.similarity == "cosine",
         checkpoint.settings.truncate_dim,
         _prompt_lengths(checkpoint, tower),
         side,

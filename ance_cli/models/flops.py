@@ -34,7 +34,8 @@ def forward_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> int
         for name, module in backbone.named_modules()
         if isinstance(module, nn.Linear) and not name.startswith("pooler")  # not one per token
     )
-    attention = 4 * config.num_hidden_layers * config.hidden_size * sum_squares
+    layers = getattr(config, "num_hidden_layers", 0)  # code of a checkpoint may not say it
+    attention = 4 * layers * config.hidden_size * sum_squares
     return int(2 * weights * num_tokens + attention)
 
 
