@@ -35,7 +35,7 @@ from ance_cli.formats.run_folder import (
     RunFolder,
     now,
 )
-from ance_cli.formats.tolerant_io import fitting, object_in, records_in
+from ance_cli.loop.tolerant_io import fitting, object_in, records_in
 from ance_cli.loop.run_records import (
     AuditRecord,
     Event,
