@@ -7,8 +7,7 @@ import numpy.typing as npt
 
 from ance_cli.formats.row_format import Floats, RowFormat
 
-SAMPLE = 10_000
-_QUERIES, _DEPTH = 1_000, 10
+_SAMPLE, _QUERIES, _DEPTH = 10_000, 1_000, 10
 
 
 def recall_of_floats(vectors: Floats, rows: RowFormat) -> float:
@@ -19,7 +18,7 @@ def recall_of_floats(vectors: Floats, rows: RowFormat) -> float:
     not rounded. A row is not ranked for itself, and ties rank by position. Up to eleven rows leave
     nothing to miss: 1.
     """
-    vectors = vectors[:SAMPLE]
+    vectors = vectors[:_SAMPLE]
     if len(vectors) <= _DEPTH + 1:
         return 1.0
     asked = np.arange(0, len(vectors), -(-len(vectors) // _QUERIES))
