@@ -66,5 +66,6 @@ class EncodeConfig(ClusterConfig):
 
     side: Annotated[Side, Setting("Encode the corpus (passage) or queries.", METHOD)] = "passage"
     output_dtype: Annotated[OutputDtype, Setting(
-        "Number format of the stored vectors.", METHOD)] = "float16"
+        "Number format of the stored vectors. int8 rounds each component to 255 steps, binary "
+        "keeps its sign alone; the summary says what a search still finds.", METHOD)] = "float16"
     cpu_workers: CpuWorkers = 1

@@ -53,7 +53,7 @@ def compute(xq: Singles, positives: Sequence[int], embeddings: Embeddings) -> Co
     offsets = embeddings.doc_offsets
     chosen = []
     for query, doc in zip(xq, positives, strict=True):
-        rows = embeddings.vectors[offsets[doc] : offsets[doc + 1]].astype(np.float32)
+        rows = embeddings.rows(np.arange(offsets[doc], offsets[doc + 1]))
         chosen.append(rows[np.argmax(rows @ query)])
     plus = np.stack(chosen)
     shape = (len(xq), embeddings.num_docs)

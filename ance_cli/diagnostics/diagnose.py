@@ -72,13 +72,15 @@ def diagnose(
 ) -> Summary:
     """Write the report, a JSON object, and draw its figures into the folder `figures`.
 
-    Raises `Mismatch` if the vectors were made by another passage encoder or of another corpus.
+    Raises `Mismatch` if the vectors were made by another passage encoder or of another corpus, or
+    were rounded.
     """
     subject.checkpoint.need_head()
     sources = subject.sources()
     corpus_hash = hash_file(subject.dataset.corpus)
     for source in sources:
         source.check(subject.checkpoint, corpus_hash)
+        source.need_floats("ance diagnose")
     if figures is not None:
         from ance_cli.diagnostics.report_figures import check_figures
 

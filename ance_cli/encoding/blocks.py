@@ -20,6 +20,7 @@ import orjson
 import torch
 
 from ance_cli.config import EncodeConfig
+from ance_cli.encoding.recall import recall_of_floats
 from ance_cli.errors import BadInput
 from ance_cli.formats.embeddings import EmbeddingsWriter
 from ance_cli.formats.records import parse_record
@@ -166,5 +167,7 @@ class BlockEncoder:
         )
 
     def _write(self, block: int, vectors: npt.NDArray[np.float32], work: Work) -> None:
-        self._writer.write_block(block, vectors)
+        rows = self._writer.format
+        recall = recall_of_floats(vectors, rows) if rows.rounds and block == 0 else None
+        self._writer.write_block(block, vectors, recall)
         self._listener.finished(block, work)

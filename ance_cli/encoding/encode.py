@@ -297,6 +297,8 @@ class _Encoding:
             **{name: content[name] for name in ("docs", "rows", "dim")},
             **self.figures(work, seconds),
         }
+        if (recall := self.writer.recall) is not None:
+            stats["recall_at_10_of_float32"] = round(recall, 4)
         manifest = self.plan.publish_folder(content, stats, UNFINISHED_ONLY)
         self.texts.close()
         return summary_of(manifest, self.plan.output, up_to_date=False)

@@ -1,9 +1,10 @@
 """Embeddings on disk: a folder with a memory-mapped matrix that is written in resumable blocks.
 
-`embeddings.npy` is (rows, dim), float16 or float32 in C order; `ids.txt` has one document id per
-line; `doc_offsets.npy` is int64 (documents + 1,): document i has the rows
-`doc_offsets[i]:doc_offsets[i + 1]`, one row for FirstP and up to `max_segments` for MaxP. While the
-folder is unfinished, `done.npy` records which blocks of documents are durable.
+`embeddings.npy` has a row for each vector, in a format of `row_format`: (rows, dim) float16 or
+float32 in C order, or rounded. `ids.txt` has one document id per line; `doc_offsets.npy` is int64
+(documents + 1,): document i has the rows `doc_offsets[i]:doc_offsets[i + 1]`, one row for FirstP
+and up to `max_segments` for MaxP. While the folder is unfinished, `done.npy` records which blocks
+of documents are durable, and `recall.npy` has what rounding keeps of the rankings.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from ance_cli.config.sets import OutputDtype
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.manifest import read_manifest
+from ance_cli.formats.row_format import ROW_FORMATS, Floats
 
 VECTORS = "embeddings.npy"
 IDS = "ids.txt"
 DOC_OFFSETS = "doc_offsets.npy"
 DONE = "done.npy"
-UNFINISHED_ONLY = (DONE,)
+RECALL = "recall.npy"
+UNFINISHED_ONLY = (DONE, RECALL)
 """Files that are removed when the folder is published."""
 
 BLOCK_DOCS = 16_384
@@ -39,6 +43,7 @@ MOST_DOCS = 2**31 - 1
 
 _HEADER_BYTES = 128
 _DONE_DTYPE = np.dtype([("rows", "<i8"), ("xxh3", "<u8")])
+_RECALL_DTYPE = np.dtype("<f8")
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _FALLOCATE = None
@@ -48,8 +53,6 @@ if sys.platform == "linux":
 
 _AGAIN = "make the embeddings again with: ance encode --force"
 _RESTORE = "restore the file, or make the artifact again with --force"
-
-Floats = npt.NDArray[np.floating[Any]]
 
 
 def write_ids(path: Path, ids: Iterable[str]) -> int:
@@ -134,11 +137,12 @@ class EmbeddingsWriter:
     block begin, so any process can write any block; `done.npy` records the durable blocks.
     """
 
-    def __init__(self, folder: Path, dim: int, dtype: str, block_docs: int) -> None:
+    def __init__(self, folder: Path, dim: int, dtype: OutputDtype, block_docs: int) -> None:
         """Open a folder that `begin` has prepared."""
         self.folder = folder
         self.dim = dim
-        self.dtype = np.dtype(dtype)
+        self.dtype = dtype
+        self.format = ROW_FORMATS[dtype](dim)
         self.block_docs = block_docs
         offsets = load_array(folder / DOC_OFFSETS, mapped=True)
         self.num_docs = len(offsets) - 1
@@ -151,7 +155,7 @@ class EmbeddingsWriter:
         folder: Path,
         doc_offsets: npt.NDArray[np.int64],
         dim: int,
-        dtype: str,
+        dtype: OutputDtype,
         block_docs: int = BLOCK_DOCS,
     ) -> EmbeddingsWriter:
         """Open a folder, and prepare it first if it is new; one process at a time.
@@ -166,7 +170,7 @@ class EmbeddingsWriter:
                 hint="divide the corpus into several datasets",
             )
         num_blocks = -(-(len(doc_offsets) - 1) // block_docs)
-        rows = int(doc_offsets[-1])
+        rows, stored = int(doc_offsets[-1]), ROW_FORMATS[dtype](dim)
         if not (folder / DONE).exists():
             fresh = np.zeros(num_blocks, _DONE_DTYPE)
             fresh["rows"] = -1
@@ -174,9 +178,13 @@ class EmbeddingsWriter:
                 with atomic.new_file(folder / DOC_OFFSETS) as handle:
                     np.save(handle, doc_offsets)
                 with atomic.new_file(folder / VECTORS) as handle:
-                    header = npy_header((rows, dim), np.dtype(dtype))
+                    header = npy_header((rows, *stored.row.shape), stored.row.base)
                     handle.write(header)
-                    handle.truncate(len(header) + rows * dim * np.dtype(dtype).itemsize)
+                    handle.truncate(len(header) + rows * stored.row.itemsize)
+                if stored.rounds:
+                    with atomic.new_file(folder / RECALL) as handle:
+                        handle.write(npy_header((1,), _RECALL_DTYPE))
+                        handle.write(bytes(_RECALL_DTYPE.itemsize))
                 with atomic.new_file(folder / DONE) as handle:
                     handle.write(npy_header((num_blocks,), _DONE_DTYPE))
                     handle.write(fresh.tobytes())
@@ -187,7 +195,7 @@ class EmbeddingsWriter:
 
     def _forget_damaged(self) -> None:
         """Mark the blocks whose vectors do not match their hash as missing."""
-        row_bytes = self.dim * self.dtype.itemsize
+        row_bytes = self.format.row.itemsize
         with open(self.folder / VECTORS, "rb") as handle:
             for block, (rows, expected) in enumerate(self._done().tolist()):
                 if rows < 0:
@@ -219,24 +227,33 @@ class EmbeddingsWriter:
         start = block * self.block_docs
         return range(start, min(start + self.block_docs, self.num_docs))
 
-    def write_block(self, block: int, vectors: Floats) -> None:
-        """Store a block's vectors (rows x dim), durable before the block counts as done."""
+    def write_block(self, block: int, vectors: Floats, recall: float | None = None) -> None:
+        """Store a block's vectors (rows x dim), durable before the block counts as done, and with
+        the first block of rounded vectors the recall that was measured on it."""
         first, last = self._first_row[block : block + 2].tolist()
         if vectors.shape != (last - first, self.dim):
             raise ValueError(
                 f"block {block} has vectors of shape {vectors.shape}, "
                 f"expected {(last - first, self.dim)}"
             )
-        data = np.ascontiguousarray(vectors, self.dtype)
-        if not np.isfinite(data).all():
+        rows = self.format.stored(vectors)
+        if not (np.isfinite(vectors).all() and np.isfinite(self.format.floats(rows)).all()):
             raise BadInput(
                 f"block {block}: a vector is not finite, or has a component beyond the range of "
-                f"{self.dtype.name}",
+                f"{self.dtype}",
                 hint="store the vectors with --output-dtype float32",
             )
-        row_bytes = self.dim * self.dtype.itemsize
-        _write_at(self.folder / VECTORS, _HEADER_BYTES + first * row_bytes, data.data)
-        self._note(block, len(data), xxhash.xxh3_64_intdigest(data.data))
+        if recall is not None:
+            _write_at(self.folder / RECALL, _HEADER_BYTES, np.array([recall], _RECALL_DTYPE))
+        data = rows.view(np.uint8).data
+        _write_at(self.folder / VECTORS, _HEADER_BYTES + first * self.format.row.itemsize, data)
+        self._note(block, len(rows), xxhash.xxh3_64_intdigest(data))
+
+    @property
+    def recall(self) -> float | None:
+        """The recall that was measured on the first block, which is done; None if the vectors are
+        not rounded."""
+        return float(load_array(self.folder / RECALL)[0]) if self.format.rounds else None
 
     def finish(self, ids: Iterable[str]) -> dict[str, Any]:
         """Write the ids and return the manifest's `content`."""
@@ -246,7 +263,7 @@ class EmbeddingsWriter:
             "rows": int(self._first_row[-1]),
             "docs": self.num_docs,
             "dim": self.dim,
-            "dtype": self.dtype.name,
+            "dtype": self.dtype,
             "block_docs": self.block_docs,
             "block_xxh3": [f"{value:016x}" for value in self._done()["xxh3"].tolist()],
             "ids_xxh3": _hash_of(self.folder / IDS),
@@ -267,14 +284,22 @@ class Embeddings:
         self.manifest = read_manifest(folder, "embeddings")
         content = self.manifest["content"]
         self.vectors = load_array(folder / VECTORS, mapped=True)
+        """The rows as they are stored, memory-mapped. `rows` and `blocks` give floats."""
         self._checked: set[int] = set()
         self.ids = read_ids(folder / IDS)
         self.doc_offsets: npt.NDArray[np.int64] = load_array(folder / DOC_OFFSETS)
-        expected = (content["rows"], content["dim"])
-        if self.vectors.shape != expected or self.vectors.dtype.name != content["dtype"]:
+        try:
+            self._format = ROW_FORMATS[content["dtype"]](content["dim"])
+        except ValueError:
+            raise BadInput(
+                f"{folder}: {content['dim']} dimensions: the manifest was edited", hint=_AGAIN
+            ) from None
+        row = self._format.row
+        expected = (content["rows"], *row.shape)
+        if self.vectors.shape != expected or self.vectors.dtype != row.base:
             raise Mismatch(
                 f"{folder / VECTORS}: has shape {self.vectors.shape} and dtype "
-                f"{self.vectors.dtype}, expected {expected} and {content['dtype']} (the manifest)",
+                f"{self.vectors.dtype}, expected {expected} and {row.base} (the manifest)",
                 hint=_AGAIN,
             )
         if len(self.ids) != content["docs"] or self.doc_offsets.shape != (len(self.ids) + 1,):
@@ -322,7 +347,7 @@ class Embeddings:
 
     @property
     def dim(self) -> int:
-        return int(self.vectors.shape[1])
+        return int(self.manifest["content"]["dim"])
 
     @property
     def tower(self) -> str:
@@ -345,7 +370,7 @@ class Embeddings:
         return np.append(starts, self.doc_offsets[-1])
 
     def rows(self, positions: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
-        """(positions, dim) the vectors of some rows.
+        """(positions, dim) the vectors that some rows stand for.
 
         Raises `BadInput` if the hash of a block that has one of them is wrong. A block is read once
         for that by each reader of the folder, however often its rows are asked for.
@@ -355,23 +380,24 @@ class Embeddings:
             for block in set(holding.tolist()) - self._checked:
                 for _ in self.blocks(range(block, block + 1)):
                     pass
-        return np.asarray(self.vectors[positions], np.float32)
+        return np.asarray(self._format.floats(self.vectors[positions]), np.float32)
 
     def blocks(self, which: range | None = None) -> Iterator[tuple[int, Floats]]:
         """(first row, vectors) of each block, or of the blocks in `which`.
 
-        Raises `BadInput` if the hash of a block is wrong.
+        The vectors are float16 if they are stored so, and float32 otherwise. Raises `BadInput` if
+        the hash of a block is wrong.
         """
         hashes = self.manifest["content"]["block_xxh3"]
         first_rows = self.first_rows()
         for block in range(len(hashes)) if which is None else which:
             first, last = first_rows[block : block + 2].tolist()
             data = np.ascontiguousarray(self.vectors[first:last])
-            if f"{xxhash.xxh3_64_intdigest(data.data):016x}" != hashes[block]:
+            if f"{xxhash.xxh3_64_intdigest(data.view(np.uint8).data):016x}" != hashes[block]:
                 raise BadInput(
                     f"{self.folder / VECTORS}: block {block} (rows {first} to {last}) is damaged: "
                     "its hash differs from the one in the manifest",
                     hint=_AGAIN,
                 )
             self._checked.add(block)
-            yield first, data
+            yield first, self._format.floats(data)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ance_cli.config.sets import OutputDtype
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats import atomic
 from ance_cli.formats.hashing import hash_file, hash_json
@@ -170,7 +171,7 @@ class _EmbeddingsContent(Content):
     rows: int
     docs: int
     dim: int
-    dtype: str
+    dtype: OutputDtype
     block_docs: int
     block_xxh3: list[str]
 

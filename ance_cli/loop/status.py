@@ -35,7 +35,6 @@ from ance_cli.formats.run_folder import (
     RunFolder,
     now,
 )
-from ance_cli.formats.tolerant_io import fitting, object_in, records_in
 from ance_cli.loop.run_records import (
     AuditRecord,
     Event,
@@ -53,6 +52,7 @@ from ance_cli.loop.status_schema import (
     Training,
     Worker,
 )
+from ance_cli.loop.tolerant_io import fitting, object_in, records_in
 
 ROLES = (SUPERVISOR, TRAINER, REFRESHER)
 

@@ -22,7 +22,6 @@ from ance_cli.formats.manifest import check_files
 from ance_cli.formats.plan import KEEP
 from ance_cli.formats.run_folder import LOOP, REFRESH, RUN, RunFolder
 from ance_cli.formats.summary import Summary
-from ance_cli.formats.tolerant_io import fitting, object_in, records_in
 from ance_cli.loop.refresh_config import labels_of_split
 from ance_cli.loop.run_records import (
     AuditRecord,
@@ -38,6 +37,7 @@ from ance_cli.loop.run_records import (
 )
 from ance_cli.loop.status import status
 from ance_cli.loop.status_schema import Refresh
+from ance_cli.loop.tolerant_io import fitting, object_in, records_in
 from ance_cli.report.charts import need_matplotlib
 from ance_cli.report.facts import (
     Baseline,

@@ -57,7 +57,7 @@ def bench_search(
 def _row(source: VectorSource, latency: Latency) -> dict[str, Any]:
     return {
         "source": str(source.path),
-        "searched": "exactly" if source.kind == "embeddings" else _factory(source),
+        "searched": _factory(source) if source.kind == "index" else _exactly(source),
         "encode": percentiles(latency.encode),
         "search": percentiles(latency.search),
         "total": percentiles(latency.encode + latency.search),
@@ -68,13 +68,14 @@ def _row(source: VectorSource, latency: Latency) -> dict[str, Any]:
 def _add_recall(
     rows: list[dict[str, Any]], found: list[Positions], sources: list[VectorSource]
 ) -> None:
-    """Add each row's recall against the first exact search, if there is one."""
+    """Add each row's recall against the first exact search, if there is one; vectors that were
+    rounded come after all others."""
     from ance_cli.retrieval.recall import recall
 
-    kinds = [source.kind for source in sources]
-    if "embeddings" not in kinds:
+    searched = [nth for nth, source in enumerate(sources) if source.kind == "embeddings"]
+    if not searched:
         return
-    exact = found[kinds.index("embeddings")]
+    exact = found[min(searched, key=lambda nth: sources[nth].rounded_to is not None)]
     for row, own in zip(rows, found, strict=True):
         row["recall"] = round(recall(own, exact), 4)
 
@@ -87,6 +88,10 @@ def source_at(path: Path) -> VectorSource:
         read_manifest(path, "index")
         return VectorSource(path, "index")
     return VectorSource(path, "embeddings")
+
+
+def _exactly(source: VectorSource) -> str:
+    return f"exactly, {source.rounded_to}" if source.rounded_to else "exactly"
 
 
 def _factory(source: VectorSource) -> str:

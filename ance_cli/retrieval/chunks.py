@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ance_cli.formats.embeddings import Embeddings, Floats
+from ance_cli.formats.embeddings import Embeddings
+from ance_cli.formats.row_format import Floats
 
 CHUNK_ROWS = 131_072
 CHUNK_BYTES = 256 << 20

@@ -13,6 +13,7 @@ from ance_cli.config import ComputeConfig
 from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.manifest import read_manifest
+from ance_cli.formats.row_format import ROW_FORMATS
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.texts import TextEncoder
 from ance_cli.progress import Reporter, Silent
@@ -31,6 +32,25 @@ class VectorSource:
     @property
     def fingerprint(self) -> str:
         return str(read_manifest(self.path, self.kind)["fingerprint"])
+
+    @property
+    def rounded_to(self) -> str | None:
+        """`int8` or `binary`, if these are embeddings whose vectors were rounded to that."""
+        if self.kind != "embeddings":
+            return None
+        content = read_manifest(self.path, self.kind)["content"]
+        is_rounded = ROW_FORMATS[content["dtype"]](content["dim"]).rounds
+        return str(content["dtype"]) if is_rounded else None
+
+    def need_floats(self, purpose: str) -> None:
+        """Raises `Mismatch` if the vectors were rounded; `purpose` is what needs them as the model
+        made them."""
+        if rounded_to := self.rounded_to:
+            raise Mismatch(
+                f"{self.path}: the vectors were rounded to {rounded_to}, and {purpose} needs them "
+                "as the model made them",
+                hint="encode the corpus to another folder: ance encode --output-dtype float16",
+            )
 
     def check(self, checkpoint: Checkpoint, corpus_hash: str | None) -> None:
         """Raises `Mismatch` if another passage tower made the vectors, or if they are of another

@@ -159,7 +159,9 @@ def _check_frozen(run: RunFolder, setup: RunSetup, found: SegmentInput) -> None:
         assert setup.checkpoint is not None, "a new run has a start"
         frozen = start_checkpoint(setup.checkpoint, setup.config)
     assert found.path is not None, "the vectors are the input of the segment"
-    VectorSource(found.path, "embeddings").check(frozen, hash_file(setup.dataset.corpus))
+    vectors = VectorSource(found.path, "embeddings")
+    vectors.check(frozen, hash_file(setup.dataset.corpus))
+    vectors.need_floats("--freeze-passages")
 
 
 def _begin(run: RunFolder, record: Segment | None, found: SegmentInput, steps: int) -> Segment:

@@ -22,6 +22,9 @@ class Stored:
         self.doc_offsets = np.concatenate([[0], np.cumsum(counts)])
         self.num_docs, self.dim = len(counts), rows.shape[1]
 
+    def rows(self, positions):
+        return self.vectors[positions].astype(np.float32)
+
     def blocks(self):
         half = int(self.doc_offsets[self.num_docs // 2])
         yield 0, self.vectors[:half]

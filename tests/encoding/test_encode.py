@@ -118,19 +118,21 @@ from ance_cli.formats.dataset import locate
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.inference import InferenceEngine
 from ance_cli.encoding import encode, tokenize
-tokenize.BLOCK_DOCS = 5
+tokenize.BLOCK_DOCS = int(sys.argv[6])
 real = InferenceEngine.encode
 def slowly(self, rows, **listeners):
     time.sleep(0.3)
     return real(self, rows, **listeners)
 InferenceEngine.encode = slowly
-config = EncodeConfig(gpus="none", dtype="fp32", cpu_workers=int(sys.argv[4]))
+config = EncodeConfig(
+    gpus="none", dtype="fp32", cpu_workers=int(sys.argv[4]), output_dtype=sys.argv[5]
+)
 encode.encode(Checkpoint(Path(sys.argv[1])), locate(Path(sys.argv[2])), Path(sys.argv[3]), config)
 """
 
 
-def started(opened, output, workers):
-    arguments = [opened[0].path, opened[1].corpus.parent, output, str(workers)]
+def started(opened, output, workers, dtype="float16", block_docs=5):
+    arguments = [opened[0].path, opened[1].corpus.parent, output, workers, dtype, block_docs]
     return subprocess.Popen([sys.executable, "-c", KILLED, *map(str, arguments)])
 
 
@@ -161,6 +163,59 @@ def test_kill_9_loses_the_blocks_in_flight_at_most(opened, whole, tmp_path, monk
     encode(*opened, output, ONE)
     assert len(blocks) == NUM_BLOCKS - done
     same(output, whole)
+
+
+# ---------------------------------------------------------------- rounded vectors
+
+
+def rounded(dtype):
+    return EncodeConfig(gpus="none", dtype="fp32", output_dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "binary"])
+def test_the_summary_says_what_rounding_keeps(opened, tmp_path, dtype, monkeypatch):
+    """Recall@10 of the first block's rows among each other, whichever call encoded them."""
+    monkeypatch.setattr(tokenize, "BLOCK_DOCS", 30)
+    found = encode(*opened, tmp_path / "emb", rounded(dtype))
+    encode(*opened, tmp_path / "floats", rounded("float32"))
+    exact = np.load(tmp_path / "floats" / "embeddings.npy")[:30]
+    kept = Embeddings(tmp_path / "emb").rows(np.arange(30))
+    shares = []
+    for place, query in enumerate(exact):
+        best = [
+            [row for row in np.argsort(-(rows @ query), kind="stable").tolist() if row != place]
+            for rows in (exact, kept)
+        ]
+        shares.append(len({*best[0][:10]} & {*best[1][:10]}) / 10)
+    assert found["recall_at_10_of_float32"] == pytest.approx(np.mean(shares), abs=1e-4)
+    assert found["recall_at_10_of_float32"] < 1
+    for number in (2, 1):  # the call that encodes the first block publishes; then the other one
+        encode(*opened, tmp_path / "first", rounded(dtype), shard=(number, 2))
+        last = encode(*opened, tmp_path / "last", rounded(dtype), shard=(3 - number, 2))
+    assert last["recall_at_10_of_float32"] == found["recall_at_10_of_float32"]
+    for name in ("first", "last"):
+        same(tmp_path / name, tmp_path / "emb")
+        again = encode(*opened, tmp_path / name, rounded(dtype))
+        assert again["up_to_date"]
+        assert again["recall_at_10_of_float32"] == found["recall_at_10_of_float32"]
+
+
+def test_floats_have_no_recall(opened, tmp_path):
+    for dtype in ("float16", "float32"):
+        assert "recall_at_10_of_float32" not in encode(*opened, tmp_path / dtype, rounded(dtype))
+
+
+def test_kill_9_changes_neither_the_bits_nor_their_recall(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenize, "BLOCK_DOCS", 20)
+    expected = encode(*opened, tmp_path / "whole", rounded("binary"))
+    process = started(opened, tmp_path / "cut", 1, "binary", block_docs=20)
+    wait_for(lambda: done_blocks(tmp_path / "cut") >= 1)
+    process.kill()
+    process.wait()
+    assert 1 <= done_blocks(tmp_path / "cut") < 4
+    found = encode(*opened, tmp_path / "cut", rounded("binary"))
+    same(tmp_path / "cut", tmp_path / "whole")
+    assert found["recall_at_10_of_float32"] == expected["recall_at_10_of_float32"] < 0.95
 
 
 # ---------------------------------------------------------------- worker processes

@@ -17,6 +17,7 @@ from ance_cli.formats.embeddings import (
     DOC_OFFSETS,
     DONE,
     IDS,
+    RECALL,
     UNFINISHED_ONLY,
     VECTORS,
     Embeddings,
@@ -27,6 +28,7 @@ from ance_cli.formats.embeddings import (
     write_ids,
 )
 from ance_cli.formats.plan import Plan
+from ance_cli.formats.row_format import ROW_FORMATS
 
 DIM = 4
 BLOCK_DOCS = 3
@@ -288,6 +290,120 @@ def test_vectors_that_do_not_fit_their_type_are_refused(tmp_path):
     vectors[2, 1] = 70_000
     with pytest.raises((BadInput, ValueError)):
         write_blocks(writer(tmp_path, dtype="float16"), [0], vectors)
+
+
+def test_a_number_that_is_none_is_refused_in_every_format(tmp_path):
+    vectors = vectors_of(ROW_COUNTS)
+    vectors[2, 1] = np.inf
+    with pytest.raises(BadInput, match="block 0: a vector is not finite, or has a component"):
+        write_blocks(writer(tmp_path, dtype="binary"), [0], vectors)
+
+
+# ---------------------------------------------------------------- rounded vectors
+
+ROUNDED = ["int8", "binary"]
+
+
+def kept(dtype):
+    """What a format keeps of the vectors."""
+    rows = ROW_FORMATS[dtype](DIM)
+    return rows.floats(rows.stored(vectors_of(ROW_COUNTS)))
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+def test_readers_get_floats_of_rounded_vectors(tmp_path, dtype):
+    found = Embeddings(publish(tmp_path / "emb", dtype=dtype))
+    assert (found.num_rows, found.dim, found.manifest["content"]["dtype"]) == (14, DIM, dtype)
+    blocks = list(found.blocks())
+    assert [(first, len(data)) for first, data in blocks] == [(0, 4), (4, 6), (10, 4)]
+    assert np.array_equal(np.concatenate([data for _, data in blocks]), kept(dtype))
+    rows = np.array([13, 0, 5, 5])
+    assert np.array_equal(found.rows(rows), kept(dtype)[rows])
+    assert found.rows(rows).dtype == blocks[0][1].dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+def test_rounded_vectors_are_a_plain_npy_file(tmp_path, dtype):
+    stored = ROW_FORMATS[dtype](DIM).stored(vectors_of(ROW_COUNTS))
+    found = np.load(publish(tmp_path / "emb", dtype=dtype) / VECTORS, allow_pickle=False)
+    assert found.dtype == stored.dtype and np.array_equal(found, stored)
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+def test_rounded_blocks_are_resumed_and_checked_as_floats_are(tmp_path, dtype):
+    """One block was done, another one was damaged; the recall comes with the first block."""
+    vectors, part = vectors_of(ROW_COUNTS), tmp_path / "part"
+    part.mkdir()
+    first = writer(part, dtype=dtype)
+    write_blocks(first, [1, 2], vectors)
+    first.write_block(0, vectors[:4], recall=0.625)
+    data = bytearray((part / VECTORS).read_bytes())
+    data[-1] ^= 1  # in the last block
+    (part / VECTORS).write_bytes(data)
+    again = writer(part, dtype=dtype)
+    assert again.missing() == [2] and again.recall == 0.625
+    write_blocks(again, [2], vectors)
+    content = again.finish(ids_of(ROW_COUNTS))
+    whole = publish(tmp_path / "whole", dtype=dtype)
+    assert (part / VECTORS).read_bytes() == (whole / VECTORS).read_bytes()
+    assert content["block_xxh3"] == Embeddings(whole).manifest["content"]["block_xxh3"]
+
+
+def test_the_recall_is_durable_before_its_block_is_done(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    first = writer(tmp_path, dtype="binary")
+    with monkeypatch.context() as patched:
+        patched.setattr(first, "_note", killed)
+        with pytest.raises(KeyboardInterrupt):
+            first.write_block(0, vectors_of(ROW_COUNTS)[:4], recall=0.5)
+    assert writer(tmp_path, dtype="binary").missing() == [0, 1, 2]
+    assert float(np.load(tmp_path / RECALL)[0]) == 0.5
+
+
+def test_floats_have_no_recall(tmp_path):
+    assert writer(tmp_path).recall is None
+    assert not (tmp_path / RECALL).exists()
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+def test_a_damaged_byte_of_rounded_vectors_is_found(tmp_path, dtype):
+    folder = publish(tmp_path / "emb", dtype=dtype)
+    data = bytearray((folder / VECTORS).read_bytes())
+    data[-1] ^= 1
+    (folder / VECTORS).write_bytes(data)
+    with pytest.raises(BadInput, match=r"block 2 \(rows 10 to 14\) is damaged"):
+        list(Embeddings(folder).blocks())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shown"),
+    [("float32", r"\(14, 4\) and float32"), ("binary", r"\(14, 1\) and uint8")],
+)
+def test_rows_of_another_format_are_refused(tmp_path, dtype, shown):
+    folder = publish(tmp_path / "emb", dtype="int8")
+    other = publish(tmp_path / "other", dtype=dtype)
+    (other / VECTORS).write_bytes((folder / VECTORS).read_bytes())
+    expected = rf"has shape \(14,\) and dtype \[\('scale', .*expected {shown} \(the manifest\)"
+    with pytest.raises(Mismatch, match=expected):
+        Embeddings(other)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("dtype", "int4", "expected one of float16, float32, int8, binary, found 'int4'"),
+        ("dim", -4, "-4 dimensions: the manifest was edited"),
+        ("dim", 2**40, "1099511627776 dimensions: the manifest was edited"),
+    ],
+)
+def test_an_edited_format_is_refused(tmp_path, name, value, words):
+    folder = publish(tmp_path / "emb", dtype="int8")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["content"][name] = value
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert words in refused(folder).what
 
 
 # ---------------------------------------------------------------- reading

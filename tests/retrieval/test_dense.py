@@ -76,7 +76,35 @@ def test_vectors_of_another_corpus_are_refused(embed):
     assert caught.value.what == (f"{folder}: the vectors are of another corpus than the dataset's")
 
 
+def test_rounded_vectors_are_refused_where_floats_are_needed(embed, tmp_path):
+    for dtype in ("float16", "float32"):
+        source = vector_source(embed(normal(3, 4), dtype=dtype).folder, None)
+        source.need_floats("the theory")
+        assert source.rounded_to is None
+    folder = embed(normal(3, 4), dtype="binary").folder
+    source = vector_source(folder, None)
+    assert source.rounded_to == "binary"
+    with pytest.raises(Mismatch) as caught:
+        source.need_floats("the theory")
+    assert caught.value.what == (
+        f"{folder}: the vectors were rounded to binary, and the theory needs them as the model "
+        "made them"
+    )
+    index(folder, tmp_path / "index", IndexConfig())
+    vector_source(None, tmp_path / "index").need_floats("the theory")
+
+
 # ---------------------------------------------------------------- searching
+
+
+@pytest.mark.parametrize("dtype", ["int8", "binary"])
+def test_an_index_of_rounded_vectors_finds_what_the_embeddings_do(embed, tmp_path, dtype):
+    xq, embeddings = normal(15, 8, seed=1), embed(normal(20, 8, seed=2), dtype=dtype)
+    index(embeddings.folder, tmp_path / "index", IndexConfig())
+    D, docs = retriever(embeddings).search(xq, 6, Silent())
+    D_index, docs_index = retriever(FaissIndex(tmp_path / "index")).search(xq, 6, Silent())
+    assert np.array_equal(docs, docs_index)
+    assert np.allclose(D, D_index, atol=1e-5)
 
 
 @pytest.mark.parametrize("row_counts", [[1] * 20, [1, 3, 2, 4] * 5], ids=["FirstP", "MaxP"])

@@ -364,6 +364,34 @@ def test_pair_scores_do_not_depend_on_the_other_pairs(embed, monkeypatch):
     assert len(pair_scores(xq, query_of[:0], doc_of[:0], embeddings)) == 0
 
 
+# ---------------------------------------------------------------- rounded vectors
+
+
+def rounded(dtype, xb):
+    """What the vectors are rounded to, component by component."""
+    steps = [max(map(abs, row)) / 127 for row in xb.tolist()]
+    rows = zip(steps, xb.tolist(), strict=True)
+    if dtype == "binary":
+        return np.array([[1.0 if value > 0 else -1.0 for value in row] for _, row in rows])
+    return np.array([[round(value / step) * step for value in row] for step, row in rows])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "binary"])
+@paths
+def test_rounded_vectors_are_searched_exactly(embed, dtype, engine, devices):
+    """The query is not rounded. 13 components leave bits over in the last byte of a row."""
+    row_counts = [1, 3, 2, 4, 1, 1, 2] * 5
+    xq, xb = normal(6, 13, seed=1), normal(sum(row_counts), 13, seed=2)
+    embeddings = embed(xb, row_counts, block_docs=4, dtype=dtype)
+    D, docs = exact_top_docs(xq, embeddings, 9, devices, engine=engine)
+    expected = brute_force_documents(xq, rounded(dtype, xb), embeddings.doc_of_row(), 9)
+    assert np.array_equal(docs, expected[1])
+    assert np.allclose(D, expected[0], rtol=1e-5)
+    query_of, place = np.nonzero(docs >= 0)
+    scores = pair_scores(xq, query_of, docs[query_of, place], embeddings)
+    assert np.allclose(scores, D[query_of, place], rtol=1e-5)
+
+
 # ---------------------------------------------------------------- in parts
 
 

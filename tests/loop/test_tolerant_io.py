@@ -5,7 +5,7 @@ from typing import Required, TypedDict
 
 import pytest
 
-from ance_cli.formats.tolerant_io import object_in, records_in
+from ance_cli.loop.tolerant_io import object_in, records_in
 
 
 def test_what_is_absent_is_empty_and_no_damage(tmp_path):

@@ -2,7 +2,7 @@
 
 For commands that only show the state of a run. A damaged file is described in the list `damage`, if
 the caller passes one; a missing file is not damage. `kind` declares the types of some fields, for
-instance one of `loop.run_records`; a record that differs from it is damaged.
+instance one of `run_records`; a record that differs from it is damaged.
 """
 
 from __future__ import annotations
