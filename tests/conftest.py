@@ -56,15 +56,14 @@ def backbone(tmp_path_factory) -> Path:
 def checkpoint(tmp_path_factory, backbone) -> Path:
     """An encoder with the paper's head ([CLS] -> Linear -> LayerNorm), ready to encode."""
     from ance_cli.models.checkpoint import Checkpoint
-    from ance_cli.models.dual import save_dual, start_dual
-    from ance_cli.models.tokens import Tokenizer
+    from ance_cli.models.dual import Start, save_dual, start_dual
 
     os.environ.setdefault("ANCE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
     plain = Checkpoint(backbone)
     settings = replace(plain.settings, query_length=12, passage_length=24)
-    dual, _ = start_dual(plain, None, seed=1)
+    dual, _ = start_dual(plain, Start(head="paper", seed=1))
     folder = tmp_path_factory.mktemp("checkpoint") / "ckpt"
-    save_dual(dual, Tokenizer(plain), settings, folder)
+    save_dual(dual, settings, folder)
     return folder
 
 
@@ -79,7 +78,7 @@ def spread_checkpoints(tmp_path_factory, checkpoint) -> dict[str, Path]:
 
     from ance_cli.models.checkpoint import Checkpoint
     from ance_cli.models.dual import load_dual, save_dual
-    from ance_cli.models.encoder import Normalize
+    from ance_cli.models.encoder import with_normalize
     from ance_cli.models.tokens import Tokenizer
 
     start = Checkpoint(checkpoint)
@@ -90,11 +89,12 @@ def spread_checkpoints(tmp_path_factory, checkpoint) -> dict[str, Path]:
         dual = load_dual(start)
         with torch.no_grad():
             hidden = dual.query.backbone(ids, mask).last_hidden_state[:, 0]
-            dual.query.head[0].bias -= dual.query.head[0].weight @ hidden.mean(0)
+            linear = dual.query.chain[2].linear
+            linear.bias -= linear.weight @ hidden.mean(0)
         if similarity == "cosine":
-            dual.query.head.append(Normalize())
+            with_normalize(dual.query)
         folder = tmp_path_factory.mktemp("spread") / similarity
-        save_dual(dual, tokenizer, replace(start.settings, similarity=similarity), folder)
+        save_dual(dual, replace(start.settings, similarity=similarity), folder)
         folders[similarity] = folder
     return folders
 
@@ -105,16 +105,15 @@ def two_towers(tmp_path_factory, checkpoint) -> Path:
     import torch
 
     from ance_cli.models.checkpoint import Checkpoint
-    from ance_cli.models.dual import save_dual, start_dual
-    from ance_cli.models.tokens import Tokenizer
+    from ance_cli.models.dual import Start, save_dual, start_dual
 
     shared = Checkpoint(checkpoint)
-    dual, _ = start_dual(shared, None, seed=1, towers="two")
+    dual, _ = start_dual(shared, Start(head="paper", seed=1, towers="two"))
     with torch.no_grad():
         for parameter in dual.query.parameters():
             parameter.mul_(1.3)
     folder = tmp_path_factory.mktemp("two") / "ckpt"
-    save_dual(dual, Tokenizer(shared), shared.settings, folder)
+    save_dual(dual, shared.settings, folder)
     return folder
 
 

@@ -105,7 +105,7 @@ def test_vectors_that_are_not_finite_name_their_document(opened, tmp_path):
     embeddings = dual.query.backbone.get_input_embeddings()
     word = Tokenizer(checkpoint)(["word17"], "passage").ids[1]
     embeddings.weight.data[int(word)] = float("nan")
-    save_dual(dual, Tokenizer(checkpoint), checkpoint.settings, tmp_path / "broken")
+    save_dual(dual, checkpoint.settings, tmp_path / "broken")
     with pytest.raises(BadInput, match=r"the vector of 'd17' and 0 others are not finite"):
         encode(Checkpoint(tmp_path / "broken"), dataset, tmp_path / "emb", ONE)
 
@@ -298,7 +298,7 @@ def test_what_a_worker_finds_wrong_is_told_as_by_one_process(opened, tmp_path):
     checkpoint, dataset = opened
     dual = load_dual(checkpoint)
     dual.query.head[0].weight.data.fill_(float("nan"))
-    save_dual(dual, Tokenizer(checkpoint), checkpoint.settings, tmp_path / "broken")
+    save_dual(dual, checkpoint.settings, tmp_path / "broken")
     with pytest.raises(BadInput, match="are not finite") as caught:
         encode(Checkpoint(tmp_path / "broken"), dataset, tmp_path / "emb", TWO_WORKERS)
     assert "use an earlier one" in caught.value.hint

@@ -92,7 +92,7 @@ def test_a_checkpoint_with_other_weights_takes_the_same_cache(opened, calls, tmp
     dual.query.head[0].bias.data += 1
     tokenizer = Tokenizer(checkpoint)
     tokenizer(["a use that must leave no trace in what is saved"], "query")
-    save_dual(dual, tokenizer, checkpoint.settings, tmp_path / "trained")
+    save_dual(dual, checkpoint.settings, tmp_path / "trained")
     trained = Checkpoint(tmp_path / "trained")
     assert trained.tower_hash("passage") != checkpoint.tower_hash("passage")
     del calls[:]

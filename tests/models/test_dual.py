@@ -10,6 +10,7 @@ from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import (
     DualEncoder,
+    Start,
     enable_gradient_checkpointing,
     freeze_passages,
     load_dual,
@@ -28,7 +29,7 @@ def tensors(folder, texts=TEXTS, side="passage"):
 
 
 def save(dual, start, folder, **options):
-    save_dual(dual, Tokenizer(start), start.settings, folder, **options)
+    save_dual(dual, start.settings, folder, **options)
     return Checkpoint(folder)
 
 
@@ -92,7 +93,7 @@ def test_every_parameter_that_trains_gets_a_gradient(tmp_path, two_towers):
         MPNetConfig(vocab_size=160, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                     intermediate_size=16, max_position_embeddings=66)
     ).save_pretrained(plain)  # fmt: skip
-    dual, _ = start_dual(Checkpoint(plain), None, seed=1)
+    dual, _ = start_dual(Checkpoint(plain), Start(head="paper", seed=1))
     queries, passages = dual(*tensors(plain) * 2)
     (queries * passages.flip(0)).sum().backward()
     frozen = [name for name, p in dual.named_parameters() if not p.requires_grad]
@@ -104,7 +105,7 @@ def test_every_parameter_that_trains_gets_a_gradient(tmp_path, two_towers):
 
 
 def test_two_towers_start_as_copies_of_the_shared_one(checkpoint):
-    dual, fresh = start_dual(Checkpoint(checkpoint), None, seed=1, towers="two")
+    dual, fresh = start_dual(Checkpoint(checkpoint), Start(head="paper", seed=1, towers="two"))
     assert not dual.shared and not fresh
     query, passage = dual.query.state_dict(), dual.passage.state_dict()
     assert all(torch.equal(query[name], passage[name]) for name in query)
@@ -114,24 +115,30 @@ def test_two_towers_start_as_copies_of_the_shared_one(checkpoint):
 
 
 def test_towers_stay_as_the_checkpoint_has_them(checkpoint, two_towers):
-    assert start_dual(Checkpoint(checkpoint), None, seed=1)[0].shared
-    assert start_dual(Checkpoint(checkpoint), None, seed=1, towers="shared")[0].shared
+    assert start_dual(Checkpoint(checkpoint), Start(head="paper", seed=1))[0].shared
+    assert start_dual(Checkpoint(checkpoint), Start(head="paper", seed=1, towers="shared"))[
+        0
+    ].shared
     for towers in (None, "two"):
-        assert not start_dual(Checkpoint(two_towers), None, seed=1, towers=towers)[0].shared
+        assert not start_dual(Checkpoint(two_towers), Start(head="paper", seed=1, towers=towers))[
+            0
+        ].shared
 
 
 def test_two_towers_do_not_become_one(two_towers):
     with pytest.raises(UsageProblem, match="has two towers, which cannot become one"):
-        start_dual(Checkpoint(two_towers), None, seed=1, towers="shared")
+        start_dual(Checkpoint(two_towers), Start(head="paper", seed=1, towers="shared"))
 
 
 def test_a_fresh_head_for_cosine(tmp_path, backbone):
     plain = Checkpoint(backbone)
-    dual, fresh = start_dual(plain, 16, seed=5, towers="two", similarity="cosine")
+    dual, fresh = start_dual(
+        plain, Start(head="paper", dim=16, seed=5, towers="two", similarity="cosine")
+    )
     assert fresh and not dual.shared
     for encoder in (dual.query, dual.passage):
         assert isinstance(encoder.head[-1], Normalize)
-    dot, _ = start_dual(plain, 16, seed=5)
+    dot, _ = start_dual(plain, Start(head="paper", dim=16, seed=5))
     assert torch.equal(dual.query.head[0].weight, dot.query.head[0].weight)
     saved = save(dual, plain.with_settings(similarity="cosine", scale=20.0), tmp_path / "saved")
     assert saved.is_cosine and saved.dim == 16
@@ -140,9 +147,9 @@ def test_a_fresh_head_for_cosine(tmp_path, backbone):
 
 
 def test_the_similarity_of_a_head_stays(checkpoint):
-    start_dual(Checkpoint(checkpoint), None, seed=1, similarity="dot")
+    start_dual(Checkpoint(checkpoint), Start(head="paper", seed=1, similarity="dot"))
     with pytest.raises(UsageProblem, match="--similarity cosine: .* has a head for dot"):
-        start_dual(Checkpoint(checkpoint), None, seed=1, similarity="cosine")
+        start_dual(Checkpoint(checkpoint), Start(head="paper", seed=1, similarity="cosine"))
 
 
 def test_backbones_of_two_widths_need_a_dim(tmp_path, backbone):
@@ -161,8 +168,8 @@ def test_backbones_of_two_widths_need_a_dim(tmp_path, backbone):
     plain = Checkpoint(tmp_path / "st")
     assert not plain.has_head and not plain.shared
     with pytest.raises(UsageProblem, match="its towers are 16 and 32 wide"):
-        start_dual(plain, None, seed=1)
-    dual, fresh = start_dual(plain, 8, seed=1)
+        start_dual(plain, Start(head="paper", seed=1))
+    dual, fresh = start_dual(plain, Start(head="paper", dim=8, seed=1))
     assert fresh and dual.dim == dual.passage.dim == 8
     with pytest.raises(BadInput, match="has no pooling and head"):
         load_dual(plain)
@@ -222,7 +229,7 @@ def test_a_foreign_passage_tower_is_copied_not_written_anew(tmp_path, backbone):
 def test_moving_on_moves_the_step_alone(tmp_path, two_towers):
     start = Checkpoint(two_towers)
     moved = replace(start.settings, training_step=9)
-    save_dual(load_dual(start), Tokenizer(start), moved, tmp_path / "saved")
+    save_dual(load_dual(start), moved, tmp_path / "saved")
     saved = Checkpoint(tmp_path / "saved")
     assert saved.settings.training_step == 9
     assert saved.tower_hash("query") == start.tower_hash("query")
@@ -317,7 +324,7 @@ def test_dropout_is_set_in_both_towers(two_towers):
 def test_gradient_checkpointing_gives_the_same_gradients(checkpoint, towers):
     gradients = []
     for checkpointing in (False, True):
-        dual, _ = start_dual(Checkpoint(checkpoint), None, seed=1, towers=towers)
+        dual, _ = start_dual(Checkpoint(checkpoint), Start(head="paper", seed=1, towers=towers))
         set_dropout(dual, 0.0)
         calls = []
         for encoder in {dual.query, dual.passage}:

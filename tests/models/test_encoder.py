@@ -10,7 +10,7 @@ import torch
 from ance_cli.config import ComputeConfig
 from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.dual import load_dual, save_dual, start_dual
+from ance_cli.models.dual import Start, load_dual, save_dual, start_dual
 from ance_cli.models.encoder import load_encoder, set_dropout
 from ance_cli.models.inference import InferenceEngine
 from ance_cli.models.tokens import Tokenizer
@@ -58,7 +58,7 @@ def test_we_read_theirs(tmp_path, backbone, pooling):
     np.testing.assert_allclose(our_vectors(folder), their_vectors(folder), atol=1e-5)
     # and written by us, it is still theirs
     checkpoint = Checkpoint(folder)
-    save_dual(load_dual(checkpoint), Tokenizer(checkpoint), checkpoint.settings, tmp_path / "us")
+    save_dual(load_dual(checkpoint), checkpoint.settings, tmp_path / "us")
     np.testing.assert_allclose(their_vectors(tmp_path / "us"), their_vectors(folder), atol=1e-6)
 
 
@@ -117,9 +117,9 @@ def test_the_packaged_encoder():
 
 
 def test_a_fresh_head_is_the_papers_and_depends_on_the_seed_alone(backbone):
-    first, fresh = start_dual(Checkpoint(backbone), 16, seed=5)
-    again, _ = start_dual(Checkpoint(backbone), 16, seed=5)
-    other, _ = start_dual(Checkpoint(backbone), 16, seed=6)
+    first, fresh = start_dual(Checkpoint(backbone), Start(head="paper", dim=16, seed=5))
+    again, _ = start_dual(Checkpoint(backbone), Start(head="paper", dim=16, seed=5))
+    other, _ = start_dual(Checkpoint(backbone), Start(head="paper", dim=16, seed=6))
     assert fresh and first.dim == 16 and first.query.pooling == "cls"
     assert [type(part).__name__ for part in first.query.head] == ["Linear", "LayerNorm"]
     assert torch.equal(first.query.head[0].weight, again.query.head[0].weight)
@@ -128,13 +128,13 @@ def test_a_fresh_head_is_the_papers_and_depends_on_the_seed_alone(backbone):
 
 def test_saving_twice_gives_the_same_bytes(tmp_path, checkpoint):
     loaded = Checkpoint(checkpoint)
-    save_dual(load_dual(loaded), Tokenizer(loaded), loaded.settings, tmp_path / "a")
-    save_dual(load_dual(loaded), Tokenizer(loaded), loaded.settings, tmp_path / "b")
+    save_dual(load_dual(loaded), loaded.settings, tmp_path / "a")
+    save_dual(load_dual(loaded), loaded.settings, tmp_path / "b")
     assert Checkpoint(tmp_path / "a").tower_hash("query") == Checkpoint(tmp_path / "b").tower_hash(
         "query"
     )
     moved = replace(loaded.settings, training_step=9)
-    save_dual(load_dual(loaded), Tokenizer(loaded), moved, tmp_path / "c")
+    save_dual(load_dual(loaded), moved, tmp_path / "c")
     assert Checkpoint(tmp_path / "c").settings.training_step == 9
 
 
@@ -190,7 +190,7 @@ def test_dropout_is_of_the_run_and_not_of_the_checkpoint(tmp_path, checkpoint):
         assert not torch.allclose(encoder(*inputs), still)
         set_dropout(dual, 0.0)
         torch.testing.assert_close(encoder(*inputs), still)
-    save_dual(dual, Tokenizer(loaded), loaded.settings, tmp_path / "saved")
+    save_dual(dual, loaded.settings, tmp_path / "saved")
     assert Checkpoint(tmp_path / "saved").tower_hash("query") == loaded.tower_hash("query")
 
 
@@ -277,4 +277,4 @@ def test_the_first_token_of_a_causal_decoder_is_refused(tmp_path, backbone):
     GPT2Model(config).save_pretrained(tmp_path / "gpt")
     tokenizer.save_pretrained(tmp_path / "gpt")
     with pytest.raises(BadInput, match="gpt: a causal decoder: its first token sees no other"):
-        start_dual(Checkpoint(tmp_path / "gpt"), None, seed=0)
+        start_dual(Checkpoint(tmp_path / "gpt"), Start(head="paper", seed=0))

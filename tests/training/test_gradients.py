@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.dual import start_dual
+from ance_cli.models.dual import Start, start_dual
 from ance_cli.training.gradients import GROUPS, group_norms, layer_groups
 
 SMALL = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}
@@ -87,7 +87,7 @@ def test_towers_of_different_depth():
 
 
 def test_norms_against_a_plain_loop(backbone):
-    encoder = start_dual(Checkpoint(backbone), None, seed=1)[0].query
+    encoder = start_dual(Checkpoint(backbone), Start(head="paper", seed=1))[0].query
     token_ids = torch.tensor([[2, 7, 9, 3], [2, 8, 3, 0]])
     encoder(token_ids, (token_ids > 0).long()).square().sum().backward()
     squares = dict.fromkeys(GROUPS, 0.0)
