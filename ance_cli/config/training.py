@@ -65,6 +65,12 @@ class RecipeConfig(EncodingOverrides):
         TRAINING, at_least=0)] = 0
     weight_decay: Annotated[float, Setting(
         "Weight decay; biases and norms have none.", TRAINING, at_least=0)] = 0.01
+    layer_decay: Annotated[float, Setting(
+        "Factor on the learning rate for each layer further down: the top layer has it once, the "
+        "embeddings most often, the head never. 1 = off.", TRAINING, above=0, at_most=1)] = 1.0
+    freeze_layers: Annotated[int, Setting(
+        "Layers at the bottom of each encoder that are not trained, and the embeddings with them; "
+        "0 = train everything.", TRAINING, at_least=0)] = 0
     max_grad_norm: Annotated[float, Setting(
         "Norm at which gradients are clipped.", TRAINING, above=0)] = 1.0
     batch_size: BatchSize = 32

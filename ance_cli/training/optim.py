@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ance_cli.config.sets import OptimizerName
+from ance_cli.config.training import RecipeConfig
+from ance_cli.training.layers import rate_factors
 
 
 class Lamb(torch.optim.Optimizer):
@@ -60,7 +62,8 @@ class Lamb(torch.optim.Optimizer):
         return loss
 
 
-Groups = list[dict[str, Any]]
+Group = dict[str, Any]
+Groups = list[Group]
 """Parameter groups, as every optimizer of torch takes them."""
 
 
@@ -81,14 +84,16 @@ OPTIMIZERS: dict[OptimizerName, Callable[[Groups, float], torch.optim.Optimizer]
 """optimizer(parameter groups, learning rate) by name."""
 
 
-def make_optimizer(
-    model: nn.Module, name: OptimizerName, lr: float, weight_decay: float
-) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: RecipeConfig) -> torch.optim.Optimizer:
     """An optimizer of the parameters that are trained, without weight decay on biases and norms
-    (tensors of one dimension)."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return OPTIMIZERS[name](groups, lr)
+    (tensors of one dimension).
+
+    Each group has the `factor` of its parameters on the learning rate.
+    """
+    groups: dict[tuple[bool, float], Group] = {}
+    rates = rate_factors(model, config.layer_decay)
+    for p, factor in sorted(rates, key=lambda rate: rate[0].ndim <= 1):
+        decay = config.weight_decay if p.ndim > 1 else 0.0
+        empty: Group = {"params": [], "weight_decay": decay, "factor": factor}
+        groups.setdefault((p.ndim > 1, factor), empty)["params"].append(p)
+    return OPTIMIZERS[config.optimizer](list(groups.values()), config.lr)

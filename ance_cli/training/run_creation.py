@@ -190,6 +190,7 @@ def _first_model(
 ) -> tuple[DualEncoder, bool]:
     """The encoder that training begins with, and whether its head is a new one."""
     from ance_cli.models.dual import freeze_passages, start_dual
+    from ance_cli.training.layers import freeze_layers
 
     dual, is_fresh = start_dual(start, config.dim, config.seed, config.towers, config.similarity)
     if config.freeze_passages:
@@ -200,6 +201,7 @@ def _first_model(
                 hint="train the checkpoint first, and start from that run's checkpoint",
             )
         dual = freeze_passages(dual)
+    freeze_layers(dual, config.freeze_layers)  # refuses what cannot be frozen
     if is_fresh:
         normalized = " -> Normalize" if config.similarity == "cosine" else ""
         reporter.say(

@@ -189,6 +189,7 @@ def _load_model(
     from ance_cli.models.dual import enable_gradient_checkpointing, load_dual
     from ance_cli.models.encoder import set_dropout
     from ance_cli.models.tokens import Tokenizer
+    from ance_cli.training.layers import freeze_layers
     from ance_cli.training.optim import make_optimizer
     from ance_cli.training.trainer import TrainedModel
 
@@ -203,11 +204,12 @@ def _load_model(
             use_float32(tower.backbone)
     if config.freeze_passages:
         encoder.passage.requires_grad_(False)
+    freeze_layers(encoder, config.freeze_layers)
     if segment.gradient_checkpointing:
         enable_gradient_checkpointing(encoder)
     if config.dropout is not None:
         set_dropout(encoder, config.dropout)
-    optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
+    optimizer = make_optimizer(encoder, config)
     return TrainedModel(start, tokenizer, encoder, optimizer)
 
 

@@ -114,7 +114,9 @@ class Trainer:
             self.output.save_checkpoint(self)  # a kill may have come right after the state
         total = self.last_step - first_step
         saved = time.monotonic()
-        speed = _Speed(self.step, self._grad_cache_step, self.encoder, self.ceiling)
+        speed = _Speed(
+            self.step, self._grad_cache_step, self.encoder, self.ceiling, self.config.freeze_layers
+        )
         losses = self.losses
         with (
             hold_signals() as stop,
@@ -228,8 +230,9 @@ class Trainer:
 
     def _optimizer_step(self, with_groups: bool) -> tuple[float, dict[str, float]]:
         """One optimizer step over `accumulation` micro-batches: loss and gradient norms."""
+        rate = learning_rate(self.config, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step)
+            group["lr"] = rate * group["factor"]
         self.encoder.train()
         total, at = 0.0, self.at
         for micro in range(self.config.accumulation):
@@ -307,10 +310,10 @@ class _Speed:
     """Tokens and steps per second between two lines of the log, and MFU: the fraction of the
     device's measured FLOP/s."""
 
-    def __init__(
-        self, step: int, grad_cache_step: GradCacheStep, encoder: DualEncoder, ceiling: float
-    ) -> None:
+    def __init__(self, step: int, grad_cache_step: GradCacheStep, encoder: DualEncoder,
+                 ceiling: float, frozen_layers: int) -> None:  # fmt: skip
         self._grad_cache_step, self._ceiling = grad_cache_step, ceiling
+        self._frozen_layers = frozen_layers
         self._backbone = encoder.query.backbone
         self._begin(step)
 
@@ -324,7 +327,7 @@ class _Speed:
         elapsed = time.monotonic() - self._since
         padded = sum(rows * width for rows, width in self._grad_cache_step.widths)
         squares = sum(rows * width**2 for rows, width in self._grad_cache_step.widths)
-        flops = training_flops(self._backbone, padded, squares)
+        flops = training_flops(self._backbone, padded, squares, self._frozen_layers)
         tokens, all_flops = world.all_reduce_sum(self._grad_cache_step.tokens, flops)
         found = {
             "tokens_per_s": round(tokens / elapsed),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from ance_cli.config import TrainConfig
 from ance_cli.training.optim import Lamb, make_optimizer
 
 
@@ -50,6 +51,7 @@ def test_lamb_moves_a_zero_tensor():
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
 def test_biases_and_norms_are_not_decayed(name):
     model = nn.ModuleDict({"dense": nn.Linear(2, 2), "LayerNorm": nn.LayerNorm(2)})
-    groups = make_optimizer(model, name, 1e-3, 0.5).param_groups
+    config = TrainConfig(optimizer=name, weight_decay=0.5)
+    groups = make_optimizer(model, config).param_groups
     assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
     assert [len(group["params"]) for group in groups] == [1, 3]
