@@ -53,7 +53,7 @@ class RecipeConfig(EncodingOverrides):
     """
 
     optimizer: Annotated[OptimizerName, Setting(
-        "Optimizer: AdamW, or LAMB as in the paper.", TRAINING)] = "adamw"
+        "Optimizer: AdamW, AdamW with 8-bit moments, or LAMB as in the paper.", TRAINING)] = "adamw"
     lr: Annotated[float, Setting("Peak learning rate.", TRAINING, above=0)] = 2e-5
     schedule: Annotated[Schedule, Setting(
         "Learning rate after the warm-up: linear or cosine decay to 0 at --total-steps, or "

@@ -1,7 +1,9 @@
-"""Optimizers: AdamW from torch, and LAMB as the paper's released code runs it."""
+"""Optimizers: AdamW from torch, with 8-bit moments from torchao, and LAMB as the paper's released
+code runs it."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -72,6 +74,25 @@ def adamw(groups: Groups, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
+def adamw_8bit(groups: Groups, lr: float) -> torch.optim.Optimizer:
+    """torchao's AdamW, whose moments have 8 bits in blocks of 256 numbers with a scale each
+    (Dettmers et al., 2022).
+
+    Tensors of fewer than 4096 numbers, or of no whole number of blocks, keep 32 bits. The step is
+    compiled on a GPU, where its intermediate tensors would take much memory, and not on a CPU,
+    where it would need a C++ compiler.
+    """
+    for name in ("torchao", "torch.utils._pytree"):  # warn about kernels that nothing here uses
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from torchao.optim import AdamW8bit
+
+    optimizer: torch.optim.Optimizer = AdamW8bit(groups, lr=lr)
+    if all(p.device.type == "cpu" for group in groups for p in group["params"]):
+        eager = torch.compiler.set_stance("force_eager")
+        optimizer.step = eager(optimizer.step)  # type: ignore[method-assign]
+    return optimizer
+
+
 def lamb(groups: Groups, lr: float) -> torch.optim.Optimizer:
     """`Lamb` with its defaults."""
     return Lamb(groups, lr=lr)
@@ -79,6 +100,7 @@ def lamb(groups: Groups, lr: float) -> torch.optim.Optimizer:
 
 OPTIMIZERS: dict[OptimizerName, Callable[[Groups, float], torch.optim.Optimizer]] = {
     "adamw": adamw,
+    "adamw-8bit": adamw_8bit,
     "lamb": lamb,
 }
 """optimizer(parameter groups, learning rate) by name."""
@@ -97,3 +119,13 @@ def make_optimizer(model: nn.Module, config: RecipeConfig) -> torch.optim.Optimi
         empty: Group = {"params": [], "weight_decay": decay, "factor": factor}
         groups.setdefault((p.ndim > 1, factor), empty)["params"].append(p)
     return OPTIMIZERS[config.optimizer](list(groups.values()), config.lr)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give each group its share of the learning rate."""
+    for group in optimizer.param_groups:
+        rate = lr * group["factor"]
+        if isinstance(group["lr"], Tensor):  # torchao's, so that a new rate compiles nothing again
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

@@ -6,6 +6,7 @@ rate is a function of the step, and dropout is seeded by (seed, step), so neithe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats import atomic
@@ -59,7 +61,8 @@ def save_state(
         tensors = {
             f"{index}/{name}": value.contiguous()
             for index, slots in optimizer.state_dict()["state"].items()
-            for name, value in slots.items()
+            for slot, moment in slots.items()
+            for name, value in _plain(slot, moment)
         }
         save_file(tensors, files.optimizer)
         hashes = {path.name: hash_new_file(path) for path in (files.weights, files.optimizer)}
@@ -79,10 +82,7 @@ def load_state(
     with as_bad_input(f"{folder}: this resume state does not load", hint=hint):
         files = StateFolder(folder)
         encoder.load_state_dict(load_file(files.weights))
-        slots: dict[int, dict[str, Any]] = {}
-        for key, value in load_file(files.optimizer).items():
-            index, name = key.split("/", 1)
-            slots.setdefault(int(index), {})[name] = value
+        slots = _slots(load_file(files.optimizer))
         state = read_record(files.progress, TrainerState)
         record = read_record(files.progress, dict[str, Any])
         check_hash(files.progress, record, hint)
@@ -96,3 +96,39 @@ def load_state(
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
     return state
+
+
+_PARTS = ("codes", "scale", "qmap")
+"""Of an 8-bit moment of torchao: a code for each number, a scale for each block, and the number
+that each code stands for."""
+
+
+def _plain(slot: str, moment: Tensor) -> list[tuple[str, Tensor]]:
+    """The plain tensors of a slot of an optimizer, by name."""
+    if not hasattr(moment, "qmap"):
+        return [(slot, moment)]
+    return [(f"{slot}/{part}", getattr(moment, part)) for part in _PARTS]
+
+
+def _slots(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The slots of each parameter, by its index, from what `_plain` made of them."""
+    slots: dict[int, dict[str, Tensor]] = {}
+    parts: dict[tuple[int, str], dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, slot, *part = key.split("/")
+        if part:
+            parts.setdefault((int(index), slot), {})[part[0]] = tensor
+        else:
+            slots.setdefault(int(index), {})[slot] = tensor
+    for (place, slot), found in parts.items():
+        slots.setdefault(place, {})[slot] = _moment_of(**found)
+    return slots
+
+
+def _moment_of(codes: Tensor, scale: Tensor, qmap: Tensor) -> Tensor:
+    """An 8-bit moment of torchao."""
+    from torchao.optim.subclass_8bit import OptimState8bit
+
+    signed = bool((qmap < 0).any())
+    moment: Tensor = OptimState8bit(codes, scale, qmap, signed, dtype=torch.float32)
+    return moment

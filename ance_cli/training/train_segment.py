@@ -7,6 +7,7 @@ keeps the ledger; `train_worker.py` trains, in this process or in one process fo
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import orjson
@@ -62,6 +63,7 @@ def train_segment(
     """
     run = RunFolder(output)
     setup = resolve_run(run, spec, segment.steps, devices, call.reporter)
+    _check_optimizer(setup.config)
     source = NegativesSource(negatives, segment.follow, embeddings)
     if segment.steps:
         source.check(setup.config)
@@ -93,6 +95,15 @@ def train_segment(
         _train(run, setup.config, job, training_set, devices, call)
         _finish(run, record)
         return _summary(run, up_to_date=False)
+
+
+def _check_optimizer(config: TrainConfig) -> None:
+    """Refuse an optimizer whose package is not installed."""
+    if config.optimizer == "adamw-8bit" and importlib.util.find_spec("torchao") is None:
+        raise UsageProblem(
+            "--optimizer adamw-8bit needs torchao, which is not installed",
+            hint="pip install 'ance-cli[8bit]'",
+        )
 
 
 def _join_node_0(

@@ -28,6 +28,7 @@ from ance_cli.training.gradients import group_norms, layer_groups
 from ance_cli.training.live import LiveNegatives
 from ance_cli.training.loss import LossInputs, batch_loss, doc_scores
 from ance_cli.training.lr_schedule import learning_rate
+from ance_cli.training.optim import set_learning_rate
 from ance_cli.training.state import TrainerState
 
 _POLL_SECONDS = 0.2
@@ -230,9 +231,7 @@ class Trainer:
 
     def _optimizer_step(self, with_groups: bool) -> tuple[float, dict[str, float]]:
         """One optimizer step over `accumulation` micro-batches: loss and gradient norms."""
-        rate = learning_rate(self.config, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
+        set_learning_rate(self.optimizer, learning_rate(self.config, self.step))
         self.encoder.train()
         total, at = 0.0, self.at
         for micro in range(self.config.accumulation):

@@ -81,10 +81,11 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
     ("recipe", "log_every"),
     [
         ({"optimizer": "adamw"}, 1),
+        ({"optimizer": "adamw-8bit"}, 1),
         ({"optimizer": "lamb"}, 3),
         ({"layer_decay": 0.5, "freeze_layers": 1}, 1),
     ],
-    ids=["adamw", "lamb", "layers"],
+    ids=["adamw", "adamw-8bit", "lamb", "layers"],
 )
 def test_stopping_and_going_on_gives_the_same_losses_and_weights(
     checkpoint, tmp_path, recipe, log_every
@@ -136,6 +137,30 @@ def test_documents_of_several_segments_train(checkpoint, tmp_path):
     assert trainer.snapshot.passages.row_counts.max() > 1
     trainer.run(Silent(), 0)
     assert losses[-1][1] < 0.7 * losses[0][1]
+
+
+def test_a_state_keeps_8_bit_moments_as_they_are(checkpoint, tmp_path):
+    config = TrainConfig(optimizer="adamw-8bit", lr=1e-2, batch_size=8, total_steps=3)
+    trainer = make(checkpoint, tmp_path, config, 2)
+    trainer.run(Silent(), 0)
+    again = make(checkpoint, tmp_path, config, 3, tmp_path / "s2")
+    ours, theirs = (
+        [t.optimizer.state[p] for p in t.encoder.parameters() if p.requires_grad]
+        for t in (trainer, again)
+    )
+    in_8_bits = 0
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one["step"], other["step"])
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert type(one[name]) is type(other[name])
+            if hasattr(one[name], "codes"):
+                in_8_bits += 1
+                assert one[name].signed == other[name].signed == (name == "exp_avg")
+                for part in ("codes", "scale", "qmap"):
+                    assert torch.equal(getattr(one[name], part), getattr(other[name], part))
+            else:
+                assert torch.equal(one[name], other[name])
+    assert 0 < in_8_bits < 2 * len(ours)
 
 
 def test_each_layer_learns_at_its_own_rate(checkpoint, tmp_path):
