@@ -3,7 +3,6 @@ code runs it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -82,8 +81,6 @@ def adamw_8bit(groups: Groups, lr: float) -> torch.optim.Optimizer:
     compiled on a GPU, where its intermediate tensors would take much memory, and not on a CPU,
     where it would need a C++ compiler.
     """
-    for name in ("torchao", "torch.utils._pytree"):  # warn about kernels that nothing here uses
-        logging.getLogger(name).setLevel(logging.ERROR)
     from torchao.optim import AdamW8bit
 
     optimizer: torch.optim.Optimizer = AdamW8bit(groups, lr=lr)
