@@ -17,6 +17,7 @@ from ance_cli.config.sets import (
     OptimizerName,
     PresetName,
     Schedule,
+    Sharding,
     SimilarityName,
     Towers,
     Tracker,
@@ -158,6 +159,9 @@ class RunningConfig(Config):
         "than memory; 0 = off.", TRAINING, at_least=0)] = 0
     gradient_checkpointing: Annotated[bool, Setting(
         "Recompute activations in the backward pass: less memory, more time.", TRAINING)] = False
+    shard: Annotated[Sharding, Setting(
+        "full: each device keeps only its part of the weights, the gradients and the optimizer's "
+        "state (FSDP), for an encoder that is too large for one.", TRAINING)] = "none"
     track: Annotated[Tracker, Setting(
         "Also send the training log to TensorBoard or Weights & Biases.", RUNTIME)] | None = None
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from ance_cli.training.layers import Place, places
+from ance_cli.training.sharding import whole
 
 GROUPS = ("bottom", "middle", "top", "head")
 
@@ -36,8 +37,11 @@ def _group(place: Place) -> str:
 
 
 def group_norms(groups: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
-    """L2 norm of the gradients of each group; 0.0 if a group has none."""
+    """L2 norm of the gradients of each group; 0.0 if a group has none.
+
+    Every rank must call this.
+    """
     return {
-        group: float(get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        group: float(whole(get_total_norm([p.grad for p in parameters if p.grad is not None])))
         for group, parameters in groups.items()
     }

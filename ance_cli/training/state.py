@@ -23,6 +23,7 @@ from ance_cli.formats.records import check_hash, read_record, with_hash
 from ance_cli.formats.state_folder import StateFolder
 from ance_cli.models.dual import DualEncoder
 from ance_cli.training.data import StreamPosition
+from ance_cli.training.sharding import divided, whole_tensors
 
 
 @dataclass(frozen=True)
@@ -49,22 +50,34 @@ def save_state(
     encoder: DualEncoder,
     optimizer: torch.optim.Optimizer,
     state: TrainerState,
+    is_main: bool = True,
 ) -> None:
-    """Write a state folder; it appears under its name only when it is complete."""
+    """Write a state folder; it appears under its name only when it is complete.
+
+    Every rank must call this; only the main one writes.
+    """
     partial = atomic.partial_name(folder)
     files = StateFolder(partial)
-    atomic.remove(partial)
-    with atomic.disk_errors(folder):
-        partial.mkdir(parents=True)
-        weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
-        save_file(weights, files.weights)
-        tensors = {
-            f"{index}/{name}": value.contiguous()
+    tensors_of = {
+        files.weights: encoder.state_dict(),
+        files.optimizer: {
+            f"{index}/{name}": value
             for index, slots in optimizer.state_dict()["state"].items()
             for slot, moment in slots.items()
             for name, value in _plain(slot, moment)
-        }
-        save_file(tensors, files.optimizer)
+        },
+    }
+    if is_main:
+        atomic.remove(partial)
+    with atomic.disk_errors(folder):
+        if is_main:
+            partial.mkdir(parents=True)
+        for path, tensors in tensors_of.items():
+            found = whole_tensors(tensors, keep=is_main)
+            if is_main:
+                save_file({name: value.contiguous() for name, value in found.items()}, path)
+        if not is_main:
+            return
         hashes = {path.name: hash_new_file(path) for path in (files.weights, files.optimizer)}
         record = with_hash({**asdict(state), "files_xxh3": hashes})
         files.progress.write_bytes(orjson.dumps(record))
@@ -81,8 +94,13 @@ def load_state(
     hint = "restore the folder, or remove it to continue from the state before it"
     with as_bad_input(f"{folder}: this resume state does not load", hint=hint):
         files = StateFolder(folder)
-        encoder.load_state_dict(load_file(files.weights))
+        like = encoder.state_dict()
+        weights = load_file(files.weights).items()
+        encoder.load_state_dict({name: divided(each, like.get(name)) for name, each in weights})
         slots = _slots(load_file(files.optimizer))
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        for index, slot in slots.items():
+            slots[index] = {name: divided(each, trained[index]) for name, each in slot.items()}
         state = read_record(files.progress, TrainerState)
         record = read_record(files.progress, dict[str, Any])
         check_hash(files.progress, record, hint)

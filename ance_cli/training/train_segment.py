@@ -87,6 +87,7 @@ def train_segment(
             return _summary(run, up_to_date=True)
         if record is None:
             check_horizon(run, segment.steps, setup.config)
+        _check_sharding(segment, setup.config, devices)
         training_set = _check(run, setup, found, devices, call)
         if setup.is_new:
             start_run(run, setup, call.reporter)
@@ -158,6 +159,22 @@ def _check_batch(config: TrainConfig, num_ranks: int) -> None:
             f"this run trains {pairs} pairs at a time (--batch-size {config.batch_size} on "
             f"{config.devices} devices), which {num_ranks} devices cannot share evenly",
             hint=f"use a number of devices that divides {pairs} (--gpus, --cpu-workers)",
+        )
+
+
+def _check_sharding(segment: SegmentConfig, config: TrainConfig, devices: Devices) -> None:
+    """A sharded model is divided among several devices, and 8-bit moments cannot be divided."""
+    if segment.shard == "none":
+        return
+    if devices.num_ranks == 1:
+        raise UsageProblem(
+            "--shard full divides the model among several devices, and there is one",
+            hint="omit --shard, or train on more devices (--gpus, --cpu-workers)",
+        )
+    if config.optimizer == "adamw-8bit":
+        raise UsageProblem(
+            "--shard full cannot divide the moments of --optimizer adamw-8bit",
+            hint="start a new run with --optimizer adamw",
         )
 
 

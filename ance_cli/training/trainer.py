@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged, Stopped, hold_signals
@@ -29,6 +30,7 @@ from ance_cli.training.live import LiveNegatives
 from ance_cli.training.loss import LossInputs, batch_loss, doc_scores
 from ance_cli.training.lr_schedule import learning_rate
 from ance_cli.training.optim import set_learning_rate
+from ance_cli.training.sharding import is_sharded, own_part, whole
 from ance_cli.training.state import TrainerState
 
 _POLL_SECONDS = 0.2
@@ -38,16 +40,21 @@ _TRY = "start a new run with a smaller --lr, or with more --warmup-steps"
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """An encoder in training, and the checkpoint that it was loaded from."""
+    """An encoder in training, and the checkpoint that it was loaded from.
+
+    `outline` is that of a sharded encoder.
+    """
 
     start: Checkpoint
     tokenizer: Tokenizer
     encoder: DualEncoder
     optimizer: torch.optim.Optimizer
+    outline: DualEncoder | None = None
 
 
 class TrainerOutput(Protocol):
-    """Writes what a trainer made. Every method is called between two steps, on the main rank."""
+    """Writes what a trainer made. Every method is called between two steps: those that save on all
+    ranks, because a sharded model is gathered from all, and the others on the main rank."""
 
     def save_state(self, trainer: Trainer) -> None: ...
 
@@ -97,7 +104,9 @@ class Trainer:
         pad_id = self.model.tokenizer.pad_id_of
         self._grad_cache_step = GradCacheStep(
             self._model, self.world, self.queries, self.snapshot.passages,
-            (pad_id("query"), pad_id("passage")), self.dtype, self.segment.grad_cache,
+            (pad_id("query"), pad_id("passage")),
+            "fp32" if is_sharded(self.encoder) else self.dtype,  # it casts its weights itself
+            self.segment.grad_cache,
         )  # fmt: skip
 
     @property
@@ -111,7 +120,7 @@ class Trainer:
         After a signal to any rank, all ranks finish their step and stop, with the state saved.
         """
         main = self.world.is_main
-        if main and self.step > first_step and self._is_checkpoint:
+        if self.step > first_step and self._is_checkpoint:
             self.output.save_checkpoint(self)  # a kill may have come right after the state
         total = self.last_step - first_step
         saved = time.monotonic()
@@ -141,10 +150,9 @@ class Trainer:
                     losses.clear()
                 if self._is_checkpoint or saving or stopping:
                     self._check_weights()
-                    if main:
-                        self.output.save_state(self)
+                    self.output.save_state(self)
                     saved = time.monotonic()
-                if main and self._is_checkpoint:
+                if self._is_checkpoint:
                     self.output.save_checkpoint(self)
                 if stopping:
                     self.world.wait()  # no rank ends before the state is saved
@@ -166,7 +174,8 @@ class Trainer:
 
         A finite gradient does not rule that out, and no loss has shown it yet.
         """
-        if not all(bool(torch.isfinite(weights).all()) for weights in self._trained):
+        finite = all(bool(torch.isfinite(own_part(weights)).all()) for weights in self._trained)
+        if not self.world.all_reduce_min(finite):
             raise Diverged(
                 f"step {self.step}: a weight is not finite: training diverged; nothing of this "
                 "step was written",
@@ -198,8 +207,7 @@ class Trainer:
                 return
             if self.world.all_reduce_sum(bool(stop))[0]:
                 self._check_weights()
-                if self.world.is_main:
-                    self.output.save_state(self)
+                self.output.save_state(self)
                 self.world.wait()  # no rank ends before the state is saved
                 reporter.warn(self._stopped)
                 raise Stopped(stop[0] if stop else signal.SIGTERM)
@@ -242,7 +250,7 @@ class Trainer:
         if with_groups:
             found = group_norms(self._groups)
             norms |= {f"grad_norm_{name}": round(norm, 6) for name, norm in found.items()}
-        norm = float(torch.nn.utils.clip_grad_norm_(self._trained, self.config.max_grad_norm))
+        norm = float(whole(clip_grad_norm_(self._trained, self.config.max_grad_norm)))
         norms["grad_norm"] = round(norm, 6)
         if not np.isfinite([total, norm]).all():
             raise Diverged(
@@ -268,7 +276,7 @@ class Trainer:
         if self.live is not None:
             nothing = np.zeros(0, np.int64)
             return self._grad_cache_step.backward(
-                batch.queries[mine], nothing, most_queries,
+                batch.queries[mine], nothing, (most_queries, 0),
                 lambda q, _: self._live_loss(q, batch, mine), last, seed,
             )  # fmt: skip
         rows, rows_of = self.snapshot.rows_of(batch.docs)
@@ -285,7 +293,7 @@ class Trainer:
         # a rank whose part has no document encodes one anyway: averaging the gradients waits for
         # every parameter
         return self._grad_cache_step.backward(
-            batch.queries[mine], own if len(own) else rows[:1], max(most_queries, *counts),
+            batch.queries[mine], own if len(own) else rows[:1], (most_queries, max(counts)),
             loss_of, last, seed,
         )  # fmt: skip
 

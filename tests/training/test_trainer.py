@@ -20,6 +20,7 @@ from ance_cli.training.data import NegativesSnapshot, PairStream, TrainingSet
 from ance_cli.training.distributed import World
 from ance_cli.training.layers import freeze_layers
 from ance_cli.training.optim import make_optimizer
+from ance_cli.training.sharding import shard
 from ance_cli.training.state import TrainerState, load_state, save_state
 from ance_cli.training.trainer import TrainedModel, Trainer
 
@@ -39,8 +40,9 @@ TEXTS = {name: f"river word{n} bread" for n, name in enumerate([f"d{n}" for n in
 
 
 def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segmentation="first",
-         log_every=1):  # fmt: skip
-    """A trainer on eight pairs; `losses` receives each step's logged loss."""
+         log_every=1, sharded=None):  # fmt: skip
+    """A trainer on eight pairs; `losses` receives each step's logged loss, and `sharded` is the
+    world among whose ranks the model is divided."""
     length = 6 if segmentation == "first" else 4  # three words are two segments
     start = Checkpoint(checkpoint).with_settings(segmentation=segmentation, passage_length=length)
     tokenizer = Tokenizer(start)
@@ -54,6 +56,8 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
     )  # fmt: skip
     stream = PairStream(training_set, negatives, 0)
     freeze_layers(encoder, config.freeze_layers)
+    if sharded:
+        shard(encoder, sharded, "fp32")
     optimizer = make_optimizer(encoder, config)
     trainer_state = load_state(state, encoder, optimizer) if state else TrainerState()
     queries = [training_set.queries[query_id] for query_id in training_set.query_ids]
