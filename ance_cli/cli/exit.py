@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable
 
@@ -56,8 +57,16 @@ def _name_of(error: Exception) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
+def _silence_torchao() -> None:
+    """Where torchao is installed, transformers imports it, and it warns about kernels that nothing
+    here uses."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def exit_code_of(program: Callable[[], None]) -> int:
     """Run a program and return its exit code; errors are shown on stderr."""
+    _silence_torchao()
     try:
         return _run(program)
     except Stopped as stop:  # while another error was being shown

@@ -19,6 +19,7 @@ from ance_cli.config.sets import (
     PoolingName,
     PresetName,
     Schedule,
+    Sharding,
     Towers,
     Tracker,
 )
@@ -56,7 +57,7 @@ class RecipeConfig(EncoderChoices):
     """
 
     optimizer: Annotated[OptimizerName, Setting(
-        "Optimizer: AdamW, or LAMB as in the paper.", TRAINING)] = "adamw"
+        "Optimizer: AdamW, AdamW with 8-bit moments, or LAMB as in the paper.", TRAINING)] = "adamw"
     lr: Annotated[float, Setting("Peak learning rate.", TRAINING, above=0)] = 2e-5
     schedule: Annotated[Schedule, Setting(
         "Learning rate after the warm-up: linear or cosine decay to 0 at --total-steps, or "
@@ -68,6 +69,12 @@ class RecipeConfig(EncoderChoices):
         TRAINING, at_least=0)] = 0
     weight_decay: Annotated[float, Setting(
         "Weight decay; biases and norms have none.", TRAINING, at_least=0)] = 0.01
+    layer_decay: Annotated[float, Setting(
+        "Factor on the learning rate for each layer further down: the top layer has it once, the "
+        "embeddings most often, the head never. 1 = off.", TRAINING, above=0, at_most=1)] = 1.0
+    freeze_layers: Annotated[int, Setting(
+        "Layers at the bottom of each encoder that are not trained, and the embeddings with them; "
+        "0 = train everything.", TRAINING, at_least=0)] = 0
     max_grad_norm: Annotated[float, Setting(
         "Norm at which gradients are clipped.", TRAINING, above=0)] = 1.0
     batch_size: BatchSize = 32
@@ -192,6 +199,9 @@ class RunningConfig(Config):
         "than memory; 0 = off.", TRAINING, at_least=0)] = 0
     gradient_checkpointing: Annotated[bool, Setting(
         "Recompute activations in the backward pass: less memory, more time.", TRAINING)] = False
+    shard: Annotated[Sharding, Setting(
+        "full: each device keeps only its part of the weights, the gradients and the optimizer's "
+        "state (FSDP), for an encoder that is too large for one.", TRAINING)] = "none"
     track: Annotated[Tracker, Setting(
         "Also send the training log to TensorBoard or Weights & Biases.", RUNTIME)] | None = None
 

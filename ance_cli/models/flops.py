@@ -39,10 +39,18 @@ def forward_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> int
     return int(2 * weights * num_tokens + attention)
 
 
-def training_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> int:
+def training_flops(
+    backbone: nn.Module, num_tokens: int, sum_squares: int, frozen_layers: int = 0
+) -> int:
     """FLOPs of a forward and a backward pass: the backward pass has two products for each product
-    of the forward pass. Recomputed activations do not count."""
-    return 3 * forward_flops(backbone, num_tokens, sum_squares)
+    of the forward pass. Recomputed activations do not count.
+
+    It ends above the first `frozen_layers` layers. The gradient of the input of the layer above
+    them counts, although it is not needed.
+    """
+    config: Any = backbone.config
+    trained = 1 - frozen_layers / config.num_hidden_layers
+    return int((1 + 2 * trained) * forward_flops(backbone, num_tokens, sum_squares))
 
 
 def matmul_ceiling(device: torch.device, dtype: str, seconds: float = 0.3) -> float:

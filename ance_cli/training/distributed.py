@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from ance_cli.errors import AnceError
@@ -49,10 +50,10 @@ class World:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model for training: its gradients are averaged over the ranks."""
-        if self.size == 1:
+        if self.size == 1 or isinstance(model, FSDPModule):  # the latter does so itself
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
-        # ranks may encode different numbers of chunks, so no forward pass may wait for another rank
+        # no buffer changes in training, so no forward pass need wait for another rank
         new_name = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
         unsynced = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
         return DistributedDataParallel(model, device_ids=devices, **unsynced)  # type: ignore[arg-type]
@@ -60,7 +61,10 @@ class World:
     @contextmanager
     def syncing(self, model: nn.Module, now: bool) -> Iterator[None]:
         """If `now`, average the gradients over the ranks in this block's backward pass; otherwise a
-        later backward pass averages them."""
+        later backward pass averages them.
+
+        A sharded model averages them in every pass: a rank that waited would hold whole gradients.
+        """
         if now or not isinstance(model, DistributedDataParallel):
             yield
         else:

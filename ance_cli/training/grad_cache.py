@@ -49,16 +49,17 @@ class GradCacheStep:
     widths: list[tuple[int, int]] = field(default_factory=list, init=False)
     """(rows, padded width) of each forward pass that had gradients."""
 
-    def backward(self, query_rows: Ints, passage_rows: Ints, most_rows: int, loss_of: LossOf,
-                 sync: bool, seed: int) -> float:  # fmt: skip
+    def backward(self, query_rows: Ints, passage_rows: Ints, most: tuple[int, int],
+                 loss_of: LossOf, sync: bool, seed: int) -> float:  # fmt: skip
         """Add the gradients of `loss_of(query vectors, passage vectors)`; returns the loss.
 
         `query_rows`, `passage_rows`: rows of `queries` and `passages` that this rank encodes;
-        `most_rows`: the largest number of rows of one side that any rank encodes. The gradients are
-        averaged over the ranks if `sync`. `seed` seeds the dropout.
+        `most`: the largest number of queries, and of passage rows, that any rank encodes. With
+        chunks, passage rows may be repeated after the last one. The gradients are averaged over the
+        ranks if `sync`. `seed` seeds the dropout.
         """
         # every rank must choose alike: the collectives of the two ways come in different orders
-        if not self.chunk or most_rows <= self.chunk:
+        if not self.chunk or max(most) <= self.chunk:
             with self.world.syncing(self.model, sync):
                 torch.manual_seed(seed)
                 q, d = self._encode(query_rows, passage_rows if len(passage_rows) else None)
@@ -66,7 +67,7 @@ class GradCacheStep:
                 loss = loss_of(q, d)
                 loss.backward()  # type: ignore[no-untyped-call]
                 return float(loss.detach())
-        chunks = self._chunks(query_rows, passage_rows)
+        chunks = self._chunks((query_rows, passage_rows), most)
         with torch.no_grad():
             parts = [self._seeded(seed + n, *chunk) for n, chunk in enumerate(chunks)]
         q = torch.cat([part[0] for part in parts if part[0] is not None]).requires_grad_()
@@ -89,13 +90,18 @@ class GradCacheStep:
                 surrogate.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def _chunks(self, query_rows: Ints, passage_rows: Ints) -> list[Chunk]:
-        """The last chunk holds rows of both sides: its backward pass averages over the ranks, which
-        waits for a gradient of every parameter."""
+    def _chunks(self, rows_of: tuple[Ints, Ints], most: tuple[int, int]) -> list[Chunk]:
+        """The chunks of every rank are as many, with rows of the same sides: sharded weights are
+        gathered in each. A rank with too few rows repeats some.
+
+        The last chunk holds rows of both sides: its backward pass averages over the ranks, which
+        waits for a gradient of every parameter.
+        """
         sides: list[list[Ints]] = []
-        for rows in (query_rows, passage_rows):
-            pieces = -(-len(rows) // self.chunk)
-            sides.append(np.array_split(rows, pieces)[::-1] if pieces else [])
+        for rows, most_rows in zip(rows_of, most, strict=True):
+            pieces = -(-most_rows // self.chunk)
+            filled = np.resize(rows, max(len(rows), pieces))
+            sides.append(np.array_split(filled, pieces)[::-1] if pieces else [])
         pairs: list[Chunk] = list(zip_longest(*sides))  # type: ignore[arg-type]
         return pairs[::-1]
 

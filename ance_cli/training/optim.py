@@ -1,4 +1,5 @@
-"""Optimizers: AdamW from torch, and LAMB as the paper's released code runs it."""
+"""Optimizers: AdamW from torch, with 8-bit moments from torchao, and LAMB as the paper's released
+code runs it."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ance_cli.config.sets import OptimizerName
+from ance_cli.config.training import RecipeConfig
+from ance_cli.training.layers import rate_factors
 
 
 class Lamb(torch.optim.Optimizer):
@@ -60,13 +63,31 @@ class Lamb(torch.optim.Optimizer):
         return loss
 
 
-Groups = list[dict[str, Any]]
+Group = dict[str, Any]
+Groups = list[Group]
 """Parameter groups, as every optimizer of torch takes them."""
 
 
 def adamw(groups: Groups, lr: float) -> torch.optim.Optimizer:
     """torch's AdamW in its fused form."""
     return torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+def adamw_8bit(groups: Groups, lr: float) -> torch.optim.Optimizer:
+    """torchao's AdamW, whose moments have 8 bits in blocks of 256 numbers with a scale each
+    (Dettmers et al., 2022).
+
+    Tensors of fewer than 4096 numbers, or of no whole number of blocks, keep 32 bits. The step is
+    compiled on a GPU, where its intermediate tensors would take much memory, and not on a CPU,
+    where it would need a C++ compiler.
+    """
+    from torchao.optim import AdamW8bit
+
+    optimizer: torch.optim.Optimizer = AdamW8bit(groups, lr=lr)
+    if all(p.device.type == "cpu" for group in groups for p in group["params"]):
+        eager = torch.compiler.set_stance("force_eager")
+        optimizer.step = eager(optimizer.step)  # type: ignore[method-assign]
+    return optimizer
 
 
 def lamb(groups: Groups, lr: float) -> torch.optim.Optimizer:
@@ -76,19 +97,32 @@ def lamb(groups: Groups, lr: float) -> torch.optim.Optimizer:
 
 OPTIMIZERS: dict[OptimizerName, Callable[[Groups, float], torch.optim.Optimizer]] = {
     "adamw": adamw,
+    "adamw-8bit": adamw_8bit,
     "lamb": lamb,
 }
 """optimizer(parameter groups, learning rate) by name."""
 
 
-def make_optimizer(
-    model: nn.Module, name: OptimizerName, lr: float, weight_decay: float
-) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: RecipeConfig) -> torch.optim.Optimizer:
     """An optimizer of the parameters that are trained, without weight decay on biases and norms
-    (tensors of one dimension)."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return OPTIMIZERS[name](groups, lr)
+    (tensors of one dimension).
+
+    Each group has the `factor` of its parameters on the learning rate.
+    """
+    groups: dict[tuple[bool, float], Group] = {}
+    rates = rate_factors(model, config.layer_decay)
+    for p, factor in sorted(rates, key=lambda rate: rate[0].ndim <= 1):
+        decay = config.weight_decay if p.ndim > 1 else 0.0
+        empty: Group = {"params": [], "weight_decay": decay, "factor": factor}
+        groups.setdefault((p.ndim > 1, factor), empty)["params"].append(p)
+    return OPTIMIZERS[config.optimizer](list(groups.values()), config.lr)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give each group its share of the learning rate."""
+    for group in optimizer.param_groups:
+        rate = lr * group["factor"]
+        if isinstance(group["lr"], Tensor):  # torchao's, so that a new rate compiles nothing again
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

@@ -189,6 +189,7 @@ def _first_model(
     """The encoder that training begins with, and whether its head is a new one."""
     from ance_cli.models.dual import Start, freeze_passages, start_dual
     from ance_cli.models.encoder import described
+    from ance_cli.training.layers import freeze_layers
 
     asked = {each.name: getattr(config, each.name) for each in fields(Start)}
     dual, is_fresh = start_dual(start, Start(**asked))
@@ -200,6 +201,11 @@ def _first_model(
                 hint="train the checkpoint first, and start from that run's checkpoint",
             )
         dual = freeze_passages(dual)
+    freeze_layers(dual, config.freeze_layers)  # refuses what cannot be frozen
+    if config.lora_rank:
+        counts = [sum(p.numel() for p in dual.parameters() if p.requires_grad or every)
+                  for every in (False, True)]  # fmt: skip
+        reporter.say(f"an adapter is trained: {counts[0]:,} of {counts[1]:,} weights")
     if is_fresh:
         reporter.say(
             f"{start.shown} has no retrieval head: a new one is added "

@@ -7,6 +7,7 @@ keeps the ledger; `train_worker.py` trains, in this process or in one process fo
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import orjson
@@ -62,6 +63,7 @@ def train_segment(
     """
     run = RunFolder(output)
     setup = resolve_run(run, spec, segment.steps, devices, call.reporter)
+    _check_optimizer(setup.config)
     source = NegativesSource(negatives, segment.follow, embeddings)
     if segment.steps:
         source.check(setup.config)
@@ -85,6 +87,7 @@ def train_segment(
             return _summary(run, up_to_date=True)
         if record is None:
             check_horizon(run, segment.steps, setup.config)
+        _check_sharding(segment, setup.config, devices)
         training_set = _check(run, setup, found, devices, call)
         if setup.is_new:
             start_run(run, setup, call.reporter)
@@ -93,6 +96,15 @@ def train_segment(
         _train(run, setup.config, job, training_set, devices, call)
         _finish(run, record)
         return _summary(run, up_to_date=False)
+
+
+def _check_optimizer(config: TrainConfig) -> None:
+    """Refuse an optimizer whose package is not installed."""
+    if config.optimizer == "adamw-8bit" and importlib.util.find_spec("torchao") is None:
+        raise UsageProblem(
+            "--optimizer adamw-8bit needs torchao, which is not installed",
+            hint="pip install 'ance-cli[8bit]'",
+        )
 
 
 def _join_node_0(
@@ -147,6 +159,22 @@ def _check_batch(config: TrainConfig, num_ranks: int) -> None:
             f"this run trains {pairs} pairs at a time (--batch-size {config.batch_size} on "
             f"{config.devices} devices), which {num_ranks} devices cannot share evenly",
             hint=f"use a number of devices that divides {pairs} (--gpus, --cpu-workers)",
+        )
+
+
+def _check_sharding(segment: SegmentConfig, config: TrainConfig, devices: Devices) -> None:
+    """A sharded model is divided among several devices, and 8-bit moments cannot be divided."""
+    if segment.shard == "none":
+        return
+    if devices.num_ranks == 1:
+        raise UsageProblem(
+            "--shard full divides the model among several devices, and there is one",
+            hint="omit --shard, or train on more devices (--gpus, --cpu-workers)",
+        )
+    if config.optimizer == "adamw-8bit":
+        raise UsageProblem(
+            "--shard full cannot divide the moments of --optimizer adamw-8bit",
+            hint="start a new run with --optimizer adamw",
         )
 
 

@@ -34,8 +34,6 @@ from ance_cli.training.segments import SegmentInput, state_step
 from ance_cli.training.trackers import Track, make_tracker
 
 if TYPE_CHECKING:
-    import torch
-
     from ance_cli.training.distributed import World
     from ance_cli.training.live import LiveNegatives
     from ance_cli.training.state import TrainerState
@@ -153,7 +151,7 @@ def _make_trainer(
     from ance_cli.training.trainer import Trainer
 
     run.dataset()  # refuses data that changed since the run began
-    model = _load_model(run, config, job.segment, world.device)
+    model = _load_model(run, config, job, world)
     resumed = _resume(run, model, job, world, call.reporter)
     load = SnapshotLoader(model.start, training_set, call)
     watcher, snapshot = _first_negatives(run, job, resumed, load, world)
@@ -181,15 +179,15 @@ def _make_trainer(
     return trainer
 
 
-def _load_model(
-    run: RunFolder, config: TrainConfig, segment: SegmentConfig, device: torch.device
-) -> TrainedModel:
+def _load_model(run: RunFolder, config: TrainConfig, job: TrainJob, world: World) -> TrainedModel:
     """The newest checkpoint on the device, and a new optimizer for it."""
     from ance_cli.models.attention import use_float32
     from ance_cli.models.dual import enable_gradient_checkpointing, load_dual
     from ance_cli.models.encoder import set_dropout
     from ance_cli.models.tokens import Tokenizer
+    from ance_cli.training.layers import freeze_layers
     from ance_cli.training.optim import make_optimizer
+    from ance_cli.training.sharding import outline_of, shard
     from ance_cli.training.trainer import TrainedModel
 
     newest = run.checked_checkpoint()
@@ -197,18 +195,24 @@ def _load_model(
         raise BadInput(f"{run.checkpoints}: the run has no whole checkpoint")
     start = Checkpoint(newest[1])
     tokenizer = Tokenizer(start)
-    encoder = load_dual(start).to(device)
-    if device.type == "cpu":
+    encoder = load_dual(start)
+    if world.device.type == "cpu":
         for tower in (encoder.query, encoder.passage):
             use_float32(tower.backbone)
     if config.freeze_passages:
         encoder.passage.requires_grad_(False)
-    if segment.gradient_checkpointing:
+    freeze_layers(encoder, config.freeze_layers)
+    if job.segment.gradient_checkpointing:
         enable_gradient_checkpointing(encoder)
     if config.dropout is not None:
         set_dropout(encoder, config.dropout)
-    optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
-    return TrainedModel(start, tokenizer, encoder, optimizer)
+    outline = None
+    if job.segment.shard == "full":
+        outline = outline_of(encoder)
+        shard(encoder, world, job.dtype)
+    else:
+        encoder.to(world.device)
+    return TrainedModel(start, tokenizer, encoder, make_optimizer(encoder, config), outline)
 
 
 @dataclass(frozen=True)
@@ -313,12 +317,18 @@ class RunOutput:
         from ance_cli.training.state import save_state
 
         folder = self.run.state(trainer.step).path
-        save_state(folder, trainer.encoder, trainer.optimizer, trainer.trainer_state)
-        self.run.prune_states()
+        main = trainer.world.is_main
+        save_state(folder, trainer.encoder, trainer.optimizer, trainer.trainer_state, main)
+        if main:
+            self.run.prune_states()
 
     def save_checkpoint(self, trainer: Trainer) -> None:
-        settings = replace(self.model.start.settings, training_step=trainer.step)
-        publish_checkpoint(self.run, trainer.encoder, settings, self.frozen_passages_of)
+        from ance_cli.training.sharding import whole_encoder
+
+        encoder = whole_encoder(trainer.encoder, self.model.outline, trainer.world.is_main)
+        if encoder is not None:
+            settings = replace(self.model.start.settings, training_step=trainer.step)
+            publish_checkpoint(self.run, encoder, settings, self.frozen_passages_of)
 
     def log(self, line: dict[str, Any]) -> None:
         atomic.append_line(self.run.metrics, orjson.dumps(line))

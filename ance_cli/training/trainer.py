@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.errors import Diverged, Stopped, hold_signals
@@ -28,6 +29,8 @@ from ance_cli.training.gradients import group_norms, layer_groups
 from ance_cli.training.live import LiveNegatives
 from ance_cli.training.loss import LossInputs, batch_loss, likely_positives, scores_by_width
 from ance_cli.training.lr_schedule import learning_rate
+from ance_cli.training.optim import set_learning_rate
+from ance_cli.training.sharding import is_sharded, own_part, whole
 from ance_cli.training.state import TrainerState
 
 _POLL_SECONDS = 0.2
@@ -37,16 +40,21 @@ _TRY = "start a new run with a smaller --lr, or with more --warmup-steps"
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """An encoder in training, and the checkpoint that it was loaded from."""
+    """An encoder in training, and the checkpoint that it was loaded from.
+
+    `outline` is that of a sharded encoder.
+    """
 
     start: Checkpoint
     tokenizer: Tokenizer
     encoder: DualEncoder
     optimizer: torch.optim.Optimizer
+    outline: DualEncoder | None = None
 
 
 class TrainerOutput(Protocol):
-    """Writes what a trainer made. Every method is called between two steps, on the main rank."""
+    """Writes what a trainer made. Every method is called between two steps: those that save on all
+    ranks, because a sharded model is gathered from all, and the others on the main rank."""
 
     def save_state(self, trainer: Trainer) -> None: ...
 
@@ -100,7 +108,9 @@ class Trainer:
         pad_id = self.model.tokenizer.pad_id_of
         self._grad_cache_step = GradCacheStep(
             self._model, self.world, self.queries, self.snapshot.passages,
-            (pad_id("query"), pad_id("passage")), self.dtype, self.segment.grad_cache,
+            (pad_id("query"), pad_id("passage")),
+            "fp32" if is_sharded(self.encoder) else self.dtype,  # it casts its weights itself
+            self.segment.grad_cache,
         )  # fmt: skip
 
     @property
@@ -114,11 +124,13 @@ class Trainer:
         After a signal to any rank, all ranks finish their step and stop, with the state saved.
         """
         main = self.world.is_main
-        if main and self.step > first_step and self._is_checkpoint:
+        if self.step > first_step and self._is_checkpoint:
             self.output.save_checkpoint(self)  # a kill may have come right after the state
         total = self.last_step - first_step
         saved = time.monotonic()
-        speed = _Speed(self.step, self._grad_cache_step, self.encoder, self.ceiling)
+        speed = _Speed(
+            self.step, self._grad_cache_step, self.encoder, self.ceiling, self.config.freeze_layers
+        )
         losses = self.losses
         with (
             hold_signals() as stop,
@@ -142,10 +154,9 @@ class Trainer:
                     losses.clear()
                 if self._is_checkpoint or saving or stopping:
                     self._check_weights()
-                    if main:
-                        self.output.save_state(self)
+                    self.output.save_state(self)
                     saved = time.monotonic()
-                if main and self._is_checkpoint:
+                if self._is_checkpoint:
                     self.output.save_checkpoint(self)
                 if stopping:
                     self.world.wait()  # no rank ends before the state is saved
@@ -167,7 +178,8 @@ class Trainer:
 
         A finite gradient does not rule that out, and no loss has shown it yet.
         """
-        if not all(bool(torch.isfinite(weights).all()) for weights in self._trained):
+        finite = all(bool(torch.isfinite(own_part(weights)).all()) for weights in self._trained)
+        if not self.world.all_reduce_min(finite):
             raise Diverged(
                 f"step {self.step}: a weight is not finite: training diverged; nothing of this "
                 "step was written",
@@ -199,8 +211,7 @@ class Trainer:
                 return
             if self.world.all_reduce_sum(bool(stop))[0]:
                 self._check_weights()
-                if self.world.is_main:
-                    self.output.save_state(self)
+                self.output.save_state(self)
                 self.world.wait()  # no rank ends before the state is saved
                 reporter.warn(self._stopped)
                 raise Stopped(stop[0] if stop else signal.SIGTERM)
@@ -235,8 +246,7 @@ class Trainer:
 
     def _optimizer_step(self, with_groups: bool) -> tuple[float, dict[str, float]]:
         """One optimizer step over `accumulation` micro-batches: loss and gradient norms."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step)
+        set_learning_rate(self.optimizer, learning_rate(self.config, self.step))
         self.encoder.train()
         total, at = 0.0, self.at
         self._num_left_out = 0.0
@@ -250,7 +260,7 @@ class Trainer:
         if with_groups:
             found = group_norms(self._groups)
             norms |= {f"grad_norm_{name}": round(norm, 6) for name, norm in found.items()}
-        norm = float(torch.nn.utils.clip_grad_norm_(self._trained, self.config.max_grad_norm))
+        norm = float(whole(clip_grad_norm_(self._trained, self.config.max_grad_norm)))
         norms["grad_norm"] = round(norm, 6)
         if not np.isfinite([total, norm]).all():
             raise Diverged(
@@ -276,7 +286,7 @@ class Trainer:
         if self.live is not None:
             nothing = np.zeros(0, np.int64)
             return self._grad_cache_step.backward(
-                batch.queries[mine], nothing, most_queries,
+                batch.queries[mine], nothing, (most_queries, 0),
                 lambda q, _: self._live_loss(q, batch, mine), last, seed,
             )  # fmt: skip
         rows, rows_of = self.snapshot.rows_of(batch.docs)
@@ -295,7 +305,7 @@ class Trainer:
         # a rank whose part has no document encodes one anyway: averaging the gradients waits for
         # every parameter
         return self._grad_cache_step.backward(
-            batch.queries[mine], own if len(own) else rows[:1], max(most_queries, *counts),
+            batch.queries[mine], own if len(own) else rows[:1], (most_queries, max(counts)),
             loss_of, last, seed,
         )  # fmt: skip
 
@@ -330,10 +340,10 @@ class _Speed:
     """Tokens and steps per second between two lines of the log, and MFU: the fraction of the
     device's measured FLOP/s."""
 
-    def __init__(
-        self, step: int, grad_cache_step: GradCacheStep, encoder: DualEncoder, ceiling: float
-    ) -> None:
+    def __init__(self, step: int, grad_cache_step: GradCacheStep, encoder: DualEncoder,
+                 ceiling: float, frozen_layers: int) -> None:  # fmt: skip
         self._grad_cache_step, self._ceiling = grad_cache_step, ceiling
+        self._frozen_layers = frozen_layers
         self._backbone = encoder.query.backbone
         self._begin(step)
 
@@ -347,7 +357,7 @@ class _Speed:
         elapsed = time.monotonic() - self._since
         padded = sum(rows * width for rows, width in self._grad_cache_step.widths)
         squares = sum(rows * width**2 for rows, width in self._grad_cache_step.widths)
-        flops = training_flops(self._backbone, padded, squares)
+        flops = training_flops(self._backbone, padded, squares, self._frozen_layers)
         tokens, all_flops = world.all_reduce_sum(self._grad_cache_step.tokens, flops)
         found = {
             "tokens_per_s": round(tokens / elapsed),

@@ -96,6 +96,48 @@ def test_two_ranks_train_as_one(world, recipe, tmp_path, monkeypatch):
     assert (identity["batch_size"], identity["devices"]) == (4, 2)
 
 
+DIVIDED = ["--cpu-workers", 2, "--shard", "full"]
+CHECKPOINTED = ["--in-batch", "all", "--layer-decay", "0.8", "--gradient-checkpointing"]
+CACHED = ["--towers", "two", "--accumulation", 2, "--freeze-layers", 1, "--grad-cache", 3,
+          "--segmentation", "special", "--passage-length", 8]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "first", "then"),
+    [
+        pytest.param(CHECKPOINTED, DIVIDED, [], id="divided-then-whole"),
+        pytest.param(CACHED, DIVIDED, DIVIDED, id="divided", marks=pytest.mark.long),
+        pytest.param(
+            CACHED, DIVIDED[:2], DIVIDED, id="copied-then-divided", marks=pytest.mark.long
+        ),
+    ],
+)
+def test_a_model_that_two_ranks_divide_trains_as_a_whole_one(world, recipe, first, then, request):
+    """And goes on, divided or not, from the state that either of them wrote."""
+    name = request.node.callspec.id
+    for run, flags, later in (
+        (f"one-{name}", ["--batch-size", 8], []),
+        (f"two-{name}", ["--batch-size", 4, *first], then),
+    ):
+        world(*command(world, run, *recipe, *flags, "--total-steps", 9))
+        world("train-segment", "bm25.jsonl", "--steps", 3, "--log-every", 1, "--force", *later,
+              "-o", run)  # fmt: skip
+    expected = losses(world, f"one-{name}")
+    assert len(expected) == 9
+    assert losses(world, f"two-{name}") == pytest.approx(expected, abs=1e-5)
+    world("encode", "--ckpt", f"two-{name}/latest", "--data", "data", "-o", f"vectors-{name}")
+
+
+def test_one_device_has_nothing_to_divide(world):
+    found = world(*command(world, "alone", "--shard", "full"), code=2)
+    assert "--shard full divides the model among several devices, and there is one" in found.stderr
+    found = world(*command(world, "alone", "--shard", "full", "--cpu-workers", 2,
+                           "--optimizer", "adamw-8bit"), code=2)  # fmt: skip
+    assert "cannot divide the moments of --optimizer adamw-8bit" in found.stderr
+    assert not (world.cwd / "alone").exists()
+
+
 @pytest.mark.long
 def test_a_run_goes_on_with_another_number_of_devices(world):
     """The global batch is the run's: one device alone takes all of it."""

@@ -52,6 +52,8 @@ RECIPES = {
     "random": ["--in-batch", "random", "--loss", "hinge"],
     "cosine": ["--schedule", "cosine", "--warmup-steps", 2],
     "lamb": ["--optimizer", "lamb"],
+    "8-bit": ["--optimizer", "adamw-8bit"],
+    "layers": ["--layer-decay", "0.9", "--freeze-layers", 1, "--gradient-checkpointing"],
     "two": ["--towers", "two"],
     "matryoshka": ["--matryoshka", "8,16", "--in-batch", "all", "--in-batch-margin", "-0.5"],
     "maxp": ["--segmentation", "special", "--passage-length", 8, "--max-segments", 3],
@@ -71,6 +73,14 @@ def test_a_recipe_runs_and_leaves_a_checkpoint_that_encodes(world, name):
         world("encode", "--ckpt", f"runs/{name}/latest", "--data", "data", "-o", f"emb-{name}")
         world("mine", "--ckpt", f"runs/{name}/latest", "--data", "data", "--embeddings",
               f"emb-{name}", "--depth", 6, "--negatives", 2, "-o", f"{name}.jsonl")  # fmt: skip
+
+
+def test_an_optimizer_that_is_not_installed(world, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = train(world, "missing", "--optimizer", "adamw-8bit", code=2)
+    assert "--optimizer adamw-8bit needs torchao" in found.stderr
+    assert "pip install 'ance-cli[8bit]'" in found.stderr
+    assert not (world.cwd / "runs" / "missing").exists()
 
 
 def test_a_fresh_head_has_the_dimensions_and_the_similarity_asked_for(world, backbone):

@@ -51,6 +51,19 @@ def test_flops_are_those_that_torch_counts(model, backbone):
     assert training_flops(encoder, num_tokens, sum_squares) == counter.get_total_flops()
 
 
+def test_frozen_layers_have_no_backward_pass(backbone):
+    encoder = bert(backbone)
+    encoder.set_attn_implementation("eager")
+    for part in (encoder.embeddings, encoder.encoder.layer[0]):
+        part.requires_grad_(False)
+    token_ids = torch.randint(5, 50, (4, 24))
+    with FlopCounterMode(display=False) as counter:
+        encoder(input_ids=token_ids).last_hidden_state[:, 0].sum().backward()
+    to_query_key_value = 2 * 3 * encoder.config.hidden_size**2 * token_ids.numel()
+    counted = training_flops(encoder, token_ids.numel(), 4 * 24**2, frozen_layers=1)
+    assert counted == counter.get_total_flops() + to_query_key_value
+
+
 def test_a_pooler_that_sees_one_token_of_a_row_does_not_count(backbone):
     encoder = AutoModel.from_pretrained(backbone, add_pooling_layer=True)
     assert hasattr(encoder, "pooler")

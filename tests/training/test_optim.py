@@ -1,11 +1,14 @@
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from ance_cli.training.optim import Lamb, make_optimizer
+from ance_cli.config import TrainConfig
+from ance_cli.config.sets import OptimizerName
+from ance_cli.training.optim import Lamb, make_optimizer, set_learning_rate
 
 
 def lamb_twin(weights, gradients, lr, decay, beta1=0.9, beta2=0.999, eps=1e-8):
@@ -47,9 +50,30 @@ def test_lamb_moves_a_zero_tensor():
     assert (p < 0).all()
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb"])
+@pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_biases_and_norms_are_not_decayed(name):
     model = nn.ModuleDict({"dense": nn.Linear(2, 2), "LayerNorm": nn.LayerNorm(2)})
-    groups = make_optimizer(model, name, 1e-3, 0.5).param_groups
+    config = TrainConfig(optimizer=name, weight_decay=0.5)
+    groups = make_optimizer(model, config).param_groups
     assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
     assert [len(group["params"]) for group in groups] == [1, 3]
+
+
+def test_8_bit_moments_change_the_steps_little():
+    found = {}
+    start = torch.linspace(-1, 1, 64 * 128).view(64, 128)
+    for name in ("adamw", "adamw-8bit"):
+        model = nn.ModuleDict({"dense": nn.Linear(128, 64)})
+        weight, generator = model["dense"].weight, torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            weight.copy_(start)
+        optimizer = make_optimizer(model, TrainConfig(optimizer=name))
+        for _ in range(10):
+            weight.grad = torch.randn(weight.shape, generator=generator)
+            set_learning_rate(optimizer, 1e-2)
+            optimizer.step()
+        found[name] = weight.detach()
+    moments = [optimizer.state[weight][name] for name in ("exp_avg", "exp_avg_sq")]
+    assert [moment.codes.dtype for moment in moments] == [torch.uint8, torch.uint8]
+    moved = (found["adamw"] - start).abs().mean()
+    assert 0 < (found["adamw-8bit"] - found["adamw"]).abs().mean() < 0.05 * moved

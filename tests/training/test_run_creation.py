@@ -66,6 +66,14 @@ def test_nothing_is_left_of_a_start_that_is_refused(start, checkpoint, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+def test_more_frozen_layers_than_there_are_leave_no_run(start, checkpoint, tmp_path):
+    with pytest.raises(UsageProblem, match="--freeze-layers 3: the encoder has 2 layers") as found:
+        start(checkpoint, freeze_layers=3)
+    assert found.value.hint == "use --freeze-layers 2 or less"
+    assert not (tmp_path / "run").exists()
+    start(checkpoint, freeze_layers=2)
+
+
 def test_a_frozen_passage_tower_is_published_as_it_was(start, checkpoint, tmp_path):
     from dataclasses import replace
 

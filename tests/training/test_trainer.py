@@ -13,13 +13,15 @@ from ance_cli.formats.dataset import Dataset, Passage
 from ance_cli.formats.negatives_file import PairNegatives
 from ance_cli.mining.false_negatives import DuplicateIndex
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.dual import load_dual
+from ance_cli.models.dual import enable_gradient_checkpointing, load_dual
 from ance_cli.models.encoder import set_dropout
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Silent
 from ance_cli.training.data import NegativesSnapshot, PairStream, StreamPosition, TrainingSet
 from ance_cli.training.distributed import World
+from ance_cli.training.layers import freeze_layers
 from ance_cli.training.optim import make_optimizer
+from ance_cli.training.sharding import shard
 from ance_cli.training.state import TrainerState, load_state, save_state
 from ance_cli.training.trainer import TrainedModel, Trainer
 
@@ -39,8 +41,9 @@ TEXTS = {name: f"river word{n} bread" for n, name in enumerate([f"d{n}" for n in
 
 
 def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segmentation="first",
-         log_every=1):  # fmt: skip
-    """A trainer on eight pairs; `losses` receives each step's logged loss."""
+         log_every=1, sharded=None):  # fmt: skip
+    """A trainer on eight pairs; `losses` receives each step's logged loss, and `sharded` is the
+    world among whose ranks the model is divided."""
     length = 6 if segmentation == "first" else 4  # three words are two segments
     start = Checkpoint(checkpoint).with_settings(segmentation=segmentation, passage_length=length)
     tokenizer = Tokenizer(start)
@@ -53,7 +56,10 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
         {q: [d] for q, d in PAIRS}, DuplicateIndex(corpus),
     )  # fmt: skip
     stream = PairStream(training_set, negatives, 0)
-    optimizer = make_optimizer(encoder, config.optimizer, config.lr, config.weight_decay)
+    freeze_layers(encoder, config.freeze_layers)
+    if sharded:
+        shard(encoder, sharded, "fp32")
+    optimizer = make_optimizer(encoder, config)
     trainer_state = load_state(state, encoder, optimizer) if state else TrainerState()
     queries = [training_set.queries[query_id] for query_id in training_set.query_ids]
     passages = [corpus[doc].text for doc in stream.docs]
@@ -76,13 +82,22 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
     )
 
 
-@pytest.mark.parametrize(("optimizer", "log_every"), [("adamw", 1), ("lamb", 3)])
+@pytest.mark.parametrize(
+    ("recipe", "log_every"),
+    [
+        ({"optimizer": "adamw"}, 1),
+        ({"optimizer": "adamw-8bit"}, 1),
+        ({"optimizer": "lamb"}, 3),
+        ({"layer_decay": 0.5, "freeze_layers": 1}, 1),
+    ],
+    ids=["adamw", "adamw-8bit", "lamb", "layers"],
+)
 def test_stopping_and_going_on_gives_the_same_losses_and_weights(
-    checkpoint, tmp_path, optimizer, log_every
+    checkpoint, tmp_path, recipe, log_every
 ):
     """Dropout is on, the schedule decays, and the cut is inside an epoch."""
     config = TrainConfig(
-        optimizer=optimizer, lr=1e-2, batch_size=3, accumulation=2, total_steps=9, warmup_steps=2
+        lr=1e-2, batch_size=3, accumulation=2, total_steps=9, warmup_steps=2, **recipe
     )
     whole = []
     trainer = make(checkpoint, tmp_path, config, 9, losses=whole, log_every=log_every)
@@ -196,6 +211,67 @@ def test_documents_of_several_segments_train(checkpoint, tmp_path):
     assert trainer.snapshot.passages.row_counts.max() > 1
     trainer.run(Silent(), 0)
     assert losses[-1][1] < 0.7 * losses[0][1]
+
+
+def test_a_state_keeps_8_bit_moments_as_they_are(checkpoint, tmp_path):
+    config = TrainConfig(optimizer="adamw-8bit", lr=1e-2, batch_size=8, total_steps=3)
+    trainer = make(checkpoint, tmp_path, config, 2)
+    trainer.run(Silent(), 0)
+    again = make(checkpoint, tmp_path, config, 3, tmp_path / "s2")
+    ours, theirs = (
+        [t.optimizer.state[p] for p in t.encoder.parameters() if p.requires_grad]
+        for t in (trainer, again)
+    )
+    in_8_bits = 0
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one["step"], other["step"])
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert type(one[name]) is type(other[name])
+            if hasattr(one[name], "codes"):
+                in_8_bits += 1
+                assert one[name].signed == other[name].signed == (name == "exp_avg")
+                for part in ("codes", "scale", "qmap"):
+                    assert torch.equal(getattr(one[name], part), getattr(other[name], part))
+            else:
+                assert torch.equal(one[name], other[name])
+    assert 0 < in_8_bits < 2 * len(ours)
+
+
+def test_each_layer_learns_at_its_own_rate(checkpoint, tmp_path):
+    """The first step of Adam is the rate times the sign of the gradient, without weight decay."""
+    config = TrainConfig(
+        lr=1e-3, weight_decay=0.0, batch_size=8, schedule="constant", layer_decay=0.5
+    )
+    trainer = make(checkpoint, tmp_path, config, 1)
+    before = {name: p.detach().clone() for name, p in trainer.encoder.named_parameters()}
+    trainer.run(Silent(), 0)
+    tower = "towers.shared."
+    for name, factor in {
+        "backbone.embeddings.word_embeddings.weight": 0.125,
+        "backbone.encoder.layer.0.output.dense.weight": 0.25,
+        "backbone.encoder.layer.1.output.dense.weight": 0.5,
+        "head.0.weight": 1.0,
+    }.items():
+        after = trainer.encoder.get_parameter(tower + name).detach()
+        step = (after - before[tower + name]).abs().max()
+        assert float(step) == pytest.approx(1e-3 * factor, rel=1e-2)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_frozen_layers_have_no_gradients_and_no_state(checkpoint, tmp_path, checkpointing):
+    config = TrainConfig(lr=1e-2, batch_size=8, total_steps=3, freeze_layers=1)
+    trainer = make(checkpoint, tmp_path, config, 2)
+    if checkpointing:
+        enable_gradient_checkpointing(trainer.encoder)
+    before = {name: p.detach().clone() for name, p in trainer.encoder.named_parameters()}
+    trainer.run(Silent(), 0)
+    frozen = set()
+    for name, p in trainer.encoder.named_parameters():
+        is_frozen = "embeddings" in name or ".layer.0." in name
+        assert torch.equal(p, before[name]) == is_frozen, name
+        assert (p not in trainer.optimizer.state) == is_frozen, name
+        frozen |= {name} if is_frozen else set()
+    assert 0 < len(frozen) < len(before)
 
 
 def test_divergence_is_refused_before_anything_is_kept(checkpoint, tmp_path):
