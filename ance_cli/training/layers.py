@@ -39,10 +39,7 @@ def places(named_parameters: Iterable[tuple[str, Tensor]]) -> list[tuple[Tensor,
     The layer's index is the first number in the name after the backbone's; the part before that is
     the name of a tower, and each tower has its own depth.
     """
-    split = [
-        (parameter, *f".{name}".partition(".chain.0.model."))
-        for name, parameter in named_parameters
-    ]
+    split = [(parameter, *f".{name}".partition(_BACKBONE)) for name, parameter in named_parameters]
     num_layers: dict[str, int] = {}
     for _, tower, _, below in split:
         num_layers[tower] = max(num_layers.get(tower, 0), _number(below) + 1)
@@ -51,10 +48,7 @@ def places(named_parameters: Iterable[tuple[str, Tensor]]) -> list[tuple[Tensor,
         depth = num_layers[tower]
         parts = set(below.split("."))
         layer = _number(below)
-        if not backbone or (layer < 0 and parts & _BACKBONE = ".chain.0.model."
-"""In the name of a parameter: between a tower and what is inside its transformers model."""
-
-_AFTER_THE_LAYERS and "embeddings" not in parts):
+        if not backbone or (layer < 0 and parts & _AFTER_THE_LAYERS and "embeddings" not in parts):
             layer = depth
         found.append((parameter, Place(layer, depth, in_head=not backbone)))
     return found
