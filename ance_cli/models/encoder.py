@@ -359,4 +359,4 @@ def set_dropout(model: nn.Module, probability: float) -> None:
 def hidden_size(backbone: nn.Module) -> int:
     """The width of the backbone's token vectors."""
     config: Any = backbone.config
-    return int(config.hidden_size)
+    return int(config.get_text_config().hidden_size)

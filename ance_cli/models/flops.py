@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ance_cli.models.devices import torch_dtype
+from ance_cli.models.encoder import hidden_size
 
 
 def forward_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> int:
@@ -25,18 +26,23 @@ def forward_flops(backbone: nn.Module, num_tokens: int, sum_squares: int) -> int
     weights with values. This assumes that every layer attends to the whole row and has weights of
     its own (unlike ALBERT).
     """
-    whole: Any = getattr(backbone, "config", None)
-    if whole is None:  # a table of embeddings
-        return 2 * int(backbone.embedding_dim) * num_tokens  # type: ignore[arg-type]
-    config = whole.get_text_config()
+    if isinstance(backbone, nn.EmbeddingBag):
+        return 2 * backbone.embedding_dim * num_tokens
     weights = sum(
         module.weight.numel()
         for name, module in backbone.named_modules()
         if isinstance(module, nn.Linear) and not name.startswith("pooler")  # not one per token
     )
-    layers = getattr(config, "num_hidden_layers", 0)  # code of a checkpoint may not say it
-    attention = 4 * layers * config.hidden_size * sum_squares
+    attention = 4 * _num_layers(backbone) * hidden_size(backbone) * sum_squares
     return int(2 * weights * num_tokens + attention)
+
+
+def _num_layers(backbone: nn.Module) -> int:
+    """The number of layers; 0 if the config does not say it, as that of a checkpoint's own code."""
+    if isinstance(backbone, nn.EmbeddingBag):
+        return 0
+    config: Any = backbone.config
+    return int(getattr(config.get_text_config(), "num_hidden_layers", 0))
 
 
 def training_flops(
@@ -48,8 +54,7 @@ def training_flops(
     It ends above the first `frozen_layers` layers. The gradient of the input of the layer above
     them counts, although it is not needed.
     """
-    config: Any = backbone.config
-    trained = 1 - frozen_layers / config.num_hidden_layers
+    trained = 1 - frozen_layers / max(1, _num_layers(backbone))
     return int((1 + 2 * trained) * forward_flops(backbone, num_tokens, sum_squares))
 
 
