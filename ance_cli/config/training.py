@@ -70,11 +70,11 @@ class RecipeConfig(EncoderChoices):
     weight_decay: Annotated[float, Setting(
         "Weight decay; biases and norms have none.", TRAINING, at_least=0)] = 0.01
     layer_decay: Annotated[float, Setting(
-        "Factor on the learning rate for each layer further down: the top layer has it once, the "
-        "embeddings most often, the head never. 1 = off.", TRAINING, above=0, at_most=1)] = 1.0
+        "Factor on the learning rate for each layer further below the head; 1 = off.", TRAINING,
+        above=0, at_most=1)] = 1.0
     freeze_layers: Annotated[int, Setting(
-        "Layers at the bottom of each encoder that are not trained, and the embeddings with them; "
-        "0 = train everything.", TRAINING, at_least=0)] = 0
+        "Lowest layers that are not trained, and the embeddings with them; 0 = train all.",
+        TRAINING, at_least=0)] = 0
     max_grad_norm: Annotated[float, Setting(
         "Norm at which gradients are clipped.", TRAINING, above=0)] = 1.0
     batch_size: BatchSize = 32
@@ -200,8 +200,8 @@ class RunningConfig(Config):
     gradient_checkpointing: Annotated[bool, Setting(
         "Recompute activations in the backward pass: less memory, more time.", TRAINING)] = False
     shard: Annotated[Sharding, Setting(
-        "full: each device keeps only its part of the weights, the gradients and the optimizer's "
-        "state (FSDP), for an encoder that is too large for one.", TRAINING)] = "none"
+        "full: each device keeps a part of the weights, gradients and moments (FSDP), for an "
+        "encoder that is too large for one.", TRAINING)] = "none"
     track: Annotated[Tracker, Setting(
         "Also send the training log to TensorBoard or Weights & Biases.", RUNTIME)] | None = None
 
