@@ -20,11 +20,12 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "checkpoint", "Stages", takes=(*COMMON, "trust_remote_code", "force"))
     def checkpoint(call: Call, asked: CallSettings, config: CheckpointConfig) -> Summary | None:
-        """Show what a checkpoint is, convert one of another layout, or upload one to the hub.
+        """Show what a checkpoint is, convert or merge one, or upload one to the hub.
 
         Converts the original ANCE models and castorini/ance-*, DPR's files and Hugging Face
-        folders, sentence-transformers folders, and plain encoders with --pooling. A missing or
-        unknown weight is an error. Pickled files are read as tensors only.
+        folders, sentence-transformers folders, plain encoders with --pooling, and adapters of any
+        of them, which are merged. A missing or unknown weight is an error. Pickled files are read
+        as tensors only.
 
         push uploads the checkpoint and its model card (its README.md, or what `ance card` writes)
         to the Hugging Face hub in one commit, and creates the model, private without --public, if
@@ -32,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
         Example: `ance checkpoint push runs/ance/best me/ance-medquad`
         """
-        if config.action == "convert":
+        if config.action in ("convert", "merge"):
             return _convert(config, call)
         if config.action == "push":
             return _push(config, call)
@@ -65,7 +66,14 @@ def _show(found: Summary) -> None:
 
 def _convert(config: CheckpointConfig, call: Call) -> Summary:
     if config.output is None:
-        raise UsageProblem("convert writes a checkpoint folder", hint="name it with -o DIR")
+        raise UsageProblem(
+            f"{config.action} writes a checkpoint folder", hint="name it with -o DIR"
+        )
+    if config.action == "merge" and Checkpoint(config.sources[0]).tower("passage").base is None:
+        raise UsageProblem(
+            f"{config.sources[0]}: has no adapter to merge",
+            hint="ance checkpoint inspect shows what a checkpoint is",
+        )
     from ance_cli.hub.convert import convert
 
     return convert(

@@ -68,7 +68,8 @@ class CheckpointConfig(EncoderChoices):
 
     action: Annotated[Action, Setting(
         "inspect: show what a checkpoint is. convert: write a checkpoint of another layout in "
-        "ours (-o). push: upload a checkpoint to the Hugging Face hub.", DATA, positional=True)]
+        "ours (-o). merge: write a checkpoint whose adapter is part of its weights (-o). push: "
+        "upload a checkpoint to the Hugging Face hub.", DATA, positional=True)]
     sources: Annotated[list[Path], Setting(
         "Checkpoint folder, file or hub id. For DPR's two folders: the question encoder, then the "
         "context encoder. For push: a checkpoint or a run folder (its newest checkpoint), then "

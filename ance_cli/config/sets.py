@@ -26,7 +26,7 @@ Mode = Literal["auto", "sync", "async"]
 RefreshPolicy = Literal["every", "auto"]
 FusionMethod = Literal["rrf", "sum"]
 Norm = Literal["minmax", "z", "none"]
-Action = Literal["inspect", "convert", "push"]
+Action = Literal["inspect", "convert", "merge", "push"]
 PresetName = Literal[
     "warmup", "ance-passage", "ance-doc-firstp", "ance-doc-maxp", "ance-openqa", "modern", "small"
 ]

@@ -10,9 +10,11 @@ import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from ance_cli.config.sets import HeadName, PoolingName, Side, Towers
@@ -127,9 +129,9 @@ def _is_trained(encoder: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-def load_dual(checkpoint: Checkpoint) -> DualEncoder:
+def load_dual(checkpoint: Checkpoint, base_dtype: torch.dtype = torch.float32) -> DualEncoder:
     """Both encoders of a checkpoint for training (`trainable_encoder`)."""
-    return _both(checkpoint, trainable_encoder)
+    return _both(checkpoint, partial(trainable_encoder, base_dtype=base_dtype))
 
 
 def load_merged(checkpoint: Checkpoint) -> DualEncoder:

@@ -206,10 +206,13 @@ def load_encoder(
     return encoder.eval()
 
 
-def trainable_encoder(checkpoint: Checkpoint, side: Side) -> Encoder:
-    """As `load_encoder` in float32, but an adapter is not merged: it alone is trained."""
-    encoder = _encoder(checkpoint, side, torch.float32)
+def trainable_encoder(
+    checkpoint: Checkpoint, side: Side, base_dtype: torch.dtype = torch.float32
+) -> Encoder:
+    """As `load_encoder` in float32, but an adapter is not merged: it alone is trained, and its base
+    is in `base_dtype`."""
     tower = checkpoint.tower(side)
+    encoder = _encoder(checkpoint, side, base_dtype if tower.base else torch.float32)
     if tower.base is not None:
         load_adapter(encoder.chain[0], tower.backbone, tower.shown)
     return encoder.eval()
@@ -298,6 +301,9 @@ def fresh_encoder(
     )
 
     first: Transformer = load_modules(tower)[0]  # type: ignore[assignment]
+    if tower.base is not None:
+        need_peft()
+        merge_adapter(first, tower.shown)
     causal = is_causal(first.model)
     if causal and pooling == "cls":
         raise BadInput(

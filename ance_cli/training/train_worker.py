@@ -182,6 +182,7 @@ def _make_trainer(
 def _load_model(run: RunFolder, config: TrainConfig, job: TrainJob, world: World) -> TrainedModel:
     """The newest checkpoint on the device, and a new optimizer for it."""
     from ance_cli.models.attention import use_float32
+    from ance_cli.models.devices import torch_dtype
     from ance_cli.models.dual import enable_gradient_checkpointing, load_dual
     from ance_cli.models.encoder import set_dropout
     from ance_cli.models.tokens import Tokenizer
@@ -195,7 +196,7 @@ def _load_model(run: RunFolder, config: TrainConfig, job: TrainJob, world: World
         raise BadInput(f"{run.checkpoints}: the run has no whole checkpoint")
     start = Checkpoint(newest[1])
     tokenizer = Tokenizer(start)
-    encoder = load_dual(start)
+    encoder = load_dual(start, torch_dtype(job.dtype))
     if world.device.type == "cpu":
         for tower in (encoder.query, encoder.passage):
             use_float32(tower.backbone)
