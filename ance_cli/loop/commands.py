@@ -29,13 +29,17 @@ _SEGMENT = _names(WorkerConfig)
 _REFRESH = _names(RefreshRules)
 
 
+_FLAGS = {each.name: each.flags[0] for each in declared(RecipeConfig) if each.flags}
+"""Settings of a recipe -> their flags, of which some have other words."""
+
+
 def as_flags(values: Mapping[str, Any]) -> list[str]:
     """`{"refresh_every": 5}` -> `["--refresh-every", "5"]`; True gives the flag alone, None and
     False give nothing."""
     flags = []
     for name, value in values.items():
         if value is not None and value is not False:
-            flags.append(flag_of(name))
+            flags.append(_FLAGS.get(name) or flag_of(name))
             if value is not True:
                 flags.append(str(value))
     return flags
@@ -74,8 +78,8 @@ class Commands:
     def prepare(self) -> list[str]:
         """Make the run, or check that the existing run has these settings."""
         settings = {"total_steps": self.config.last_step, **_chosen(self.given, _RUN)}
-        return ["train-segment", "-o", str(self.run.path), "--steps", "0", "--quiet",
-                *as_flags({**settings, **self._segment})]  # fmt: skip
+        return ["train-segment", "-o", str(self.run.path), "--steps", "0",
+                *as_flags({**settings, **self._segment}), *self._quiet]  # fmt: skip
 
     def refresh(self) -> list[str]:
         """One refresh."""

@@ -6,6 +6,9 @@ An adapter is trained and saved as a `PeftModel`; to encode, it is merged into i
 from __future__ import annotations
 
 import importlib.util
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +44,23 @@ def add_adapter(
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)  # type: ignore[arg-type]
     found = {name.split(".")[-1] for name, m in first.model.named_modules()
              if isinstance(m, nn.Linear)}  # fmt: skip
-    with as_bad_input(
-        f"--lora-targets {targets}: the backbone has no such linear map",
-        hint=f"use {ALL_LINEAR}, or some of {','.join(sorted(found))}",
+    with (
+        _without_warnings(),
+        as_bad_input(
+            f"--lora-targets {targets}: the backbone has no such linear map",
+            hint=f"use {ALL_LINEAR}, or some of {','.join(sorted(found))}",
+        ),
     ):
         torch.manual_seed(seed)
         first.model = get_peft_model(first.model, config)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """peft warns of names in transformers that are about to change, which no user can."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def load_adapter(first: Any, folder: Path, shown: Path) -> None:
@@ -54,7 +68,7 @@ def load_adapter(first: Any, folder: Path, shown: Path) -> None:
     from peft import PeftModel
 
     _remove_adapter(first.model, shown, merge=False)
-    with as_bad_input(f"{shown}: the adapter does not load", hint=COPY_AGAIN):
+    with _without_warnings(), as_bad_input(f"{shown}: the adapter does not load", hint=COPY_AGAIN):
         first.model = PeftModel.from_pretrained(first.model, str(folder), is_trainable=True)
 
 
