@@ -67,6 +67,7 @@ class DualEncoder(nn.Module):
 
     def __init__(self, query: Encoder, passage: Encoder) -> None:
         super().__init__()
+        query.side, passage.side = "query", "passage"  # a shared one: its lengths are passages'
         self.towers = nn.ModuleDict(
             {"shared": query} if query is passage else {"query": query, "passage": passage}
         )

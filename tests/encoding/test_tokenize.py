@@ -89,7 +89,7 @@ def test_a_checkpoint_with_other_weights_takes_the_same_cache(opened, calls, tmp
     checkpoint, dataset = opened
     first = corpus_tokens(checkpoint, dataset)
     dual = load_dual(checkpoint)
-    dual.query.head[0].bias.data += 1
+    dual.query.chain[2].linear.bias.data += 1
     tokenizer = Tokenizer(checkpoint)
     tokenizer(["a use that must leave no trace in what is saved"], "query")
     save_dual(dual, checkpoint.settings, tmp_path / "trained")
