@@ -19,6 +19,7 @@ from ance_cli.models.dual import (
 )
 from ance_cli.models.encoder import described, set_dropout
 from ance_cli.models.tokens import Tokenizer
+from tests.families import FAMILIES
 from tests.models.test_encoder import TEXTS, our_vectors
 from tests.world import tree
 
@@ -233,6 +234,21 @@ def test_a_foreign_passage_tower_is_copied_not_written_anew(tmp_path, backbone):
     assert split.is_cosine
     written = save(dual, start, tmp_path / "written")
     assert written.tower_hash("passage") != start.tower_hash("passage")
+
+
+def test_a_frozen_passage_tower_of_an_older_layout(tmp_path):
+    """It is loaded as its own files say, without the fields that newer versions write."""
+    FAMILIES["old-layout"](tmp_path / "st")
+    start = Checkpoint(tmp_path / "st")
+    dual = freeze_passages(load_dual(start))
+    move_query_tower(dual)
+    split = save(dual, start, tmp_path / "split", frozen_passage_from=start)
+    assert split.tower_hash("passage") == start.tower_hash("passage")
+    _, passages, default = their_vectors(split.path)
+    np.testing.assert_array_equal(default, passages)
+    passages /= np.linalg.norm(passages, axis=1, keepdims=True)
+    np.testing.assert_allclose(our_vectors(split.path), passages, atol=1e-5)
+    np.testing.assert_array_equal(our_vectors(split.path), our_vectors(start.path))
 
 
 def test_moving_on_moves_the_step_alone(tmp_path, two_towers):
