@@ -108,7 +108,7 @@ def two_towers(tmp_path_factory, checkpoint) -> Path:
     from ance_cli.models.dual import Start, save_dual, start_dual
 
     shared = Checkpoint(checkpoint)
-    dual, _ = start_dual(shared, Start(head="paper", seed=1, towers="two"))
+    dual, _ = start_dual(shared, Start(towers="two"))
     with torch.no_grad():
         for parameter in dual.query.parameters():
             parameter.mul_(1.3)

@@ -220,8 +220,8 @@ class Checkpoint:
         """Raises `BadInput` for a raw language model: its vectors mean nothing yet."""
         if not self.has_head:
             raise BadInput(
-                f"{self.shown}: has no pooling and head ({self.files.modules.name} is missing): "
-                "a plain encoder's vectors are not trained for retrieval",
+                f"{self.shown}: has no pooling and head: a plain encoder's vectors are not trained "
+                "for retrieval",
                 hint="train it first: ance train-segment NEGATIVES --ckpt "
                 f"{self.shown} adds a fresh head",
             )

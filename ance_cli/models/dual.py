@@ -22,9 +22,11 @@ from ance_cli.config.training import ALL_LINEAR
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.checkpoint_folder import (
     CheckpointFolder,
+    ModuleFolder,
     is_known,
     leads_out,
     repeats_settings,
+    write_json,
 )
 from ance_cli.models.adapters import add_adapter
 from ance_cli.models.checkpoint import Checkpoint, EncodingSettings, write_settings
@@ -35,7 +37,7 @@ from ance_cli.models.encoder import (
     trainable_encoder,
     with_normalize,
 )
-from ance_cli.models.tower import PASSAGE_ROUTE, Tower
+from ance_cli.models.tower import PASSAGE_ROUTE, SETTINGS_OF_TEXTS, Tower, read_object
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,14 @@ class Start:
 class DualEncoder(nn.Module):
     """The encoders of queries and of passages: one object if they share their weights.
 
-    `towers` holds each encoder once, so that parameters and state have no duplicates. The
-    backbone's own pooler is frozen: nothing reads it, and a distributed step would wait for its
-    gradients.
+    `towers` holds each encoder once, so that parameters and state have no duplicates. Each gets its
+    `side`, a shared one the passages'. The backbone's own pooler is frozen: nothing reads it, and a
+    distributed step would wait for its gradients.
     """
 
     def __init__(self, query: Encoder, passage: Encoder) -> None:
         super().__init__()
+        query.side, passage.side = "query", "passage"
         self.towers = nn.ModuleDict(
             {"shared": query} if query is passage else {"query": query, "passage": passage}
         )
@@ -267,9 +270,12 @@ def _set_lengths(encoder: Encoder, settings: EncodingSettings, shared: bool) -> 
 
 
 def _copy_modules(tower: Tower, folder: Path) -> None:
-    """Put a tower's own files in the place of its saved ones."""
-    for number, module in enumerate(tower.modules):
-        place = folder / f"{PASSAGE_ROUTE}_{number}_{module.kind}"
+    """Put a tower's own files in the place of its saved ones, and how it is loaded."""
+    places = [
+        folder / f"{PASSAGE_ROUTE}_{number}_{module.kind}"
+        for number, module in enumerate(tower.modules)
+    ]
+    for place in places:
         for path in place.iterdir():
             if not repeats_settings(path):
                 path.unlink()
@@ -281,6 +287,10 @@ def _copy_modules(tower: Tower, folder: Path) -> None:
                 f"{path}: is a link to a file outside of the checkpoint, which would be copied",
                 hint="remove the link, or put the file itself in its place",
             )
-        number = int(place_name)
-        target = folder / f"{PASSAGE_ROUTE}_{number}_{tower.modules[number].kind}"
-        shutil.copyfile(path, target / path.name)
+        shutil.copyfile(path, places[int(place_name)] / path.name)
+    config = ModuleFolder(places[0]).sentence_bert_config
+    if config.exists():
+        saved = read_object(config)
+        lengths = {"max_seq_length": saved["document_length"]}  # else the copied tokenizer's length
+        lengths |= {name: saved[name] for name in SETTINGS_OF_TEXTS if name in saved}
+        write_json(config, lengths | tower.loading)

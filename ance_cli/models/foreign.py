@@ -348,7 +348,7 @@ def _dpr(weights: dict[Path, Weights], backbone: Path | None, scratch: Path) -> 
             modules = [first, Pooling(width, "cls")]
             if projection:
                 modules.append(_dense(projection, "encode_proj", width, source))
-            encoders[side] = Encoder(modules, side=side).eval()
+            encoders[side] = Encoder(modules).eval()
     for side, what in (("query", "question"), ("passage", "context")):
         if side not in encoders:
             raise BadInput(

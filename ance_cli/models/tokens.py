@@ -11,7 +11,7 @@ import numpy as np
 from ance_cli.call import trusts_remote_code
 from ance_cli.config.sets import Segmentation, Side
 from ance_cli.errors import BadInput, as_bad_input
-from ance_cli.formats.checkpoint_folder import COPY_AGAIN
+from ance_cli.formats.checkpoint_folder import COPY_AGAIN, ModuleFolder
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.tokens import TokenRows, join_rows
 from ance_cli.models.checkpoint import EncodingSettings
@@ -22,15 +22,22 @@ __all__ = ["TokenRows", "Tokenizer", "join_rows", "load_tokenizer", "tokenizer_h
 
 _TOKENIZER_FILES = ("*token*.json", "*vocab*", "merges.txt", "*.model", "*.bpe", "*.tiktoken")
 
+_NOT_OF_TOKENS = ("model_max_length", "is_local", "local_files_only")
+"""Fields of a tokenizer's config that a save may change: the length, and how it was loaded."""
+
 
 def tokenizer_hash(tower: Tower) -> str:
     """Hash of what turns texts into token ids: the tokenizer's files, and the type of the model,
     which decides how the files are read. Weights and lengths are not hashed."""
-    files = {
+    config = ModuleFolder(tower.backbone).tokenizer_config
+    files: dict[str, Any] = {
         path.name: hash_file(path)
         for pattern in _TOKENIZER_FILES
         for path in tower.backbone.glob(pattern)
     }
+    if config.exists():
+        facts = read_object(config)
+        files[config.name] = {k: value for k, value in facts.items() if k not in _NOT_OF_TOKENS}
     model_type = None if tower.is_static else read_object(tower.config).get("model_type")
     return hash_json({"files": files, "model_type": model_type})
 

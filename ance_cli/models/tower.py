@@ -53,6 +53,9 @@ class Module:
     type: str = ""
 
 
+SETTINGS_OF_TEXTS = ("max_seq_length", "do_lower_case", "query_length", "document_length")
+"""The fields of a `sentence_bert_config.json` that repeat the encoding settings."""
+
 ADAPTER = "adapter_config.json"
 """What peft writes next to the weights of an adapter."""
 
@@ -192,7 +195,7 @@ class Tower:
         return {
             name: value
             for name, value in self._sentence_bert_config.items()
-            if name not in _SETTINGS_OF_TEXTS and value
+            if name not in SETTINGS_OF_TEXTS and value
         }
 
     @property
@@ -216,9 +219,6 @@ class Tower:
             if path.suffix in (".safetensors", ".json", ".txt", ".model", ".py")
             and not repeats_settings(path)
         ]
-
-
-_SETTINGS_OF_TEXTS = ("max_seq_length", "do_lower_case", "query_length", "document_length")
 
 
 def _pooled_width(path: Path) -> int:

@@ -297,7 +297,7 @@ def test_when_every_worker_died_the_same_command_goes_on(
 def test_what_a_worker_finds_wrong_is_told_as_by_one_process(opened, tmp_path):
     checkpoint, dataset = opened
     dual = load_dual(checkpoint)
-    dual.query.head[0].weight.data.fill_(float("nan"))
+    dual.query.chain[2].linear.weight.data.fill_(float("nan"))
     save_dual(dual, checkpoint.settings, tmp_path / "broken")
     with pytest.raises(BadInput, match="are not finite") as caught:
         encode(Checkpoint(tmp_path / "broken"), dataset, tmp_path / "emb", TWO_WORKERS)

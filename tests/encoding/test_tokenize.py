@@ -85,14 +85,16 @@ def test_the_cache_holds_what_the_tokenizer_makes(opened, monkeypatch, settings,
     assert list(cache.doc_ids()) == [p.doc_id for p in passages]
 
 
-def test_a_checkpoint_with_other_weights_takes_the_same_cache(opened, calls, tmp_path):
+@pytest.mark.parametrize("query_length", [12, 60])
+def test_a_checkpoint_with_other_weights_takes_the_same_cache(
+    opened, calls, tmp_path, query_length
+):
     checkpoint, dataset = opened
     first = corpus_tokens(checkpoint, dataset)
     dual = load_dual(checkpoint)
-    dual.query.head[0].bias.data += 1
-    tokenizer = Tokenizer(checkpoint)
-    tokenizer(["a use that must leave no trace in what is saved"], "query")
-    save_dual(dual, checkpoint.settings, tmp_path / "trained")
+    dual.query.chain[2].linear.bias.data += 1
+    settings = replace(checkpoint.settings, query_length=query_length)
+    save_dual(dual, settings, tmp_path / "trained")
     trained = Checkpoint(tmp_path / "trained")
     assert trained.tower_hash("passage") != checkpoint.tower_hash("passage")
     del calls[:]

@@ -53,7 +53,7 @@ def test_a_card_holds_data_recipe_measures_and_lineage(world, backbone):
         f"1. `{backbone.name}`: the start\n",
         "2. `warmup`: a fresh head, 2 steps on data, negatives: `bm25.jsonl`\n",
         "3. `ance`: 2 steps on data, negatives: 1 generation mined by the model itself",
-        "| vectors | 32 dimensions, compared by dot product |",
+        "| vectors | 32 dimensions, compared by cosine |",
         "| split | train |",
         "| batch size | 4 |",
         "| refresh: depth | 12 |",
@@ -147,7 +147,7 @@ def test_push_sends_the_checkpoint_and_its_card_in_one_commit(world, hub):
     files = hub[1][2]
     expected = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert set(files) == expected | {"README.md"} == set(found["files"])
-    assert "2_Dense/model.safetensors" in files and "ance.json" in files
+    assert "1_Pooling/config.json" in files and "ance.json" in files
     assert Path(files["model.safetensors"].path_or_fileobj) == folder / "model.safetensors"
     assert b"# me/small\n" in files["README.md"].path_or_fileobj
     assert found["url"] == "https://hub/me/small/commit/1"

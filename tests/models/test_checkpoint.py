@@ -58,7 +58,7 @@ def test_without_a_tokenizer(copy):
 
 def test_without_the_weights_of_the_head(copy):
     (copy / "2_Dense" / "model.safetensors").unlink()
-    with pytest.raises(BadInput, match="the weights of the head's Dense are missing"):
+    with pytest.raises(BadInput, match="the weights of the Dense are missing"):
         Checkpoint(copy)
 
 
@@ -70,10 +70,10 @@ def test_pickled_weights_are_never_loaded(copy):
 
 def test_an_unknown_module_is_refused(copy):
     modules = json.loads((copy / "modules.json").read_text())
-    modules[1]["type"] = "sentence_transformers.models.WeightedLayerPooling"
+    modules[3]["type"] = "sentence_transformers.models.Nothing"
     (copy / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(BadInput, match="cannot use a WeightedLayerPooling module"):
-        Checkpoint(copy)
+    with pytest.raises(BadInput, match="3_LayerNorm: the Nothing does not load"):
+        load_encoder(Checkpoint(copy))
 
 
 def test_weights_that_lack_a_layer_are_refused(copy):
@@ -91,8 +91,17 @@ def test_a_head_without_its_tensor_is_refused(copy):
     from safetensors.torch import save_file
 
     save_file({"other": torch.zeros(1)}, copy / "2_Dense" / "model.safetensors")
-    with pytest.raises(BadInput, match="has no linear.weight: the head would keep random values"):
+    with pytest.raises(BadInput, match="2_Dense: the Dense does not load .*linear.weight"):
         load_encoder(Checkpoint(copy))
+
+
+@pytest.mark.parametrize("place", [".", "2_Dense", "3_LayerNorm"])
+def test_weights_that_are_cut_short_are_refused(copy, place):
+    weights = copy / place / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(BadInput, match="does not load") as problem:
+        load_encoder(Checkpoint(copy))
+    assert str(weights.parent) in problem.value.what and "copy" in problem.value.hint
 
 
 def test_a_plain_encoder_does_not_encode(backbone):

@@ -17,8 +17,9 @@ from ance_cli.models.dual import (
     save_dual,
     start_dual,
 )
-from ance_cli.models.encoder import Normalize, set_dropout
+from ance_cli.models.encoder import described, set_dropout
 from ance_cli.models.tokens import Tokenizer
+from tests.families import FAMILIES
 from tests.models.test_encoder import TEXTS, our_vectors
 from tests.world import tree
 
@@ -42,7 +43,7 @@ def their_vectors(folder):
 
 def move_query_tower(dual):
     with torch.no_grad():
-        dual.query.head[0].weight[0, 0] += 1.0
+        dual.query.chain[2].linear.weight[0, 0] += 1.0
 
 
 # ---------------------------------------------------------------- one model
@@ -84,14 +85,14 @@ def test_the_state_holds_each_weight_once(checkpoint, two_towers):
 
 
 def test_every_parameter_that_trains_gets_a_gradient(tmp_path, two_towers):
-    """MPNet always has a pooler, whose output nobody reads."""
-    from transformers import AutoTokenizer, MPNetConfig, MPNetModel
+    """SqueezeBERT always has a pooler, whose output nobody reads."""
+    from transformers import AutoTokenizer, SqueezeBertConfig, SqueezeBertModel
 
-    plain = tmp_path / "mpnet"
+    plain = tmp_path / "squeezebert"
     AutoTokenizer.from_pretrained(two_towers / "query_0_Transformer").save_pretrained(plain)
-    MPNetModel(
-        MPNetConfig(vocab_size=160, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                    intermediate_size=16, max_position_embeddings=66)
+    SqueezeBertModel(
+        SqueezeBertConfig(vocab_size=160, hidden_size=16, embedding_size=16, num_hidden_layers=1,
+                          num_attention_heads=2, intermediate_size=16, max_position_embeddings=66)
     ).save_pretrained(plain)  # fmt: skip
     dual, _ = start_dual(Checkpoint(plain), Start(head="paper", seed=1))
     queries, passages = dual(*tensors(plain) * 2)
@@ -105,51 +106,60 @@ def test_every_parameter_that_trains_gets_a_gradient(tmp_path, two_towers):
 
 
 def test_two_towers_start_as_copies_of_the_shared_one(checkpoint):
-    dual, fresh = start_dual(Checkpoint(checkpoint), Start(head="paper", seed=1, towers="two"))
+    dual, fresh = start_dual(Checkpoint(checkpoint), Start(towers="two"))
     assert not dual.shared and not fresh
     query, passage = dual.query.state_dict(), dual.passage.state_dict()
     assert all(torch.equal(query[name], passage[name]) for name in query)
     move_query_tower(dual)
-    assert torch.equal(dual.passage.head[0].weight, passage["head.0.weight"])
-    assert not torch.equal(dual.query.head[0].weight, dual.passage.head[0].weight)
+    linears = [encoder.chain[2].linear.weight for encoder in (dual.query, dual.passage)]
+    assert torch.equal(linears[1], passage["chain.2.linear.weight"])
+    assert not torch.equal(*linears)
 
 
 def test_towers_stay_as_the_checkpoint_has_them(checkpoint, two_towers):
-    assert start_dual(Checkpoint(checkpoint), Start(head="paper", seed=1))[0].shared
-    assert start_dual(Checkpoint(checkpoint), Start(head="paper", seed=1, towers="shared"))[
-        0
-    ].shared
+    for towers in (None, "shared"):
+        assert start_dual(Checkpoint(checkpoint), Start(towers=towers))[0].shared
     for towers in (None, "two"):
-        assert not start_dual(Checkpoint(two_towers), Start(head="paper", seed=1, towers=towers))[
-            0
-        ].shared
+        assert not start_dual(Checkpoint(two_towers), Start(towers=towers))[0].shared
 
 
 def test_two_towers_do_not_become_one(two_towers):
     with pytest.raises(UsageProblem, match="has two towers, which cannot become one"):
-        start_dual(Checkpoint(two_towers), Start(head="paper", seed=1, towers="shared"))
+        start_dual(Checkpoint(two_towers), Start(towers="shared"))
 
 
 def test_a_fresh_head_for_cosine(tmp_path, backbone):
     plain = Checkpoint(backbone)
-    dual, fresh = start_dual(
-        plain, Start(head="paper", dim=16, seed=5, towers="two", similarity="cosine")
-    )
+    cosine = plain.with_settings(similarity="cosine", scale=20.0)
+    dual, fresh = start_dual(cosine, Start(head="paper", dim=16, seed=5, towers="two"))
     assert fresh and not dual.shared
     for encoder in (dual.query, dual.passage):
-        assert isinstance(encoder.head[-1], Normalize)
+        assert described(encoder) == "cls -> Dense -> LayerNorm -> Normalize"
     dot, _ = start_dual(plain, Start(head="paper", dim=16, seed=5))
-    assert torch.equal(dual.query.head[0].weight, dot.query.head[0].weight)
-    saved = save(dual, plain.with_settings(similarity="cosine", scale=20.0), tmp_path / "saved")
+    assert described(dot.query) == "cls -> Dense -> LayerNorm"
+    assert torch.equal(dual.query.chain[2].linear.weight, dot.query.chain[2].linear.weight)
+    saved = save(dual, cosine, tmp_path / "saved")
     assert saved.is_cosine and saved.dim == 16
     vectors = our_vectors(tmp_path / "saved", side="query")
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
-def test_the_similarity_of_a_head_stays(checkpoint):
-    start_dual(Checkpoint(checkpoint), Start(head="paper", seed=1, similarity="dot"))
-    with pytest.raises(UsageProblem, match="--similarity cosine: .* has a head for dot"):
-        start_dual(Checkpoint(checkpoint), Start(head="paper", seed=1, similarity="cosine"))
+@pytest.mark.parametrize("choice", [{"head": "paper"}, {"head": "pooled"}, {"pooling": "mean"}])
+def test_a_head_stays(checkpoint, choice):
+    with pytest.raises(UsageProblem, match="has a pooling and head of its own"):
+        start_dual(Checkpoint(checkpoint), Start(**choice))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_head_that_is_compared_by_cosine_from_now_on(tmp_path, checkpoint, normalize):
+    start = Checkpoint(checkpoint).with_settings(similarity="cosine")
+    dual, fresh = start_dual(start, Start(normalize=normalize))
+    assert not fresh and (type(dual.query.head[-1]).__name__ == "Normalize") is normalize
+    whole = our_vectors(checkpoint)
+    expected = whole / np.linalg.norm(whole, axis=1, keepdims=True)
+    saved = save(dual, start, tmp_path / "saved")
+    assert saved.settings.similarity == "cosine"
+    np.testing.assert_allclose(our_vectors(saved.path), expected, atol=1e-6)
 
 
 def test_backbones_of_two_widths_need_a_dim(tmp_path, backbone):
@@ -224,6 +234,21 @@ def test_a_foreign_passage_tower_is_copied_not_written_anew(tmp_path, backbone):
     assert split.is_cosine
     written = save(dual, start, tmp_path / "written")
     assert written.tower_hash("passage") != start.tower_hash("passage")
+
+
+def test_a_frozen_passage_tower_of_an_older_layout(tmp_path):
+    """It is loaded as its own files say, without the fields that newer versions write."""
+    FAMILIES["old-layout"](tmp_path / "st")
+    start = Checkpoint(tmp_path / "st")
+    dual = freeze_passages(load_dual(start))
+    move_query_tower(dual)
+    split = save(dual, start, tmp_path / "split", frozen_passage_from=start)
+    assert split.tower_hash("passage") == start.tower_hash("passage")
+    _, passages, default = their_vectors(split.path)
+    np.testing.assert_array_equal(default, passages)
+    passages /= np.linalg.norm(passages, axis=1, keepdims=True)
+    np.testing.assert_allclose(our_vectors(split.path), passages, atol=1e-5)
+    np.testing.assert_array_equal(our_vectors(split.path), our_vectors(start.path))
 
 
 def test_moving_on_moves_the_step_alone(tmp_path, two_towers):
@@ -324,7 +349,7 @@ def test_dropout_is_set_in_both_towers(two_towers):
 def test_gradient_checkpointing_gives_the_same_gradients(checkpoint, towers):
     gradients = []
     for checkpointing in (False, True):
-        dual, _ = start_dual(Checkpoint(checkpoint), Start(head="paper", seed=1, towers=towers))
+        dual, _ = start_dual(Checkpoint(checkpoint), Start(towers=towers))
         set_dropout(dual, 0.0)
         calls = []
         for encoder in {dual.query, dual.passage}:

@@ -11,7 +11,7 @@ from ance_cli.config import ComputeConfig
 from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import Start, load_dual, save_dual, start_dual
-from ance_cli.models.encoder import load_encoder, set_dropout
+from ance_cli.models.encoder import described, load_encoder, set_dropout
 from ance_cli.models.inference import InferenceEngine
 from ance_cli.models.tokens import Tokenizer
 
@@ -120,10 +120,21 @@ def test_a_fresh_head_is_the_papers_and_depends_on_the_seed_alone(backbone):
     first, fresh = start_dual(Checkpoint(backbone), Start(head="paper", dim=16, seed=5))
     again, _ = start_dual(Checkpoint(backbone), Start(head="paper", dim=16, seed=5))
     other, _ = start_dual(Checkpoint(backbone), Start(head="paper", dim=16, seed=6))
-    assert fresh and first.dim == 16 and first.query.pooling == "cls"
-    assert [type(part).__name__ for part in first.query.head] == ["Linear", "LayerNorm"]
-    assert torch.equal(first.query.head[0].weight, again.query.head[0].weight)
-    assert not torch.equal(first.query.head[0].weight, other.query.head[0].weight)
+    assert fresh and first.dim == 16
+    assert described(first.query) == "cls -> Dense -> LayerNorm"
+    weights = [dual.query.chain[2].linear.weight for dual in (first, again, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize("dim", [None, 16])
+def test_the_usual_fresh_head_is_what_servers_apply(backbone, similarity, dim):
+    plain = Checkpoint(backbone).with_settings(similarity=similarity)
+    found, fresh = start_dual(plain, Start(dim=dim))
+    parts = ["mean", *["Dense"][: dim is not None], *["Normalize"][: similarity == "cosine"]]
+    assert fresh and described(found.query) == " -> ".join(parts) and found.dim == (dim or 32)
+    if dim:
+        assert found.query.chain[2].linear.bias is None
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path, checkpoint):
@@ -248,33 +259,44 @@ def test_a_default_prompt_is_that_of_the_sides_without_one(tmp_path, backbone):
 def test_prompts_that_do_not_say_their_side_are_refused(tmp_path, backbone):
     folder = saved_with_prompts(backbone, tmp_path / "st", {"query": "old "})
     with pytest.raises(BadInput, match="has the prompts 'sts', 'NQ', and none of their names"):
-        changed(folder, prompts={"sts": "bread ", "NQ": "old ", "empty": ""})
+        _ = changed(folder, prompts={"sts": "bread ", "NQ": "old ", "empty": ""}).settings
     with pytest.raises(BadInput, match="'prompts.*': expected str"):
         changed(folder, prompts={"query": 3})
 
 
-def test_vectors_that_the_library_would_cut_are_refused(tmp_path, backbone):
+def test_prompts_that_are_given_need_no_names(tmp_path, backbone):
     folder = saved_with_prompts(backbone, tmp_path / "st", {"query": "old "})
-    assert changed(folder, truncate_dim=32).dim == 32
-    with pytest.raises(BadInput, match="truncate_dim is 16: .* cuts the vectors of 32 dimensions"):
-        changed(folder, truncate_dim=16)
+    unclear = changed(folder, prompts={"sts": "bread "})
+    given = unclear.with_settings(query_prefix="old ", passage_prefix="")
+    assert (given.settings.query_prefix, given.settings.passage_prefix) == ("old ", "")
+    with pytest.raises(BadInput, match="none of their names says"):
+        unclear.with_settings(query_prefix="old ")
 
 
-def test_a_pooling_without_the_prompt_is_refused_where_there_is_a_prompt(tmp_path, backbone):
-    folder = saved_with_prompts(backbone, tmp_path / "st", {"query": "old ", "document": ""})
+def test_a_prompt_that_a_pooling_leaves_out_needs_first_p(tmp_path, backbone):
+    folder = saved_with_prompts(backbone, tmp_path / "st", {"query": "", "document": "old "})
     path = folder / "1_Pooling" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"include_prompt": False}))
-    our_vectors(folder)  # passages have no prompt
-    with pytest.raises(BadInput, match="1_Pooling/config.json: include_prompt is false"):
-        our_vectors(folder, side="query")
+    with pytest.raises(BadInput, match="leaves the prompt out of the pooling, and only the first"):
+        our_vectors(folder, segmentation="special")
 
 
 def test_the_first_token_of_a_causal_decoder_is_refused(tmp_path, backbone):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
     from transformers import AutoTokenizer, GPT2Config, GPT2Model
 
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64)
     GPT2Model(config).save_pretrained(tmp_path / "gpt")
     tokenizer.save_pretrained(tmp_path / "gpt")
+    plain = Checkpoint(tmp_path / "gpt")
+    for head in ("paper", "pooled"):
+        dual, _ = start_dual(plain, Start(head=head))
+        assert described(dual.query).startswith("lasttoken")
     with pytest.raises(BadInput, match="gpt: a causal decoder: its first token sees no other"):
-        start_dual(Checkpoint(tmp_path / "gpt"), Start(head="paper", seed=0))
+        start_dual(plain, Start(pooling="cls"))
+    modules = [Transformer(str(tmp_path / "gpt")), Pooling(32, "cls")]
+    SentenceTransformer(modules=modules).save(str(tmp_path / "st"))
+    with pytest.raises(BadInput, match="st: a causal decoder: its first token sees no other"):
+        load_encoder(Checkpoint(tmp_path / "st"))

@@ -304,8 +304,10 @@ def test_a_sentence_transformers_folder_with_older_weight_files(tmp_path, backbo
         path.unlink()
     assert convert([source], tmp_path / "ours")["layout"] == "sentence-transformers"
     np.testing.assert_allclose(our_vectors(tmp_path / "ours", TEXTS), expected, atol=1e-5)
+    convert([source], tmp_path / "dot", similarity="dot")
+    assert Checkpoint(tmp_path / "dot").settings.similarity == "dot"
     with pytest.raises(UsageProblem, match="defines its pooling and similarity itself"):
-        convert([source], tmp_path / "other", similarity="dot")
+        convert([source], tmp_path / "other", pooling="mean")
 
 
 def test_what_is_more_than_tensors_is_not_unpickled(tmp_path):

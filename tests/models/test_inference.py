@@ -1,13 +1,17 @@
 """The engine: batches, attention, masks, and what it does when memory runs out."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
 from ance_cli.config import ComputeConfig
+from ance_cli.config.sets import PoolingName
 from ance_cli.errors import ResourceExhausted
 from ance_cli.models import attention, linear
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.dual import Start, start_dual
 from ance_cli.models.encoder import Encoder, load_encoder
 from ance_cli.models.inference import InferenceEngine, batches_by_length, fit_to_cpu
 from ance_cli.models.tokens import Tokenizer
@@ -130,18 +134,12 @@ def test_a_batch_of_one_length_has_no_mask(checkpoint, rows, monkeypatch):
     np.testing.assert_allclose(small, large, atol=1e-5)
 
 
-def test_both_poolings_without_a_mask():
-    class Backbone(torch.nn.Module):
-        def forward(self, input_ids, attention_mask):
-            from types import SimpleNamespace
-
-            return SimpleNamespace(last_hidden_state=input_ids[..., None].float())
-
-    ids = torch.tensor([[3, 5, 7], [2, 4, 9]])
-    for pooling, expected in (("mean", [5.0, 5.0]), ("cls", [3.0, 2.0])):
-        encoder = Encoder(Backbone(), pooling, torch.nn.Sequential(), 1)
-        for mask in (None, torch.ones_like(ids)):
-            assert encoder(ids, mask)[:, 0].tolist() == expected
+@pytest.mark.parametrize("pooling", get_args(PoolingName))
+def test_every_pooling_without_a_mask(backbone, pooling):
+    encoder = start_dual(Checkpoint(backbone), Start(pooling=pooling))[0].query
+    ids = torch.tensor([[2, 5, 7, 3], [2, 9, 8, 3]])
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(ids, None), encoder(ids, torch.ones_like(ids)))
 
 
 def test_few_shapes_occur_however_many_blocks():

@@ -48,7 +48,8 @@ def test_routes_of_the_same_modules_are_one_tower(copy):
 
 
 def test_what_follows_the_router_is_of_both_towers(copy):
-    normalize = {"idx": 1, "name": "1", "path": "1_Normalize", "type": "x.Normalize"}
+    normalize = {"idx": 1, "name": "1", "path": "1_Normalize",
+                 "type": "sentence_transformers.models.Normalize"}  # fmt: skip
     change(copy / "modules.json", lambda modules: modules.append(normalize))
     found = Checkpoint(copy)
     assert found.is_cosine
@@ -113,12 +114,12 @@ def test_a_route_that_names_nothing(copy):
     assert "route 'query' names query_4_Normalize, 'types' does not" in refusal(copy)
 
 
-def test_an_unknown_module(copy):
+def test_a_module_of_the_checkpoints_own_code(copy):
     change(
         copy / "router_config.json",
         lambda router: router["types"].update(query_0_Transformer="x.StaticEmbedding"),
     )
-    assert "router_config.json: cannot use a StaticEmbedding module" in refusal(copy)
+    assert "router_config.json: x.StaticEmbedding is code of the checkpoint" in refusal(copy)
 
 
 def test_a_route_without_its_transformer(copy):
@@ -138,7 +139,7 @@ def test_a_missing_subfolder(copy):
     [
         ("query_0_Transformer/model.safetensors", "holds no weights in safetensors format"),
         ("query_0_Transformer/tokenizer.json", "the checkpoint has no tokenizer"),
-        ("document_3_LayerNorm/model.safetensors", "the weights of the head's LayerNorm are"),
+        ("document_3_LayerNorm/model.safetensors", "the weights of the LayerNorm are"),
     ],
 )
 def test_a_missing_file(copy, name, text):
@@ -147,10 +148,11 @@ def test_a_missing_file(copy, name, text):
     assert name.split("/")[0] in refusal(copy)
 
 
-def test_an_adapter_is_not_left_out_in_silence(copy):
-    (copy / "query_0_Transformer" / "adapter_config.json").write_text("{}")
-    (copy / "query_0_Transformer" / "config.json").unlink()  # transformers writes none beside it
-    assert "holds an adapter (adapter_config.json), which ance does not apply" in refusal(copy)
+def test_an_adapter_without_its_base(copy):
+    adapter = copy / "query_0_Transformer" / "adapter_config.json"
+    adapter.write_text('{"base_model_name_or_path": "nowhere"}')
+    (copy / "query_0_Transformer" / "config.json").unlink()  # peft writes none beside it
+    assert f"{adapter}: the base model 'nowhere' is not there" in refusal(copy)
 
 
 def test_towers_of_two_widths(copy):
