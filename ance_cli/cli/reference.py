@@ -9,7 +9,7 @@ import ance_cli.cli.main  # noqa: F401 (registers the commands)
 from ance_cli.cli.command import COMMANDS, CallFlag, Command
 from ance_cli.config.setting import Declared, flag_of, has_default
 
-_SHARED = 3
+_SHARED = 2
 """A flag that at least this many commands take with the same help is described once."""
 
 _HEAD = """# Commands
