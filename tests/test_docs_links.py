@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ance_cli"
 PAGES = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 READING = [page for page in PAGES if not page.is_relative_to(ROOT / "docs" / "evidence")]
-CURRENT = [page for page in PAGES if page.name != "release-notes.md"]  # which lists old names
+OLD_NAMES = ("release-notes.md", "moved-names.md")
+CURRENT = [page for page in PAGES if page.name not in OLD_NAMES]
 MOST_WORDS = 25_000
 
 FENCE = re.compile(r"^ *(`{3,}|~{3,}).*?^ *\1 *$", re.MULTILINE | re.DOTALL)

@@ -63,7 +63,7 @@ def _of_the_call(names: list[str]) -> str:
     left_out = [name for name in get_args(CallFlag) if name not in names]
     if len(left_out) > len(names):
         return ", ".join(f"`{flag_of(name)}`" for name in names)
-    but = " and ".join(f"`{flag_of(name)}`" for name in left_out)
+    but = ", ".join(f"`{flag_of(name)}`" for name in left_out)
     return f"all but {but}" if left_out else "all"
 
 

@@ -12,28 +12,33 @@ from ance_cli.errors import UsageProblem
 PRESETS: dict[str, dict[str, Any]] = {
     # released scripts of the paper: BM25 warm-up of RoBERTa-base
     "warmup": {
+        "head": "paper",
         "optimizer": "lamb", "lr": 2e-4, "warmup_steps": 1000, "batch_size": 32,
         "weight_decay": 0.0, "query_length": 64, "passage_length": 128,
     },
     # released scripts: ANCE on MARCO passage, 4 GPUs with 8 x 2 each
     "ance-passage": {
+        "head": "paper",
         "optimizer": "lamb", "lr": 1e-6, "warmup_steps": 5000, "batch_size": 8, "accumulation": 2,
         "weight_decay": 0.0, "query_length": 64, "passage_length": 512,
     },
     # released scripts: ANCE on MARCO document, FirstP
     "ance-doc-firstp": {
+        "head": "paper",
         "optimizer": "lamb", "lr": 5e-6, "warmup_steps": 3000, "batch_size": 8, "accumulation": 2,
         "weight_decay": 0.0, "query_length": 64, "passage_length": 512,
     },
     # released scripts: ANCE on MARCO document, MaxP, 8 GPUs with 2 x 8 each; one sequence of 2,048
     # tokens is cut at every 512th
     "ance-doc-maxp": {
+        "head": "paper",
         "optimizer": "lamb", "lr": 1e-5, "warmup_steps": 500, "batch_size": 2, "accumulation": 8,
         "weight_decay": 0.0, "query_length": 64, "passage_length": 512, "segmentation": "slice",
         "max_segments": 4,
     },
     # released scripts: NQ and TriviaQA from DPR's two towers, 8 GPUs with 16 each
     "ance-openqa": {
+        "head": "paper",
         "optimizer": "lamb", "lr": 1e-5, "warmup_steps": 1000, "batch_size": 16,
         "weight_decay": 0.0, "query_length": 256, "passage_length": 256, "towers": "two",
     },
@@ -47,6 +52,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # above would move each tensor by a millionth of its norm a step, and dropout scatters the dot
     # products of layer-normed vectors by nearly what separates a hard negative from its positive
     "small": {
+        "head": "paper",
         "optimizer": "adamw", "lr": 3e-5, "warmup_steps": 0, "dropout": 0.0, "batch_size": 32,
         "query_length": 24, "passage_length": 96,
     },

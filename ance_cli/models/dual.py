@@ -151,8 +151,7 @@ def start_dual(checkpoint: Checkpoint, start: Start) -> tuple[DualEncoder, bool]
     """The encoders to train from, and whether their heads are fresh.
 
     A checkpoint without a head gets a fresh one, the same one on both sides (see `fresh_encoder`).
-    Raises `UsageProblem` if two towers should become one, or if the checkpoint has a pooling and
-    another one is asked for.
+    Raises `UsageProblem` if two towers should become one.
     """
     if start.towers == "shared" and not checkpoint.shared:
         raise UsageProblem(
@@ -160,11 +159,6 @@ def start_dual(checkpoint: Checkpoint, start: Start) -> tuple[DualEncoder, bool]
             hint="omit --towers, or start from one of the two encoders",
         )
     fresh = not checkpoint.has_head
-    if not fresh and (start.pooling or start.head):
-        raise UsageProblem(
-            f"{checkpoint.shown}: has a pooling and head of its own",
-            hint="omit --pooling and --head, or start from a checkpoint without them",
-        )
     cosine = checkpoint.settings.similarity == "cosine"
 
     def encoder(side: Side) -> Encoder:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ance_cli import __version__
 from ance_cli.config import TrainConfig
 from ance_cli.config.presets import train_config
+from ance_cli.config.setting import flag_of
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.checkpoint_folder import seal
@@ -100,7 +101,14 @@ def _new_run(
             f"the run never reaches the learning rate {config.lr:g}: its warm-up takes "
             f"{config.warmup_steps} of its {config.total_steps} steps (--warmup-steps)"
         )
-    identity = identity_of(spec.dataset, Checkpoint(spec.checkpoint), config)
+    start = Checkpoint(spec.checkpoint)
+    asked = [flag_of(name) for name in ("head", "pooling") if spec.given.get(name) is not None]
+    if start.has_head and asked:
+        raise UsageProblem(
+            f"{asked[0]}: {spec.checkpoint} has a pooling and head of its own",
+            hint=f"omit {asked[0]}, or start from a checkpoint without them",
+        )
+    identity = identity_of(spec.dataset, start, config)
     return RunSetup(spec.dataset, spec.checkpoint, config, identity, is_new=True)
 
 

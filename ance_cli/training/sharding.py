@@ -10,7 +10,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ance_cli.models.devices import torch_dtype
@@ -29,9 +34,12 @@ def shard(dual: DualEncoder, world: World, dtype: str) -> None:
     mesh = init_device_mesh(world.device.type, (world.size,))
     policy = MixedPrecisionPolicy(param_dtype=torch_dtype(dtype), reduce_dtype=torch.float32)
     for tower in dual.towers.values():
+        first = cast(Encoder, tower).chain[0]
         backbone = cast(Encoder, tower).backbone
         for part in (*_layers_of(backbone), backbone):
             fully_shard(part, mesh=mesh, mp_policy=policy)
+        if known := getattr(first, "modality_config", None):  # the library calls this method
+            register_fsdp_forward_method(backbone, known["text"]["method"])
     fully_shard(dual, mesh=mesh)
 
 

@@ -49,14 +49,14 @@ def groups_by_name(named_parameters):
 @pytest.mark.parametrize("model", MODELS)
 def test_thirds_of_the_layers(model, tower):
     backbone = MODELS[model](12)
-    named = [(f"{tower}backbone.{name}", p) for name, p in backbone.named_parameters()]
-    named.append((f"{tower}head.0.weight", torch.zeros(1)))
-    prefix = f"{tower}backbone.{LAYERS.get(model, 'encoder.layer.')}"
+    named = [(f"{tower}chain.0.model.{name}", p) for name, p in backbone.named_parameters()]
+    named.append((f"{tower}chain.2.linear.weight", torch.zeros(1)))
+    prefix = f"{tower}chain.0.model.{LAYERS.get(model, 'encoder.layer.')}"
     for name, group in groups_by_name(named).items():
         if name.startswith(prefix):
             layer = int(name.removeprefix(prefix).split(".")[0])
             assert group == GROUPS[layer // 4], name
-        elif "head" in name:
+        elif ".linear." in name:
             assert group == "head"
         else:
             above = "pooler" in name or "final_norm" in name
@@ -74,16 +74,16 @@ def test_thirds_of_the_layers(model, tower):
     ],
 )
 def test_few_layers(num_layers, expected):
-    named = [(f"backbone.layers.{n}.weight", torch.zeros(1)) for n in range(num_layers)]
+    named = [(f"chain.0.model.layers.{n}.weight", torch.zeros(1)) for n in range(num_layers)]
     assert list(groups_by_name(named).values()) == expected
 
 
 def test_towers_of_different_depth():
-    named = [(f"query.backbone.layers.{n}.weight", torch.zeros(1)) for n in range(3)]
-    named += [(f"passage.backbone.layers.{n}.weight", torch.zeros(1)) for n in range(6)]
+    named = [(f"query.chain.0.model.layers.{n}.weight", torch.zeros(1)) for n in range(3)]
+    named += [(f"passage.chain.0.model.layers.{n}.weight", torch.zeros(1)) for n in range(6)]
     found = groups_by_name(named)
-    assert found["query.backbone.layers.2.weight"] == "top"
-    assert found["passage.backbone.layers.2.weight"] == "middle"
+    assert found["query.chain.0.model.layers.2.weight"] == "top"
+    assert found["passage.chain.0.model.layers.2.weight"] == "middle"
 
 
 def test_norms_against_a_plain_loop(backbone):
@@ -92,7 +92,7 @@ def test_norms_against_a_plain_loop(backbone):
     encoder(token_ids, (token_ids > 0).long()).square().sum().backward()
     squares = dict.fromkeys(GROUPS, 0.0)
     for name, parameter in encoder.named_parameters():
-        if name.startswith("head."):
+        if not name.startswith("chain.0."):
             group = "head"
         elif ".layer.1." in name:
             group = "top"

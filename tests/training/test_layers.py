@@ -28,11 +28,13 @@ MODELS = {
         "encoder.block",
     ),
 }
-FINAL_NORMS = ("backbone.final_norm.", "backbone.encoder.final_layer_norm.")
+BACKBONE = "chain.0.model."
+FINAL_NORMS = (f"{BACKBONE}final_norm.", f"{BACKBONE}encoder.final_layer_norm.")
 
 
 def tower(backbone):
-    return nn.ModuleDict({"backbone": backbone, "head": nn.Linear(8, 8)})
+    first = nn.ModuleDict({"model": backbone})
+    return nn.ModuleDict({"chain": nn.ModuleList([first, nn.Linear(8, 8)])})
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -43,10 +45,10 @@ def test_rates_decay_from_the_head_down_to_the_embeddings(kind):
     found = {names[id(p)]: factor for p, factor in rate_factors(model, 0.5)}
     assert found.keys() == set(names.values())
     for name, factor in found.items():
-        if name.startswith(f"backbone.{layers}."):
-            layer = int(name.removeprefix(f"backbone.{layers}.").split(".")[0])
+        if name.startswith(f"{BACKBONE}{layers}."):
+            layer = int(name.removeprefix(f"{BACKBONE}{layers}.").split(".")[0])
             assert factor == 0.5 ** (3 - layer), name
-        elif name.startswith(("head.", *FINAL_NORMS)):
+        elif name.startswith(("chain.1.", *FINAL_NORMS)):
             assert factor == 1.0, name
         else:
             assert factor == 0.5**4, name
@@ -60,7 +62,7 @@ def test_towers_of_different_depth_decay_from_their_own_top():
     model = nn.ModuleDict(towers)
     factor_of = {id(p): factor for p, factor in rate_factors(model, 0.5)}
     for name, depth in (("query", 2), ("passage", 3)):
-        embeddings = model[name]["backbone"].embeddings.word_embeddings.weight
+        embeddings = model[name]["chain"][0]["model"].embeddings.word_embeddings.weight
         assert factor_of[id(embeddings)] == 0.5 ** (depth + 1)
 
 
@@ -91,7 +93,7 @@ def test_more_layers_than_there_are(checkpoint):
 
 def test_a_model_without_a_head_must_keep_a_layer(checkpoint):
     dual = load_dual(Checkpoint(checkpoint))
-    dual.query.head = nn.Sequential()
+    del dual.query.chain[2:]
     with pytest.raises(UsageProblem, match="leaves nothing to train") as found:
         freeze_layers(dual, 2)
     assert found.value.hint == "use --freeze-layers 1 or less"

@@ -41,7 +41,7 @@ def test_two_towers_with_a_fresh_head_for_cosine(start, backbone):
     first, said = start(backbone, "two", "cosine", dim=16, query_length=12)
     assert not first.shared and first.is_cosine and first.dim == 16
     assert (first.settings.similarity, first.settings.scale) == ("cosine", 20.0)
-    assert "[CLS] -> Linear -> LayerNorm -> Normalize, 16 dimensions" in said
+    assert "(mean -> Dense -> Normalize, 16 dimensions, cosine)" in said
     texts = ["river granite", "bread"]
     np.testing.assert_allclose(
         our_vectors(first.path, texts, "query"), our_vectors(first.path, texts), atol=1e-6
@@ -60,9 +60,16 @@ def test_the_start_is_kept_where_nothing_is_asked(start, two_towers):
         assert first.tower_hash(side) == Checkpoint(two_towers).tower_hash(side)
 
 
-def test_nothing_is_left_of_a_start_that_is_refused(start, checkpoint, tmp_path):
-    with pytest.raises(UsageProblem, match="--similarity cosine"):
-        start(checkpoint, similarity="cosine")
+def test_another_similarity_is_saved(start, checkpoint):
+    first, _ = start(checkpoint, similarity="cosine")
+    assert (first.settings.similarity, first.settings.scale) == ("cosine", 20.0)
+    lengths = np.linalg.norm(our_vectors(first.path, ["river granite", "bread"]), axis=1)
+    np.testing.assert_allclose(lengths, 1.0, atol=1e-6)
+
+
+def test_nothing_is_left_of_a_start_that_is_refused(start, two_towers, tmp_path):
+    with pytest.raises(UsageProblem, match="--towers shared"):
+        start(two_towers, "shared")
     assert not (tmp_path / "run").exists()
 
 
@@ -78,14 +85,13 @@ def test_a_frozen_passage_tower_is_published_as_it_was(start, checkpoint, tmp_pa
     from dataclasses import replace
 
     from ance_cli.models.dual import freeze_passages, load_dual
-    from ance_cli.models.tokens import Tokenizer
 
     first, _ = start(checkpoint)
     dual = freeze_passages(load_dual(first))
-    dual.query.head[0].weight.data.mul_(2)
+    dual.query.chain[2].linear.weight.data.mul_(2)
     run = RunFolder(tmp_path / "run")
     settings = replace(first.settings, training_step=3)
-    publish_checkpoint(run, dual, Tokenizer(first), settings, frozen_passage_from=first)
+    publish_checkpoint(run, dual, settings, frozen_passage_from=first)
     latest = Checkpoint(run.latest)
     assert latest.settings.training_step == 3 and not latest.shared
     assert latest.tower_hash("passage") == first.tower_hash("passage")

@@ -67,7 +67,7 @@ def test_the_backbone_computes_in_its_dtype_and_the_head_in_float32(checkpoint, 
     expected = dual(*inputs())
     shard(dual, alone, dtype)
     seen = {}
-    for name in ("backbone.encoder.layer.1", "head.0"):
+    for name in ("chain.0.model.encoder.layer.1", "chain.2.linear"):
         dual.query.get_submodule(name).register_forward_hook(
             lambda module, given, found, name=name: seen.update(
                 {name: {each.dtype for each in (*given, found) if isinstance(each, torch.Tensor)}}
@@ -75,7 +75,7 @@ def test_the_backbone_computes_in_its_dtype_and_the_head_in_float32(checkpoint, 
         )
     vectors = dual(*inputs())
     half = {torch.bfloat16 if dtype == "bf16" else torch.float32}
-    assert seen == {"backbone.encoder.layer.1": half, "head.0": {torch.float32}}
+    assert seen == {"chain.0.model.encoder.layer.1": half, "chain.2.linear": {torch.float32}}
     for one, other in zip(vectors, expected, strict=True):
         torch.testing.assert_close(one, other, atol=0.05 if dtype == "bf16" else 1e-6, rtol=0)
     assert {p.dtype for p in dual.parameters()} == {torch.float32}

@@ -247,10 +247,10 @@ def test_each_layer_learns_at_its_own_rate(checkpoint, tmp_path):
     trainer.run(Silent(), 0)
     tower = "towers.shared."
     for name, factor in {
-        "backbone.embeddings.word_embeddings.weight": 0.125,
-        "backbone.encoder.layer.0.output.dense.weight": 0.25,
-        "backbone.encoder.layer.1.output.dense.weight": 0.5,
-        "head.0.weight": 1.0,
+        "chain.0.model.embeddings.word_embeddings.weight": 0.125,
+        "chain.0.model.encoder.layer.0.output.dense.weight": 0.25,
+        "chain.0.model.encoder.layer.1.output.dense.weight": 0.5,
+        "chain.2.linear.weight": 1.0,
     }.items():
         after = trainer.encoder.get_parameter(tower + name).detach()
         step = (after - before[tower + name]).abs().max()
@@ -278,7 +278,7 @@ def test_divergence_is_refused_before_anything_is_kept(checkpoint, tmp_path):
     config = TrainConfig(lr=1e-3, batch_size=8, total_steps=5)
     trainer = make(checkpoint, tmp_path, config, 5)
     with torch.no_grad():
-        trainer.encoder.query.head[0].weight[0, 0] = float("nan")
+        trainer.encoder.query.chain[2].linear.weight[0, 0] = float("nan")
     with pytest.raises(Diverged, match="step 1: loss nan") as problem:
         trainer.run(Silent(), 0)
     assert problem.value.exit_code == 7
