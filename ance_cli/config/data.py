@@ -139,7 +139,7 @@ class EncoderChoices(EncodingOverrides):
         flags=("--passage-prompt",))] | None = None
     passage_template: Annotated[str, Setting(
         "How title and text make a passage, instead of --separator: 'title: {title|none} | text: "
-        "{text}', where none stands for a missing title (default: the checkpoint's).",
+        "{text}', where none replaces a missing title (default: the checkpoint's).",
         METHOD)] | None = None
     truncate_dim: Annotated[int, Setting(
         "Dimensions of a vector that are kept, from the first on (default: the checkpoint's).",

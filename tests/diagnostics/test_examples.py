@@ -30,7 +30,7 @@ def flat_gradient(checkpoint, negative):
     )
     loss.backward()
     named = [(name, p) for name, p in dual.named_parameters() if p.requires_grad]
-    head = torch.cat([p.grad.flatten() for name, p in named if ".head." in name])
+    head = torch.cat([p.grad.flatten() for name, p in named if ".chain.0." not in name])
     return torch.cat([p.grad.flatten() for _, p in named]).double().numpy(), head
 
 

@@ -144,12 +144,6 @@ def test_a_fresh_head_for_cosine(tmp_path, backbone):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("choice", [{"head": "paper"}, {"head": "pooled"}, {"pooling": "mean"}])
-def test_a_head_stays(checkpoint, choice):
-    with pytest.raises(UsageProblem, match="has a pooling and head of its own"):
-        start_dual(Checkpoint(checkpoint), Start(**choice))
-
-
 @pytest.mark.parametrize("normalize", [False, True])
 def test_a_head_that_is_compared_by_cosine_from_now_on(tmp_path, checkpoint, normalize):
     start = Checkpoint(checkpoint).with_settings(similarity="cosine")

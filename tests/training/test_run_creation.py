@@ -9,7 +9,14 @@ from ance_cli.formats.dataset import locate
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Silent
-from ance_cli.training.run_creation import RunSetup, publish_checkpoint, start_run
+from ance_cli.training.launch import Devices
+from ance_cli.training.run_creation import (
+    RunSetup,
+    RunSpec,
+    publish_checkpoint,
+    resolve_run,
+    start_run,
+)
 from tests.models.test_encoder import our_vectors
 
 
@@ -96,3 +103,16 @@ def test_a_frozen_passage_tower_is_published_as_it_was(start, checkpoint, tmp_pa
     assert latest.settings.training_step == 3 and not latest.shared
     assert latest.tower_hash("passage") == first.tower_hash("passage")
     assert latest.tower_hash("query") != first.tower_hash("query")
+
+
+@pytest.mark.parametrize("given", [{"head": "paper"}, {"head": "pooled"}, {"pooling": "mean"}])
+def test_a_head_stays_and_a_presets_head_is_for_a_fresh_one(dataset, checkpoint, tmp_path, given):
+    run, data = RunFolder(tmp_path / "run"), locate(dataset, split="train")
+
+    def resolved(preset, given):
+        return resolve_run(run, RunSpec(data, checkpoint, preset, given), 3, Devices(), Said())
+
+    with pytest.raises(UsageProblem, match="has a pooling and head of its own"):
+        resolved(None, given)
+    start_run(run, resolved("warmup", {}), Said())
+    assert Checkpoint(run.latest).tower_hash("query") == Checkpoint(checkpoint).tower_hash("query")
