@@ -35,7 +35,7 @@ def reference() -> str:
                 described.setdefault(_identity(each), each)
     of_the_call = [each for each in described.values() if each.name in get_args(CallFlag)]
     others = [each for each in described.values() if each.name not in get_args(CallFlag)]
-    page += ["### Global flags", "", *_listed(of_the_call, with_default=True)]
+    page += ["### Global flags", "", "A command takes all but those that it names.", "", *_listed(of_the_call, with_default=True)]
     for panel in dict.fromkeys(each.setting.panel for each in others):
         rows = [each for each in others if each.setting.panel == panel]
         page += [f"### {panel}", "", *_listed(rows, with_default=False)]
@@ -56,15 +56,18 @@ def _section(command: Command, shared: set[tuple[str, str]]) -> list[str]:
     if named:
         lines += [f"Shared flags: {', '.join(named)}.", ""]
     called = [each.name for each in also if each.name in get_args(CallFlag)]
-    return [*lines, f"Global flags: {_of_the_call(called)}.", ""] if called else lines
+    return [*lines, _of_the_call(called), ""] if called else lines
 
 
 def _of_the_call(names: list[str]) -> str:
     left_out = [name for name in get_args(CallFlag) if name not in names]
     if len(left_out) > len(names):
-        return ", ".join(f"`{flag_of(name)}`" for name in names)
-    but = ", ".join(f"`{flag_of(name)}`" for name in left_out)
-    return f"all but {but}" if left_out else "all"
+        return f"Global flags: {_named(names)}."
+    return f"Without {_named(left_out)}." if left_out else "All global flags."
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(f"`{flag_of(name)}`" for name in names)
 
 
 def _with_default(each: Declared) -> str:
