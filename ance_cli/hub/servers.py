@@ -15,6 +15,7 @@ from typing import Any
 
 from ance_cli.config.sets import Side
 from ance_cli.formats.checkpoint_folder import ModuleFolder
+from ance_cli.interop.export_onnx import needs_two_graphs
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.tower import Module, Tower, read_object
 
@@ -285,12 +286,9 @@ def _pooled_prompt(checkpoint: Checkpoint) -> str | None:
 
 
 def _graph_prompt(checkpoint: Checkpoint) -> str | None:
-    """The number of tokens that a graph leaves out is fixed in it."""
-    settings = checkpoint.settings
-    one = checkpoint.shared and settings.query_prefix != settings.passage_prefix
-    if not one or _pooled_prompt(checkpoint) is None:
-        return None
-    return "its one graph leaves out the tokens of the passages' prompt, also for queries"
+    if needs_two_graphs(checkpoint):
+        return "one graph cannot leave two different prompts out of the pooling"
+    return None
 
 
 # ---------------------------------------------------------------- the length of the vectors

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ance_cli.config import ComputeConfig
+from ance_cli.errors import BadInput
 from ance_cli.hub.servers import servers
 from ance_cli.interop.export_onnx import export_onnx
 from ance_cli.models.checkpoint import Checkpoint, write_settings
@@ -200,7 +201,9 @@ def test_a_prompt_that_is_left_out_of_the_pooling(place):
     found = answers(folder, query_prefix="q: ")
     for server in (TEI, VLLM, INFINITY):
         assert found[server].startswith("no: it pools the tokens of the prompts too")
-    assert found[ONNX].startswith("no: its one graph leaves out the tokens of the passages' prompt")
+    assert found[ONNX] == "no: one graph cannot leave two different prompts out of the pooling"
+    with pytest.raises(BadInput, match="one graph cannot leave out both"):
+        export_onnx(Checkpoint(folder), folder.parent / "onnx")
     assert not found[ST].startswith("no")
     alike = answers(folder, query_prefix="p: ", passage_prefix="p: ")
     assert alike[ONNX].startswith("yes")
@@ -364,7 +367,13 @@ def our_vectors(folder, texts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dot", "lasttoken", "dense", "paper"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dense",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("dot", "lasttoken", "paper")),
+    ],
+)
 def test_onnx_gives_our_vectors(places, tmp_path, name):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
