@@ -51,15 +51,13 @@ def places(tmp_path_factory, backbone):
 
 @pytest.fixture
 def place(places, tmp_path):
-    """Copies a checkpoint, whose modules have the names of before sentence-transformers 5.4."""
+    """Copies a checkpoint, with the settings of texts of before sentence-transformers 5.4."""
 
     def copied(name):
         folder = tmp_path / name
         shutil.copytree(places[name], folder)
-        rename(folder, lambda module: OLD + module["type"].rsplit(".", 1)[-1])
-        edit(folder / "sentence_bert_config.json", lambda config: (
-            config.clear(), config.update(max_seq_length=128, do_lower_case=False)
-        ))  # fmt: skip
+        older = {"max_seq_length": 128, "do_lower_case": False}
+        (folder / "sentence_bert_config.json").write_text(json.dumps(older))
         return folder
 
     return copied
@@ -231,28 +229,44 @@ def test_cut_vectors_are_scaled_again_for_cosine_only(place):
     assert cosine == f"{cut} and scales them to length one"
 
 
-def test_the_names_of_newer_files(places):
-    """Names since sentence-transformers 5.4: text-embeddings-inference does not know Dense's."""
-    new = {
-        "pooled": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
-        "dense": "sentence_transformers.base.modules.dense.Dense",
-    }
-    folders = {}
-    for name, kind in new.items():
-        folders[name] = places[name].parent / f"{name}-new"
-        shutil.copytree(places[name], folders[name])
-        rename(folders[name], lambda module, kind=kind: (
-            kind if module["type"].endswith(kind.rsplit(".", 1)[-1]) else module["type"]
-        ))  # fmt: skip
-    found = {name: answers(folder) for name, folder in folders.items()}
-    assert found["pooled"][TEI].startswith(
-        "yes, if it reads the files of sentence-transformers 5.4"
-    )
-    assert found["dense"][TEI] == (
-        "no: it leaves out Dense, whose name in modules.json it does not know"
-    )
-    assert all("change 54533" in each[VLLM] for each in found.values())
-    assert all("is version" in each[server] for each in found.values() for server in (ST, INFINITY))
+@pytest.mark.parametrize(
+    ("name", "kind", "served"),
+    [
+        ("pooled", "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+         "yes, if it reads the files of sentence-transformers 5.4"),
+        ("dense", "sentence_transformers.base.modules.dense.Dense",
+         "no: it leaves out Dense, whose name in modules.json it does not know"),
+    ],
+)  # fmt: skip
+def test_the_names_since_sentence_transformers_5_4(place, name, kind, served):
+    folder = place(name)
+    old = OLD + kind.rsplit(".", 1)[-1]
+    rename(folder, lambda module: module["type"].replace(old, kind))
+    found = answers(folder)
+    assert found[TEI].startswith(served) and "change 54533" in found[VLLM]
+    assert all("is version" in found[server] for server in (ST, INFINITY))
+
+
+def test_a_checkpoint_of_ours_has_the_names_that_servers_know(tmp_path, backbone):
+    start = Start(dim=16, normalize=True, pooling="max")
+    folder = saved(backbone, tmp_path / "ours", start, lowercase=True)
+    modules = json.loads((folder / "modules.json").read_text())
+    assert [module["type"] for module in modules] == [
+        OLD + kind for kind in ("Transformer", "Pooling", "Dense", "Normalize")
+    ]
+    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    assert [name for name, value in pooling.items() if value is True] == [
+        "include_prompt", "pooling_mode_max_tokens",
+    ]  # fmt: skip
+    texts = json.loads((folder / "sentence_bert_config.json").read_text())
+    assert (texts["max_seq_length"], texts["do_lower_case"]) == (128, True)
+    np.testing.assert_allclose(our_vectors(folder, TEXTS), their_vectors(folder), atol=1e-6)
+
+
+def their_vectors(folder):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu").encode_document(TEXTS)
 
 
 def test_the_order_of_the_modules(place):
