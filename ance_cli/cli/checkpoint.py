@@ -61,7 +61,9 @@ def _show(found: Summary) -> None:
         name: repr(value) if isinstance(value, str) else value
         for name, value in found["encoding"].items()
     }
-    show_facts({**found, "encoding": encoding})
+    served = {f"served by {name}": answer for name, answer in found["servers"].items()}
+    others = {name: value for name, value in found.items() if name != "servers"}
+    show_facts({**others, "encoding": encoding, **served})
 
 
 def _convert(config: CheckpointConfig, call: Call) -> Summary:

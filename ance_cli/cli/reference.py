@@ -35,7 +35,13 @@ def reference() -> str:
                 described.setdefault(_identity(each), each)
     of_the_call = [each for each in described.values() if each.name in get_args(CallFlag)]
     others = [each for each in described.values() if each.name not in get_args(CallFlag)]
-    page += ["### Global flags", "", "A command takes all but those that it names.", "", *_listed(of_the_call, with_default=True)]
+    page += [
+        "### Global flags",
+        "",
+        "A command takes all but those that it names.",
+        "",
+        *_listed(of_the_call, with_default=True),
+    ]
     for panel in dict.fromkeys(each.setting.panel for each in others):
         rows = [each for each in others if each.setting.panel == panel]
         page += [f"### {panel}", "", *_listed(rows, with_default=False)]

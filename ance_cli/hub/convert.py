@@ -17,6 +17,7 @@ from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.plan import KEEP, spare_inputs
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.formats.summary import Summary
+from ance_cli.hub.servers import servers
 from ance_cli.models.checkpoint import ORIGIN, Checkpoint
 from ance_cli.models.hub import fetched
 from ance_cli.models.tower import WIDTH_KEYS, Tower, read_object
@@ -39,7 +40,8 @@ _ENCODING = "pins"
 
 
 def inspect(checkpoint: Checkpoint) -> Summary:
-    """The parts of a checkpoint, the settings that its vectors depend on, and its lineage.
+    """The parts of a checkpoint, the settings that its vectors depend on, its lineage, and which
+    servers give its vectors.
 
     Reads the configs and the headers of the weight files, and hashes every file once.
     """
@@ -59,6 +61,7 @@ def inspect(checkpoint: Checkpoint) -> Summary:
         "pinned": checkpoint.is_pinned,
         "hashes": {side: checkpoint.tower_hash(side) for side in _SIDES},
         "lineage": _lineage(checkpoint),
+        "servers": servers(checkpoint),
     }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ance_cli.call import Call
 from ance_cli.config.sets import Side
-from ance_cli.errors import ResourceExhausted
+from ance_cli.errors import BadInput, ResourceExhausted
 from ance_cli.formats import lease
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.plan import Plan
@@ -15,6 +15,14 @@ from ance_cli.models.checkpoint import Checkpoint, write_settings
 
 TOLERANCE = 1e-4
 """The largest allowed difference between a component of torch's and of onnxruntime's vectors."""
+
+
+def needs_two_graphs(checkpoint: Checkpoint) -> bool:
+    """Whether a shared tower leaves two different prompts out of its pooling: a graph leaves out a
+    number of tokens that is fixed in it."""
+    settings = checkpoint.settings
+    leaves_out = checkpoint.shared and checkpoint.tower("query").leaves_prompt_out
+    return leaves_out and settings.query_prefix != settings.passage_prefix
 
 
 def export_onnx(
@@ -31,6 +39,12 @@ def export_onnx(
     """
     refuse_stdio(output, "a folder of graphs and tokenizers")
     checkpoint.need_head()
+    if needs_two_graphs(checkpoint):
+        raise BadInput(
+            f"{checkpoint.shown}: leaves the prompt out of the pooling, and queries and passages "
+            "have different ones: one graph cannot leave out both",
+            hint="encode with ance or sentence-transformers",
+        )
     sides: tuple[Side, ...] = ("passage",) if checkpoint.shared else ("query", "passage")
     hashes = {side: checkpoint.tower_hash(side) for side in ("query", "passage")}
     plan = Plan(

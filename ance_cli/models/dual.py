@@ -25,6 +25,7 @@ from ance_cli.formats.checkpoint_folder import (
     ModuleFolder,
     is_known,
     leads_out,
+    read_checkpoint_json,
     repeats_settings,
     write_json,
 )
@@ -247,6 +248,8 @@ def save_dual(
     model.save(str(folder), create_model_card=False)
     for card in folder.rglob(CheckpointFolder(folder).card.name):  # peft writes an empty one
         card.unlink()
+    if dual.shared:
+        _write_older_names(folder, settings)
     if frozen_passage_from is not None and not dual.shared:
         _copy_modules(frozen_passage_from.tower("passage"), folder)
     write_settings(folder, settings, origin)
@@ -261,6 +264,49 @@ def _set_lengths(encoder: Encoder, settings: EncodingSettings, shared: bool) -> 
     first.query_length, first.document_length = lengths.values()
     first.max_seq_length = max(lengths.values()) if shared else lengths[encoder.side]
     first.do_lower_case = settings.lowercase
+
+
+_OLDER_NAMES = {
+    name: f"sentence_transformers.models.{name}"
+    for name in ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")
+}
+_OLDER_FLAGS = {
+    "cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens",
+    "max": "pooling_mode_max_tokens", "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens", "lasttoken": "pooling_mode_lasttoken",
+}  # fmt: skip
+
+
+def _write_older_names(folder: Path, settings: EncodingSettings) -> None:
+    """Give a shared tower's modules and settings the names of before sentence-transformers 5.4.
+
+    The library reads both. Servers know the newer names late or not at all: older versions of vLLM
+    pool otherwise, and text-embeddings-inference leaves out a Dense (`hub.servers`).
+    """
+    listing = CheckpointFolder(folder).modules
+    modules = read_checkpoint_json(listing, list[dict[str, Any]])
+    for module in modules:
+        library, _, kind = module["type"].rpartition(".")
+        if library.startswith("sentence_transformers."):
+            module["type"] = _OLDER_NAMES.get(kind, module["type"])
+        if kind == "Pooling":
+            _write_older_flags(ModuleFolder(folder / module["path"]).config)
+    write_json(listing, modules)
+    texts = ModuleFolder(folder).sentence_bert_config
+    if texts.exists():
+        longest = max(settings.query_length, settings.passage_length)
+        older = {"max_seq_length": longest, "do_lower_case": settings.lowercase}
+        write_json(texts, read_object(texts) | older)
+
+
+def _write_older_flags(path: Path) -> None:
+    config = read_object(path)
+    mode = config.get("pooling_mode")
+    if isinstance(mode, str):
+        flags = {flag: name == mode for name, flag in _OLDER_FLAGS.items()}
+        width = config["embedding_dimension"]
+        kept = {"word_embedding_dimension": width, "include_prompt": config["include_prompt"]}
+        write_json(path, kept | flags)
 
 
 def _copy_modules(tower: Tower, folder: Path) -> None:
