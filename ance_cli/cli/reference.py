@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import get_args
 
 import ance_cli.cli.main  # noqa: F401 (registers the commands)
@@ -23,16 +24,14 @@ def reference() -> str:
     """The whole page."""
     flags = [each for one in COMMANDS.values() for each in one.settings if each.flags]
     uses = Counter(map(_identity, flags))
-    shared = {identity for identity, count in uses.items() if count >= _SHARED}
+    described: dict[_Identity, Declared] = {}
+    for each in (each for command in COMMANDS.values() for each in command.settings):
+        if uses[_identity(each)] >= _SHARED:
+            described.setdefault(_identity(each), each)
     page = [_HEAD]
     for command in COMMANDS.values():
-        page += _section(command, shared)
-    page += ["## Shared flags", ""]
-    described: dict[tuple[str, str], Declared] = {}
-    for command in COMMANDS.values():
-        for each in command.settings:
-            if _identity(each) in shared:
-                described.setdefault(_identity(each), each)
+        page += _section(command, described)
+    page += ["## Shared flags", "", "A default that a command does not name is this one.", ""]
     of_the_call = [each for each in described.values() if each.name in get_args(CallFlag)]
     others = [each for each in described.values() if each.name not in get_args(CallFlag)]
     page += [
@@ -40,25 +39,32 @@ def reference() -> str:
         "",
         "A command takes all but those that it names.",
         "",
-        *_listed(of_the_call, with_default=True),
+        *_listed(of_the_call),
     ]
     for panel in dict.fromkeys(each.setting.panel for each in others):
         rows = [each for each in others if each.setting.panel == panel]
-        page += [f"### {panel}", "", *_listed(rows, with_default=False)]
+        page += [f"### {panel}", "", *_listed(rows)]
     return "\n".join(page).rstrip() + "\n"
 
 
-def _identity(each: Declared) -> tuple[str, str]:
+_Identity = tuple[str, str]
+
+
+def _identity(each: Declared) -> _Identity:
     return each.name, each.setting.help
 
 
-def _section(command: Command, shared: set[tuple[str, str]]) -> list[str]:
+def _section(command: Command, shared: Mapping[_Identity, Declared]) -> list[str]:
     own = [each for each in command.settings if _identity(each) not in shared]
     also = [each for each in command.settings if _identity(each) in shared]
     lines = [f"## ance {command.name}", "", command.help, ""]
     if own:
-        lines += _listed(own, with_default=True)
-    named = [_with_default(each) for each in also if each.name not in get_args(CallFlag)]
+        lines += _listed(own)
+    named = [
+        _with_default(each, shared[_identity(each)])
+        for each in also
+        if each.name not in get_args(CallFlag)
+    ]
     if named:
         lines += [f"Shared flags: {', '.join(named)}.", ""]
     called = [each.name for each in also if each.name in get_args(CallFlag)]
@@ -76,27 +82,26 @@ def _named(names: list[str]) -> str:
     return ", ".join(f"`{flag_of(name)}`" for name in names)
 
 
-def _with_default(each: Declared) -> str:
+def _with_default(each: Declared, described: Declared) -> str:
+    """The flag, and its default where it differs from the one that is described."""
     name = f"`{each.flags[0]}`"
+    if has_default(each) == has_default(described) and each.default == described.default:
+        return name
     if not has_default(each):
         return f"{name} (required)"
-    return (
-        f"{name} (`{each.default}`)"
-        if each.default is not None and each.default is not False
-        else name
-    )
+    return f"{name} (optional)" if each.default is None else f"{name} (`{each.default}`)"
 
 
-def _listed(settings: list[Declared], with_default: bool) -> list[str]:
+def _listed(settings: list[Declared]) -> list[str]:
     lines = []
     for each in settings:
         spelled = ", ".join(f"`{flag}`" for flag in each.flags) or f"`{each.name.upper()}`"
         notes = [each.setting.help.replace("<", "&lt;")]
         if each.choices:
             notes.append(f"One of {', '.join(f'`{choice}`' for choice in each.choices)}.")
-        if with_default and not has_default(each):
+        if not has_default(each):
             notes.append("Required.")
-        elif with_default and each.default is not None and each.default is not False:
+        elif each.default is not None and each.default is not False:
             notes.append(f"Default `{each.default}`.")
         lines.append(f"- {spelled}: {' '.join(notes)}")
     return [*lines, ""]
