@@ -83,6 +83,11 @@ def encode(
         return summary_of(manifest, output, up_to_date=True)
     if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
+    if checkpoint.scales_vectors:
+        call.reporter.say(
+            f"{checkpoint.shown} compares by cosine and has no Normalize: its vectors are stored "
+            "with length one"
+        )
     with _cluster(config, call.reporter) as cluster:
         encoding = _Encoding(checkpoint, texts, plan, config, cluster, call)
         return _encode_shard(encoding, shard) if shard else _encode_all(encoding)

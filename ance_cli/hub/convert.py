@@ -153,9 +153,7 @@ def convert(
     from ance_cli.models.foreign import load_foreign
 
     def load(scratch: Path) -> Foreign:
-        found = load_foreign(sources, scratch, backbone, pooling, similarity, normalize)
-        found.override(sources[0], **changes)
-        return found
+        return load_foreign(sources, scratch, backbone, pooling, similarity, normalize, changes)
 
     with lease.of_output(output):
         layout = _write(output, load, {**origin, _ENCODING: changes})

@@ -244,6 +244,11 @@ class Checkpoint:
         return self._settings.similarity == "cosine" or self._has_normalize
 
     @property
+    def scales_vectors(self) -> bool:
+        """Whether vectors get length one although no module of the checkpoint does that."""
+        return self._settings.similarity == "cosine" and not self._has_normalize
+
+    @property
     def _has_normalize(self) -> bool:
         return all(tower.has("Normalize") for tower in self._towers.values())
 
@@ -302,8 +307,9 @@ class Checkpoint:
             self._unclear = BadInput(
                 f"{self._shown_library_config}: has the prompts {', '.join(others)}, "
                 "and none of their names says whether it is for queries or for passages",
-                hint="name the two that you mean 'query' and 'document' in the file, or give both "
-                "with --query-prompt and --passage-prompt",
+                hint="name the two that you mean 'query' and 'document' in the file, or write a "
+                f"checkpoint with both: ance checkpoint convert {self.shown} --query-prompt TEXT "
+                "--passage-prompt TEXT -o DIR",
             )
         return ""
 

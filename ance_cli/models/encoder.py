@@ -300,11 +300,17 @@ def fresh_encoder(
         Pooling,
     )
 
+    if others := [module.kind for module in tower.modules[1:]]:
+        raise BadInput(
+            f"{tower.shown}: has a {others[0]} and no pooling, so its vectors are not defined",
+            hint="save the checkpoint with a Pooling, or start from its Transformer alone",
+        )
     first: Transformer = load_modules(tower)[0]  # type: ignore[assignment]
     if tower.base is not None:
         need_peft()
         merge_adapter(first, tower.shown)
-    causal = is_causal(first.model)
+    with as_bad_input(f"{tower.shown}: does not read texts alone", hint="name a text encoder"):
+        causal = is_causal(first.model)
     if causal and pooling == "cls":
         raise BadInput(
             f"{tower.shown}: a causal decoder: its first token sees no other token",

@@ -14,7 +14,7 @@ nothing.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,6 @@ class Foreign:
     settings: EncodingSettings
     towers: dict[Side, Tower]
 
-    def override(self, shown: Path, **changes: Any) -> None:
-        """Override some of the settings, as `Checkpoint.with_settings` does."""
-        self.settings = override_settings(self.settings, self.towers, shown, **changes)
-
 
 def load_foreign(
     sources: Sequence[Path],
@@ -82,18 +78,20 @@ def load_foreign(
     pooling: PoolingName | None = None,
     similarity: SimilarityName | None = None,
     normalize: bool = False,
+    changes: Mapping[str, Any] = {},
 ) -> Foreign:
     """Load one checkpoint, or the two folders of DPR's question and context encoder.
 
     `backbone` is a folder with config and tokenizer, needed if a source is a single file. `pooling`
     and `similarity` (None = dot) define how the token vectors of a plain encoder become one vector,
-    which none of its files defines. `normalize` scales every vector to length one. `scratch` is a
-    folder for temporary files.
+    which none of its files defines. `normalize` scales every vector to length one. `changes`
+    overrides some of the encoding settings. `scratch` is a folder for temporary files.
 
     Raises `BadInput` if a weight is missing, unknown or of another shape, or if the norm of an ANCE
     model has its initial value; `UsageProblem` if an argument is missing or does not apply.
     """
-    found = _load(sources, scratch, backbone, pooling, similarity)
+    found = _load(sources, scratch, backbone, pooling, similarity, changes)
+    found.settings = override_settings(found.settings, found.towers, sources[0], **changes)
     if normalize:
         for encoder in found.dual.towers.values():
             with_normalize(encoder)  # type: ignore[arg-type]
@@ -106,13 +104,13 @@ def _load(
     backbone: Path | None,
     pooling: PoolingName | None,
     similarity: SimilarityName | None,
+    changes: Mapping[str, Any],
 ) -> Foreign:
     first = sources[0]
     if len(sources) == 1 and CheckpointFolder(first).modules.exists():
         _refuse_pooling(pooling, None, first)
         checkpoint = Checkpoint(_in_safetensors(first, scratch))
-        if similarity is not None:
-            checkpoint = checkpoint.with_settings(similarity=similarity)
+        checkpoint = checkpoint.with_settings(similarity=similarity, **changes)
         dual = load_merged(checkpoint)
         return Foreign(
             "sentence-transformers", dual, checkpoint.settings,
