@@ -1,6 +1,7 @@
 """`--config` and `ance.toml`: what they set, what overrides them, and who must not read them."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.loop import supervisor
+from ance_cli.models.checkpoint import Checkpoint
 from tests.world import jsonl
 
 
@@ -165,6 +167,26 @@ def test_none_reads_no_file(inside, settings):
 def test_help_works_with_a_broken_file(inside, settings):
     settings("[encode\n")
     assert "--ckpt" in inside("encode", "--help").stdout
+
+
+@pytest.mark.parametrize("table", ["all", "loop"])
+def test_flags_with_other_words_than_their_settings(inside, settings, dataset, checkpoint, table):
+    given = {"query-prompt": "query: ", "passage_prompt": "- ", "query-length": "9"}
+    lines = [f'{key} = "{value}"' for key, value in given.items()]
+    settings("\n".join([f"[{table}]", *lines]))
+    found = inside(
+        "loop", "--data", "data", "--ckpt", checkpoint, "-o", "run", "--dry-run", "--json"
+    )
+    shown = "settings from ance.toml: query-length, query-prompt, passage-prompt"
+    assert found.stderr.splitlines()[0] == shown
+    prepare, *others = (shlex.split(each) for each in json.loads(found.stdout)["commands"])
+    for key, value in given.items():
+        flag = f"--{key.replace('_', '-')}"
+        assert prepare[prepare.index(flag) + 1] == value
+        assert not any(flag in words for words in others)
+    inside(*prepare[1:])
+    made = Checkpoint(inside.cwd / "run" / "latest").settings
+    assert (made.query_prefix, made.passage_prefix, made.query_length) == ("query: ", "- ", 9)
 
 
 def test_a_loops_child_reads_no_file(ance, settings, monkeypatch):

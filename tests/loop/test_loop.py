@@ -8,8 +8,13 @@ import time
 
 import pytest
 
+import ance_cli.cli.main  # noqa: F401 (registers the commands)
 from ance_cli.call import Call
+from ance_cli.cli.command import COMMANDS
 from ance_cli.config import LoopConfig, LoopDevices
+from ance_cli.config.loop import RefreshRules
+from ance_cli.config.setting import declared
+from ance_cli.config.training import RecipeConfig, WorkerConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.plan import Plan
 from ance_cli.formats.run_folder import RunFolder
@@ -23,6 +28,15 @@ from tests.world import Ance, jsonl
 def test_flags():
     found = as_flags({"refresh_every": 5, "follow": True, "force": False, "preset": None, "lr": 0})
     assert found == ["--refresh-every", "5", "--follow", "--lr", "0"]
+    found = as_flags({"query_prefix": "", "passage_prefix": "- a", "normalize": False})
+    assert found == ["--query-prompt", "", "--passage-prompt", "- a"]
+
+
+def test_every_setting_has_the_flag_that_the_childs_command_declares():
+    train, refresh = COMMANDS["train-segment"].settings, COMMANDS["refresh"].settings
+    flags = {each.name: each.flags for each in (*train, *refresh)}
+    for each in (*declared(RecipeConfig), *declared(WorkerConfig), *declared(RefreshRules)):
+        assert as_flags({each.name: "x"})[0] in flags[each.name]
 
 
 @pytest.mark.parametrize(
