@@ -248,6 +248,9 @@ def save_dual(
     model.save(str(folder), create_model_card=False)
     for card in folder.rglob(CheckpointFolder(folder).card.name):  # peft writes an empty one
         card.unlink()
+    if settings.lowercase:  # which the library reads, but does not save
+        for path in folder.rglob(ModuleFolder(folder).sentence_bert_config.name):
+            write_json(path, read_object(path) | {"do_lower_case": True})
     if dual.shared:
         _write_older_names(folder, settings)
     if frozen_passage_from is not None and not dual.shared:

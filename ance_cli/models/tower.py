@@ -86,10 +86,9 @@ class Tower:
 
         Raises `BadInput` if it is not there.
         """
-        adapter = self.backbone / ADAPTER
-        if not adapter.exists():
+        if not _has_adapter(self.backbone):
             return None
-        named = read_object(adapter).get("base_model_name_or_path")
+        named = read_object(self.backbone / ADAPTER).get("base_model_name_or_path")
         base = fetched(Path(str(named)))
         if not ModuleFolder(base).config.exists():
             raise BadInput(
@@ -330,6 +329,10 @@ def _kind(module_type: str) -> str:
     return module_type.rsplit(".", 1)[-1]
 
 
+def _has_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER).exists()
+
+
 def _module(listed: _ListedModule, root: Path, listing: Path) -> Module:
     kind = _kind(listed.type)
     if not listed.type.startswith(_LIBRARY) and not trusts_remote_code():
@@ -338,11 +341,13 @@ def _module(listed: _ListedModule, root: Path, listing: Path) -> Module:
             hint="read the code; if you trust it, add --trust-remote-code",
         )
     folder, shown = ModuleFolder(root / listed.path), ModuleFolder(listing.parent / listed.path)
-    if kind not in (*_WITHOUT_CONFIG, "Transformer") and not folder.config.exists():
+    if kind not in _WITHOUT_CONFIG and not (folder.config.exists() or _has_adapter(folder.path)):
         raise BadInput(
             f"{shown.path}: the checkpoint's {kind} module is missing, but {listing.name} names it",
             hint=COPY_AGAIN,
         )
+    if folder.config.exists():
+        read_checkpoint_json(folder.config, dict[str, Any])  # refuses what is no JSON object
     if kind in _WITH_WEIGHTS and not folder.weights.exists():
         raise BadInput(
             f"{shown.weights}: the weights of the {kind} are missing",

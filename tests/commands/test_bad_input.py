@@ -126,7 +126,7 @@ def test_skip_bad_counts_and_goes_on(ance, dataset):
     ("missing", "words"),
     [
         ("tokenizer.json", "the checkpoint has no tokenizer"),
-        ("2_Dense/model.safetensors", "the weights of the head's Dense are missing"),
+        ("2_Dense/model.safetensors", "the weights of the Dense are missing"),
         ("model.safetensors", "holds no weights in safetensors format"),
         ("config.json", "the checkpoint's Transformer module is missing"),
     ],
@@ -157,7 +157,9 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path, dataset, checkpoint):
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "code.py").write_text("import pathlib; pathlib.Path('ran').write_text('yes')")
     found = program("encode", "--ckpt", "ckpt", "--data", "data", "-o", "emb", code=3, stdin="y\n")
-    assert "the backbone does not load" in found.stderr or "tokenizer does not load" in found.stderr
+    assert (
+        "the Transformer does not load" in found.stderr or "tokenizer does not load" in found.stderr
+    )
     assert not (program.cwd / "ran").exists()
 
 
