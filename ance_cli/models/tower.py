@@ -338,11 +338,14 @@ def _module(listed: _ListedModule, root: Path, listing: Path) -> Module:
             hint="read the code; if you trust it, add --trust-remote-code",
         )
     folder, shown = ModuleFolder(root / listed.path), ModuleFolder(listing.parent / listed.path)
-    if kind not in (*_WITHOUT_CONFIG, "Transformer") and not folder.config.exists():
-        raise BadInput(
-            f"{shown.path}: the checkpoint's {kind} module is missing, but {listing.name} names it",
-            hint=COPY_AGAIN,
-        )
+    if kind not in (*_WITHOUT_CONFIG, "Transformer"):
+        if not folder.config.exists():
+            raise BadInput(
+                f"{shown.path}: the checkpoint's {kind} module is missing, but {listing.name} "
+                "names it",
+                hint=COPY_AGAIN,
+            )
+        read_object(folder.config)  # refuses what the library would fail on
     if kind in _WITH_WEIGHTS and not folder.weights.exists():
         raise BadInput(
             f"{shown.weights}: the weights of the {kind} are missing",
