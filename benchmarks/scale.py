@@ -43,8 +43,7 @@ def _small_encoder(folder: Path, dim: int) -> None:
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     from ance_cli.models.checkpoint import Checkpoint
-    from ance_cli.models.dual import save_dual, start_dual
-    from ance_cli.models.tokens import Tokenizer as OurTokenizer
+    from ance_cli.models.dual import Start, save_dual, start_dual
 
     words = {f"w{number}": number for number in range(_VOCABULARY)}
     fast = Tokenizer(models.WordLevel(words, unk_token="w0"))
@@ -60,8 +59,8 @@ def _small_encoder(folder: Path, dim: int) -> None:
     )  # fmt: skip
     BertModel(config, add_pooling_layer=False).save_pretrained(folder / "plain")
     plain = Checkpoint(folder / "plain")
-    dual, _ = start_dual(plain, None, seed=0)
-    save_dual(dual, OurTokenizer(plain), plain.settings, folder / "ckpt")
+    dual, _ = start_dual(plain, Start(head="paper"))
+    save_dual(dual, plain.settings, folder / "ckpt")
 
 
 def _encode(folder: Path, rows: int) -> None:

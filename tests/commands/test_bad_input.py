@@ -128,7 +128,7 @@ def test_skip_bad_counts_and_goes_on(ance, dataset):
         ("tokenizer.json", "the checkpoint has no tokenizer"),
         ("2_Dense/model.safetensors", "the weights of the Dense are missing"),
         ("model.safetensors", "holds no weights in safetensors format"),
-        ("config.json", "the checkpoint's Transformer module is missing"),
+        ("config.json", "ckpt/config.json: no such file: not a checkpoint folder"),
     ],
 )
 def test_a_checkpoint_that_is_not_whole(ance, dataset, checkpoint, missing, words):
@@ -149,18 +149,20 @@ def test_a_checkpoint_that_was_cut_short(ance, dataset, checkpoint, name):
     assert not (ance.cwd / "emb").exists()
 
 
-def test_code_in_a_checkpoint_is_never_run(tmp_path, dataset, checkpoint):
+def test_code_in_a_checkpoint_runs_only_if_it_is_trusted(tmp_path, dataset, checkpoint):
     program = Ance(tmp_path)
     copy = shutil.copytree(checkpoint, program.cwd / "ckpt")
     config = json.loads((copy / "config.json").read_text())
     config |= {"model_type": "strange", "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}}
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "code.py").write_text("import pathlib; pathlib.Path('ran').write_text('yes')")
-    found = program("encode", "--ckpt", "ckpt", "--data", "data", "-o", "emb", code=3, stdin="y\n")
-    assert (
-        "the Transformer does not load" in found.stderr or "tokenizer does not load" in found.stderr
-    )
+    encode = ["encode", "--ckpt", "ckpt", "--data", "data", "-o", "emb"]
+    found = program(*encode, code=3, stdin="y\n")
+    assert "ckpt: the Transformer does not load" in found.stderr
+    assert "if you trust it, add --trust-remote-code" in found.stderr
     assert not (program.cwd / "ran").exists()
+    program(*encode, "--trust-remote-code", code=3)  # the code has no model
+    assert (program.cwd / "ran").exists()
 
 
 def test_a_checkpoint_without_a_head(ance, dataset, backbone):
