@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ance_cli.config import TrainConfig
-from ance_cli.errors import UsageProblem
+from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.formats.dataset import locate
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.models.checkpoint import Checkpoint
@@ -120,3 +120,6 @@ def test_a_head_stays_and_a_presets_head_is_for_a_fresh_one(dataset, checkpoint,
         for path in (run.latest, checkpoint)
     ]
     assert kinds[0] == kinds[1]
+    assert not resolved("warmup", {}).is_new
+    with pytest.raises(Mismatch, match="made with other settings: head 'paper' -> 'pooled'"):
+        resolved("warmup", {"head": "pooled"})
