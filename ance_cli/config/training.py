@@ -160,6 +160,11 @@ class TrainConfig(RecipeConfig):
         )
         check(self.dtype != "fp16", "--dtype fp16: training runs in bf16 or fp32")
         check(
+            self.lora_rank > 0
+            or (self.lora_alpha, self.lora_dropout, self.lora_targets) == (32.0, 0.0, ALL_LINEAR),
+            "--lora-alpha, --lora-dropout and --lora-targets belong to an adapter: add --lora-rank",
+        )
+        check(
             self.distill is None or self.needs_negatives,
             "--distill learns from the teacher's scores of mined negatives, and "
             "--negatives-per-positive is 0",

@@ -25,7 +25,7 @@ from ance_cli.formats.records import check_record, parse_record
 from ance_cli.models.hub import fetched
 from ance_cli.models.tower import Tower, read_object, read_towers
 
-_LEAST = {"query_length": 3, "passage_length": 3, "max_segments": 1}
+_LEAST = {"query_length": 3, "passage_length": 3, "max_segments": 1, "truncate_dim": 1}
 _PROMPTS: dict[Side, tuple[str, ...]] = {
     "query": ("query", "search_query"),
     "passage": ("document", "passage", "corpus", "search_document"),
@@ -163,7 +163,7 @@ class Checkpoint:
             )
         self._unclear: BadInput | None = None
         self._settings = self._read_settings()
-        self._check_similarity()
+        self._check_library()
         if self.is_pinned:
             check_seal(self.path, path)
 
@@ -179,8 +179,15 @@ class Checkpoint:
     def _shown_library_config(self) -> Path:
         return CheckpointFolder(self.shown).sentence_transformers_config
 
-    def _check_similarity(self) -> None:
-        named = self._library_config.similarity_fn_name
+    def _check_library(self) -> None:
+        config = self._library_config
+        if config.truncate_dim is not None and config.truncate_dim < 1:
+            raise BadInput(
+                f"{self._shown_library_config}: truncate_dim is {config.truncate_dim}, expected at "
+                "least 1",
+                hint=_FIX_SETTINGS,
+            )
+        named = config.similarity_fn_name
         if named not in (None, "cosine", "dot"):
             raise BadInput(
                 f"{self._shown_library_config}: the similarity is {named}, and an index ranks by "
@@ -319,9 +326,9 @@ class Checkpoint:
             self.files.settings.read_bytes(), EncodingSettings, str(shown), _FIX_SETTINGS
         )
         for name, least in _LEAST.items():
-            if getattr(settings, name) < least:
+            if (value := getattr(settings, name)) is not None and value < least:
                 raise BadInput(
-                    f"{shown}: {name!r} is {getattr(settings, name)}, expected at least {least}",
+                    f"{shown}: {name!r} is {value}, expected at least {least}",
                     hint=_FIX_SETTINGS,
                 )
         return settings

@@ -141,7 +141,8 @@ class Tower:
         if self.is_static:
             return _UNLIMITED
         config = read_object(self.config)
-        config = {**config, **(config.get("text_config") or {})}
+        if isinstance(text := config.get("text_config"), dict):
+            config = {**config, **text}
         if config.get("max_position_embeddings", -1) == -1:  # relative positions
             return _UNLIMITED
         positions = whole_number(config, "max_position_embeddings", self.config)
@@ -157,8 +158,9 @@ class Tower:
         config = ModuleFolder(self.backbone).tokenizer_config
         if not length and config.exists():
             length = read_object(config).get("model_max_length")
-        if not length:
-            return self.max_positions
+        return self._checked_length(length) if length else self.max_positions
+
+    def _checked_length(self, length: Any) -> int:
         if isinstance(length, bool) or not isinstance(length, int | float) or not length >= 1:
             raise BadInput(
                 f"{self.shown}: the longest sequence (max_seq_length or model_max_length) should "
@@ -171,7 +173,7 @@ class Tower:
         """The length to which sentence-transformers cuts the texts of one side, in tokens."""
         name = "query_length" if side == "query" else "document_length"
         length = self._sentence_bert_config.get(name)
-        return min(length, self.max_positions) if isinstance(length, int) else self.max_length
+        return self._checked_length(length) if length is not None else self.max_length
 
     @property
     def lowercase(self) -> bool:
@@ -390,7 +392,7 @@ def _check_transformer(tower: Tower, folder: ModuleFolder, shown: ModuleFolder) 
             f"encoder: ance checkpoint convert {shown.path} -o DIR",
         )
     loading = tower.loading
-    if "message" in loading.get("modality_config", {}):
+    if "message" in str(loading.get("modality_config")):
         raise BadInput(
             f"{shown.sentence_bert_config}: the model renders texts with its chat template",
             hint="ance reads plain texts: remove modality_config if its prompts are plain texts",
