@@ -50,13 +50,13 @@ def test_vectors_of_a_shared_tower_stay_valid_when_it_is_split(inside, dataset, 
     inside("encode", "--ckpt", checkpoint, "--data", "data", "-o", "docs")
     start = Checkpoint(checkpoint)
     dual = freeze_passages(load_dual(start))
-    dual.query.head[0].weight.data.mul_(2)
+    dual.query.chain[2].linear.weight.data.mul_(2)
     save_dual(dual, start.settings, inside.cwd / "split", frozen_passage_from=start)
     again = inside("encode", "--ckpt", "split", "--data", "data", "-o", "docs")
     assert "up to date" in again.stdout + again.stderr
     data = ["--data", "data", "--split", "dev", "--embeddings", "docs"]
     inside("search", "--ckpt", "split", *data, "-o", "run.trec")
-    dual.passage.head[0].weight.data.mul_(2)
+    dual.passage.chain[2].linear.weight.data.mul_(2)
     save_dual(dual, start.settings, inside.cwd / "moved")
     refused = inside("search", "--ckpt", "moved", *data, "-o", "other.trec", code=4)
     assert "made by another passage encoder" in refused.stderr
