@@ -182,7 +182,7 @@ def test_widths_that_the_vectors_do_not_have_are_refused(world):
     for name, widths, words, code in (
         ("narrow", "16", "matryoshka '8' -> '16'", 4),
         ("wide", "64,8", "--matryoshka 64,8: the vectors have only 32 dimensions", 2),
-        ("whole", "32", "--matryoshka 32: the vectors have 32 dimensions as they are", 2),
+        ("no-narrower", "32", "--matryoshka 32: the vectors have 32 dimensions as they are", 2),
         ("words", "8,x", "--matryoshka '8,x': expected different numbers of dimensions", 2),
         ("twice", "8,8", "--matryoshka '8,8': expected different numbers of dimensions", 2),
         ("none", "0", "--matryoshka '0': expected different numbers of dimensions", 2),
