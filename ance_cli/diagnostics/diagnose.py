@@ -202,16 +202,14 @@ def _differentiate(
     doc_ids = retriever.doc_ids
     wanted = {doc_ids[doc] for found in analyses for doc in (found.positive, *found.drawn_norms)}
     passages = passages_of(pair_set.dataset.corpus, wanted, call.skipped)
-    separator = checkpoint.settings.separator
+    text_of = checkpoint.settings.text_of
     examples = ExampleGradients(checkpoint, retriever.device, pair_set.loss)
     found = []
     total = sum(len(analysis.drawn_norms) for analysis in analyses)
     with call.reporter.task("differentiating", total, "negative") as bar:
         for pair, analysis in zip(pair_set.pairs, analyses, strict=True):
-            negatives = {
-                doc: passages[doc_ids[doc]].joined(separator) for doc in analysis.drawn_norms
-            }
-            positive = passages[analysis.positive_id].joined(separator)
+            negatives = {doc: text_of(passages[doc_ids[doc]]) for doc in analysis.drawn_norms}
+            positive = text_of(passages[analysis.positive_id])
             found.append(examples.of(pair.text, positive, negatives, analysis.drawn, bar.advance))
     return found, examples.num_parameters
 

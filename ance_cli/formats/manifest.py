@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 
 ALGORITHM_VERSIONS = {
-    "embeddings": 1,
+    "embeddings": 2,
     "index": 1,
     "candidates": 1,
     "negatives": 2,
@@ -33,7 +33,7 @@ ALGORITHM_VERSIONS = {
     "generation": 1,
     "bm25-index": 1,
     "dataset": 1,
-    "tokens": 1,
+    "tokens": 2,
     "diagnosis": 1,
     "export": 1,
     "export-folder": 1,

@@ -17,12 +17,13 @@ from typing import Any
 from ance_cli.call import Call
 from ance_cli.errors import UsageProblem
 from ance_cli.formats import atomic
+from ance_cli.formats.dataset import Passage
 from ance_cli.formats.jsonl import is_stream, open_output
 from ance_cli.formats.ledgers import Segment, SegmentLedger
 from ance_cli.formats.plan import KEEP
 from ance_cli.formats.run_folder import RunFolder, RunRecord
 from ance_cli.formats.summary import Summary
-from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.checkpoint import Checkpoint, EncodingSettings
 from ance_cli.models.hub import origin
 
 _TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction", "dense-retrieval",
@@ -193,7 +194,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
             if settings.query_prefix
             else ""
         ),
-        "passages": f"title and text, {json.dumps(settings.separator)} between them: {segmentation}"
+        "passages": f"{_joining(settings)}: {segmentation}"
         + (
             f", after the prefix {json.dumps(settings.passage_prefix)}"
             if settings.passage_prefix
@@ -203,9 +204,15 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def _joining(settings: EncodingSettings) -> str:
+    if settings.passage_template:
+        return f"title and text as in {json.dumps(settings.passage_template)}"
+    return f"title and text, {json.dumps(settings.separator)} between them"
+
+
 def _usage(checkpoint: Checkpoint, name: str) -> str:
     settings = checkpoint.settings
-    separator = json.dumps(settings.separator)
+    passage = settings.text_of(Passage("", "title", "text of the passage"))
     note = (
         ""
         if settings.segmentation == "first"
@@ -221,7 +228,7 @@ from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer({json.dumps(name)})
 queries = model.encode_query(["what causes gout"])
-passages = model.encode_document(["title" + {separator} + "text of the passage"])
+passages = model.encode_document([{json.dumps(passage)}])
 scores = model.similarity(queries, passages)
 ```
 {note}

@@ -173,7 +173,7 @@ def _write(output: Path, load: Callable[[Path], Foreign], origin: dict[str, Any]
 
     `load` takes a folder for temporary files.
     """
-    from ance_cli.models.dual import save_dual
+    from ance_cli.models.dual import load_merged, save_dual
 
     place = atomic.place_of(output)
     partial = atomic.partial_name(place)
@@ -186,7 +186,7 @@ def _write(output: Path, load: Callable[[Path], Foreign], origin: dict[str, Any]
             origin = {"layout": found.layout, **origin}
             save_dual(found.dual, found.settings, partial, origin=origin)
             seal(partial)
-        Checkpoint(partial)  # check the checkpoint before it is published
+        load_merged(Checkpoint(partial))  # refuses what does not load, before it is published
         atomic.publish_folder(partial, place)
     finally:
         for folder in (partial, scratch):

@@ -75,9 +75,9 @@ def measured_overlap(
     texts of the probe."""
     queries = list(queries_of_split(dataset).values())
     asked = [queries[position] for position in before.queries]
-    positions, separator = set(before.passages), checkpoint.settings.separator
+    positions = set(before.passages)
     texts = [
-        passage.joined(separator)
+        checkpoint.settings.text_of(passage)
         for position, passage in enumerate(read_corpus(dataset.corpus))
         if position in positions
     ]

@@ -94,3 +94,9 @@ def _remove_adapter(backbone: Any, shown: Path, merge: bool) -> None:
         setattr(backbone.get_submodule(parent), child, layer.get_base_layer())
     backbone._hf_peft_config_loaded = False
     del backbone.peft_config
+    # transformers would give the weights the adapter's names again when it saves them
+    backbone._weight_conversions = [
+        each
+        for each in getattr(backbone, "_weight_conversions", None) or []
+        if not any("lora_" in name or "base_model" in name for name in each.source_patterns)
+    ]

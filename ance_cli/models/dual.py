@@ -38,7 +38,7 @@ from ance_cli.models.encoder import (
     trainable_encoder,
     with_normalize,
 )
-from ance_cli.models.tower import PASSAGE_ROUTE, SETTINGS_OF_TEXTS, Tower, read_object
+from ance_cli.models.tower import ADAPTER, PASSAGE_ROUTE, SETTINGS_OF_TEXTS, Tower, read_object
 
 
 @dataclass(frozen=True)
@@ -248,6 +248,10 @@ def save_dual(
     model.save(str(folder), create_model_card=False)
     for card in folder.rglob(CheckpointFolder(folder).card.name):  # peft writes an empty one
         card.unlink()
+    for path in folder.rglob(ADAPTER):  # peft writes a set in another order in each process
+        config = read_object(path)
+        if isinstance(config.get("target_modules"), list):
+            write_json(path, config | {"target_modules": sorted(config["target_modules"])})
     if settings.lowercase:  # which the library reads, but does not save
         for path in folder.rglob(ModuleFolder(folder).sentence_bert_config.name):
             write_json(path, read_object(path) | {"do_lower_case": True})

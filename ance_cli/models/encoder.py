@@ -23,7 +23,7 @@ from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.checkpoint_folder import COPY_AGAIN
 from ance_cli.models.adapters import load_adapter, merge_adapter, need_peft
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.pretrained import whole_weights
+from ance_cli.models.pretrained import keep_libraries_quiet, whole_weights
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.models.tower import Module, Tower
 
@@ -147,7 +147,7 @@ def load_modules(tower: Tower, dtype: torch.dtype = torch.float32) -> list[nn.Mo
 
 
 def _load_module(module: Module, dtype: torch.dtype) -> nn.Module:
-    _quiet()
+    keep_libraries_quiet()
     from sentence_transformers.util.misc import import_module_class
 
     name = module.type or "sentence_transformers.base.modules.transformer.Transformer"
@@ -177,17 +177,6 @@ def _load_module(module: Module, dtype: torch.dtype) -> nn.Module:
 def _config_text(folder: Path) -> str:
     path = folder / "config.json"
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-
-def _quiet() -> None:
-    """Keep the libraries' progress bars and reports off the terminal."""
-    import logging as standard
-
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    standard.getLogger("sentence_transformers").setLevel(standard.ERROR)
 
 
 def load_encoder(

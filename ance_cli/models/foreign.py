@@ -84,7 +84,8 @@ def load_foreign(
 
     `backbone` is a folder with config and tokenizer, needed if a source is a single file. `pooling`
     and `similarity` (None = dot) define how the token vectors of a plain encoder become one vector,
-    which none of its files defines. `normalize` scales every vector to length one. `changes`
+    which none of its files defines; `similarity` may also replace that of a sentence-transformers
+    folder. `normalize` scales every vector to length one. `changes`
     overrides some of the encoding settings. `scratch` is a folder for temporary files.
 
     Raises `BadInput` if a weight is missing, unknown or of another shape, or if the norm of an ANCE
@@ -137,7 +138,7 @@ def _refuse_pooling(pooling: str | None, similarity: SimilarityName | None, sour
     if pooling is not None or similarity is not None:
         raise UsageProblem(
             f"{source}: defines its pooling and similarity itself",
-            hint="omit --pooling and --similarity, which apply to plain encoders",
+            hint="omit --pooling; --similarity is for plain encoders and sentence-transformers'",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from inspect import signature
@@ -10,6 +11,16 @@ from typing import Any
 
 from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.checkpoint_folder import COPY_AGAIN
+
+
+def keep_libraries_quiet() -> None:
+    """Keep the progress bars and reports of transformers and sentence-transformers off the
+    terminal."""
+    from transformers.utils import logging as of_transformers
+
+    of_transformers.set_verbosity_error()  # type: ignore[no-untyped-call]
+    of_transformers.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
 
 
 def load_pretrained(
@@ -27,10 +38,7 @@ def load_pretrained(
     with the hint `not_whole`, if a weight is not in the file: it would keep random values. Weights
     with `unread` in their names may be missing.
     """
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    keep_libraries_quiet()
     with as_bad_input(f"{shown}: the {what} does not load", hint=COPY_AGAIN):
         model, info = loader.from_pretrained(
             folder,

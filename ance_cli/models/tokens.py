@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.checkpoint_folder import COPY_AGAIN, ModuleFolder
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.tokens import TokenRows, join_rows
-from ance_cli.models.checkpoint import EncodingSettings
+from ance_cli.models.checkpoint import Checkpoint, EncodingSettings
+from ance_cli.models.pretrained import keep_libraries_quiet
 from ance_cli.models.tower import Tower, read_object
 from ance_cli.progress import Reporter
 
@@ -46,6 +47,7 @@ def load_tokenizer(tower: Tower) -> Any:
     """The fast tokenizer in a tower's folder; `BadInput` if it is broken or not a fast one."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    keep_libraries_quiet()
     with as_bad_input(f"{tower.shown}: the tokenizer does not load", hint=COPY_AGAIN):
         if tower.is_static:
             path = tower.backbone / "tokenizer.json"
@@ -72,11 +74,9 @@ def vocabulary_of(tokenizer: Any) -> int:
 
 def check_vocabulary(tokenizer: Any, tower: Tower) -> None:
     """Raise `BadInput` if the tokenizer has a token for which the model has no embedding."""
-    if tower.is_static:
-        return
-    rows = read_object(tower.config).get("vocab_size")
+    rows = tower.num_tokens
     tokens = vocabulary_of(tokenizer)
-    if isinstance(rows, int) and tokens > rows:
+    if rows is not None and tokens > rows:
         raise BadInput(
             f"{tower.shown}: the tokenizer has {tokens:,} tokens, and the model's embedding has "
             f"{rows:,} rows: texts with the last tokens cannot be encoded",
@@ -85,24 +85,13 @@ def check_vocabulary(tokenizer: Any, tower: Tower) -> None:
         )
 
 
-class TokenizerSource(Protocol):
-    """The tokenizers and the settings of both sides: a `Checkpoint`, or a `Foreign` one."""
-
-    settings: EncodingSettings
-
-    @property
-    def shared(self) -> bool: ...
-
-    def tower(self, side: Side) -> Tower: ...
-
-
 class Tokenizer:
     """Tokenises the queries and the passages of a checkpoint with the tokenizer of their tower.
 
     The fast tokenizer works on a batch of texts in parallel, on `RAYON_NUM_THREADS` threads.
     """
 
-    def __init__(self, checkpoint: TokenizerSource) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         self.settings = checkpoint.settings
         passage = load_tokenizer(checkpoint.tower("passage"))
         query = passage if checkpoint.shared else load_tokenizer(checkpoint.tower("query"))

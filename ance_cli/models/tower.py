@@ -136,6 +136,14 @@ class Tower:
         return whole_number(config, key, self.config)
 
     @property
+    def num_tokens(self) -> int | None:
+        """The tokens that have an embedding; None if the config does not say it."""
+        if self.is_static:
+            return _embedding_shape(ModuleFolder(self.backbone).weights)[0]
+        rows = read_object(self.config).get("vocab_size")
+        return rows if isinstance(rows, int) else None
+
+    @property
     def max_positions(self) -> int:
         """The longest sequence that the backbone takes, in tokens."""
         if self.is_static:
@@ -235,14 +243,20 @@ def _pooled_width(path: Path) -> int:
 
 
 def _embedding_shape(path: Path) -> tuple[int, int]:
+    """(tokens, dim) of a StaticEmbedding's table, which the library also reads as model2vec writes
+    it: `embeddings`, to whose rows a `mapping` may lead."""
     from safetensors import safe_open
 
     with (
         as_bad_input(f"{path}: not a whole safetensors file", hint=COPY_AGAIN),
         safe_open(path, framework="numpy") as found,
     ):
-        rows, dim = found.get_slice("embedding.weight").get_shape()
-    return rows, dim
+        names = set(found.keys())
+        table = "embedding.weight" if "embedding.weight" in names else "embeddings"
+        rows, dim = found.get_slice(table).get_shape()
+        if "mapping" in names:
+            rows = found.get_slice("mapping").get_shape()[0]
+    return int(rows), int(dim)
 
 
 @dataclass(frozen=True)

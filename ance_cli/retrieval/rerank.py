@@ -326,7 +326,7 @@ class _DualScorer(_TextScorer):
         encoder = TextEncoder(checkpoint, "query", config)
         self.dtype = encoder.dtype
         self._xq = encoder.queries(list(queries.values()), reporter)
-        self._separator = checkpoint.settings.separator
+        self._text_of = checkpoint.settings.text_of
         self._encoder = TextEncoder(checkpoint, "passage", config)
 
     def score(
@@ -334,7 +334,7 @@ class _DualScorer(_TextScorer):
     ) -> Floats:
         from ance_cli.retrieval.exact import pair_scores
 
-        vectors, counts = self._encoder([p.joined(self._separator) for p in passages])
+        vectors, counts = self._encoder([self._text_of(passage) for passage in passages])
         offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         bar.advance(len(query_of))
         return pair_scores(self._xq, query_of, passage_of, _Encoded(vectors, offsets))
