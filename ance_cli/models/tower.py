@@ -406,7 +406,8 @@ def _check_transformer(tower: Tower, folder: ModuleFolder, shown: ModuleFolder) 
             f"encoder: ance checkpoint convert {shown.path} -o DIR",
         )
     loading = tower.loading
-    if "message" in str(loading.get("modality_config")):
+    modalities = loading.get("modality_config")
+    if isinstance(modalities, dict) and "message" in modalities:
         raise BadInput(
             f"{shown.sentence_bert_config}: the model renders texts with its chat template",
             hint="ance reads plain texts: remove modality_config if its prompts are plain texts",

@@ -128,7 +128,7 @@ def test_skip_bad_counts_and_goes_on(ance, dataset):
         ("tokenizer.json", "the checkpoint has no tokenizer"),
         ("2_Dense/model.safetensors", "the weights of the Dense are missing"),
         ("model.safetensors", "holds no weights in safetensors format"),
-        ("config.json", "ckpt/config.json: no such file: not a checkpoint folder"),
+        ("config.json", "the checkpoint's Transformer module is missing"),
     ],
 )
 def test_a_checkpoint_that_is_not_whole(ance, dataset, checkpoint, missing, words):
