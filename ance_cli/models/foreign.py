@@ -36,11 +36,9 @@ from ance_cli.models.encoder import (
     load_modules,
     with_normalize,
 )
-from ance_cli.models.tower import Module, Tower, read_object
+from ance_cli.models.tower import PICKLED, Module, Tower, read_object
 
 Weights = dict[str, Tensor]
-
-PICKLED = "pytorch_model.bin"
 
 ANCE_SETTINGS = EncodingSettings(
     query_length=64, passage_length=512, separator="<sep>", lowercase=True

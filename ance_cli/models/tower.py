@@ -37,6 +37,8 @@ _WITHOUT_CONFIG = ("Normalize", "StaticEmbedding")
 _LIBRARY = "sentence_transformers."
 """Where the types of the library's own modules begin; others are code of the checkpoint."""
 
+PICKLED = "pytorch_model.bin"
+
 _UNLIMITED = 1 << 30
 _PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Model types that count positions from 2."""
@@ -364,7 +366,8 @@ def _module(listed: _ListedModule, root: Path, listing: Path) -> Module:
         )
     if folder.config.exists():
         read_checkpoint_json(folder.config, dict[str, Any])  # refuses what is no JSON object
-    if kind in _WITH_WEIGHTS and not folder.weights.exists():
+    pickled = kind != "Transformer" and (folder.path / PICKLED).exists()
+    if (kind in _WITH_WEIGHTS or pickled) and not folder.weights.exists():
         raise BadInput(
             f"{shown.weights}: the weights of the {kind} are missing",
             hint=f"pickled weights are never loaded; {COPY_AGAIN}, or convert the checkpoint: ance "
@@ -399,7 +402,8 @@ def _check_transformer(tower: Tower, folder: ModuleFolder, shown: ModuleFolder) 
             f"{shown.config}: no such file: not a checkpoint folder",
             hint="name a Hugging Face or sentence-transformers folder, or RUN/latest, with --ckpt",
         )
-    if not list(folder.path.glob("*.safetensors")):
+    weights = "adapter_model.safetensors" if _has_adapter(folder.path) else "*.safetensors"
+    if not list(folder.path.glob(weights)):
         raise BadInput(
             f"{shown.path}: holds no weights in safetensors format",
             hint="pickled weights are never loaded; save the model with safetensors, or convert an "

@@ -175,3 +175,17 @@ def test_lower_casing_on_one_side_only(copy):
         lambda config: config.update(do_lower_case=True),
     )
     assert "one tower lower-cases its texts" in refusal(copy)
+
+
+def test_pickled_weights_of_an_adapter_or_a_module_are_never_loaded(tmp_path, checkpoint):
+    adapted = shutil.copytree(checkpoint, tmp_path / "adapted")
+    (adapted / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(adapted)})
+    )
+    (adapted / "adapter_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(BadInput, match="holds no weights in safetensors format"):
+        Checkpoint(adapted)
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    (other / "1_Pooling" / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(BadInput, match="the weights of the Pooling are missing"):
+        Checkpoint(other)
