@@ -10,7 +10,6 @@ import pytest
 
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import Start, save_dual, start_dual
-from ance_cli.models.tokens import Tokenizer
 from benchmarks import once_mined, today
 from benchmarks.once_mined import RECIPE, Setting
 from benchmarks.today import ARMS, Trained
@@ -33,9 +32,7 @@ def test_both_sides_give_one_vector_for_one_text(setting):
 def test_two_models_are_told_apart(setting, backbone, tmp_path, monkeypatch):
     plain = Checkpoint(backbone)
     other = tmp_path / "other"
-    save_dual(
-        start_dual(plain, Start(head="paper", seed=2))[0], Tokenizer(plain), plain.settings, other
-    )
+    save_dual(start_dual(plain, Start(head="paper", seed=2))[0], plain.settings, other)
     least = once_mined.least_cosine(setting, setting.ckpt, other)
     assert least < today.SAME
     monkeypatch.setattr(today, "in_a_process", lambda *_: (least, 0.0))

@@ -328,6 +328,7 @@ def test_an_adapter(place, backbone, with_config):
     (folder / "adapter_config.json").write_text(
         json.dumps({"base_model_name_or_path": str(backbone)})
     )
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
     if not with_config:
         (folder / "config.json").unlink()
     found = answers(folder)
