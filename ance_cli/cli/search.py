@@ -60,7 +60,9 @@ def register(app: typer.Typer) -> None:
                     "dense search needs --ckpt", hint="or use --engine lucene for BM25"
                 )
             checkpoint = checkpoint_of(ckpt, overrides)
-            searcher = DenseSearcher(checkpoint, vector_source(embeddings, index), corpus, compute)
+            rescore = vector_source(config.rescore, None) if config.rescore else None
+            source = vector_source(embeddings, index)
+            searcher = DenseSearcher(checkpoint, source, corpus, compute, rescore)
         elif corpus is None:
             raise UsageProblem(f"--engine {config.engine} needs --data or --corpus")
         else:

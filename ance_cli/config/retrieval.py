@@ -98,6 +98,29 @@ class SearchConfig(TaggedConfig):
     k1: K1 = 0.9
     b: B = 0.4
     probes: Probes | None = None
+    rescore: Annotated[Path, Setting(
+        "Embeddings folder whose vectors give the found documents their scores and order: exact "
+        "ones, where those that are searched were rounded or are in a lossy index.", DATA,
+        metavar="DIR", shapes=False)] | None = None
+    rescore_depth: Annotated[int, Setting(
+        "Documents per query that --rescore takes from the first search (default: 4 times "
+        "--depth).", METHOD, at_least=1)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.rescore is None or self.engine == "dense",
+              f"--engine {self.engine} has no vectors that --rescore could give other scores")
+        check(self.rescore is not None or self.rescore_depth is None,
+              "--rescore-depth needs --rescore")
+        check(self.searched_depth >= self.depth,
+              f"--rescore-depth {self.rescore_depth} is less than --depth {self.depth}")
+
+    @property
+    def searched_depth(self) -> int:
+        """Documents per query that the search itself has to find."""
+        if self.rescore is None:
+            return self.depth
+        return self.rescore_depth or 4 * self.depth
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,6 +70,15 @@ class VectorSource:
                 hint="encode the dataset's corpus: ance encode --data DATASET -o DIR",
             )
 
+    def check_same_corpus(self, other: VectorSource) -> None:
+        """Raises `Mismatch` if the vectors of `other` are of another corpus than these."""
+        corpora = [read_manifest(it.path, it.kind)["inputs"].get("corpus") for it in (self, other)]
+        if corpora[0] != corpora[1]:
+            raise Mismatch(
+                f"{self.path}: the vectors are of another corpus than those of {other.path}",
+                hint="encode one corpus to both: ance encode --data DATASET -o DIR",
+            )
+
 
 def vector_source(embeddings: Path | None, index: Path | None) -> VectorSource:
     """The folder that `--embeddings` or `--index` names."""

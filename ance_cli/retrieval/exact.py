@@ -348,6 +348,18 @@ def pair_scores(
     return scores
 
 
+def rescored(
+    xq: Scores, docs: npt.NDArray[np.int32], documents: DocumentVectors, depth: int
+) -> tuple[Scores, npt.NDArray[np.int32]]:
+    """(nq, depth) exact scores and positions of the best of `docs`, (nq, candidates) positions with
+    -1 = none."""
+    query_of, place = np.nonzero(docs >= 0)
+    scores = np.full(docs.shape, -np.inf, np.float32)
+    scores[query_of, place] = pair_scores(xq, query_of, docs[query_of, place], documents)
+    scores, docs = in_order(scores, docs)
+    return scores[:, :depth], docs[:, :depth]
+
+
 def positive_scores(
     xq: Scores,
     query_ids: Sequence[str],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from ance_cli.call import Call, SkippedLines
 from ance_cli.config import ComputeConfig, SearchConfig, shaped_by
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Passage, read_corpus
+from ance_cli.formats.embeddings import Embeddings
 from ance_cli.formats.hashing import hash_file, hash_lines
 from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, made, planned, summary_of
@@ -80,8 +81,9 @@ def _plan(
 class Searcher(Protocol):
     """One way to rank documents for queries."""
 
-    unused_settings: tuple[str, ...]
-    """Settings of `SearchConfig` that do not apply to this way."""
+    @property
+    def unused_settings(self) -> Sequence[str]:
+        """Settings of `SearchConfig` that do not apply to this way."""
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -108,24 +110,29 @@ class Searcher(Protocol):
 class DenseSearcher:
     """Passage vectors, searched with the query encoder of the checkpoint that made them."""
 
-    unused_settings: tuple[str, ...] = ("k1", "b")
-
     def __init__(
         self,
         checkpoint: Checkpoint,
         source: VectorSource,
         corpus: Path | None = None,
         compute: ComputeConfig = ComputeConfig(),
+        rescore: VectorSource | None = None,
     ) -> None:
-        """`corpus` names the corpus whose vectors are expected; None: of any corpus."""
+        """`corpus` names the corpus whose vectors are expected; None: of any corpus. The scores
+        come from the embeddings `rescore`, if given."""
         self._checkpoint, self._source, self._corpus = checkpoint, source, corpus
-        self._compute = compute
+        self._compute, self._rescore = compute, rescore
         self._dtype: str = compute.dtype
+
+    @property
+    def unused_settings(self) -> tuple[str, ...]:
+        return ("k1", "b", *([] if self._rescore else ["rescore_depth"]))
 
     @property
     def inputs(self) -> dict[str, str]:
         query_tower = self._checkpoint.tower_hash("query")
-        return {"vectors": self._source.fingerprint, "query_tower": query_tower}
+        found = {"vectors": self._source.fingerprint, "query_tower": query_tower}
+        return found | ({"rescore": self._rescore.fingerprint} if self._rescore else {})
 
     @property
     def shaping(self) -> dict[str, Any]:
@@ -133,27 +140,43 @@ class DenseSearcher:
 
     @property
     def reads(self) -> Sequence[Path | None]:
-        return self._corpus, self._checkpoint.path, self._source.path
+        return self._corpus, self._checkpoint.path, *(source.path for source in self._sources)
+
+    @property
+    def _sources(self) -> list[VectorSource]:
+        return [self._source, *([self._rescore] if self._rescore else [])]
 
     def check(self) -> None:
         """Raises `Mismatch` if another passage encoder made the vectors, or from another corpus."""
         self._source.check(self._checkpoint, hash_file(self._corpus) if self._corpus else None)
+        if self._rescore:
+            self._rescore.check(self._checkpoint, None)
+            self._rescore.check_same_corpus(self._source)
 
-    def reading(self) -> AbstractContextManager[object]:
-        return lease.reading(self._source.path)
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        with ExitStack() as leases:
+            for source in self._sources:
+                leases.enter_context(lease.reading(source.path))
+            yield
 
     def hits(self, queries: dict[str, str], config: SearchConfig, call: Call) -> dict[str, Hits]:
         retriever = DenseRetriever(self._checkpoint, self._source, self._compute, config.probes)
         self._dtype = retriever.dtype
         xq = retriever.encode_queries(list(queries.values()), call.reporter)
-        scores, docs = retriever.search(xq, config.depth, call.reporter)
+        scores, docs = retriever.search(xq, config.searched_depth, call.reporter)
+        if self._rescore:
+            from ance_cli.retrieval.exact import rescored
+
+            embeddings = Embeddings(self._rescore.path)
+            scores, docs = rescored(xq, docs, embeddings, config.depth)
         return hits_of(queries, docs, scores, retriever.doc_ids)
 
 
 class Bm25Searcher:
     """A corpus, searched by BM25 (`config.engine`)."""
 
-    unused_settings: tuple[str, ...] = ("probes",)
+    unused_settings = ("probes", "rescore_depth")
 
     def __init__(self, corpus: Path) -> None:
         self.corpus = corpus

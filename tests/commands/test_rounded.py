@@ -59,6 +59,39 @@ def test_candidates_by_bits_get_scores_by_better_vectors(world, better):
     check_run(world, f"again-{better}.trec", better, 64)
 
 
+def test_a_search_rescores_what_it_found_by_bits(world):
+    search = ["search", *world.model, *world.dev, "--embeddings", "binary"]
+    rescored = [*search, "--depth", 7, "--rescore", "float32"]
+    world.ance(*rescored, "--rescore-depth", 64, "-o", "all.trec")
+    check_run(world, "all.trec", "float32", 7)
+    refusal = world.ance(*search, "--depth", 7, "-o", "all.trec", code=4).stderr
+    assert "rescore" in refusal
+    world.ance(*rescored, "-o", "some.trec")
+    world.ance(*search, "--depth", 28, "-o", "some-candidates.trec")
+    candidates = read_run(world.cwd / "some-candidates.trec")
+    best = read_run(world.cwd / "all.trec")
+    for query_id, hits in read_run(world.cwd / "some.trec").items():
+        assert len(hits) == 7 and set(hits) <= set(candidates[query_id])
+        assert set(best[query_id]) & set(candidates[query_id]) <= set(hits)
+
+
+def test_only_vectors_of_the_same_documents_rescore(world):
+    lines = (world.cwd / "data" / "corpus.jsonl").read_text().splitlines(keepends=True)
+    (world.cwd / "part.jsonl").write_text("".join(lines[:-1]))
+    world.ance("encode", *world.model, "--corpus", "part.jsonl", "-o", "part")
+    search = ["search", *world.model, *world.dev, "-o", "refused.trec", "--depth", 7]
+    for arguments, code, words in (
+        (["--embeddings", "binary", "--rescore", "part"], 4,
+         "part: the vectors are of another corpus than those of binary"),
+        (["--embeddings", "binary", "--rescore-depth", 9], 2, "--rescore-depth needs --rescore"),
+        (["--embeddings", "binary", "--rescore", "int8", "--rescore-depth", 6], 2,
+         "--rescore-depth 6 is less than --depth 7"),
+        (["--engine", "bm25s", "--rescore", "int8"], 2, "--engine bm25s has no vectors"),
+    ):  # fmt: skip
+        assert words in " ".join(world.ance(*search, *arguments, code=code).stderr.split())
+    assert not (world.cwd / "refused.trec").exists()
+
+
 def test_negatives_are_mined_from_rounded_vectors(world):
     world.ance("mine", *world.model, "--data", "data", "--embeddings", "int8", "--depth", 20,
                "--negatives", 4, "-o", "ann.jsonl")  # fmt: skip
