@@ -63,7 +63,7 @@ def train_segment(
     """
     run = RunFolder(output)
     setup = resolve_run(run, spec, segment.steps, devices, call.reporter)
-    _check_optimizer(setup.config)
+    _check_optimizer(setup.config, segment)
     source = NegativesSource(negatives, segment.follow, embeddings)
     if segment.steps:
         source.check(setup.config)
@@ -87,7 +87,7 @@ def train_segment(
             return _summary(run, up_to_date=True)
         if record is None:
             check_horizon(run, segment.steps, setup.config)
-        _check_sharding(segment, setup.config, devices)
+        _check_sharding(segment, devices)
         training_set = _check(run, setup, found, devices, call)
         if setup.is_new:
             start_run(run, setup, call.reporter)
@@ -98,9 +98,16 @@ def train_segment(
         return _summary(run, up_to_date=False)
 
 
-def _check_optimizer(config: TrainConfig) -> None:
-    """Refuse an optimizer whose package is not installed."""
-    if config.optimizer == "adamw-8bit" and importlib.util.find_spec("torchao") is None:
+def _check_optimizer(config: TrainConfig, segment: SegmentConfig) -> None:
+    """Refuse an optimizer that cannot divide its state, or whose package is not installed."""
+    if config.optimizer != "adamw-8bit":
+        return
+    if segment.shard == "full":
+        raise UsageProblem(
+            "--shard full cannot divide the moments of --optimizer adamw-8bit",
+            hint="start a new run with --optimizer adamw",
+        )
+    if importlib.util.find_spec("torchao") is None:
         raise UsageProblem(
             "--optimizer adamw-8bit needs torchao, which is not installed",
             hint="pip install 'ance-cli[8bit]'",
@@ -162,19 +169,14 @@ def _check_batch(config: TrainConfig, num_ranks: int) -> None:
         )
 
 
-def _check_sharding(segment: SegmentConfig, config: TrainConfig, devices: Devices) -> None:
-    """A sharded model is divided among several devices, and 8-bit moments cannot be divided."""
+def _check_sharding(segment: SegmentConfig, devices: Devices) -> None:
+    """A sharded model is divided among several devices."""
     if segment.shard == "none":
         return
     if devices.num_ranks == 1:
         raise UsageProblem(
             "--shard full divides the model among several devices, and there is one",
             hint="omit --shard, or train on more devices (--gpus, --cpu-workers)",
-        )
-    if config.optimizer == "adamw-8bit":
-        raise UsageProblem(
-            "--shard full cannot divide the moments of --optimizer adamw-8bit",
-            hint="start a new run with --optimizer adamw",
         )
 
 

@@ -31,7 +31,7 @@ def bytes_of(tensors):
     return sum(tensor.nbytes for each in plain for tensor in each)
 
 
-@pytest.mark.parametrize("recipe", ["adamw", "adamw-8bit"])
+@pytest.mark.parametrize("recipe", ["adamw", pytest.param("adamw-8bit", marks=pytest.mark.long)])
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_type)
 def test_weights_gradients_and_moments_are_those_that_torch_allocates(config, recipe):
     model = AutoModel.from_config(config)

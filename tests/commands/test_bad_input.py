@@ -149,6 +149,7 @@ def test_a_checkpoint_that_was_cut_short(ance, dataset, checkpoint, name):
     assert not (ance.cwd / "emb").exists()
 
 
+@pytest.mark.long
 def test_code_in_a_checkpoint_runs_only_if_it_is_trusted(tmp_path, dataset, checkpoint):
     program = Ance(tmp_path)
     copy = shutil.copytree(checkpoint, program.cwd / "ckpt")

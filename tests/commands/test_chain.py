@@ -138,6 +138,7 @@ def test_maxp(inside, dataset, checkpoint):
     assert len(hits) == len(set(hits)) == 12
 
 
+@pytest.mark.long
 def test_pipes(ance, inside, dataset, checkpoint):
     """Negatives through stdout and stdin, queries through stdin, a run through stdout."""
     made = ance(

@@ -108,6 +108,7 @@ def test_impossible_exports_are_refused(inside, pickled, words, code, said):
     assert not (inside.cwd / "ours").exists() and (inside.cwd / "taken" / "mine.txt").exists()
 
 
+@pytest.mark.long
 def test_convert_what_lies_on_the_hub(ance, inside, pickled):
     """Such models often have their older weights alone, which no other command fetches."""
     words = ["checkpoint", "convert", "--pooling", "mean"]

@@ -32,6 +32,7 @@ def world(tmp_path_factory, checkpoint):
     return SimpleNamespace(inside=program, ance=Ance(folder), diagnose=diagnose, cwd=folder)
 
 
+@pytest.mark.long
 def test_figures_replace_only_figures(world):
     call = [*world.diagnose, "--split", "train", "-o", "drawn.json", "--figures", "drawn"]
     world.ance(*call)

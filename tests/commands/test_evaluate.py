@@ -199,6 +199,7 @@ def test_a_cross_encoder_reads_each_query_with_each_passage(world, tmp_path_fact
     assert "exists with other settings: depth 2 -> 3" in world(*command, code=4).stderr
 
 
+@pytest.mark.long
 def test_rerank_goes_through_pipes(world, ance, checkpoint):
     command = ["--data", "data", "--ckpt", checkpoint, "--tag", "mine"]
     world("rerank", "bad.trec", *command, "-o", "file.trec")
@@ -276,6 +277,7 @@ def test_what_fuse_refuses(world):
     assert not list(world.cwd.glob("out.trec*"))
 
 
+@pytest.mark.long
 @pytest.mark.realdata
 def test_the_reranker_of_the_paper_puts_the_answer_first(world, test_data, test_weights):
     """A real cross-encoder over the worst half of a real ranking: relevant passages rise."""

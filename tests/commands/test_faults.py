@@ -394,6 +394,7 @@ def test_the_pointer_is_restored_as_its_hint_says(world):
     assert tree(generations).keys() >= {f"000{n}/negatives.jsonl" for n in (1, 2, 3, 4)}
 
 
+@pytest.mark.long
 def test_run_json_is_gone_for_a_moment_while_a_command_stops(world):
     world(*PREPARE, "--total-steps", 400, "-o", "run", *world.ckpt)
     world("refresh", "run", *MINING)
@@ -511,6 +512,7 @@ def from_the_docs(opening, program, last_step):
     return block
 
 
+@pytest.mark.long
 def test_the_crontab_line_twice_in_a_row(world):
     world(*PREPARE, "--total-steps", 40, "-o", "run", *world.ckpt)
     line = from_the_docs("*/15 * * * *", world, 40).removeprefix("*/15 * * * *").strip()

@@ -44,6 +44,7 @@ def refresh(world, *flags):
     world("refresh", "run", "--depth", 10, "--negatives", 4, "--dev-split", "none", *flags)
 
 
+@pytest.mark.long
 def test_a_switch_comes_at_the_next_batch_without_a_pause(world):
     """It waits for the first generation, then goes on while the second is made; the ledger names
     each switch, and no step is missing or done twice."""

@@ -295,6 +295,7 @@ def enlarge(msmarco, rows):
         handle.writelines(f"{n}\t{'filler words ' * 15}{n}\n" for n in range(3, rows))
 
 
+@pytest.mark.long
 def test_killed_and_repeated(ance, msmarco):
     """SIGKILL while it writes: whole or absent, then as if uninterrupted."""
     enlarge(msmarco, 60_000)

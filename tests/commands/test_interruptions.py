@@ -85,6 +85,7 @@ def test_training_killed_is_training_uninterrupted(ance, negatives, checkpoint, 
     assert (begun["segment"], finished) == (1, {"finished": 1})
 
 
+@pytest.mark.long
 def test_sigterm_saves_the_state_after_the_step_in_hand(ance, negatives, checkpoint):
     train = [*TRAIN[:-2], "--ckpt", checkpoint, "-o", "run"]
     process = ance.start(*train)

@@ -81,6 +81,7 @@ def test_other_settings_are_refused(undisturbed, checkpoint):
     )
 
 
+@pytest.mark.long
 def test_the_chain_by_hand_makes_the_same_negatives(undisturbed):
     """Invariant 2: for the same checkpoint and seed, refresh is what a person would chain."""
     step = "run/checkpoints/step-00000003"

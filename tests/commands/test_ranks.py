@@ -37,7 +37,7 @@ def command(world, name, *flags):
             *flags, "-o", name]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ranks_with_different_numbers_of_chunks_do_not_wait_for_each_other(world):
     """Which way a micro-batch goes is one choice of all ranks: one has a chunk, another several."""
     recipe = ["--segmentation", "special", "--passage-length", 8]
@@ -106,7 +106,7 @@ CACHED = ["--towers", "two", "--accumulation", 2, "--freeze-layers", 1, "--grad-
 @pytest.mark.parametrize(
     ("recipe", "first", "then"),
     [
-        pytest.param(CHECKPOINTED, DIVIDED, [], id="divided-then-whole"),
+        pytest.param(CHECKPOINTED, DIVIDED, [], id="divided-then-whole", marks=pytest.mark.long),
         pytest.param(CACHED, DIVIDED, DIVIDED, id="divided", marks=pytest.mark.long),
         pytest.param(
             CACHED, DIVIDED[:2], DIVIDED, id="copied-then-divided", marks=pytest.mark.long

@@ -28,13 +28,14 @@ def trapped(tmp_path, monkeypatch) -> Ance:
 TRAIN = ("--ckpt", "ckpt", "--data", "data", "--gpus", "none", "--batch-size", 4, "-q", "-o", "run")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_encode(trapped, dataset, checkpoint, workers):
     (trapped.cwd / "ckpt").symlink_to(checkpoint)
     trapped("encode", *TRAIN[:6], "-o", "emb", "--cpu-workers", workers, "--threads", 1)
     assert not (trapped.cwd / "RAN").exists()
 
 
+@pytest.mark.long
 def test_ranks_and_the_loops_stages(trapped, dataset, checkpoint):
     (trapped.cwd / "ckpt").symlink_to(checkpoint)
     trapped("loop", *TRAIN, "--refresh-every", 1, "--segments", 1, "--cpu-workers", 2,
@@ -42,6 +43,7 @@ def test_ranks_and_the_loops_stages(trapped, dataset, checkpoint):
     assert not (trapped.cwd / "RAN").exists()
 
 
+@pytest.mark.long
 def test_the_probes_of_doctor(trapped):
     subprocess.run([sys.executable, "-m", "ance_cli", "doctor"], cwd=trapped.cwd,
                    env=dict(os.environ), capture_output=True)  # fmt: skip

@@ -63,7 +63,9 @@ RECIPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "8-bit")) for name in RECIPES]
+)
 def test_a_recipe_runs_and_leaves_a_checkpoint_that_encodes(world, name):
     train(world, name, *RECIPES[name])
     assert np.isfinite(losses(world, name)).all() and len(losses(world, name)) == 4
@@ -126,6 +128,7 @@ def test_two_calls_are_one_run_of_wandb_kept_here(world):
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_distillation_learns_from_the_teachers_scores(world):
     plain = train(world, "taught-0", "--distill", "kl", "--distill-weight", "0",
                   negatives="taught.jsonl")  # fmt: skip
@@ -145,6 +148,7 @@ def test_distillation_without_a_teacher_is_refused(world):
     assert not (world.cwd / "runs" / "no-teacher").exists()
 
 
+@pytest.mark.long
 def test_gradient_caching_and_checkpointing_change_nothing_but_memory(world):
     """Without dropout the losses are those of the whole batch, also where a chunk is one row."""
     recipe = ["--in-batch", "all", "--negatives-per-positive", 2]

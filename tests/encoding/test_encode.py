@@ -250,6 +250,7 @@ def at_assignment(monkeypatch):
     return arrange
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_worker_killed_in_the_middle_costs_no_block(opened, whole, tmp_path, at_assignment):
     at_assignment(signal.SIGKILL, 1)
@@ -293,6 +294,7 @@ def test_when_every_worker_died_the_same_command_goes_on(
     same(tmp_path / "emb", whole)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_a_worker_finds_wrong_is_told_as_by_one_process(opened, tmp_path):
     checkpoint, dataset = opened
@@ -304,6 +306,7 @@ def test_what_a_worker_finds_wrong_is_told_as_by_one_process(opened, tmp_path):
     assert "use an earlier one" in caught.value.hint
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_workers_end_with_their_parent(opened, whole, tmp_path):

@@ -59,6 +59,7 @@ def test_biases_and_norms_are_not_decayed(name):
     assert [len(group["params"]) for group in groups] == [1, 3]
 
 
+@pytest.mark.long  # where torchao is installed, every process imports it
 def test_8_bit_moments_change_the_steps_little():
     found = {}
     start = torch.linspace(-1, 1, 64 * 128).view(64, 128)

@@ -86,7 +86,7 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
     ("recipe", "log_every"),
     [
         ({"optimizer": "adamw"}, 1),
-        ({"optimizer": "adamw-8bit"}, 1),
+        pytest.param({"optimizer": "adamw-8bit"}, 1, marks=pytest.mark.long),
         ({"optimizer": "lamb"}, 3),
         ({"layer_decay": 0.5, "freeze_layers": 1}, 1),
     ],
@@ -213,6 +213,7 @@ def test_documents_of_several_segments_train(checkpoint, tmp_path):
     assert losses[-1][1] < 0.7 * losses[0][1]
 
 
+@pytest.mark.long
 def test_a_state_keeps_8_bit_moments_as_they_are(checkpoint, tmp_path):
     config = TrainConfig(optimizer="adamw-8bit", lr=1e-2, batch_size=8, total_steps=3)
     trainer = make(checkpoint, tmp_path, config, 2)
