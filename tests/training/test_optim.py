@@ -50,7 +50,13 @@ def test_lamb_moves_a_zero_tensor():
     assert (p < 0).all()
 
 
-@pytest.mark.parametrize("name", get_args(OptimizerName))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] * (name == "adamw-8bit"))
+        for name in get_args(OptimizerName)
+    ],
+)
 def test_biases_and_norms_are_not_decayed(name):
     model = nn.ModuleDict({"dense": nn.Linear(2, 2), "LayerNorm": nn.LayerNorm(2)})
     config = TrainConfig(optimizer=name, weight_decay=0.5)
