@@ -29,7 +29,7 @@ from ance_cli.models.checkpoint import Checkpoint, EncodingSettings
 from ance_cli.models.devices import choose_dtype, torch_dtype
 from ance_cli.models.encoder import load_encoder
 from ance_cli.models.flops import forward_flops, matmul_ceiling
-from ance_cli.models.inference import InferenceEngine
+from ance_cli.models.inference import BatchSize, InferenceEngine
 
 _CEILING_AFTER_SECONDS = 10.0
 """The speed of matrix products is measured only after an encoding that took longer than this."""
@@ -65,6 +65,8 @@ class Work:
     rows: int = 0
     tokens: int = 0
     padded_tokens: int = 0
+    packed_rows: int = 0
+    """Rows whose batches had no padding."""
     flops: int = 0
     """FLOPs of the forward passes, including padding."""
     capacity: float = 0.0
@@ -140,11 +142,10 @@ class BlockEncoder:
         lengths = rows.lengths
         work = Work(rows.num_rows, int(lengths.sum()))
 
-        def on_batch(batch: npt.NDArray[np.int64], width: int) -> None:
-            work.padded_tokens += len(batch) * width
-            work.flops += forward_flops(
-                self._backbone, len(batch) * width, len(batch) * width * width
-            )
+        def on_batch(batch: npt.NDArray[np.int64], size: BatchSize) -> None:
+            work.padded_tokens += size.tokens
+            work.packed_rows += len(batch) * self._engine.packs
+            work.flops += forward_flops(self._backbone, size.tokens, size.squares)
             self._listener.encoded(block, int(lengths[batch].sum()))
 
         vectors = self._engine.encode(rows, on_batch=on_batch)

@@ -290,6 +290,8 @@ class _Encoding:
             "tokens_per_s": round(work.tokens / seconds) if seconds else 0,
             "dtype": self.config.dtype,
         }
+        if any(device.type == "cuda" for device in self.devices):
+            figures["batches"] = "packed" if work.packed_rows == work.rows else "padded"
         if work.tokens:
             figures["padding"] = round(work.padded_tokens / work.tokens - 1, 4)
         if work.capacity:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ance_cli.errors import UsageProblem
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
@@ -67,6 +68,27 @@ def choose_dtype(dtype: str, device: torch.device) -> str:
     if torch.backends.cpu.get_cpu_capability() == "AVX512" and cpu_has("avx512_bf16"):
         return "bf16"
     return "bf16" if cpu_has("amx_bf16") else "fp32"
+
+
+def without_cudnn_attention(devices: list[torch.device]) -> None:
+    """On GPUs, keep torch from cuDNN's attention, which it prefers from Hopper on.
+
+    It plans each shape anew, for tens of milliseconds, and batches by length have dozens of shapes.
+    """
+    import torch
+
+    if any(device.type == "cuda" for device in devices):
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def moved(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """An array on a device; the host does not wait for a GPU's copy."""
+    import torch
+
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def cpu_has(flag: str) -> bool:

@@ -38,6 +38,7 @@ from ance_cli.models.encoder import (
     trainable_encoder,
     with_normalize,
 )
+from ance_cli.models.packing import Packing
 from ance_cli.models.tower import ADAPTER, PASSAGE_ROUTE, SETTINGS_OF_TEXTS, Tower, read_object
 
 
@@ -101,9 +102,9 @@ class DualEncoder(nn.Module):
     def forward(
         self,
         query_ids: Tensor | None,
-        query_mask: Tensor | None,
+        query_mask: Tensor | Packing | None,
         passage_ids: Tensor | None,
-        passage_mask: Tensor | None,
+        passage_mask: Tensor | Packing | None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """(B, L) int64 token ids and masks of both sides -> (B, dim) float32 vectors of both.
 

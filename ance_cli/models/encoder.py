@@ -23,6 +23,7 @@ from ance_cli.errors import BadInput, as_bad_input
 from ance_cli.formats.checkpoint_folder import COPY_AGAIN
 from ance_cli.models.adapters import load_adapter, merge_adapter, need_peft
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.packing import Packing, features_of
 from ance_cli.models.pretrained import keep_libraries_quiet, whole_weights
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.models.tower import Module, Tower
@@ -40,6 +41,7 @@ class Encoder(nn.Module):
     `truncate_dim` keeps the first dimensions. `cosine`: the vectors are scaled to length one at the
     end, so that an inner-product index ranks by cosine. `prompt_lengths` are the tokens that a
     pooling leaves out. `side` is the side that the encoder belongs to, if none is given in a call.
+    `packs`: batches come packed, because `packing.use_packing` changed the backbone.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Encoder(nn.Module):
         self.chain = nn.ModuleList(modules)
         self.cosine, self.truncate_dim, self.side = cosine, truncate_dim, side
         self.prompt_lengths = prompt_lengths or {}
+        self.packs = False
         self.register_buffer("token_types", _token_types(self.chain[0]), persistent=False)
 
     @property
@@ -75,13 +78,20 @@ class Encoder(nn.Module):
         width = int(known[-1].get_embedding_dimension())  # type: ignore[operator]
         return min(width, self.truncate_dim or width)
 
-    def forward(self, token_ids: Tensor, mask: Tensor | None, side: Side | None = None) -> Tensor:
+    def forward(
+        self, token_ids: Tensor, mask: Tensor | Packing | None, side: Side | None = None
+    ) -> Tensor:
         """(B, L) int64 token ids and mask, None if nothing is padded -> (B, dim) float32 vectors.
 
+        A backbone that packs (`packing.use_packing`) takes (1, T) token ids and their packing.
         The head runs in float32 even if the first module runs in bf16: it costs nothing and the
         scores depend on it.
         """
         features = self.chain[0](self._features(token_ids, mask, side or self.side))
+        if isinstance(mask, Packing):  # the head gets the batch as if it had been padded
+            features["token_embeddings"] = mask.padded(features["token_embeddings"])
+            features["attention_mask"] = mask.mask
+            del features["cu_seq_lens_q"]
         with torch.autocast(token_ids.device.type, enabled=False):
             for name in _VECTORS:
                 if name in features:
@@ -91,15 +101,20 @@ class Encoder(nn.Module):
             vectors: Tensor = features["sentence_embedding"][:, : self.truncate_dim]
             return functional.normalize(vectors, dim=-1) if self.cosine else vectors
 
-    def _features(self, token_ids: Tensor, mask: Tensor | None, side: Side) -> dict[str, Any]:
+    def _features(
+        self, token_ids: Tensor, mask: Tensor | Packing | None, side: Side
+    ) -> dict[str, Any]:
         """What the library's `preprocess` makes of a text."""
         if _is_static(self.chain[0]):
+            assert not isinstance(mask, Packing)
             rows, width = token_ids.shape
             lengths = torch.full((rows,), width) if mask is None else mask.sum(1)
             flat = token_ids.flatten() if mask is None else token_ids[mask.bool()]
             return {"input_ids": flat, "offsets": lengths.to(flat.device).cumsum(0) - lengths}
         features: dict[str, Any] = {"input_ids": token_ids, "modality": "text"}
-        if mask is not None:
+        if isinstance(mask, Packing):
+            features |= features_of(mask, self.backbone)
+        elif mask is not None:
             features["attention_mask"] = mask
         if isinstance(self.token_types, Tensor):
             features["token_type_ids"] = self.token_types[token_ids]

@@ -1,9 +1,9 @@
 """The encoding engine: token rows in, vectors out, at the devices' speed.
 
 Rows are sorted by length, so that batches have almost no padding, and batches have a fixed number
-of tokens rather than of rows. If all rows of a batch have the same length, the batch has no mask.
-On a CPU each core encodes a batch of its own: cores that share a batch wait for each other at every
-operation.
+of tokens rather than of rows. On a GPU the tokens of a batch are packed, if the family allows it.
+Otherwise a batch has a mask, unless all its rows have the same length. On a CPU each core encodes a
+batch of its own: cores that share a batch wait for each other at every operation.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +26,10 @@ from ance_cli.config import ComputeConfig
 from ance_cli.errors import ResourceExhausted, is_out_of_memory
 from ance_cli.formats.tokens import TokenRows
 from ance_cli.models.attention import use_products
-from ance_cli.models.devices import choose_dtype, torch_dtype
+from ance_cli.models.devices import choose_dtype, moved, torch_dtype, without_cudnn_attention
 from ance_cli.models.encoder import Encoder
 from ance_cli.models.linear import pack_linears
+from ance_cli.models.packing import cannot_pack, pack, use_packing
 
 Positions = npt.NDArray[np.int64]
 """Row indices."""
@@ -106,11 +109,21 @@ def fit_to_cpu(backbone: nn.Module) -> None:
     pack_linears(backbone)
 
 
+@dataclass(frozen=True)
+class BatchSize:
+    """What the device computed for a batch."""
+
+    tokens: int
+    """With padding."""
+    squares: int
+    """The sum of the squares of the rows' lengths, with padding."""
+
+
 class InferenceEngine:
     """An encoder on one or more devices, in one number format; it takes the encoder over.
 
-    `dtype` is the number format, with `auto` resolved. `say` is called with a sentence when batches
-    become smaller because memory ran out.
+    `dtype` is the number format, with `auto` resolved. `say` is called with a sentence when a GPU's
+    batches cannot be packed, and when they become smaller because memory ran out.
     """
 
     def __init__(
@@ -130,6 +143,10 @@ class InferenceEngine:
         self._threads_each = -(-self._threads // _CPU_LANES)
         self._replicas = []
         encoder.eval().requires_grad_(False)
+        without_cudnn_attention(devices)
+        padded_because = cannot_pack(encoder.backbone, devices[0], self.dtype)
+        if devices[0].type == "cuda" and padded_because:
+            say(f"batches are padded: {padded_because}")
         for place, device in enumerate(devices):
             last = place == len(devices) - 1
             replica = (encoder if last else copy.deepcopy(encoder)).to(device)
@@ -138,18 +155,28 @@ class InferenceEngine:
             if device.type == "cpu":
                 fit_to_cpu(replica.backbone)
                 lanes = self._threads // self._threads_each
+            elif padded_because is None:
+                use_packing(replica.backbone)
+                replica.packs = True
             self._replicas += [(replica, device)] * lanes
+        # threads that stay: torch keeps what it prepared for a GPU's kernels by thread
+        self._pool = ThreadPoolExecutor(len(self._replicas), "encode")
+
+    @property
+    def packs(self) -> bool:
+        """Whether batches have no padding."""
+        return all(replica.packs for replica, _ in self._replicas)
 
     def encode(
         self,
         rows: TokenRows,
         on_rows: Callable[[int], None] | None = None,
-        on_batch: Callable[[Positions, int], None] | None = None,
+        on_batch: Callable[[Positions, BatchSize], None] | None = None,
     ) -> npt.NDArray[np.float32]:
         """(rows, dim) float32 vectors of the token rows.
 
         After each batch `on_rows` is called with its number of rows, and `on_batch` with its row
-        indices and its padded width.
+        indices and what was computed for them.
         """
         vectors = np.empty((rows.num_rows, self.dim), np.float32)
         lengths, budget = rows.lengths, self._batch_tokens
@@ -171,20 +198,19 @@ class InferenceEngine:
                     if on_rows:
                         on_rows(len(batch))
                     if on_batch:
-                        on_batch(batch, int(lengths[batch[0]]))
+                        on_batch(batch, _size_of(lengths[batch], replica.packs))
             for batch, found in on_device:
                 vectors[batch] = found.cpu().numpy()
 
+        working = [self._pool.submit(work, *replica) for replica in self._replicas]
         try:
-            with ThreadPoolExecutor(len(self._replicas)) as pool:
-                working = [pool.submit(work, *replica) for replica in self._replicas]
-                try:
-                    for done in as_completed(working):
-                        done.result()
-                except BaseException:  # also after a signal: drop the rest
-                    batches.clear()
-                    raise
+            for done in as_completed(working):
+                done.result()
+        except BaseException:  # also after a signal: drop the rest
+            batches.clear()
+            raise
         finally:
+            wait(working)
             torch.set_num_threads(self._threads)  # new threads inherit this
         if self._batch_tokens < budget:
             self._say(
@@ -197,13 +223,16 @@ class InferenceEngine:
         self, replica: Encoder, device: torch.device, rows: TokenRows, batch: Positions
     ) -> Tensor:
         def vectors_of(part: Positions) -> Tensor:
-            token_ids, mask = rows.padded(part, self._pad_id, _MULTIPLE)
             with torch.inference_mode():
+                if replica.packs:
+                    packed: Tensor = replica(*pack(rows, part, partial(moved, device=device)))
+                    return packed
+                token_ids, mask = rows.padded(part, self._pad_id, _MULTIPLE)
                 whole = bool(mask.all())
-                found: Tensor = replica(
-                    _moved(token_ids, device), None if whole else _moved(mask, device)
+                padded: Tensor = replica(
+                    moved(token_ids, device), None if whole else moved(mask, device)
                 )
-                return found
+                return padded
 
         longest = int(rows.lengths[batch].max())
         return in_halves(
@@ -220,8 +249,6 @@ class InferenceEngine:
         self._batch_tokens = min(self._batch_tokens, tokens // 2)
 
 
-def _moved(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+def _size_of(lengths: npt.NDArray[np.int64], packed: bool) -> BatchSize:
+    computed = lengths if packed else np.full(len(lengths), lengths.max())
+    return BatchSize(int(computed.sum()), int((computed**2).sum()))

@@ -24,6 +24,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from ance_cli.errors import AnceError
+from ance_cli.models.devices import moved
 from ance_cli.training.launch import PEER_LOST
 
 
@@ -34,6 +35,8 @@ class World:
     device: torch.device
     rank: int = 0
     size: int = 1
+    control: dist.ProcessGroup | None = None
+    """For numbers that hosts exchange; None: the group of the devices, which are CPUs."""
 
     @property
     def is_main(self) -> bool:
@@ -85,22 +88,34 @@ class World:
         """The sum of each number over the ranks; equal on every rank."""
         if self.size == 1:
             return list(values)
-        summed = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(summed)
+        summed = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(summed, group=self.control)
         return summed.tolist()
+
+    def summed(self, *values: Tensor) -> list[Tensor]:
+        """The sum of each () tensor over the ranks; the host does not wait for it."""
+        if self.size == 1:
+            return list(values)
+        stacked = torch.stack(values)
+        dist.all_reduce(stacked)
+        return list(stacked)
 
     def all_reduce_min(self, value: int) -> int:
         """The minimum of a number over the ranks; equal on every rank."""
         if self.size == 1:
             return value
-        found = torch.tensor(value, device=self.device)
-        dist.all_reduce(found, dist.ReduceOp.MIN)
+        found = torch.tensor(value)
+        dist.all_reduce(found, dist.ReduceOp.MIN, group=self.control)
         return int(found)
+
+    def moved(self, array: npt.NDArray[Any]) -> Tensor:
+        """An array on the device; the host does not wait for a GPU's copy."""
+        return moved(array, self.device)
 
     def wait(self) -> None:
         """Wait until every rank calls this."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.control)
 
     def close(self) -> None:
         """Wait for the other ranks and leave the group."""
@@ -158,4 +173,6 @@ def join_world(devices: list[torch.device]) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return World(device, rank, size)
+    # hosts agree by gloo: numbers through NCCL would wait for all that the GPU has to do
+    control = dist.new_group(backend="gloo") if device.type == "cuda" else None
+    return World(device, rank, size, control)

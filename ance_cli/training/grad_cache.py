@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ance_cli.formats.tokens import TokenRows
 from ance_cli.models.devices import torch_dtype
+from ance_cli.models.packing import Packing, pack
 from ance_cli.training.distributed import World
 
 Ints = npt.NDArray[np.int64]
@@ -28,7 +29,8 @@ passage rows (r, d), None if the rank encodes no passage."""
 class GradCacheStep:
     """Encodes token rows and differentiates a loss of their vectors.
 
-    `model` is called with query ids and mask, passage ids and mask; either pair may be None.
+    `model` is called with query ids and mask, passage ids and mask; either pair may be None. A mask
+    is a `Packing` if the model `packs`.
     `chunk` rows of each side are encoded at a time, 0 = all at once. With chunks the batch is
     encoded twice (gradient caching; Gao et al., 2021, Sec. 3.2): first without gradients, for the
     loss and its gradient with respect to each vector; then chunk by chunk with gradients. So the
@@ -44,14 +46,18 @@ class GradCacheStep:
     """Padding ids of queries and passages."""
     dtype: str
     chunk: int = 0
+    packs: bool = False
     tokens: int = field(default=0, init=False)
     """Tokens trained on so far, without padding."""
-    widths: list[tuple[int, int]] = field(default_factory=list, init=False)
-    """(rows, padded width) of each forward pass that had gradients."""
+    computed: int = field(default=0, init=False)
+    """The same with padding."""
+    squares: int = field(default=0, init=False)
+    """The sum of the squares of the rows' lengths, with padding."""
 
     def backward(self, query_rows: Ints, passage_rows: Ints, most: tuple[int, int],
-                 loss_of: LossOf, sync: bool, seed: int) -> float:  # fmt: skip
-        """Add the gradients of `loss_of(query vectors, passage vectors)`; returns the loss.
+                 loss_of: LossOf, sync: bool, seed: int) -> Tensor:  # fmt: skip
+        """Add the gradients of `loss_of(query vectors, passage vectors)`; returns the loss, () on
+        the device, for which the host has not waited.
 
         `query_rows`, `passage_rows`: rows of `queries` and `passages` that this rank encodes;
         `most`: the largest number of queries, and of passage rows, that any rank encodes. With
@@ -66,7 +72,7 @@ class GradCacheStep:
                 assert q is not None
                 loss = loss_of(q, d)
                 loss.backward()  # type: ignore[no-untyped-call]
-                return float(loss.detach())
+                return loss.detach()
         chunks = self._chunks((query_rows, passage_rows), most)
         with torch.no_grad():
             parts = [self._seeded(seed + n, *chunk) for n, chunk in enumerate(chunks)]
@@ -88,7 +94,7 @@ class GradCacheStep:
                     surrogate = surrogate + (d_part * d_left[: len(d_part)]).sum()
                     d_left = d_left[len(d_part) :]
                 surrogate.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        return loss.detach()
 
     def _chunks(self, rows_of: tuple[Ints, Ints], most: tuple[int, int]) -> list[Chunk]:
         """The chunks of every rank are as many, with rows of the same sides: sharded weights are
@@ -114,7 +120,7 @@ class GradCacheStep:
     def _encode(
         self, query_rows: Ints | None, passage_rows: Ints | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        inputs: list[Tensor | None] = []
+        inputs: list[Tensor | Packing | None] = []
         for table, rows, pad in (
             (self.queries, query_rows, self.pads[0]),
             (self.passages, passage_rows, self.pads[1]),
@@ -122,11 +128,17 @@ class GradCacheStep:
             if rows is None:
                 inputs += [None, None]
                 continue
-            ids, mask = table.padded(rows, pad)
+            if self.packs:
+                inputs += pack(table, rows, self.world.moved)
+                computed = table.lengths[rows]
+            else:
+                arrays = table.padded(rows, pad)
+                inputs += map(self.world.moved, arrays)
+                computed = np.full(len(rows), arrays[0].shape[1])
             if torch.is_grad_enabled():  # the first pass of gradient caching does not count
-                self.tokens += int(mask.sum())
-                self.widths.append((ids.shape[0], ids.shape[1]))
-            inputs += [torch.from_numpy(array).to(self.world.device) for array in (ids, mask)]
+                self.tokens += int(table.lengths[rows].sum())
+                self.computed += int(computed.sum())
+                self.squares += int((computed**2).sum())
         with torch.autocast(
             self.world.device.type, dtype=torch_dtype(self.dtype), enabled=self.dtype != "fp32"
         ):

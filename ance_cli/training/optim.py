@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ance_cli.config.sets import OptimizerName
 from ance_cli.config.training import RecipeConfig
 from ance_cli.training.layers import rate_factors
+from ance_cli.training.sharding import whole
 
 
 class Lamb(torch.optim.Optimizer):
@@ -36,30 +37,41 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient.
+
+        A group's tensors are computed together: one by one, a GPU would wait for the launches.
+        """
         loss = closure() if closure else None
         for group in self.param_groups:
+            params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            grads: list[Tensor] = [p.grad for p in params if p.grad is not None]
+            for p in params:
+                if not self.state[p]:
+                    self.state[p]["exp_avg"] = torch.zeros_like(p)
+                    self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
+            m: list[Tensor] = [self.state[p]["exp_avg"] for p in params]
+            v: list[Tensor] = [self.state[p]["exp_avg_sq"] for p in params]
             beta1, beta2 = group["betas"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["exp_avg"] = torch.zeros_like(p)
-                    state["exp_avg_sq"] = torch.zeros_like(p)
-                m: Tensor = state["exp_avg"].lerp_(p.grad, 1 - beta1)
-                v: Tensor = (
-                    state["exp_avg_sq"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-                )
-                update = m / (v.sqrt() + group["eps"])
-                if group["weight_decay"]:
-                    update.add_(p, alpha=group["weight_decay"])
-                weight_norm = p.norm().clamp(0, 10)
-                update_norm = update.norm()
-                ratio = torch.where(
-                    (weight_norm > 0) & (update_norm > 0), weight_norm / update_norm, 1.0
-                )
-                p.sub_(group["lr"] * ratio * update)
+            torch._foreach_lerp_(m, grads, 1 - beta1)
+            torch._foreach_mul_(v, beta2)
+            torch._foreach_addcmul_(v, grads, grads, value=1 - beta2)
+            updates = torch._foreach_sqrt(v)
+            torch._foreach_add_(updates, group["eps"])
+            torch._foreach_reciprocal_(updates)
+            torch._foreach_mul_(updates, m)
+            if group["weight_decay"]:
+                torch._foreach_add_(updates, params, alpha=group["weight_decay"])
+            weight_norms, update_norms = (
+                torch.stack([whole(norm) for norm in torch._foreach_norm(tensors)])
+                for tensors in (params, updates)
+            )
+            weight_norms.clamp_(max=10)
+            has_both = (weight_norms > 0) & (update_norms > 0)
+            rates = group["lr"] * torch.where(has_both, weight_norms / update_norms, 1.0)
+            for p, update, rate in zip(params, updates, rates.unbind(), strict=True):
+                p.sub_(update.mul_(rate))
         return loss
 
 

@@ -34,6 +34,9 @@ from ance_cli.training.segments import SegmentInput, state_step
 from ance_cli.training.trackers import Track, make_tracker
 
 if TYPE_CHECKING:
+    import torch
+
+    from ance_cli.models.dual import DualEncoder
     from ance_cli.training.distributed import World
     from ance_cli.training.live import LiveNegatives
     from ance_cli.training.state import TrainerState
@@ -151,7 +154,7 @@ def _make_trainer(
     from ance_cli.training.trainer import Trainer
 
     run.dataset()  # refuses data that changed since the run began
-    model = _load_model(run, config, job, world)
+    model = _load_model(run, config, job, world, call.reporter)
     resumed = _resume(run, model, job, world, call.reporter)
     load = SnapshotLoader(model.start, training_set, call)
     watcher, snapshot = _first_negatives(run, job, resumed, load, world)
@@ -179,10 +182,12 @@ def _make_trainer(
     return trainer
 
 
-def _load_model(run: RunFolder, config: TrainConfig, job: TrainJob, world: World) -> TrainedModel:
+def _load_model(
+    run: RunFolder, config: TrainConfig, job: TrainJob, world: World, reporter: Reporter
+) -> TrainedModel:
     """The newest checkpoint on the device, and a new optimizer for it."""
     from ance_cli.models.attention import use_float32
-    from ance_cli.models.devices import torch_dtype
+    from ance_cli.models.devices import torch_dtype, without_cudnn_attention
     from ance_cli.models.dual import enable_gradient_checkpointing, load_dual
     from ance_cli.models.encoder import set_dropout
     from ance_cli.models.tokens import Tokenizer
@@ -197,6 +202,7 @@ def _load_model(run: RunFolder, config: TrainConfig, job: TrainJob, world: World
     start = Checkpoint(newest[1])
     tokenizer = Tokenizer(start)
     encoder = load_dual(start, torch_dtype(job.dtype))
+    without_cudnn_attention([world.device])
     if world.device.type == "cpu":
         for tower in (encoder.query, encoder.passage):
             use_float32(tower.backbone)
@@ -207,6 +213,8 @@ def _load_model(run: RunFolder, config: TrainConfig, job: TrainJob, world: World
         enable_gradient_checkpointing(encoder)
     if config.dropout is not None:
         set_dropout(encoder, config.dropout)
+    if world.device.type == "cuda":
+        pack_batches(encoder, world.device, job.dtype, reporter)
     outline = None
     if job.segment.shard == "full":
         outline = outline_of(encoder)
@@ -214,6 +222,22 @@ def _load_model(run: RunFolder, config: TrainConfig, job: TrainJob, world: World
     else:
         encoder.to(world.device)
     return TrainedModel(start, tokenizer, encoder, make_optimizer(encoder, config), outline)
+
+
+def pack_batches(
+    encoder: DualEncoder, device: torch.device, dtype: str, reporter: Reporter
+) -> None:
+    """Train on packed batches, if the families of both towers allow it; says why not."""
+    from ance_cli.models.packing import cannot_pack, use_packing
+
+    towers = list(dict.fromkeys((encoder.query, encoder.passage)))
+    reasons = [cannot_pack(tower.backbone, device, dtype, training=True) for tower in towers]
+    if reason := next(filter(None, reasons), None):
+        reporter.say(f"batches are padded: {reason}")
+        return
+    for tower in towers:
+        use_packing(tower.backbone)
+        tower.packs = True
 
 
 @dataclass(frozen=True)

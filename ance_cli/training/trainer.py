@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
-from dataclasses import InitVar, dataclass, field
-from typing import Any, Protocol
+from dataclasses import InitVar, dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -52,6 +53,14 @@ class TrainedModel:
     outline: DualEncoder | None = None
 
 
+class _Step(NamedTuple):
+    """A step that was done, and its numbers () on the device."""
+
+    number: int
+    loss: Tensor
+    norm: Tensor
+
+
 class TrainerOutput(Protocol):
     """Writes what a trainer made. Every method is called between two steps: those that save on all
     ranks, because a sharded model is gathered from all, and the others on the main rank."""
@@ -96,8 +105,11 @@ class Trainer:
         self.encoder, self.optimizer = self.model.encoder, self.model.optimizer
         self.global_batch = self.config.batch_size * self.config.devices
         """Pairs in a micro-batch of all ranks together."""
-        self._num_left_out = 0.0
+        self._left_out: Tensor = torch.zeros((), device=self.world.device)
         """Documents that `in_batch_margin` left out of the last step, over its queries."""
+        self._unread: list[_Step] = []
+        """Steps whose numbers the host has not read: a GPU works on while they are there."""
+        self._reads_each_step = self.world.device.type == "cpu"
         self._widths = self.config.widths(self.encoder.dim)
         self._is_cosine = self.model.start.is_cosine
         self._trained = [p for p in self.encoder.parameters() if p.requires_grad]
@@ -111,6 +123,7 @@ class Trainer:
             (pad_id("query"), pad_id("passage")),
             "fp32" if is_sharded(self.encoder) else self.dtype,  # it casts its weights itself
             self.segment.grad_cache,
+            all(tower.packs for tower in (self.encoder.query, self.encoder.passage)),
         )  # fmt: skip
 
     @property
@@ -120,6 +133,9 @@ class Trainer:
 
     def run(self, reporter: Reporter, first_step: int) -> None:
         """Train to the last step; raises `Diverged` before anything of a bad step is written.
+
+        On a GPU the losses are read only where something is written: the host would wait for the
+        GPU, which would then wait for the next step.
 
         After a signal to any rank, all ranks finish their step and stop, with the state saved.
         """
@@ -131,7 +147,6 @@ class Trainer:
         speed = _Speed(
             self.step, self._grad_cache_step, self.encoder, self.ceiling, self.config.freeze_layers
         )
-        losses = self.losses
         with (
             hold_signals() as stop,
             reporter.task("training", total, "step", done=self.step - first_step) as bar,
@@ -141,18 +156,20 @@ class Trainer:
                     self._follow(self.watcher, stop, reporter)
                 every = self.segment.log_every
                 logged = (self.step + 1) % every == 0 or self.step + 1 == self.last_step
-                loss, norms = self._optimizer_step(with_groups=logged)
-                losses.append(loss)
+                norms = self._optimizer_step(with_groups=logged)
                 bar.advance()
-                bar.describe(f"loss {sum(losses) / len(losses):.3f}")
                 overdue = main and time.monotonic() - saved > 60 * self.segment.state_minutes
                 stopping, saving = self.world.all_reduce_sum(bool(stop), overdue)
+                written = self._is_checkpoint or saving or stopping
+                if logged or written or self._reads_each_step:
+                    norms["grad_norm"] = round(self._read(), 6)
+                    bar.describe(f"loss {sum(self.losses) / len(self.losses):.3f}")
                 if logged:
                     rates = speed.since_last(self.step, self.world)
                     if main:
                         self.output.log(self._line(norms, rates))
-                    losses.clear()
-                if self._is_checkpoint or saving or stopping:
+                    self.losses.clear()
+                if written:
                     self._check_weights()
                     self.output.save_state(self)
                     saved = time.monotonic()
@@ -241,40 +258,54 @@ class Trainer:
             line["negatives_age"] = self.step - self.snapshot.checkpoint_step
         if self.config.in_batch_margin is not None:
             queries = self.global_batch * self.config.accumulation
-            line["in_batch_left_out"] = round(self._num_left_out / queries, 6)
+            line["in_batch_left_out"] = round(float(self._left_out) / queries, 6)
         return line
 
-    def _optimizer_step(self, with_groups: bool) -> tuple[float, dict[str, float]]:
-        """One optimizer step over `accumulation` micro-batches: loss and gradient norms."""
+    def _optimizer_step(self, with_groups: bool) -> dict[str, float]:
+        """One optimizer step over `accumulation` micro-batches; the norms of the groups of layers,
+        after a first entry for that of all gradients.
+
+        Without them, nothing here waits for a GPU.
+        """
         set_learning_rate(self.optimizer, learning_rate(self.config, self.step))
         self.encoder.train()
-        total, at = 0.0, self.at
-        self._num_left_out = 0.0
+        total, at = torch.zeros((), device=self.world.device), self.at
+        self._left_out = torch.zeros_like(total)
         for micro in range(self.config.accumulation):
             batch, at = self.snapshot.stream.next_batch(at, self.global_batch)
             total += self._backward(batch, micro)
-        total, self._num_left_out = self.world.all_reduce_sum(
-            total / self.world.size, self._num_left_out
-        )
+        total, self._left_out = self.world.summed(total / self.world.size, self._left_out)
         norms = {"grad_norm": 0.0}
         if with_groups:
             found = group_norms(self._groups)
             norms |= {f"grad_norm_{name}": round(norm, 6) for name, norm in found.items()}
-        norm = float(whole(clip_grad_norm_(self._trained, self.config.max_grad_norm)))
-        norms["grad_norm"] = round(norm, 6)
-        if not np.isfinite([total, norm]).all():
-            raise Diverged(
-                f"step {self.step + 1}: loss {total}, gradient norm {norm}: training diverged; "
-                "nothing of this step was written",
-                hint=_TRY,
-            )
+        norm = whole(clip_grad_norm_(self._trained, self.config.max_grad_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.at = at
-        return total, norms
+        self._unread.append(_Step(self.step, total, norm))
+        return norms
 
-    def _backward(self, batch: Batch, micro: int) -> float:
+    def _read(self) -> float:
+        """Read the losses of the steps since the last call; the last step's gradient norm.
+
+        Raises `Diverged` if a loss or a norm is not finite.
+        """
+        read = torch.stack([torch.stack([step.loss, step.norm]) for step in self._unread]).cpu()
+        for step, (loss, norm) in zip(self._unread, read.tolist(), strict=True):
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                self.step = step.number - 1
+                raise Diverged(
+                    f"step {step.number}: loss {loss}, gradient norm {norm}: training diverged; "
+                    "nothing of this step was written",
+                    hint=_TRY,
+                )
+            self.losses.append(loss)
+        self._unread.clear()
+        return float(read[-1, 1])
+
+    def _backward(self, batch: Batch, micro: int) -> Tensor:
         """Add the gradients of this rank's part of a micro-batch; returns its loss."""
         mine = self.world.part_of(len(batch.queries))
         last = micro == self.config.accumulation - 1
@@ -293,14 +324,15 @@ class Trainer:
         counts = self.world.part_sums((rows_of >= 0).sum(1))
         first = sum(counts[: self.world.rank])
         own = rows[first : first + counts[self.world.rank]]
-        places = torch.from_numpy(rows_of).to(self.world.device)
+        places = self.world.moved(rows_of)  # copied before the GPU is busy with the encoder
+        inputs = self._loss_inputs(batch, mine)
 
         def loss_of(q: Tensor, d: Tensor | None) -> Tensor:
             assert d is not None
             gathered = self.world.gather(d[: len(own)], counts)
             by_width = scores_by_width(q, gathered, places, self._widths, self._is_cosine)
-            inputs = self._loss_inputs(batch, mine, by_width[0])
-            return torch.stack([self._loss(scores, inputs) for scores in by_width]).mean()
+            kept = self._without_likely_positives(inputs, by_width[0])
+            return torch.stack([self._loss(scores, kept) for scores in by_width]).mean()
 
         # a rank whose part has no document encodes one anyway: averaging the gradients waits for
         # every parameter
@@ -313,20 +345,20 @@ class Trainer:
         scale = self.model.start.settings.scale
         return batch_loss(scores, loss_inputs, self.config, scale) / self.config.accumulation
 
-    def _loss_inputs(self, batch: Batch, mine: Ints, scores: Tensor) -> LossInputs:
-        """What the loss of this rank's queries takes at every width besides scores.
+    def _loss_inputs(self, batch: Batch, mine: Ints) -> LossInputs:
+        """What the loss of this rank's queries takes at every width besides scores."""
+        parts = (batch.members, batch.teacher, batch.banned, batch.picks)
+        return LossInputs(*(self.world.moved(part[mine]) for part in parts))
 
-        `scores` (b, D), at the full width, say which documents are left out.
-        """
-        members, teacher, banned, picks = (
-            torch.from_numpy(part[mine]).to(self.world.device)
-            for part in (batch.members, batch.teacher, batch.banned, batch.picks)
-        )
-        if self.config.in_batch_margin is not None:
-            left_out = likely_positives(scores, members, self.config.in_batch_margin) & ~banned
-            self._num_left_out += int(left_out.sum())
-            banned = banned | left_out
-        return LossInputs(members, teacher, banned, picks)
+    def _without_likely_positives(self, inputs: LossInputs, scores: Tensor) -> LossInputs:
+        """The inputs with the documents banned that `in_batch_margin` leaves out; `scores` (b, D)
+        are those at the full width."""
+        margin, banned = self.config.in_batch_margin, inputs.banned
+        if margin is None or banned is None:
+            return inputs
+        left_out = likely_positives(scores, inputs.members, margin) & ~banned
+        self._left_out += left_out.sum()
+        return replace(inputs, banned=banned | left_out)
 
     def _live_loss(self, q: Tensor, batch: Batch, mine: Ints) -> Tensor:
         """The loss of the queries, with negatives retrieved from the frozen vectors."""
@@ -349,16 +381,15 @@ class _Speed:
 
     def _begin(self, step: int) -> None:
         self._since, self._step = time.monotonic(), step
-        self._grad_cache_step.tokens = 0
-        self._grad_cache_step.widths.clear()
+        done = self._grad_cache_step
+        done.tokens = done.computed = done.squares = 0
 
     def since_last(self, step: int, world: World) -> dict[str, float]:
         """The rates of all ranks together since the last call."""
         elapsed = time.monotonic() - self._since
-        padded = sum(rows * width for rows, width in self._grad_cache_step.widths)
-        squares = sum(rows * width**2 for rows, width in self._grad_cache_step.widths)
-        flops = training_flops(self._backbone, padded, squares, self._frozen_layers)
-        tokens, all_flops = world.all_reduce_sum(self._grad_cache_step.tokens, flops)
+        done = self._grad_cache_step
+        flops = training_flops(self._backbone, done.computed, done.squares, self._frozen_layers)
+        tokens, all_flops = world.all_reduce_sum(done.tokens, flops)
         found = {
             "tokens_per_s": round(tokens / elapsed),
             "steps_per_s": round((step - self._step) / elapsed, 3),

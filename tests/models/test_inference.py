@@ -213,10 +213,12 @@ def test_another_error_is_not_taken_for_it(checkpoint, rows, monkeypatch):
 def test_who_listens_hears_of_every_row_and_token(checkpoint, rows):
     heard, batches = [], []
     engine(checkpoint, batch_tokens=40).encode(
-        rows, heard.append, lambda batch, width: batches.append((len(batch), width))
+        rows, heard.append, lambda batch, size: batches.append((rows.lengths[batch], size))
     )
-    assert sum(heard) == rows.num_rows == sum(size for size, _ in batches)
-    assert sum(size * width for size, width in batches) >= rows.lengths.sum()
+    assert sum(heard) == rows.num_rows == sum(len(lengths) for lengths, _ in batches)
+    for lengths, size in batches:
+        assert size.tokens == len(lengths) * lengths.max() >= lengths.sum()
+        assert size.squares == len(lengths) * lengths.max() ** 2
 
 
 # ---------------------------------------------------------------- lanes of a CPU

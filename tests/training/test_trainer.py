@@ -1,6 +1,7 @@
 """The trainer without a run folder: what it computes, and that going on is not stopping."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,11 +13,14 @@ from ance_cli.errors import Diverged
 from ance_cli.formats.dataset import Dataset, Passage
 from ance_cli.formats.negatives_file import PairNegatives
 from ance_cli.mining.false_negatives import DuplicateIndex
+from ance_cli.models import packing
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.dual import enable_gradient_checkpointing, load_dual
 from ance_cli.models.encoder import set_dropout
+from ance_cli.models.packing import use_packing
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Silent
+from ance_cli.training import optim
 from ance_cli.training.data import NegativesSnapshot, PairStream, StreamPosition, TrainingSet
 from ance_cli.training.distributed import World
 from ance_cli.training.layers import freeze_layers
@@ -41,7 +45,7 @@ TEXTS = {name: f"river word{n} bread" for n, name in enumerate([f"d{n}" for n in
 
 
 def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segmentation="first",
-         log_every=1, sharded=None):  # fmt: skip
+         log_every=1, sharded=None, packs=False, device="cpu"):  # fmt: skip
     """A trainer on eight pairs; `losses` receives each step's logged loss, and `sharded` is the
     world among whose ranks the model is divided."""
     length = 6 if segmentation == "first" else 4  # three words are two segments
@@ -57,8 +61,12 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
     )  # fmt: skip
     stream = PairStream(training_set, negatives, 0)
     freeze_layers(encoder, config.freeze_layers)
+    if packs:
+        use_packing(encoder.query.backbone)
+        encoder.query.packs = True
     if sharded:
         shard(encoder, sharded, "fp32")
+    encoder.to(device)
     optimizer = make_optimizer(encoder, config)
     trainer_state = load_state(state, encoder, optimizer) if state else TrainerState()
     queries = [training_set.queries[query_id] for query_id in training_set.query_ids]
@@ -75,7 +83,7 @@ def make(checkpoint, tmp_path, config, last_step, state=None, losses=None, segme
         config=config,
         segment=SegmentConfig(steps=last_step, log_every=log_every, state_minutes=0.0),
         dtype="fp32",
-        world=World(torch.device("cpu")),
+        world=World(torch.device(device)),
         state=trainer_state,
         last_step=last_step,
         output=output,
@@ -211,6 +219,81 @@ def test_documents_of_several_segments_train(checkpoint, tmp_path):
     assert trainer.snapshot.passages.row_counts.max() > 1
     trainer.run(Silent(), 0)
     assert losses[-1][1] < 0.7 * losses[0][1]
+
+
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_packed_batches_train_as_padded_ones(checkpoint, tmp_path, chunk):
+    config = TrainConfig(lr=1e-3, batch_size=8, in_batch="all", total_steps=3)
+    losses, tokens = [], []
+    for packs in (False, True):
+        lines = []
+        trainer = make(checkpoint, tmp_path, config, 3, segmentation="special", packs=packs)
+        assert trainer._grad_cache_step.packs == packs
+        trainer._grad_cache_step.chunk = chunk
+        set_dropout(trainer.encoder, 0.0)
+        trainer.output.log = lines.append
+        trainer.run(Silent(), 0)
+        losses.append([line["loss"] for line in lines])
+        trainer._optimizer_step(with_groups=False)
+        done = trainer._grad_cache_step
+        tokens.append((done.tokens, done.computed, done.squares))
+    assert losses[0] == pytest.approx(losses[1], abs=2e-6)
+    (_, padded, _), (trained, computed, _) = tokens
+    assert trained == computed < padded
+
+
+@pytest.mark.parametrize("chunk", [0, 3])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"optimizer": "lamb", "in_batch": "all", "in_batch_margin": 0.1},
+        {"in_batch": "random", "matryoshka": "8", "accumulation": 2},
+        {"in_batch": "hardest", "loss": "hinge", "distill": "kl"},
+    ],
+    ids=lambda recipe: recipe["in_batch"],
+)
+def test_no_step_waits_for_the_device(checkpoint, tmp_path, monkeypatch, recipe, chunk):
+    """On the meta device every look at a value raises."""
+    monkeypatch.setattr(packing, "_row_by_row", lambda q, *_: q.sum() + torch.empty_like(q))
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
+    plain = {"adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr, foreach=True)}
+    monkeypatch.setattr(optim, "OPTIMIZERS", {**optim.OPTIMIZERS, **plain})  # fused neither
+    config = TrainConfig(lr=1e-3, batch_size=8, total_steps=3, **recipe)
+    trainer = make(checkpoint, tmp_path, config, 3, packs=True, device="meta")
+    trainer._grad_cache_step.chunk = chunk
+    set_dropout(trainer.encoder, 0.0)
+    for _ in range(2):
+        trainer._optimizer_step(with_groups=False)
+    assert [step.number for step in trainer._unread] == [1, 2]
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        trainer._read()
+
+
+def test_unread_steps_are_read_before_anything_is_written(checkpoint, tmp_path):
+    """As on a GPU: the loss of each step counts, and the first bad one ends it."""
+    config = TrainConfig(lr=1e-3, batch_size=4, total_steps=9)
+    every, third = [], []
+    make(checkpoint, tmp_path / "a", config, 9, losses=every).run(Silent(), 0)
+    trainer = make(checkpoint, tmp_path / "b", config, 9, losses=third, log_every=3)
+    trainer._reads_each_step = False
+    trainer.run(Silent(), 0)
+    means = [np.mean([loss for _, loss, _ in every[n : n + 3]]) for n in (0, 3, 6)]
+    assert [loss for _, loss, _ in third] == pytest.approx(means, abs=2e-6)
+
+    lines, saved = [], []
+    trainer = make(checkpoint, tmp_path / "c", config, 9, losses=lines, log_every=3)
+    trainer._reads_each_step = False
+    trainer.segment = replace(trainer.segment, state_minutes=60.0)
+    trainer.output.save_state = trainer.output.save_checkpoint = saved.append
+    backward = trainer._backward
+
+    def broken(batch, micro):
+        return backward(batch, micro) * (float("nan") if trainer.step == 4 else 1.0)
+
+    trainer._backward = broken
+    with pytest.raises(Diverged, match="step 5: loss nan"):
+        trainer.run(Silent(), 0)
+    assert [line[0] for line in lines] == [3] and trainer.step == 4 and not saved
 
 
 @pytest.mark.long
