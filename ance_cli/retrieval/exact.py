@@ -76,6 +76,10 @@ def exact_top_docs(
     is -1.
 
     Memory: two chunks (`chunks.CHUNK_BYTES`), a batch of scores, the queries and their results.
+
+    On one device, a slice of the queries that begins and ends at multiples of `top_k.BATCH` (or
+    ends with the last query) gets the bits that a search of all queries gives it, if the device is
+    of the same kind and has as many threads.
     """
     pooled = embeddings.max_segments > 1
     scan = _Scan(embeddings, _devices(devices), engine, pooled, blocks)
@@ -149,6 +153,8 @@ def _search(
 ) -> list[Found]:
     """Fill D and I of each part, and return them. The parts are the same queries in one or several
     widths, to the same depth."""
+    from ance_cli.retrieval.top_k import BATCH
+
     nq = len(parts[0][0])
     for _, D, I in parts:  # noqa: E741
         D[:], I[:] = -np.inf, -1
@@ -159,7 +165,8 @@ def _search(
     # read for each of 100 chunks) are searched in groups of gigabytes: paging would cost as much
     # for each chunk as reading the corpus once more.
     row_bytes = sum(4 * xq.shape[1] + 8 * D.shape[1] for xq, D, _ in parts)
-    size = len(scan.devices) * max(1, _GROUP_BYTES // row_bytes)
+    size = max(1, _GROUP_BYTES // row_bytes)
+    size = len(scan.devices) * (size - size % BATCH or size)
     groups = [slice(start, min(start + size, nq)) for start in range(0, nq, size)]
     reported = 0
     for nth, group in enumerate(groups):
@@ -271,7 +278,7 @@ class _Share:
 
     def finish(self) -> None:
         """Copy the results to D and I."""
-        if self.engine.scale != 1:
+        if self.engine.scale is not None:
             self._D /= self.engine.scale
         for filled, found in zip(self._filled, (self._D, self._I), strict=True):
             filled.copy_(found)

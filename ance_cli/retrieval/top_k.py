@@ -17,6 +17,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+BATCH = 4_096
+"""The most queries in a batch; every batch is a power of two.
+
+The last bits of a score depend on how many queries its matrix product has. So a search of some
+queries only gives the bits of a search of all if it begins at a multiple of `BATCH`, and ends at
+one or with the last query: then every product has the same queries. faiss multiplies 4,096 queries
+at a time; in batches of 2,048 it needs 13 % more time, in batches of 1,024 40 % more.
+"""
+
 _SCORE_BYTES = {"cuda": 1 << 30, "cpu": 128 << 20}
 _RESULT_BYTES = 256 << 20
 _GROUP = 64
@@ -122,19 +131,26 @@ def top_of_scores(S: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return D, torch.where(in_tail, slot - k * _GROUP + whole, group * _GROUP + slot % _GROUP)
 
 
+def _batch(room: int) -> int:
+    """The greatest power of two that is no more than `room` and `BATCH`; at least 1."""
+    return min(BATCH, 1 << max(0, room.bit_length() - 1))
+
+
 class Engine(Protocol):
     """How one device finds the best of a chunk."""
 
     dtype: torch.dtype
     """Type of the chunks on the device."""
-    scale: float
-    """A power of two: `best` returns the inner products times this factor."""
+    scale: Tensor | None
+    """(nq, 1) powers of two: `best` returns a query's inner products times its factor. None: the
+    inner products themselves."""
 
     def queries(self, xq: npt.NDArray[np.float32]) -> Tensor:
         """The queries as `best` takes them, on the device."""
 
     def batch(self, rows: int, k: int) -> int:
-        """How many queries to pass to `best` at once, if each finds k of `rows` rows."""
+        """How many queries to pass to `best` at once, if each finds k of `rows` rows: a power of
+        two, at most `BATCH`."""
 
     def prepare(self, x: Tensor) -> Tensor:
         """A chunk as `best` takes it; called once for all batches."""
@@ -158,21 +174,23 @@ class TorchEngine:
     def __init__(self, device: torch.device, stored: torch.dtype) -> None:
         self.device = device
         self.dtype = stored
-        self.scale = 1.0
+        self.scale: Tensor | None = None
 
     def queries(self, xq: npt.NDArray[np.float32]) -> Tensor:
         q = torch.from_numpy(xq).to(self.device)
         if self.dtype == torch.float32:
             return q
-        greatest = float(np.abs(xq).max(initial=0))
-        # a power of two changes no bit, and keeps the lower halves of small queries normal numbers
-        self.scale = 2.0 ** (13 - np.frexp(greatest)[1]) if greatest else 1.0
+        # a power of two changes no bit, and keeps the lower halves of small queries normal numbers;
+        # each query has its own, so that its scores do not depend on the other queries
+        _, exponents = np.frexp(np.abs(xq).max(1, initial=0, keepdims=True))
+        scale = np.ldexp(np.float32(1), np.minimum(13 - exponents, 126))
+        self.scale = torch.from_numpy(scale).to(self.device)
         q = q * self.scale
         high = q.half()
         return torch.cat([high, (q - high.float()).half()], 1)  # (b, 2 d)
 
     def batch(self, rows: int, k: int) -> int:
-        return max(1, _SCORE_BYTES[self.device.type] // (4 * rows))
+        return _batch(_SCORE_BYTES[self.device.type] // (4 * rows))
 
     def prepare(self, x: Tensor) -> Tensor:
         if self.dtype == torch.float32:
@@ -226,13 +244,13 @@ class FaissEngine:
     """faiss on the CPU: a blocked product whose scores never leave the cache."""
 
     dtype = torch.float32
-    scale = 1.0
+    scale: Tensor | None = None
 
     def queries(self, xq: npt.NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(xq)
 
     def batch(self, rows: int, k: int) -> int:
-        return max(1, _RESULT_BYTES // (64 * (k + 1)))  # found, sorted, merged
+        return _batch(_RESULT_BYTES // (64 * (k + 1)))  # found, sorted, merged
 
     def prepare(self, x: Tensor) -> Tensor:
         return x

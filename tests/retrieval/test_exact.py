@@ -218,9 +218,23 @@ def test_a_query_is_the_sum_of_two_halves():
     engine = top_k.TorchEngine(CPU, torch.float16)
     high, low = engine.queries(q).double().numpy().reshape(50, 2, 8).swapaxes(0, 1)
     assert torch.isfinite(engine.queries(q)).all()
-    restored = (high + low) / engine.scale
+    scale = engine.scale.double().numpy()
+    restored = (high + low) / scale
     assert (np.abs(restored - q) <= 2.0**-20 * np.abs(q).max(1, keepdims=True)).all()
-    assert np.log2(engine.scale) % 1 == 0
+    assert (np.frexp(scale)[0] == 0.5).all(), "powers of two"
+
+
+def test_a_query_is_halved_as_without_the_others():
+    q = np.concatenate(
+        [normal(3, 8), np.full((1, 8), 60_000.0), np.zeros((1, 8)), normal(2, 8) * 1e-38]
+    )
+    q = q.astype(np.float32)
+    engine = top_k.TorchEngine(CPU, torch.float16)
+    together, scale = engine.queries(q), engine.scale
+    assert torch.isfinite(together).all() and torch.isfinite(scale).all()
+    for place in range(len(q)):
+        assert torch.equal(engine.queries(q[place : place + 1]), together[place : place + 1])
+        assert torch.equal(engine.scale, scale[place : place + 1])
 
 
 # ---------------------------------------------------------------- in_order
@@ -416,3 +430,48 @@ def test_parts_of_the_corpus_are_merged_to_the_same_bytes(embed, small_chunks, m
     for order in ((0, 1, 2), (2, 0, 1)):
         D, docs = reduce(merged, [found[nth] for nth in order])
         assert D.tobytes() == whole[0].tobytes() and docs.tobytes() == whole[1].tobytes()
+
+
+# ---------------------------------------------------------------- in slices
+
+
+@pytest.mark.parametrize(
+    ("device", "room", "query_bytes"),
+    [
+        pytest.param(None, 256 << 20, lambda rows, k: 64 * (k + 1), id="faiss"),
+        pytest.param("cpu", 128 << 20, lambda rows, k: 4 * rows, id="torch"),
+        pytest.param("cuda", 1 << 30, lambda rows, k: 4 * rows, id="torch on a GPU"),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 700, 16_384, 87_381, 131_072, 300_000, 1 << 30])
+@pytest.mark.parametrize("k", [1, 200, 4_000, 1 << 20])
+def test_batches_fill_their_room_and_divide_the_largest(device, room, query_bytes, rows, k):
+    engine = top_k.engine_of("torch", torch.device(device), torch.float16) if device else None
+    batch = (engine or top_k.FaissEngine()).batch(rows, k)
+    assert 1 <= batch <= top_k.BATCH and top_k.BATCH % batch == 0
+    assert batch == 1 or batch * query_bytes(rows, k) <= room
+    assert batch == top_k.BATCH or 2 * batch * query_bytes(rows, k) > room
+
+
+@pytest.mark.parametrize("max_segments", [1, 3])
+@pytest.mark.parametrize("engine", ["faiss", "torch"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_slices_of_the_queries_get_the_bits_of_the_whole(
+    embed, small_chunks, monkeypatch, max_segments, engine, dtype
+):
+    """In groups of one batch too. Queries of all sizes: what one is scaled by must not depend on
+    the others. In batches of 32 queries, BLAS would give each the same bits in any batch."""
+    monkeypatch.setattr(top_k, "BATCH", 1024)
+    small_chunks(100)
+    rng = np.random.default_rng(max_segments)
+    counts = rng.integers(1, max_segments + 1, 200)
+    xb = normal(int(counts.sum()), 384, seed=1)
+    embeddings = embed(xb, row_counts=counts, block_docs=40, dtype=dtype)
+    xq = normal(2500, 384, seed=2) * np.logspace(-3, 3, 2500, dtype=np.float32)[:, None]
+    whole = exact_top_docs(xq, embeddings, 25, engine=engine)
+    for group in (4 << 30, 1400 * (4 * 384 + 8 * 25)):
+        monkeypatch.setattr(exact, "_GROUP_BYTES", group)
+        for a, b in ((0, 2500), (0, 1024), (1024, 2048), (1024, 2500)):
+            D, docs = exact_top_docs(xq[a:b], embeddings, 25, engine=engine)
+            assert D.tobytes() == whole[0][a:b].tobytes()
+            assert docs.tobytes() == whole[1][a:b].tobytes()
