@@ -178,7 +178,7 @@ def _cluster(gpus: str, cpu_workers: int | None) -> Cluster:
 
 
 def first_done(refs: list[Any]) -> Any:
-    """The first of these tasks that ends.
+    """The first of these tasks that ends, or of these streams that has a message or ends.
 
     Signals are raised between two polls: Ray turns an exception that a signal raises inside of Ray
     into a `SystemError`.
@@ -192,25 +192,34 @@ def first_done(refs: list[Any]) -> Any:
             return done[0]
 
 
-def result_of(ref: Any) -> Any:
-    """What a task returned; an `AnceError` is raised as in the task."""
+def value_of(ref: Any) -> Any:
+    """What a finished task, or an actor, returned; an `AnceError` is raised as in the task."""
     import ray
 
     try:
-        ref = first_done([ref])
         with hold_signals():
             return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, AnceError):
             raise error.cause from None
         raise
+
+
+def result_of(ref: Any) -> Any:
+    """What a task returns, once it ends."""
+    import ray
+
+    try:
+        return value_of(first_done([ref]))
+    except ray.exceptions.RayTaskError:
+        raise
     except ray.exceptions.RayError as error:
         raise ResourceExhausted(
-            f"Ray lost a task several times ({_first_line(error)})",
+            f"Ray lost a task several times ({first_line(error)})",
             hint="look for the cause with `ray status` and `ray list tasks`, then repeat the "
             "command",
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).split("\n", 1)[0].strip()

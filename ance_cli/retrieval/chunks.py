@@ -39,15 +39,11 @@ class Chunk:
         return int(self.starts[-1])
 
 
-def chunks_of(
-    embeddings: Embeddings, dtype: torch.dtype, blocks: range | None = None
-) -> list[range]:
-    """The blocks of each chunk, of the whole corpus or of `blocks`: as many as fit, at least one.
-    If `blocks` begins with a chunk of the corpus, its chunks are those of the corpus."""
+def _chunks_of(embeddings: Embeddings, dtype: torch.dtype) -> list[range]:
+    """The blocks of each chunk: as many as fit, at least one."""
     room, first_rows = _rows_of(embeddings, dtype), embeddings.first_rows().tolist()
-    blocks = blocks or range(len(first_rows) - 1)
     chunks: list[range] = []
-    for block in blocks:
+    for block in range(len(first_rows) - 1):
         if chunks and first_rows[block + 1] - first_rows[chunks[-1].start] <= room:
             chunks[-1] = range(chunks[-1].start, block + 1)
         else:
@@ -61,18 +57,15 @@ def _rows_of(embeddings: Embeddings, dtype: torch.dtype) -> int:
 
 
 def read_ahead(
-    embeddings: Embeddings,
-    devices: Sequence[torch.device],
-    dtype: torch.dtype,
-    blocks: range | None = None,
+    embeddings: Embeddings, devices: Sequence[torch.device], dtype: torch.dtype
 ) -> Generator[Chunk]:
-    """The corpus, or only `blocks`, in chunks of `dtype`, in order, on every device.
+    """The corpus in chunks of `dtype`, in order, on every device.
 
     The memory of a chunk is used again for the chunk after the next. The caller must be done with a
     chunk, and have synchronised its device, before it asks for another. Damaged blocks raise
     `BadInput`.
     """
-    reader = _Reader(embeddings, devices, dtype, blocks)
+    reader = _Reader(embeddings, devices, dtype)
     threads = torch.get_num_threads()
     # One thread converts at the speed of memory. If it had OpenMP threads of its own, the process
     # would have more threads than cores, and OpenMP would let the searching threads sleep at each
@@ -100,14 +93,10 @@ class _Reader:
     """Fills one of two sets of buffers with the next chunk."""
 
     def __init__(
-        self,
-        embeddings: Embeddings,
-        devices: Sequence[torch.device],
-        dtype: torch.dtype,
-        blocks: range | None,
+        self, embeddings: Embeddings, devices: Sequence[torch.device], dtype: torch.dtype
     ) -> None:
         self._embeddings = embeddings
-        self._chunks = iter(chunks_of(embeddings, dtype, blocks))
+        self._chunks = iter(_chunks_of(embeddings, dtype))
         self._first_rows = embeddings.first_rows()
         self._devices = devices
         self._dtype = dtype

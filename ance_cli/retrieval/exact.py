@@ -50,8 +50,8 @@ def exact_top_k(
 
     If there are fewer rows the rest is -1. See `exact_top_docs` for the other arguments.
     """
-    scan = _Scan(embeddings, _devices(devices), engine, pooled=False, blocks=None)
-    return _search(scan, [(xq, *_room(len(xq), k))], on_rows)[0]
+    scan = _Scan(embeddings, _devices(devices), engine, pooled=False)
+    return _found(scan, [(xq, *_room(len(xq), k))], on_rows)[0]
 
 
 def exact_top_docs(
@@ -62,7 +62,6 @@ def exact_top_docs(
     on_rows: Callable[[int], None] | None = None,
     out: Found | None = None,
     engine: str = "auto",
-    blocks: range | None = None,
 ) -> Found:
     """The `depth` documents with the greatest score for each query, MaxP: the maximum of the inner
     products over a document's rows (ICLR Sec. 5).
@@ -71,9 +70,7 @@ def exact_top_docs(
     the corpus; a damaged block raises `BadInput`. `on_rows` is called with the number of rows
     searched since the last call; the numbers add up to the corpus. The results are written to
     `out`, if given, for instance memory-mapped arrays. `engine` is a name in `top_k.engine_of`.
-    `blocks` limits the search to these blocks; positions stay those of the whole corpus, and
-    `merged` joins the results of several parts. If there are fewer documents than `depth`, the rest
-    is -1.
+    If there are fewer documents than `depth`, the rest is -1.
 
     Memory: two chunks (`chunks.CHUNK_BYTES`), a batch of scores, the queries and their results.
 
@@ -81,9 +78,21 @@ def exact_top_docs(
     ends with the last query) gets the bits that a search of all queries gives it, if the device is
     of the same kind and has as many threads.
     """
-    pooled = embeddings.max_segments > 1
-    scan = _Scan(embeddings, _devices(devices), engine, pooled, blocks)
-    return _search(scan, [(xq, *(out or _room(len(xq), depth)))], on_rows)[0]
+    scan = _Scan(embeddings, _devices(devices), engine, embeddings.max_segments > 1)
+    return _found(scan, [(xq, *(out or _room(len(xq), depth)))], on_rows)[0]
+
+
+def search_docs(
+    xq: Scores,
+    embeddings: Embeddings,
+    out: Found,
+    devices: Sequence[torch.device] = (),
+    engine: str = "auto",
+) -> Iterator[int]:
+    """`exact_top_docs` step by step: yields the number of rows searched since the last step. `out`
+    is complete after the last step."""
+    scan = _Scan(embeddings, _devices(devices), engine, embeddings.max_segments > 1)
+    yield from _search(scan, [(xq, *out)])
 
 
 def exact_top_docs_by_width(
@@ -103,24 +112,9 @@ def exact_top_docs_by_width(
     from ance_cli.models.matryoshka import cut
 
     pooled = embeddings.max_segments > 1
-    scan = _Scan(embeddings, _devices(devices), engine, pooled, None, is_cosine)
+    scan = _Scan(embeddings, _devices(devices), engine, pooled, is_cosine)
     queries = [cut(torch.from_numpy(xq), width, is_cosine).numpy() for width in widths]
-    return _search(scan, [(each, *_room(len(xq), depth)) for each in queries], on_rows)
-
-
-def merged(one: Found, other: Found) -> Found:
-    """The best of the results of two parts of a corpus, to the depth of each.
-
-    Scores and order are those of one search of both parts, if the parts begin and end between two
-    of `chunks.chunks_of`.
-    """
-    import torch
-
-    from ance_cli.retrieval.top_k import sorted_places
-
-    both = (torch.from_numpy(np.concatenate(pair, 1)) for pair in zip(one, other, strict=True))
-    D, I = (part[:, : one[0].shape[1]].numpy() for part in sorted_places(*both))  # noqa: E741
-    return np.ascontiguousarray(D), np.ascontiguousarray(I)
+    return _found(scan, [(each, *_room(len(xq), depth)) for each in queries], on_rows)
 
 
 @dataclass(frozen=True)
@@ -132,8 +126,6 @@ class _Scan:
     engine: str
     pooled: bool
     """Whether rows are pooled to documents."""
-    blocks: range | None
-    """None: every block."""
     is_cosine: bool | None = None
     """Of vectors that are cut to the width of the queries; None: they have that width."""
 
@@ -148,11 +140,19 @@ def _room(nq: int, k: int) -> Found:
     return np.empty((nq, k), np.float32), np.empty((nq, k), np.int32)
 
 
-def _search(
+def _found(
     scan: _Scan, parts: Sequence[_Part], on_rows: Callable[[int], None] | None
 ) -> list[Found]:
-    """Fill D and I of each part, and return them. The parts are the same queries in one or several
-    widths, to the same depth."""
+    """D and I of each part, filled."""
+    for rows in _search(scan, parts):
+        if on_rows:
+            on_rows(rows)
+    return [(D, found) for _, D, found in parts]
+
+
+def _search(scan: _Scan, parts: Sequence[_Part]) -> Iterator[int]:
+    """Fill D and I of each part; yields the number of rows searched since the last step. The parts
+    are the same queries in one or several widths, to the same depth."""
     from ance_cli.retrieval.top_k import BATCH
 
     nq = len(parts[0][0])
@@ -172,11 +172,9 @@ def _search(
     for nth, group in enumerate(groups):
         here = [(np.ascontiguousarray(xq[group]), D[group], found[group]) for xq, D, found in parts]
         for rows in _search_group(scan, here):
-            if on_rows:
-                done = (nth * scan.embeddings.num_rows + rows) // len(groups)
-                on_rows(done - reported)
-                reported = done
-    return [(D, found) for _, D, found in parts]
+            done = (nth * scan.embeddings.num_rows + rows) // len(groups)
+            yield done - reported
+            reported = done
 
 
 def _search_group(scan: _Scan, parts: Sequence[_Part]) -> Iterator[int]:
@@ -186,7 +184,7 @@ def _search_group(scan: _Scan, parts: Sequence[_Part]) -> Iterator[int]:
 
     by_part = [_shares_of(scan, *part) for part in parts]
     on = [share.device for share in by_part[0]]
-    chunks = read_ahead(scan.embeddings, on, by_part[0][0].engine.dtype, scan.blocks)
+    chunks = read_ahead(scan.embeddings, on, by_part[0][0].engine.dtype)
     with closing(chunks), ThreadPoolExecutor(len(on), "search") as threads:
         for chunk in chunks:
             # one device is searched in this thread, which has the caller's number of threads

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from ance_cli.call import Call
@@ -19,14 +20,22 @@ from ance_cli.encoding.encode import encode
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.candidates import read_candidates
 from ance_cli.formats.dataset import locate
-from ance_cli.formats.embeddings import DOC_OFFSETS, IDS, VECTORS, Embeddings
+from ance_cli.formats.embeddings import (
+    DOC_OFFSETS,
+    IDS,
+    VECTORS,
+    Embeddings,
+    EmbeddingsWriter,
+)
+from ance_cli.formats.plan import Plan
 from ance_cli.mining.mine import mine
 from ance_cli.mining.mining_job import MiningFiles
 from ance_cli.models import ray_cluster
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Silent
-from ance_cli.retrieval import chunks, ray_search
+from ance_cli.retrieval import ray_search
 from ance_cli.retrieval.dense import vector_source
+from ance_cli.retrieval.exact import exact_top_docs
 from tests.world import make_dataset
 
 ONE = EncodeConfig(gpus="none", dtype="fp32")
@@ -170,28 +179,66 @@ def test_a_worker_killed_in_the_middle_of_encoding_costs_no_block(
 
 
 @pytest.mark.long
-def test_a_search_whose_worker_is_killed_finds_the_same(cluster, world, tmp_path, monkeypatch):
-    """The first task that begins is killed; Ray starts it again."""
-    monkeypatch.setattr(chunks, "CHUNK_ROWS", 5)
-    monkeypatch.setattr(ray_search, "_PARTS", 13)  # one block each: there chunks are larger
-    begun, real = str(tmp_path / "begun"), ray_search._search
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_search_finds_the_bits_of_one_process(cluster, tmp_path, monkeypatch, is_killed):
+    """9,000 queries in two slices; the first worker that has sent some of its results is killed."""
+    rng = np.random.default_rng(0)
+    xq, xb = (rng.standard_normal((rows, 384)).astype(np.float32) for rows in (9_000, 3_000))
+    embeddings = written(tmp_path / "emb", xb)
+    sent, pids = str(tmp_path / "sent"), tmp_path / "pids"
+    pids.mkdir()
 
-    def search(*arguments):
-        import os  # this function travels by value
-        import signal
+    class Searcher(ray_search._Searcher):  # travels by value
+        def search(self, xq):
+            import os
+            import signal
+            from pathlib import Path
 
-        try:
-            os.close(os.open(begun, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return real(*arguments)
-        os.kill(os.getpid(), signal.SIGKILL)
+            from ance_cli.retrieval import ray_search
 
-    monkeypatch.setattr(ray_search, "_search", search)
+            Path(pids, str(os.getpid())).touch()
+            ray_search._PIECE_BYTES = 8 * 20 * 1_500
+            for message in super().search(xq):
+                yield message
+                if is_killed and isinstance(message, tuple):
+                    try:
+                        os.close(os.open(sent, os.O_CREAT | os.O_EXCL))
+                    except FileExistsError:
+                        continue
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(ray_search, "_Searcher", Searcher)
+    said = Said()
+    with ray_cluster.joined(ClusterConfig(ray=cluster, gpus="none"), 2, said) as two:
+        assert (two.num_workers, two.device, two.threads) == (2, "cpu", 1)
+        D, docs = ray_search.search_in_cluster(two, xq, embeddings, 20, said)
+    expected = exact_top_docs(xq, embeddings, 20)  # in one thread, as all tests
+    assert D.tobytes() == expected[0].tobytes() and docs.tobytes() == expected[1].tobytes()
+    assert len(list(pids.iterdir())) == 2, "a process per worker, not per slice"
+    assert os.path.exists(sent) == is_killed
+    assert len(said.texts) == 1 + is_killed
+    lost = f"on {socket.gethostname()} ended with its process or its node; 1 others continue"
+    assert not is_killed or said.texts[1].endswith(lost)
+
+
+def written(folder, vectors):
+    """Embeddings of one row per document."""
+    plan = Plan("embeddings", folder, {}, {"tower": "t", "corpus": "c"})
+    offsets = np.arange(len(vectors) + 1)
+    writer = EmbeddingsWriter.begin(plan.open_partial(), offsets, vectors.shape[1], "float16", 500)
+    for block in range(writer.num_blocks):
+        docs = writer.docs_of(block)
+        writer.write_block(block, vectors[docs.start : docs.stop])
+    plan.publish_folder(writer.finish([f"d{place}" for place in range(len(vectors))]), {})
+    return Embeddings(folder)
+
+
+@pytest.mark.long
+def test_mining_in_a_cluster_makes_the_same(cluster, world, tmp_path):
     source, config = vector_source(tmp_path / "one", None), MineConfig(depth=20, negatives=5)
     mine(*world, source, MiningFiles(tmp_path / "one.jsonl"), config, ONE)
     two = EncodeConfig(gpus="none", dtype="fp32", ray=cluster)
     mine(*world, source, MiningFiles(tmp_path / "ray.jsonl"), config, two)
-    assert os.path.exists(begun)
     assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     one, other = (read_candidates(tmp_path / f"{name}.candidates", 64) for name in ("one", "ray"))
     assert other.docs.tobytes() == one.docs.tobytes()

@@ -1,7 +1,5 @@
 """Exact search against its brute-force twin, through faiss and through torch."""
 
-from functools import reduce
-
 import numpy as np
 import pytest
 import torch
@@ -9,16 +7,15 @@ import torch
 from ance_cli.errors import BadInput
 from ance_cli.formats.embeddings import VECTORS, Embeddings
 from ance_cli.retrieval import chunks, exact, top_k
-from ance_cli.retrieval.chunks import chunks_of
 from ance_cli.retrieval.exact import (
     exact_top_docs,
     exact_top_docs_by_width,
     exact_top_k,
     in_order,
-    merged,
     pair_scores,
     pool_to_documents,
     positive_scores,
+    search_docs,
 )
 
 CPU = torch.device("cpu")
@@ -406,32 +403,6 @@ def test_rounded_vectors_are_searched_exactly(embed, dtype, engine, devices):
     assert np.allclose(scores, D[query_of, place], rtol=1e-5)
 
 
-# ---------------------------------------------------------------- in parts
-
-
-@pytest.mark.parametrize("max_segments", [1, 3])
-def test_parts_of_the_corpus_are_merged_to_the_same_bytes(embed, small_chunks, max_segments):
-    """Ties included, in whatever order the parts come."""
-    small_chunks(4 * max_segments + 4)
-    rng = np.random.default_rng(max_segments)
-    counts = rng.integers(1, max_segments + 1, 60)
-    xb = small_integers(int(counts.sum()), 3, seed=1, high=3)
-    embeddings = embed(xb, row_counts=counts, block_docs=4)
-    xq = small_integers(17, 3, seed=2, high=3)
-    whole = exact_top_docs(xq, embeddings, 25)
-    chunks = chunks_of(embeddings, torch.float32)
-    assert len(chunks) > 4 and [block for chunk in chunks for block in chunk] == list(range(15))
-    cuts = [range(0, chunks[1].stop), range(chunks[2].start, chunks[3].stop),
-            range(chunks[4].start, 15)]  # fmt: skip
-    for part in cuts:
-        of_part = [chunk for chunk in chunks if part.start <= chunk.start < part.stop]
-        assert chunks_of(embeddings, torch.float32, part) == of_part
-    found = [exact_top_docs(xq, embeddings, 25, blocks=part) for part in cuts]
-    for order in ((0, 1, 2), (2, 0, 1)):
-        D, docs = reduce(merged, [found[nth] for nth in order])
-        assert D.tobytes() == whole[0].tobytes() and docs.tobytes() == whole[1].tobytes()
-
-
 # ---------------------------------------------------------------- in slices
 
 
@@ -475,3 +446,13 @@ def test_slices_of_the_queries_get_the_bits_of_the_whole(
             D, docs = exact_top_docs(xq[a:b], embeddings, 25, engine=engine)
             assert D.tobytes() == whole[0][a:b].tobytes()
             assert docs.tobytes() == whole[1][a:b].tobytes()
+
+
+def test_a_search_in_steps_is_the_search(embed, small_chunks):
+    small_chunks(7)
+    xq, embeddings = normal(9, 8, seed=1), embed(normal(30, 8, seed=2), [1, 2] * 10, block_docs=4)
+    out = np.empty((9, 5), np.float32), np.empty((9, 5), np.int32)
+    steps = list(search_docs(xq, embeddings, out))
+    assert len(steps) > 3 and sum(steps) == 30
+    for found, expected in zip(out, exact_top_docs(xq, embeddings, 5), strict=True):
+        assert np.array_equal(found, expected)
