@@ -112,7 +112,7 @@ def _stage(folder: Path, name: str) -> None:
     """The child: one stage over the dataset of `_dataset`, or the search alone (`bare`)."""
     import time
 
-    from ance_cli.config import EncodeConfig, MineConfig
+    from ance_cli.config import DriverConfig, EncodeConfig, MineConfig
     from ance_cli.encoding.encode import encode
     from ance_cli.formats.dataset import locate
     from ance_cli.mining.mine import mine
@@ -132,7 +132,7 @@ def _stage(folder: Path, name: str) -> None:
         return
     found = mine(
         checkpoint, dataset, VectorSource(folder / "emb", "embeddings"),
-        MiningFiles(folder / "ann.jsonl"), MineConfig(), config,
+        MiningFiles(folder / "ann.jsonl"), MineConfig(), DriverConfig(gpus="none"),
     )  # fmt: skip
     seconds = time.perf_counter() - started
     _tell(seconds, folder / "ann.candidates", **found["seconds"])

@@ -7,7 +7,7 @@ import typer
 from ance_cli.call import Call
 from ance_cli.cli.command import COMMON, LOADS, READS, command
 from ance_cli.cli.runner import checkpoint_of, dataset_of
-from ance_cli.config import ClusterConfig, MineConfig
+from ance_cli.config import DriverConfig, MineConfig
 from ance_cli.config.data import Ckpt, Embeddings, EncodingOverrides, Index, Output, TrainFiles
 from ance_cli.config.mining import CandidatesFolder, OverlapWith, Previous, WithText
 from ance_cli.formats.summary import Summary
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
         with_text: WithText = False,
         config: MineConfig,
         overrides: EncodingOverrides,
-        compute: ClusterConfig,
+        compute: DriverConfig,
     ) -> Summary:
         """Mine negatives with the model: the top of the whole corpus without the positives.
 

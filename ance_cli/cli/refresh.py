@@ -6,9 +6,9 @@ import typer
 
 from ance_cli.call import Call
 from ance_cli.cli.command import COMMON, LOADS, command
+from ance_cli.config import FollowConfig, RefreshDevices
 from ance_cli.config.data import RunPath
-from ance_cli.config.encoding import Gpus, Ray
-from ance_cli.config.loop import FollowConfig, FollowRun, RefreshRules
+from ance_cli.config.loop import FollowRun, RefreshRules
 from ance_cli.config.setting import Given
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.summary import Summary
@@ -25,8 +25,7 @@ def register(app: typer.Typer) -> None:
         rules: Given[RefreshRules],
         follow: FollowRun = False,
         timing: FollowConfig,
-        gpus: Gpus = "all",
-        ray: Ray | None = None,
+        devices: RefreshDevices,
     ) -> Summary:
         """Mine and publish new negatives from a run's newest checkpoint, unless they exist.
 
@@ -42,7 +41,5 @@ def register(app: typer.Typer) -> None:
         if follow and (call.force or call.dry_run):
             raise UsageProblem("--follow cannot be combined with --force or --dry-run")
         if follow:
-            return refresh_while_training(
-                run_folder, rules.values, timing, gpus, ray=ray, call=call
-            )
-        return stage(run_folder, rules.values, gpus=gpus, keep=timing.keep, ray=ray, call=call)
+            return refresh_while_training(run_folder, rules.values, timing, devices, call)
+        return stage(run_folder, rules.values, devices, timing.keep, call)

@@ -4,7 +4,13 @@ The field names are the flags' names. Nothing heavy is imported, so that `--help
 """
 
 from ance_cli.config.data import MIN_REL
-from ance_cli.config.encoding import ClusterConfig, ComputeConfig, DeviceConfig, EncodeConfig
+from ance_cli.config.encoding import (
+    ClusterConfig,
+    ComputeConfig,
+    DeviceConfig,
+    DriverConfig,
+    EncodeConfig,
+)
 from ance_cli.config.evaluation import REPORT_CASES, DiagnoseConfig, ReadConfig
 from ance_cli.config.interop import ExportConfig
 from ance_cli.config.loop import (
@@ -12,6 +18,7 @@ from ance_cli.config.loop import (
     LoopConfig,
     LoopDevices,
     RefreshConfig,
+    RefreshDevices,
     RefreshTiming,
 )
 from ance_cli.config.mining import Bm25Config, DrawConfig, DrawRules, MineConfig
@@ -44,6 +51,7 @@ __all__ = [
     "DiagnoseConfig",
     "DrawConfig",
     "DrawRules",
+    "DriverConfig",
     "EncodeConfig",
     "ExportConfig",
     "FollowConfig",
@@ -54,6 +62,7 @@ __all__ = [
     "MineConfig",
     "ReadConfig",
     "RefreshConfig",
+    "RefreshDevices",
     "RefreshTiming",
     "RerankConfig",
     "SearchConfig",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ance_cli.config.sets import Dtype, OutputDtype, Side
-from ance_cli.config.setting import DATA, METHOD, RUNTIME, Config, Setting
+from ance_cli.config.setting import DATA, METHOD, RUNTIME, Config, Setting, check
 
 _CPU_BATCH_TOKENS, _GPU_BATCH_TOKENS = 2_048, 24_576
 
@@ -22,6 +22,9 @@ CpuWorkers = Annotated[int, Setting(
 Ray = Annotated[str, Setting(
     "Ray cluster to work in: HOST:PORT or auto, whose nodes share the file system, or local for "
     "one on this machine.", RUNTIME, metavar="ADDRESS", shapes=False, only_asked=True)]
+LocalGpus = Annotated[str, Setting(
+    "With --ray: GPUs of this machine for what the command computes itself, such as vectors of "
+    "queries (default: as --gpus; in a loop none).", RUNTIME, metavar="LIST", shapes=False)]
 Tokens = Annotated[Path, Setting(
     "Token cache of the corpus, created if it does not exist (default: in the cache folder).", DATA,
     metavar="DIR", is_output=True)]
@@ -58,6 +61,32 @@ class ClusterConfig(ComputeConfig):
     """`ComputeConfig` on this machine or in a Ray cluster."""
 
     ray: Ray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverConfig(ClusterConfig):
+    """`ClusterConfig` of a command that also computes on this machine when it has a cluster."""
+
+    local_gpus: LocalGpus | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_local_gpus(self.local_gpus, self.ray)
+
+    @property
+    def local(self) -> ComputeConfig:
+        """Where this machine computes."""
+        gpus = self.gpus if self.local_gpus is None else self.local_gpus
+        return ComputeConfig(gpus=gpus, dtype=self.dtype, batch_tokens=self.batch_tokens)
+
+
+def check_local_gpus(local_gpus: str | None, ray: str | None) -> None:
+    """Raise a `UsageProblem` if `--local-gpus` is given without `--ray`."""
+    check(
+        local_gpus is None or ray is not None,
+        f"--local-gpus {local_gpus} without --ray: this machine does all the work",
+        hint="name its GPUs with --gpus, or a cluster with --ray",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

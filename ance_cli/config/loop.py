@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
-from ance_cli.config.encoding import Gpus, Ray
+from ance_cli.config.encoding import DriverConfig, Gpus, LocalGpus, Ray, check_local_gpus
 from ance_cli.config.mining import MineConfig, MineRules
 from ance_cli.config.retrieval import MEASURES, Measures
 from ance_cli.config.sets import BaselineName, Dtype, Mode, RefreshPolicy
@@ -74,6 +74,25 @@ class FollowConfig(RefreshTiming):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefreshDevices(Config):
+    """Where a refresh computes."""
+
+    gpus: Gpus = "all"
+    ray: Ray | None = None
+    local_gpus: LocalGpus | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_local_gpus(self.local_gpus, self.ray)
+
+    def compute(self, dtype: Dtype) -> DriverConfig:
+        """The same devices with the number format of the run's encoder."""
+        return DriverConfig(
+            dtype=dtype, gpus=self.gpus, ray=self.ray, local_gpus=self.local_gpus
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoopConfig(Config):
     """The cycle: a checkpoint every `refresh_every` steps, `segments` times, a refresh from each
     of them, and one before the first."""
@@ -127,3 +146,8 @@ class LoopDevices(Config):
     train_gpus: TrainGpus | None = None
     infer_gpus: InferGpus | None = None
     ray: Ray | None = None
+    local_gpus: LocalGpus | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_local_gpus(self.local_gpus, self.ray)

@@ -117,6 +117,7 @@ class Commands:
     def _refresh(self, timing: Mapping[str, Any]) -> list[str]:
         devices = self.devices
         settings = {**refresh_settings(self.given), "gpus": devices.infer_gpus, "ray": devices.ray,
+                    "local_gpus": devices.local_gpus,
                     "threads": self._threads(devices.infer_cpus), **timing}  # fmt: skip
         return ["refresh", str(self.run.path), *as_flags(settings), *self._quiet]
 

@@ -15,7 +15,8 @@ class Devices:
     """The GPUs of the trainer and of the refreshes, as `--gpus` spells them. If both work on CPUs
     at the same time, the CPUs that each is pinned to (empty = not pinned).
 
-    `mode` is `sync` or `async`; `ray` names the cluster of the refreshes.
+    `mode` is `sync` or `async`; `ray` names the cluster of the refreshes, and `local_gpus` are the
+    GPUs for what they compute on this machine.
     """
 
     mode: str
@@ -24,6 +25,7 @@ class Devices:
     train_cpus: frozenset[int] = frozenset()
     infer_cpus: frozenset[int] = frozenset()
     ray: str | None = None
+    local_gpus: str | None = None
 
 
 def place_devices(mode: str, split: tuple[int, int], asked: LoopDevices) -> Devices:
@@ -32,7 +34,8 @@ def place_devices(mode: str, split: tuple[int, int], asked: LoopDevices) -> Devi
     `asked.train_gpus` and `asked.infer_gpus` take precedence; otherwise `asked.gpus` are divided in
     the ratio `split`. `auto` becomes `async` if both have GPUs of their own, otherwise `sync`;
     with `async` they may also share a device. With `asked.ray` the refreshes get their devices from
-    the cluster, and all GPUs of this machine are for the trainer.
+    the cluster, and all GPUs of this machine are for the trainer: what a refresh computes here runs
+    on the CPU unless `asked.local_gpus` says otherwise.
     """
     if asked.ray:
         return _placed_with_ray(mode, asked)
@@ -59,9 +62,11 @@ def place_devices(mode: str, split: tuple[int, int], asked: LoopDevices) -> Devi
 def _placed_with_ray(mode: str, asked: LoopDevices) -> Devices:
     train_gpus = asked.train_gpus or asked.gpus
     parse_gpus(train_gpus)
+    local_gpus = asked.local_gpus or "none"
+    parse_gpus(local_gpus, "--local-gpus")
     of_cluster = asked.infer_gpus or ("none" if asked.gpus == "none" else "all")
     chosen = "async" if mode == "auto" else mode
-    return Devices(chosen, train_gpus, of_cluster, ray=asked.ray)
+    return Devices(chosen, train_gpus, of_cluster, ray=asked.ray, local_gpus=local_gpus)
 
 
 def _placed(mode: str, split: tuple[int, int], apart: bool, train: str, infer: str) -> Devices:

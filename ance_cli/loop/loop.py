@@ -41,8 +41,9 @@ def loop(
     flags of `ance train-segment` and `ance refresh` by their field names, `data` and `ckpt` among
     them. If training and refreshes have devices of their own, the trainer never waits for a
     refresh; on one device they alternate. `devices.ray` names a Ray cluster in which the refreshes
-    encode and search. `call.threads` bounds the threads of each child; 0 = every core. An
-    interrupted loop continues when it is called again.
+    encode and search; what they compute here is for `devices.local_gpus`, by default none.
+    `call.threads` bounds the threads of each child; 0 = every core. An interrupted loop continues
+    when it is called again.
     """
     run = RunFolder(output)
     commands = _plan(run, config, follow, given or {}, devices, call)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from ance_cli.call import Call
-from ance_cli.config import EncodeConfig, IndexConfig, RefreshConfig, SearchConfig
+from ance_cli.config import DriverConfig, EncodeConfig, IndexConfig, RefreshConfig, SearchConfig
 from ance_cli.config.loop import NO_DEV
 from ance_cli.encoding.encode import encode
 from ance_cli.evaluation.evaluate import evaluate_runs
@@ -54,7 +54,7 @@ class NewGeneration:
     run: RunFolder
     dataset: Dataset
     config: RefreshConfig
-    compute: EncodeConfig
+    compute: DriverConfig
     start: Start
     checkpoint: Checkpoint
 
@@ -82,10 +82,10 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Vectors:
-    """What is searched, and where."""
+    """What is searched for negatives, and where."""
 
     source: VectorSource
-    compute: EncodeConfig
+    compute: DriverConfig
 
 
 def fill_and_publish(new: NewGeneration, plan: Plan, call: Call) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def fill_and_publish(new: NewGeneration, plan: Plan, call: Call) -> dict[str, An
     work = _Work(new, folder, Clock(), call)
     vectors = _encode(work)
     mined = _mine(work, vectors)
-    probe_overlap = _probe(work, vectors.compute)
+    probe_overlap = _probe(work)
     measures = _measure(work, vectors)
     atomic.sweep(folder.path, "partial", "removed", "lease")
     step = new.start.step
@@ -129,13 +129,15 @@ def _encode(work: _Work) -> _Vectors:
     """The vectors of the corpus, and an index over them if the run searches one."""
     folder, compute, call = work.folder, work.new.compute, work.call
     with work.clock("encode"):
-        encode(work.new.checkpoint, work.new.dataset, folder.embeddings, compute, call=call)
+        config = EncodeConfig(dtype=compute.dtype, gpus=compute.gpus, ray=compute.ray)
+        encode(work.new.checkpoint, work.new.dataset, folder.embeddings, config, call=call)
     factory = work.new.config.index_factory
     if factory is None:
         return _Vectors(VectorSource(folder.embeddings, "embeddings"), compute)
     with work.clock("index"):
         index(folder.embeddings, folder.index, IndexConfig(factory=factory), call=call)
-    return _Vectors(VectorSource(folder.index, "index"), replace(compute, ray=None))
+    here = DriverConfig(dtype=compute.dtype, gpus=compute.local.gpus)
+    return _Vectors(VectorSource(folder.index, "index"), here)
 
 
 def _mine(work: _Work, vectors: _Vectors) -> Summary:
@@ -160,7 +162,7 @@ def _mine(work: _Work, vectors: _Vectors) -> Summary:
         )
 
 
-def _probe(work: _Work, compute: EncodeConfig) -> float | None:
+def _probe(work: _Work) -> float | None:
     """Keep the probe's rankings; their overlap with those of the generation before."""
     new, folder = work.new, work.folder
     with work.clock("probe"):
@@ -170,7 +172,7 @@ def _probe(work: _Work, compute: EncodeConfig) -> float | None:
             folder,
             Embeddings(folder.embeddings),
             new.config.seed,
-            compute,
+            new.compute.local,
         )
         probed = read_probe(new.before) if new.before else None
     return round(overlap(probed.top, ranked), 4) if probed else None
@@ -189,7 +191,9 @@ def _measure(work: _Work, vectors: _Vectors) -> dict[str, float]:
         search(
             queries_of_split(dev),
             folder.dev_run,
-            DenseSearcher(work.new.checkpoint, vectors.source, dataset.corpus, vectors.compute),
+            DenseSearcher(
+                work.new.checkpoint, vectors.source, dataset.corpus, work.new.compute.local
+            ),
             SearchConfig(depth=config.dev_depth, probes=config.probes),
             call=call,
         )

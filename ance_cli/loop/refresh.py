@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.call import Call
-from ance_cli.config import EncodeConfig, FollowConfig, RefreshConfig, shaped_by
+from ance_cli.config import FollowConfig, RefreshConfig, RefreshDevices, shaped_by
 from ance_cli.errors import BadInput, ResourceExhausted
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.generation_folder import GenerationFolder
@@ -26,14 +26,14 @@ from ance_cli.loop.new_generation import NewGeneration, Start, fill_and_publish
 from ance_cli.loop.refresh_config import refresh_config
 from ance_cli.mining.text_filters import teacher_inputs
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.devices import check_there
 
 
 def refresh(
     output: Path,
     given: Mapping[str, Any] | None = None,
-    gpus: str = "all",
+    devices: RefreshDevices = RefreshDevices(),
     keep: int = FollowConfig.keep,
-    ray: str | None = None,
     call: Call = Call(),
 ) -> Summary:
     """Make and publish a generation from the run's newest checkpoint.
@@ -42,8 +42,10 @@ def refresh(
     the run, and later refreshes may leave them out. Does nothing if the published generation is
     from the newest checkpoint. Continues an unfinished generation of the same checkpoint, and
     drops one of an older checkpoint. Removes the large parts of all but the `keep` newest
-    generations. `ray` names a Ray cluster that encodes and searches (an index is searched here).
+    generations. `devices.ray` names a Ray cluster that encodes and searches; queries, the probe,
+    the dev measures and an index are for `devices.local_gpus`.
     """
+    check_there(devices.local_gpus)
     run = RunFolder(output)
     dataset = run.dataset()
     settings = run.refresh_settings() if run.has_refresh_settings else None
@@ -54,7 +56,7 @@ def refresh(
     if call.dry_run:
         return {"output": str(run.path), "kind": "generation", "dry_run": True,
                 "checkpoint_step": start.step, **asdict(config)}  # fmt: skip
-    compute = EncodeConfig(dtype=config.encode_dtype, gpus=gpus, ray=ray)
+    compute = devices.compute(config.encode_dtype)
     with lease.hold(run.lease(REFRESHER), f"a generation of {output}"):
         # again, now that nobody else can write
         if settings != (run.refresh_settings() if run.has_refresh_settings else None):

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.call import Call
-from ance_cli.config import EncodeConfig, FollowConfig
+from ance_cli.config import FollowConfig, RefreshDevices
 from ance_cli.formats.run_folder import REFRESHER, Pointer, RunFolder
 from ance_cli.formats.summary import Summary
 from ance_cli.loop.drift import measured_overlap, read_probe
 from ance_cli.loop.refresh import refresh
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.devices import check_there
 from ance_cli.progress import Reporter
 
 _POLL_SECONDS = 0.5
@@ -24,8 +25,7 @@ def refresh_while_training(
     output: Path,
     given: Mapping[str, Any] | None = None,
     follow: FollowConfig = FollowConfig(),
-    gpus: str = "all",
-    ray: str | None = None,
+    devices: RefreshDevices = RefreshDevices(),
     call: Call = Call(),
 ) -> Summary:
     """Refresh from the run's newest checkpoint whenever there is a new one, or with
@@ -34,6 +34,7 @@ def refresh_while_training(
     Skips checkpoints that were replaced by newer ones during a refresh. Ends when the checkpoint of
     step `follow.until` has its generation; 0 = never.
     """
+    check_there(devices.local_gpus)
     run = RunFolder(output)
     _wait_for(run, call.reporter)
     near_step = -1  # the last step whose checkpoint was too near to the negatives for a refresh
@@ -46,10 +47,12 @@ def refresh_while_training(
         is_news = found.step > found.refreshed_step and (found.step > near_step or is_last)
         if not is_news:
             time.sleep(_POLL_SECONDS)
-        elif follow.refresh == "auto" and not is_last and _is_near(run, found, follow, gpus, call):
+        elif (
+            follow.refresh == "auto" and not is_last and _is_near(run, found, follow, devices, call)
+        ):
             near_step = found.step
         else:
-            made = refresh(output, given, gpus, keep=follow.keep, ray=ray, call=call)
+            made = refresh(output, given, devices, follow.keep, call)
 
 
 def _wait_for(run: RunFolder, reporter: Reporter) -> None:
@@ -77,13 +80,15 @@ class _Progress:
         return cls(newest[0] if newest else -1, done, published)
 
 
-def _is_near(run: RunFolder, found: _Progress, follow: FollowConfig, gpus: str, call: Call) -> bool:
+def _is_near(
+    run: RunFolder, found: _Progress, follow: FollowConfig, devices: RefreshDevices, call: Call
+) -> bool:
     """Whether the newest checkpoint still ranks the probe as the published generation did."""
     published = found.published
     before = read_probe(run.published_folder(published)) if published else None
     if published is None or before is None:
         return False
-    compute = EncodeConfig(dtype=run.refresh_settings()["encode_dtype"], gpus=gpus)
+    compute = devices.compute(run.refresh_settings()["encode_dtype"]).local
     checkpoint = Checkpoint(run.checkpoint(found.step).path)
     overlap = measured_overlap(checkpoint, run.dataset(), before, compute, call.reporter)
     is_near = overlap >= follow.drift_threshold

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from ance_cli.call import Call
-from ance_cli.config import ClusterConfig, MineConfig
+from ance_cli.config import DriverConfig, MineConfig
 from ance_cli.config.sets import Dtype
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import Dataset
@@ -32,6 +32,7 @@ from ance_cli.mining.selection import Draw
 from ance_cli.mining.sources import SOURCES, Rankings
 from ance_cli.mining.text_filters import CandidateFilters, open_candidate_filters
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.devices import check_there
 from ance_cli.retrieval.dense import VectorSource
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def mine(
     vectors: VectorSource,
     files: MiningFiles,
     config: MineConfig = MineConfig(),
-    compute: ClusterConfig = ClusterConfig(),
+    compute: DriverConfig = DriverConfig(),
     call: Call = Call(),
 ) -> Summary:
     """Mine negatives for every (query, positive) pair of the split.
@@ -52,10 +53,12 @@ def mine(
     Writes the negatives, their audit (`.audit.json`), and the candidates that they were drawn from
     (`.candidates/`, or `files.candidates`), so that a later call with another sampler need not
     search again. Without `files.previous` the other sources share the part of the source
-    `previous`. With `compute.ray`, a Ray cluster searches the embeddings.
+    `previous`. With `compute.ray`, a Ray cluster searches the embeddings; queries are encoded, and
+    the teacher scores, on `compute.local`.
 
     Raises `Mismatch` if the vectors come from another passage tower or another corpus.
     """
+    check_there(compute.local_gpus)
     job = MiningJob(checkpoint, dataset, vectors, files, config, compute, call)
     mix = job.checked_mix()
     searched, plan = job.plans()
@@ -129,7 +132,7 @@ def _pool(mix: Mix, rankings: Rankings) -> Pool:
 def _filters(rankings: Rankings, journal: Journal) -> CandidateFilters:
     """The answer test and the teacher; the teacher runs in the model's number format."""
     job, model = rankings.job, rankings.model
-    compute = replace(job.compute, dtype=cast(Dtype, model.dtype))
+    compute = replace(job.compute.local, dtype=cast(Dtype, model.dtype))
     return open_candidate_filters(
         job.config, compute, job.dataset, rankings.data.queries, journal, job.call
     )

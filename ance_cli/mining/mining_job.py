@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ance_cli.call import Call
-from ance_cli.config import ClusterConfig, MineConfig, shaped_by
+from ance_cli.config import DriverConfig, MineConfig, shaped_by
 from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.formats.dataset import Dataset
 from ance_cli.formats.hashing import hash_file
@@ -49,7 +49,7 @@ class MiningJob:
     vectors: VectorSource
     files: MiningFiles
     config: MineConfig
-    compute: ClusterConfig
+    compute: DriverConfig
     call: Call
 
     @property
@@ -62,7 +62,7 @@ class MiningJob:
         asked = shares_of(self.config, self.is_exact)
         if self.compute.ray and not self.is_exact:
             raise UsageProblem(
-                "--ray searches embeddings in parts, and an index cannot be split",
+                "--ray searches embeddings, and an index is searched on one machine",
                 hint="name --embeddings DIR, or drop --ray",
             )
         self.vectors.check(self.checkpoint, hash_file(self.dataset.corpus))

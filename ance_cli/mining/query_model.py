@@ -37,7 +37,7 @@ class QueryModel:
     @cached_property
     def retriever(self) -> DenseRetriever:
         job = self._job
-        compute = replace(job.compute, dtype=cast(Dtype, self.dtype))
+        compute = replace(job.compute.local, dtype=cast(Dtype, self.dtype))
         retriever = DenseRetriever(job.checkpoint, job.vectors, compute, job.config.probes)
         self.dtype = retriever.dtype
         return retriever

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 
 
-def parse_gpus(text: str) -> list[int] | None:
-    """`0-3`, `0,2` or `none` (an empty list); None for `all`: every GPU of the machine."""
+def parse_gpus(text: str, flag: str = "--gpus") -> list[int] | None:
+    """`0-3`, `0,2` or `none` (an empty list); None for `all`: every GPU of the machine. `flag` is
+    what the user set."""
     if text == "all":
         return None
     if text == "none":
@@ -26,35 +27,42 @@ def parse_gpus(text: str) -> list[int] | None:
         match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip(), re.ASCII)
         if not match:
             raise UsageProblem(
-                f"--gpus {text!r}: expected numbers such as 0-3 or 0,2, or `all`, or `none`",
+                f"{flag} {text!r}: expected numbers such as 0-3 or 0,2, or `all`, or `none`",
                 hint="nvidia-smi -L lists the GPUs of this machine",
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise UsageProblem(
-                f"--gpus {text!r}: {first}-{last} counts backwards",
-                hint=f"--gpus {last}-{first}",
+                f"{flag} {text!r}: {first}-{last} counts backwards",
+                hint=f"{flag} {last}-{first}",
             )
         chosen.extend(range(first, last + 1))
     if len(set(chosen)) != len(chosen):
-        raise UsageProblem(f"--gpus {text!r}: a device is named twice")
+        raise UsageProblem(f"{flag} {text!r}: a device is named twice")
     return chosen
 
 
-def choose_devices(gpus: str) -> list[torch.device]:
+def choose_devices(gpus: str, flag: str = "--gpus") -> list[torch.device]:
     """The devices that `--gpus` names; the CPU if it names no GPU or the machine has none."""
     import torch
 
-    chosen = parse_gpus(gpus)
+    chosen = parse_gpus(gpus, flag)
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if chosen is None:
         chosen = list(range(there))
     if missing := [gpu for gpu in chosen if gpu >= there]:
         raise UsageProblem(
-            f"--gpus {gpus}: there is no GPU {missing[0]}: this machine has {there or 'none'}",
-            hint="use --gpus all for every GPU of this machine, or --gpus none for the CPU",
+            f"{flag} {gpus}: there is no GPU {missing[0]}: this machine has {there or 'none'}",
+            hint=f"use {flag} all for every GPU of this machine, or {flag} none for the CPU",
         )
     return [torch.device("cuda", gpu) for gpu in chosen] or [torch.device("cpu")]
+
+
+def check_there(local_gpus: str | None) -> None:
+    """Refuse a `--local-gpus` that this machine does not have, before the cluster works for
+    hours."""
+    if local_gpus is not None:
+        choose_devices(local_gpus, "--local-gpus")
 
 
 def choose_dtype(dtype: str, device: torch.device) -> str:

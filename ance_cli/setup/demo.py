@@ -18,6 +18,7 @@ from ance_cli.config import (
     Bm25Config,
     DemoConfig,
     EncodeConfig,
+    RefreshDevices,
     SearchConfig,
     SegmentConfig,
 )
@@ -131,7 +132,7 @@ def _loop(run: RunFolder, spec: RunSpec, config: DemoConfig, gpus: str, call: Ca
 
     def refresh_once() -> None:
         call.reporter.say("refresh from the newest checkpoint")
-        refresh(run.path, settings, gpus, keep, call=call)
+        refresh(run.path, settings, RefreshDevices(gpus=gpus), keep, call=call)
         _return_memory()
 
     def train(negatives: Path, steps: int) -> None:

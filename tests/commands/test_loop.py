@@ -160,6 +160,8 @@ def test_what_a_stage_would_refuse_later_the_loop_refuses_now(inside, dataset, c
         (["--infer-gpus", "x"], "--gpus 'x'"),
         (["--ray", "local", "--train-gpus", "0-"], "--gpus '0-'"),
         (["--ray", "local", "--infer-gpus", "0"], "--infer-gpus 0 with --ray"),
+        (["--ray", "local", "--local-gpus", "0-"], "--local-gpus '0-'"),
+        (["--local-gpus", "0"], "--local-gpus 0 without --ray"),
         (["--total-steps", "5"], "--total-steps 5 is less than the 6 steps"),
         (["--negatives-per-positive", "9"], "more than the 4 that --negatives keeps"),
     ):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ance_cli.call import Call
-from ance_cli.config import ClusterConfig, EncodeConfig, MineConfig
+from ance_cli.config import ClusterConfig, DriverConfig, EncodeConfig, MineConfig
 from ance_cli.encoding import ray_workers, tokenize, workers
 from ance_cli.encoding.encode import encode
 from ance_cli.errors import BadInput, UsageProblem
@@ -39,7 +39,8 @@ from ance_cli.retrieval.exact import exact_top_docs
 from tests.world import make_dataset
 
 ONE = EncodeConfig(gpus="none", dtype="fp32")
-ON_RAY = EncodeConfig(gpus="none", dtype="fp32", cpu_workers=2, ray="local")
+HERE = DriverConfig(gpus="none", dtype="fp32")
+ON_RAY = DriverConfig(gpus="none", dtype="fp32", ray="local")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -236,8 +237,8 @@ def written(folder, vectors):
 @pytest.mark.long
 def test_mining_in_a_cluster_makes_the_same(cluster, world, tmp_path):
     source, config = vector_source(tmp_path / "one", None), MineConfig(depth=20, negatives=5)
-    mine(*world, source, MiningFiles(tmp_path / "one.jsonl"), config, ONE)
-    two = EncodeConfig(gpus="none", dtype="fp32", ray=cluster)
+    mine(*world, source, MiningFiles(tmp_path / "one.jsonl"), config, HERE)
+    two = DriverConfig(gpus="none", dtype="fp32", ray=cluster)
     mine(*world, source, MiningFiles(tmp_path / "ray.jsonl"), config, two)
     assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     one, other = (read_candidates(tmp_path / f"{name}.candidates", 64) for name in ("one", "ray"))
@@ -253,7 +254,7 @@ def test_what_a_worker_finds_wrong_is_told_as_by_one_process(cluster, world, tmp
     damaged = bytearray(matrix.read_bytes())
     damaged[-1] ^= 1
     matrix.write_bytes(damaged)
-    two = EncodeConfig(gpus="none", dtype="fp32", ray=cluster)
+    two = DriverConfig(gpus="none", dtype="fp32", ray=cluster)
     with pytest.raises(BadInput, match="block 12 .* is damaged") as caught:
         mine(*world, vector_source(tmp_path / "one", None), MiningFiles(tmp_path / "n.jsonl"),
              MineConfig(depth=20), two)  # fmt: skip
@@ -307,8 +308,8 @@ def test_a_loop_hands_its_cluster_on_to_the_refreshes(inside, dataset, checkpoin
     refreshes = [words for words in facts["commands"] if words.startswith("ance refresh")]
     trainers = [words for words in facts["commands"] if words.startswith("ance train-segment")]
     assert facts["mode"] == "async" and len(refreshes) == 1 and len(trainers) == 2
-    assert "--ray head:6379" in refreshes[0] and "--gpus none" in refreshes[0]
-    assert not any("--ray" in words for words in trainers)
+    assert "--ray head:6379 --local-gpus none" in refreshes[0] and "--gpus none" in refreshes[0]
+    assert not any("--ray" in words or "--local-gpus" in words for words in trainers)
 
 
 @pytest.mark.long

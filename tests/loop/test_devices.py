@@ -46,6 +46,7 @@ def test_placing(gpus, number, mode, split, flags, expected):
     found = place_devices(mode, split, asked(flags))
     assert (found.mode, found.train_gpus, found.infer_gpus) == expected
     assert not found.train_cpus and not found.infer_cpus
+    assert found.local_gpus is None
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,14 @@ def test_a_cluster_leaves_this_machines_gpus_to_the_trainer(gpus, number, mode, 
     found = place_devices(mode, (1, 1), asked(flags, ray="local"))
     assert (found.mode, found.train_gpus, found.infer_gpus) == expected
     assert not found.train_cpus and not found.infer_cpus
+    assert found.local_gpus == "none"
+
+
+@pytest.mark.parametrize("local_gpus", ["3", "0-1", "all", "none"])
+def test_refreshes_in_a_cluster_may_get_gpus_of_this_machine(gpus, local_gpus):
+    gpus(4)
+    found = place_devices("auto", (1, 1), LoopDevices(ray="local", local_gpus=local_gpus))
+    assert (found.train_gpus, found.infer_gpus, found.local_gpus) == ("all", "all", local_gpus)
 
 
 def test_trainer_and_refreshes_on_one_cpu_are_pinned_apart(gpus, monkeypatch):
