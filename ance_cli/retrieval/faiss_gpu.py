@@ -161,6 +161,12 @@ def _innermost(index: Any) -> Any:
     return _innermost(index.index) if isinstance(index, faiss.IndexPreTransform) else index
 
 
+def _has_short_tables(index: Any) -> bool:
+    """Whether a GPU computes scores from 16-bit floats."""
+    index = _innermost(index)
+    return isinstance(index, faiss.IndexIVFPQ) and int(index.pq.M) > _MOST_FLOAT32_CODES
+
+
 def _num_lists(index: Any) -> int:
     return int(getattr(index, "nlist", 0))
 
@@ -211,10 +217,7 @@ def to_gpus(index: Any, placement: Placement) -> Any:
         return index
     options = faiss.GpuMultipleClonerOptions()
     options.shard = placement.is_sharded
-    inner = _innermost(index)
-    options.useFloat16 = (
-        isinstance(inner, faiss.IndexIVFPQ) and int(inner.pq.M) > _MOST_FLOAT32_CODES
-    )
+    options.useFloat16 = _has_short_tables(index)
     resources = [faiss.StandardGpuResources() for _ in placement.gpus]
     for each in resources:
         each.setTempMemory(_TEMP_BYTES)
@@ -251,7 +254,9 @@ def searched(
             raise
         copied, placement = index, Placement(reason="GPU memory ran out while it was copied")
     if placement.gpus:
-        say(f"searching the index {'in parts ' * placement.is_sharded}on {placement.devices}")
+        how = "in parts " * placement.is_sharded
+        rounded = ", with scores from 16-bit floats" * _has_short_tables(index)
+        say(f"searching the index {how}on {placement.devices}{rounded}")
     elif placement.reason:
         say(f"searching the index on the CPU: {placement.reason}")
     return copied

@@ -451,13 +451,29 @@ def test_memory_that_runs_out_while_searching_halves_the_queries(
 
 @needs_gpu_build
 def test_many_codes_need_tables_of_16_bits(machine):
-    here = machine(80 * GIB)
-    for codes, in_16_bits in ((48, False), (64, True)):
-        made = new_index(192, f"IVF4,PQ{codes}")
-        faiss_gpu.to_gpus(made, Placement((0,)))
-        assert here.copies.pop() == ((0,), False, in_16_bits)
+    here, said = machine(80 * GIB), []
+    for codes in (48, 64):
+        made = new_index(192, f"OPQ{codes},IVF4,PQ{codes}")
+        faiss_gpu.searched(made, 10, [torch.device("cuda", 0)], said.append)
+    assert here.copies == [((0,), False, False), ((0,), False, True)]
+    assert said == [
+        "searching the index on cuda:0",
+        "searching the index on cuda:0, with scores from 16-bit floats",
+    ]
 
 
+@needs_gpu_build
+def test_an_index_can_be_copied_before_the_first_search(vectors, tmp_path, machine):
+    opened = built(vectors, tmp_path / "index", "IVF6,Flat", "none")[2]
+    here, heard, retriever = machine(80 * GIB), Heard(), on_gpus(opened, 1)
+    retriever.place(9, heard)
+    assert here.copies == [((0,), False, False)]
+    assert heard.said == ["searching the index on cuda:0"]
+    retriever.search(normal(3, DIM, seed=1), 9, heard)
+    assert len(here.copies) == len(heard.said) == 1
+
+
+@needs_gpu_build
 def test_other_probes_reach_the_copies(vectors, tmp_path, machine):
     opened = built(vectors, tmp_path / "index", "IVF6,Flat", "none")[2]
     machine(80 * GIB)
