@@ -79,7 +79,7 @@ class Placement:
 
 
 def obstacle(index: Any) -> str:
-    """Why FAISS has no GPU version of an index; empty if it has one."""
+    """Why FAISS cannot have an index on a GPU; empty if it can."""
     index = faiss.downcast_index(index)
     kind = type(index)
     if kind is faiss.IndexPreTransform:  # its transforms stay on the CPU
@@ -97,11 +97,16 @@ def obstacle(index: Any) -> str:
         return f"FAISS has no GPU version of PQ with {index.pq.M} codes"
     if kind is faiss.IndexIVFScalarQuantizer and index.sq.qtype not in _SCALARS:
         return "FAISS has no GPU version of this scalar quantizer"
+    if index.nprobe > MAX_SELECTED:  # some versions refuse even to copy such an index
+        return (
+            f"a query visits {index.nprobe:,} inverted lists, and FAISS visits at most "
+            f"{MAX_SELECTED:,} on a GPU"
+        )
     return ""
 
 
 def bytes_on_gpu(index: Any, num_rows: int) -> int:
-    """At most so many bytes does an index take over `num_rows` rows, if FAISS has a GPU version."""
+    """The most bytes that an index over `num_rows` rows takes, if there is no obstacle to it."""
     index = _innermost(index)
     num_lists = _num_lists(index)
     if not num_lists:
@@ -113,18 +118,12 @@ def bytes_on_gpu(index: Any, num_rows: int) -> int:
 def place_search(index: Any, k: int, gpus: Sequence[Gpu]) -> Placement:
     """Where to search for the best k rows: on a copy on each GPU, on a part of the rows on each, or
     on the CPU."""
-    probes = int(getattr(_innermost(index), "nprobe", 0))
     if reason := obstacle(index):
         return Placement(reason=reason)
     if k > MAX_SELECTED:
         return Placement(
             reason=f"a query finds {k:,} rows (depth x rows of a document), and FAISS finds at "
             f"most {MAX_SELECTED:,} on a GPU"
-        )
-    if probes > MAX_SELECTED:
-        return Placement(
-            reason=f"a query visits {probes:,} inverted lists, and FAISS visits at most "
-            f"{MAX_SELECTED:,} on a GPU"
         )
     num_bytes = bytes_on_gpu(index, int(index.ntotal))
     if num_bytes + _SPARE_BYTES <= min(gpu.free for gpu in gpus):

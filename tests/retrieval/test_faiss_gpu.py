@@ -121,9 +121,10 @@ def test_what_no_gpu_can_select_is_searched_on_the_cpu():
         "GPU"
     )
     deep = new_index(DIM, "OPQ8,IVF4096,PQ8", 3_000)
-    assert place_search(deep, 10, gpus).reason == (
-        "a query visits 3,000 inverted lists, and FAISS visits at most 2,048 on a GPU"
-    )
+    for placement in (place_search(deep, 10, gpus), place_build(deep, 10, gpus)):
+        assert placement.reason == (
+            "a query visits 3,000 inverted lists, and FAISS visits at most 2,048 on a GPU"
+        )
 
 
 @pytest.mark.parametrize(
