@@ -134,7 +134,8 @@ def _encode(work: _Work) -> _Vectors:
     if factory is None:
         return _Vectors(VectorSource(folder.embeddings, "embeddings"), compute)
     with work.clock("index"):
-        index(folder.embeddings, folder.index, IndexConfig(factory=factory), call=call)
+        config = IndexConfig(factory=factory, gpus=compute.gpus)
+        index(folder.embeddings, folder.index, config, call=call)
     return _Vectors(VectorSource(folder.index, "index"), replace(compute, ray=None))
 
 

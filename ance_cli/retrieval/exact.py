@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ance_cli.formats.embeddings import Embeddings
+from ance_cli.retrieval.query_batches import QueryBatches
 
 if TYPE_CHECKING:
     import torch
@@ -45,12 +46,14 @@ def exact_top_k(
     devices: Sequence[torch.device] = (),
     on_rows: Callable[[int], None] | None = None,
     engine: str = "auto",
+    say: Callable[[str], None] = lambda text: None,
 ) -> Found:
     """The `k` rows of the embeddings with the greatest inner product with each query.
 
     If there are fewer rows the rest is -1. See `exact_top_docs` for the other arguments.
     """
-    scan = _Scan(embeddings, _devices(devices), engine, pooled=False, blocks=None)
+    batches = QueryBatches(say)
+    scan = _Scan(embeddings, _devices(devices), engine, pooled=False, blocks=None, batches=batches)
     return _search(scan, [(xq, *_room(len(xq), k))], on_rows)[0]
 
 
@@ -63,6 +66,7 @@ def exact_top_docs(
     out: Found | None = None,
     engine: str = "auto",
     blocks: range | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Found:
     """The `depth` documents with the greatest score for each query, MaxP: the maximum of the inner
     products over a document's rows (ICLR Sec. 5).
@@ -73,12 +77,13 @@ def exact_top_docs(
     `out`, if given, for instance memory-mapped arrays. `engine` is a name in `top_k.engine_of`.
     `blocks` limits the search to these blocks; positions stay those of the whole corpus, and
     `merged` joins the results of several parts. If there are fewer documents than `depth`, the rest
-    is -1.
+    is -1. If memory runs out, batches of queries are halved; `say` is called once with a sentence
+    about that.
 
     Memory: two chunks (`chunks.CHUNK_BYTES`), a batch of scores, the queries and their results.
     """
     pooled = embeddings.max_segments > 1
-    scan = _Scan(embeddings, _devices(devices), engine, pooled, blocks)
+    scan = _Scan(embeddings, _devices(devices), engine, pooled, blocks, QueryBatches(say))
     return _search(scan, [(xq, *(out or _room(len(xq), depth)))], on_rows)[0]
 
 
@@ -91,6 +96,7 @@ def exact_top_docs_by_width(
     devices: Sequence[torch.device] = (),
     on_rows: Callable[[int], None] | None = None,
     engine: str = "auto",
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Found]:
     """What `exact_top_docs` finds if all vectors are cut to each of `widths`, from one reading of
     the corpus. For cosine, cut vectors are scaled to length one again."""
@@ -99,7 +105,8 @@ def exact_top_docs_by_width(
     from ance_cli.models.matryoshka import cut
 
     pooled = embeddings.max_segments > 1
-    scan = _Scan(embeddings, _devices(devices), engine, pooled, None, is_cosine)
+    batches = QueryBatches(say)
+    scan = _Scan(embeddings, _devices(devices), engine, pooled, None, batches, is_cosine)
     queries = [cut(torch.from_numpy(xq), width, is_cosine).numpy() for width in widths]
     return _search(scan, [(each, *_room(len(xq), depth)) for each in queries], on_rows)
 
@@ -130,6 +137,7 @@ class _Scan:
     """Whether rows are pooled to documents."""
     blocks: range | None
     """None: every block."""
+    batches: QueryBatches
     is_cosine: bool | None = None
     """Of vectors that are cut to the width of the queries; None: they have that width."""
 
@@ -230,6 +238,7 @@ class _Share:
         self.engine = engine
         self.device = device
         self._pooled, self._is_cosine = scan.pooled, scan.is_cosine
+        self._batches = scan.batches
         self._width = xq.shape[1]
         self._q = engine.queries(xq)
         self._filled = torch.from_numpy(D), torch.from_numpy(I)
@@ -248,23 +257,25 @@ class _Share:
         first = chunk.first_doc if self._pooled else chunk.first_row
         segments = 1 if starts is None else int(starts.diff().max())
         batch = self.engine.batch(len(x), k * segments)
+
+        def search(part: slice) -> None:
+            D, I = self._D[part], self._I[part]  # noqa: E741
+            D_new, I_new = self.engine.best(self._q[part], x, starts, k, D[:, -1])
+            I_new = torch.where(I_new < 0, I_new, I_new + first).int()
+            if self._is_empty:  # no results to merge with; the new ones are in order
+                D[:, : D_new.shape[1]], I[:, : I_new.shape[1]] = D_new, I_new
+                return
+            # earlier results come first and the sort is stable, so ties stay in corpus order
+            both = torch.cat([D, D_new], 1).sort(dim=1, descending=True, stable=True)
+            places = torch.cat([I, I_new], 1).gather(1, both.indices[:, :k])
+            D.copy_(both.values[:, :k])  # nothing more is allocated: both change, or neither
+            I.copy_(places)
+
         with torch.inference_mode():
             if self._is_cosine is not None:
                 x = cut(x, self._width, self._is_cosine).contiguous()
             x = self.engine.prepare(x)
-            for start in range(0, len(self._q), batch):
-                part = slice(start, start + batch)
-                D, I = self._D[part], self._I[part]  # noqa: E741
-                D_new, I_new = self.engine.best(self._q[part], x, starts, k, D[:, -1])
-                I_new = torch.where(I_new < 0, I_new, I_new + first).int()
-                if self._is_empty:  # no results to merge with; the new ones are in order
-                    D[:, : D_new.shape[1]], I[:, : I_new.shape[1]] = D_new, I_new
-                    continue
-                # earlier results come first and the sort is stable, so ties stay in corpus order
-                both = torch.cat([D, D_new], 1).sort(dim=1, descending=True, stable=True)
-                places = torch.cat([I, I_new], 1)
-                D.copy_(both.values[:, :k])
-                I.copy_(places.gather(1, both.indices[:, :k]))
+            self._batches.search(len(self._q), batch, search)
         self._is_empty = False
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
