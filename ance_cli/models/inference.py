@@ -28,6 +28,7 @@ from ance_cli.formats.tokens import TokenRows
 from ance_cli.models.attention import use_products
 from ance_cli.models.devices import choose_dtype, moved, torch_dtype, without_cudnn_attention
 from ance_cli.models.encoder import Encoder
+from ance_cli.models.flops import forward_flops
 from ance_cli.models.linear import pack_linears
 from ance_cli.models.packing import cannot_pack, pack, use_packing
 
@@ -178,7 +179,8 @@ class InferenceEngine:
         self.dim = encoder.dim
         self._pad_id = pad_id
         self.dtype = choose_dtype(config.dtype, devices[0])
-        self._batch_tokens = config.tokens_for(devices[0].type)
+        flops = forward_flops(encoder.backbone, 1, 0)
+        self._batch_tokens = config.tokens_for(devices[0].type, flops)
         self._say = say
         self._threads = torch.get_num_threads()
         self._threads_each = -(-self._threads // _CPU_LANES)
