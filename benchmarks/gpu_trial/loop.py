@@ -29,11 +29,11 @@ def _loop(trial: Trial, mode: str) -> None:
     folder = trial.scratch(mode)
     with _memory(trial) as memory:
         done = trial.ance(
-            "loop", "--data", inputs.docstrings, "--ckpt", inputs.small, "-o", folder, "--mode",
-            mode, "--refresh-every", sizes.segment_steps, "--segments", sizes.segments,
+            "loop", "--data", inputs.docstrings, "--ckpt", inputs.small, "-o", folder,
+            "--mode", mode, "--refresh-every", sizes.segment_steps, "--segments", sizes.segments,
             "--batch-size", sizes.batch, "--depth", sizes.mined_depth,
-            "--negatives", sizes.mined_depth // 2, "--log-every", max(1, sizes.segment_steps // 2), "--gpus", trial.gpus, "--quiet",
-            expect=None,
+            "--negatives", sizes.mined_depth // 2, "--log-every", max(1, sizes.segment_steps // 2),
+            "--gpus", trial.gpus, "--quiet", expect=None,
         )  # fmt: skip
     trial.record(f"{mode}: ends with exit code 0", done.code == 0, code=done.code)
     trial.record(f"{mode}: whole loop", done.seconds)

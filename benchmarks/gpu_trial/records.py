@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,12 @@ class Records:
         not_run: str | None = None,
         **more: Any,
     ) -> None:
-        """Append a number, on a line of its own also if the last line was cut by a kill."""
+        """Append a number, on a line of its own also if the last line was cut by a kill.
+
+        JSON has no infinity and no NaN: they become words, which reach no mark.
+        """
+        if isinstance(value, float) and not math.isfinite(value):
+            value = str(value)
         line = {"part": part, "name": name, "value": value, "unit": unit, "run": self.run, **more}
         if not_run is not None:
             line["not_run"] = not_run

@@ -17,6 +17,7 @@ from benchmarks.gpu_trial.parts import Part
 from benchmarks.gpu_trial.records import ENDED, Records
 from benchmarks.gpu_trial.sizes import SizeName
 
+_ROOT = Path(__file__).parents[2]
 _TINY_SECONDS = 600.0
 """Limit of a part at the tiny size, which may run beside other work."""
 _TAIL = 15
@@ -69,6 +70,8 @@ def _run_part(run: Run, part: Part, limit: float) -> None:
         "--run", run.records.run,
     ]  # fmt: skip
     environment = dict(os.environ)
+    paths = [str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
     if run.size == "tiny":  # two threads that share a tiny matrix mostly wait for each other
         environment = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", **environment}
     run.say(f"{part.title} ({limit:.0f} s at most)")

@@ -50,8 +50,10 @@ def _row(part: Part, number: Number, found: Found, full: bool) -> Row:
         verdict = ("pass" if record.value else "fail") if must else ""
         return Row(part.key, number.name, "yes" if record.value else "no", verdict=verdict)
     shown = _shown(record.value, number.unit)
-    if number.mark is None or isinstance(record.value, str):
+    if number.mark is None:
         return Row(part.key, number.name, shown)
+    if isinstance(record.value, str):  # not finite
+        return Row(part.key, number.name, shown, _against(number.mark, found), "", "fail")
     ratio = ratio_of(record.value, number.mark, found)
     verdict = verdict_of(ratio, number.mark, full)
     return Row(part.key, number.name, shown, _against(number.mark, found),

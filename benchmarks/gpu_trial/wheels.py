@@ -16,16 +16,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-WHEELS = (
+ALONE = (
     "faiss-cpu>=1.9", "orjson>=3.10", "zstandard>=0.23", "ijson>=3.3", "msgspec>=0.19",
-    "platformdirs>=4", "xxhash>=3.5", "sentence-transformers>=6.2,<7",
-    "ir_measures>=0.4", "pytrec_eval_terrier", "bm25s>=0.2.10", "PyStemmer>=2.2",
-    "typer>=0.20", "annotated-doc", "shellingham", "pydantic", "pydantic-core", "annotated-types",
-    "typing-inspection", "rich>=13.9", "markdown-it-py", "mdurl", "pygments", "jinja2>=3",
-    "MarkupSafe",
+    "platformdirs>=4", "xxhash>=3.5", "sentence-transformers>=6.2,<7", "ir_measures>=0.4",
+    "pytrec_eval_terrier>=0.5.5", "bm25s>=0.2.10", "PyStemmer>=2.2",
 )  # fmt: skip
-"""What `ance_cli` imports beyond PyTorch, transformers, SciPy and scikit-learn, and what typer,
-rich and jinja2 need; without the commands that start Java, ONNX or a tracker."""
+WITH_THEIR_NEEDS = ("typer>=0.20", "rich>=13.9", "jinja2>=3")
+"""What `ance_cli` imports beyond PyTorch, transformers, SciPy and scikit-learn, without what only
+Java, ONNX, Ray and trackers need. The first ones need nothing else that is not there or here."""
 
 MOST_BYTES = 64 << 20
 _PYTHON = "3.12"
@@ -61,12 +59,13 @@ def main(words: Sequence[str]) -> int:
 def download(folder: Path) -> None:
     """Fetch one wheel of each package, for Python 3.12 on Linux x86-64."""
     platforms = [word for platform in _PLATFORMS for word in ("--platform", platform)]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-         "--no-deps", "--only-binary=:all:", "--python-version", _PYTHON, "--implementation", "cp",
-         *platforms, "-d", str(folder), *WHEELS],
-        check=True,
-    )  # fmt: skip
+    for packages in (("--no-deps", *ALONE), WITH_THEIR_NEEDS):
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+             "--only-binary=:all:", "--python-version", _PYTHON, "--implementation", "cp",
+             *platforms, "-d", str(folder), *packages],
+            check=True,
+        )  # fmt: skip
 
 
 def tree_bytes(root: Path) -> int:
