@@ -24,8 +24,11 @@ _NO_MEMORY = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "StandardGpuResources: alloc fail",
+    "failed to cudaHostAlloc",
 )
-"""Messages of torch for which it has no exception type: CPU memory, mappings, its libraries."""
+"""Messages of torch and FAISS for which they have no exception type: CPU memory, mappings, their
+libraries, FAISS on a GPU."""
 
 _SYSTEM_FAILURES = (
     errno.EIO, errno.ESTALE, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOLCK,
@@ -80,7 +83,8 @@ class ResourceExhausted(AnceError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: an errno from the system, or a type or message from torch."""
+    """Whether memory ran out: an errno from the system, or a type or message from torch or
+    FAISS."""
     return (
         type(error).__name__ in ("MemoryError", "OutOfMemoryError")
         or getattr(error, "errno", None) == errno.ENOMEM

@@ -18,6 +18,14 @@ NO_MEMORY = [
     RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
     RuntimeError("CUDA error: out of memory"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError(
+        "Error: 'err == cudaSuccess' failed: StandardGpuResources: alloc fail type IVFLists dev 0 "
+        "space Device stream 0x1 size 80 bytes (cudaMalloc error out of memory [2])"
+    ),
+    RuntimeError(
+        "Error: 'err == cudaSuccess' failed: failed to cudaHostAlloc 268435456 bytes for CPU <-> "
+        "GPU async copy buffer (error 2 out of memory)"
+    ),
 ]
 
 

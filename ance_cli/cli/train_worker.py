@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 from ance_cli.cli.exit import exit_code_of
-from ance_cli.errors import Stopped, die_with_parent, install_signal_handlers
+from ance_cli.errors import AnceError, Stopped, die_with_parent, install_signal_handlers
 
 
 def train(run_folder: Path) -> None:
     """Join the other ranks and train the job that the run folder describes."""
-    from ance_cli.cli.console import ConsoleReporter
+    from ance_cli.cli.console import ConsoleReporter, show_error
     from ance_cli.formats.run_folder import RunFolder
     from ance_cli.progress import Silent
     from ance_cli.training.train_worker import join_segment
@@ -23,7 +23,11 @@ def train(run_folder: Path) -> None:
     def reporter(is_main: bool, quiet: bool) -> ConsoleReporter | Silent:
         return ConsoleReporter(quiet) if is_main else Silent()
 
-    join_segment(RunFolder(run_folder), reporter)
+    def on_lost(error: AnceError) -> None:
+        show_error(error)
+        leave(error.exit_code)
+
+    join_segment(RunFolder(run_folder), reporter, on_lost)
 
 
 def leave(code: int) -> None:

@@ -10,7 +10,10 @@ from typing import Annotated
 from ance_cli.config.sets import Dtype, OutputDtype, Side
 from ance_cli.config.setting import DATA, METHOD, RUNTIME, Config, Setting, check
 
-_CPU_BATCH_TOKENS, _GPU_BATCH_TOKENS = 2_048, 24_576
+_CPU_BATCH_TOKENS = 2_048
+_GPU_BATCH_TOKENS, _MOST_GPU_BATCH_TOKENS = 24_576, 131_072
+_BERT_BASE_FLOPS = 170_000_000
+"""Of one token of a forward pass."""
 
 Gpus = Annotated[str, Setting(
     "GPUs to use: 0-3, 0,2, all, or none for the CPU.", RUNTIME, metavar="LIST", shapes=False)]
@@ -47,13 +50,20 @@ class ComputeConfig(DeviceConfig):
 
     batch_tokens: Annotated[int, Setting(
         f"Padded tokens per batch; 0 = {_CPU_BATCH_TOKENS:,} on a CPU, {_GPU_BATCH_TOKENS:,} on a "
-        f"GPU.", RUNTIME, at_least=0, shapes=False)] = 0
+        f"GPU, and up to {_MOST_GPU_BATCH_TOKENS:,} for encoders smaller than BERT-base.",
+        RUNTIME, at_least=0, shapes=False)] = 0
 
-    def tokens_for(self, device_type: str) -> int:
-        """Padded tokens per batch on a device of type `cpu` or `cuda`."""
-        return self.batch_tokens or (
-            _CPU_BATCH_TOKENS if device_type == "cpu" else _GPU_BATCH_TOKENS
-        )
+    def tokens_for(self, device_type: str, flops: int = _BERT_BASE_FLOPS) -> int:
+        """Padded tokens per batch on a device of type `cpu` or `cuda`; `flops` are those of one
+        token of a forward pass.
+
+        Launching a batch takes a host some 6 ms, whatever its size. BERT-base then works for 10 ms
+        on an H100 (reckoned, not measured). A smaller encoder needs more tokens to work as long.
+        """
+        if self.batch_tokens or device_type == "cpu":
+            return self.batch_tokens or _CPU_BATCH_TOKENS
+        as_long = _GPU_BATCH_TOKENS * _BERT_BASE_FLOPS // max(flops, 1)
+        return min(max(as_long, _GPU_BATCH_TOKENS), _MOST_GPU_BATCH_TOKENS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+from ance_cli.config.encoding import Gpus
 from ance_cli.config.sets import Engine, FusionMethod, Norm, SearchEngine
 from ance_cli.config.setting import DATA, METHOD, RUNTIME, Config, Setting, check
 
@@ -72,6 +73,7 @@ class IndexConfig(Config):
         "Most rows that a trainable index learns from.", METHOD, at_least=1)] = 262_144
     seed: Seed = SEED
     probes: Probes | None = None
+    gpus: Gpus = "all"
     recall_check: Annotated[int, Setting(
         "Sampled passages to search with, to report recall against exact search; 0 = none.", METHOD,
         at_least=0, shapes=False)] = 0

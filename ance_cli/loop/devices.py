@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ance_cli.config import LoopDevices
 from ance_cli.models.devices import parse_gpus
@@ -98,9 +98,12 @@ def _listed(gpus: list[int]) -> str:
 
 
 def num_gpus() -> int:
-    """The GPUs that CUDA would see, as the driver lists them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    driver = Path("/proc/driver/nvidia/gpus")
-    return len(list(driver.iterdir())) if driver.is_dir() else 0
+    """The GPUs that CUDA sees, counted by the driver: in a container, under
+    `CUDA_VISIBLE_DEVICES` or divided by MIG they are others than the machine's."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:  # there is no driver
+        return 0
+    count = ctypes.c_int(0)
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if failed else count.value

@@ -129,14 +129,15 @@ def _encode(work: _Work) -> _Vectors:
     """The vectors of the corpus, and an index over them if the run searches one."""
     folder, compute, call = work.folder, work.new.compute, work.call
     with work.clock("encode"):
-        config = EncodeConfig(dtype=compute.dtype, gpus=compute.gpus, ray=compute.ray)
-        encode(work.new.checkpoint, work.new.dataset, folder.embeddings, config, call=call)
+        workers = EncodeConfig(dtype=compute.dtype, gpus=compute.gpus, ray=compute.ray)
+        encode(work.new.checkpoint, work.new.dataset, folder.embeddings, workers, call=call)
     factory = work.new.config.index_factory
     if factory is None:
         return _Vectors(VectorSource(folder.embeddings, "embeddings"), compute)
-    with work.clock("index"):
-        index(folder.embeddings, folder.index, IndexConfig(factory=factory), call=call)
     here = DriverConfig(dtype=compute.dtype, gpus=compute.local.gpus)
+    with work.clock("index"):
+        config = IndexConfig(factory=factory, gpus=here.gpus)
+        index(folder.embeddings, folder.index, config, call=call)
     return _Vectors(VectorSource(folder.index, "index"), here)
 
 

@@ -10,6 +10,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,7 @@ def cross_encoder_fingerprint(folder: Path, max_length: int = PAIR_LENGTH) -> st
 
 
 class CrossEncoder:
-    """A cross-encoder on the first of the chosen devices.
+    """A cross-encoder on the chosen devices.
 
     `max_length` is the length of query and passage together, in tokens, including special tokens; a
     model with a smaller maximum uses its own. `batch_tokens` is the padded size of a batch; 0
@@ -98,21 +99,32 @@ class CrossEncoder:
         batch_tokens: int = 0,
     ) -> None:
         """Raises `BadInput` if the folder does not hold a complete model with one label."""
-        from ance_cli.models.devices import choose_devices, choose_dtype, torch_dtype
+        from ance_cli.models.devices import (
+            choose_devices,
+            choose_dtype,
+            torch_dtype,
+            without_cudnn_attention,
+        )
         from ance_cli.models.inference import fit_to_cpu
 
         checkpoint = _open_folder(folder)
         self.folder = folder
         self.fingerprint = cross_encoder_fingerprint(folder, max_length)
         self.max_length = _cut(checkpoint, max_length)
-        self.device = choose_devices(gpus)[0]
-        self.dtype = choose_dtype(dtype, self.device)
-        self._batch_tokens = ComputeConfig(batch_tokens=batch_tokens).tokens_for(self.device.type)
+        devices = choose_devices(gpus)
+        without_cudnn_attention(devices)
+        kind = devices[0].type
+        self.dtype = choose_dtype(dtype, devices[0])
+        self._batch_tokens = ComputeConfig(batch_tokens=batch_tokens).tokens_for(kind)
         self._tokenizer = _load_tokenizer(checkpoint)
-        model = _load_classifier(checkpoint).eval().requires_grad_(False)
-        self._model = rounded_backbone(model, torch_dtype(self.dtype)).to(self.device)
-        if self.device.type == "cpu":
-            fit_to_cpu(self._model.base_model)  # type: ignore[arg-type]
+        self._replicas: list[tuple[Any, torch.device]] = []
+        for device in devices:
+            model = _load_classifier(checkpoint).eval().requires_grad_(False)
+            model = rounded_backbone(model, torch_dtype(self.dtype)).to(device)
+            if kind == "cpu":
+                fit_to_cpu(model.base_model)  # type: ignore[arg-type]
+            self._replicas.append((model, device))
+        self._pool = ThreadPoolExecutor(len(devices), "cross-encoder")
 
     def scores(
         self,
@@ -138,20 +150,25 @@ class CrossEncoder:
         return logits
 
     def _block_scores(self, pairs: Sequence[Pair], on_pairs: Callable[[int], None] | None) -> bytes:
-        from ance_cli.models.inference import Positions, batches_by_length, in_halves
+        import torch
+
+        from ance_cli.models.inference import Positions, batches_by_length, in_halves, run_batches
 
         rows = self._tokenised(pairs)
-
-        def logits_of(part: Positions) -> npt.NDArray[np.float32]:
-            return self._logits([rows[place] for place in part])
-
         lengths = np.array([len(row["input_ids"]) for row in rows])
         logits = np.empty(len(pairs), np.float32)
-        for batch in batches_by_length(lengths, self._batch_tokens):
-            one = f"{self.device}: one pair of {lengths[batch[0]]} tokens"
-            logits[batch] = in_halves(logits_of, batch, one, "lower max_length", np.concatenate)
-            if on_pairs:
-                on_pairs(len(batch))
+
+        def logits_of(model: nn.Module, device: torch.device, batch: Positions) -> Tensor:
+            def part_of(part: Positions) -> Tensor:
+                return self._logits(model, device, [rows[place] for place in part])
+
+            one = f"{device}: one pair of {lengths[batch[0]]} tokens"
+            return in_halves(part_of, batch, one, "lower max_length", torch.cat)
+
+        run_batches(
+            self._pool, self._replicas, batches_by_length(lengths, self._batch_tokens),
+            logits_of, logits, lambda batch: on_pairs(len(batch)) if on_pairs else None,
+        )  # fmt: skip
         if broken := int((~np.isfinite(logits)).sum()):
             raise BadInput(
                 f"{self.folder}: {broken:,} of {len(logits):,} scores are not finite "
@@ -190,19 +207,22 @@ class CrossEncoder:
                 rows[place] = {name: values[nth] for name, values in inputs.items()}
         return rows
 
-    def _logits(self, rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32]:
+    def _logits(
+        self, model: nn.Module, device: torch.device, rows: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        """(rows,) float32 logits on the device, for which the host has not waited."""
         import torch
 
+        from ance_cli.models.devices import moved
         from ance_cli.models.inference import rounded_width
 
         width = rounded_width(max(len(row["input_ids"]) for row in rows), self.max_length)
         inputs = self._tokenizer.pad(
-            list(rows), padding="max_length", max_length=width, return_tensors="pt"
-        ).to(self.device)
+            list(rows), padding="max_length", max_length=width, return_tensors="np"
+        )
         with torch.inference_mode():
-            logits: npt.NDArray[np.float32] = (
-                self._model(**inputs).logits[:, 0].float().cpu().numpy()
-            )
+            on_device = {name: moved(array, device) for name, array in inputs.items()}
+            logits: Tensor = model(**on_device).logits[:, 0].float()
         return logits
 
 

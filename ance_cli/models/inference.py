@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from ance_cli.formats.tokens import TokenRows
 from ance_cli.models.attention import use_products
 from ance_cli.models.devices import choose_dtype, moved, torch_dtype, without_cudnn_attention
 from ance_cli.models.encoder import Encoder
+from ance_cli.models.flops import forward_flops
 from ance_cli.models.linear import pack_linears
 from ance_cli.models.packing import cannot_pack, pack, use_packing
 
@@ -35,6 +36,7 @@ Positions = npt.NDArray[np.int64]
 """Row indices."""
 
 T = TypeVar("T")
+Model = TypeVar("Model")
 
 _CPU_LANES = 8
 """Batches that are encoded at the same time on a CPU; more cores than this share the batches. More
@@ -103,6 +105,46 @@ def in_halves(
     return join(halves)
 
 
+def run_batches(
+    pool: ThreadPoolExecutor,
+    replicas: Sequence[tuple[Model, torch.device]],
+    batches: Iterable[Positions],
+    compute: Callable[[Model, torch.device, Positions], Tensor],
+    results: npt.NDArray[np.float32],
+    on_batch: Callable[[Positions], None],
+) -> None:
+    """Fill `results` with what `compute` makes of each batch; each replica of a model takes the
+    next batch in a thread of the pool.
+
+    Results stay on their device until no batch is left, so that nothing waits for a GPU while the
+    next batch is prepared. `on_batch` is called after each batch, by one thread at a time.
+    """
+    waiting, lock = deque(batches), threading.Lock()
+
+    def work(model: Model, device: torch.device) -> None:
+        on_device: list[tuple[Positions, Tensor]] = []
+        while waiting:
+            try:
+                batch = waiting.popleft()
+            except IndexError:  # another thread took the last batch
+                break
+            on_device.append((batch, compute(model, device, batch)))
+            with lock:
+                on_batch(batch)
+        for batch, found in on_device:
+            results[batch] = found.cpu().numpy()
+
+    working = [pool.submit(work, *replica) for replica in replicas]
+    try:
+        for done in as_completed(working):
+            done.result()
+    except BaseException:  # also after a signal: drop the rest
+        waiting.clear()
+        raise
+    finally:
+        wait(working)
+
+
 def fit_to_cpu(backbone: nn.Module) -> None:
     """Make a backbone fast on a CPU, for inference only."""
     use_products(backbone)
@@ -137,7 +179,8 @@ class InferenceEngine:
         self.dim = encoder.dim
         self._pad_id = pad_id
         self.dtype = choose_dtype(config.dtype, devices[0])
-        self._batch_tokens = config.tokens_for(devices[0].type)
+        flops = forward_flops(encoder.backbone, 1, 0)
+        self._batch_tokens = config.tokens_for(devices[0].type, flops)
         self._say = say
         self._threads = torch.get_num_threads()
         self._threads_each = -(-self._threads // _CPU_LANES)
@@ -180,37 +223,22 @@ class InferenceEngine:
         """
         vectors = np.empty((rows.num_rows, self.dim), np.float32)
         lengths, budget = rows.lengths, self._batch_tokens
-        batches = deque(batches_by_length(lengths, self._batch_tokens, _MULTIPLE))
-        lock = threading.Lock()
 
-        def work(replica: Encoder, device: torch.device) -> None:
+        def encoded(replica: Encoder, device: torch.device, batch: Positions) -> Tensor:
             if device.type == "cpu":  # applies to this thread alone
                 torch.set_num_threads(self._threads_each)
-            on_device: list[tuple[Positions, Tensor]] = []
-            while batches:
-                try:
-                    batch = batches.popleft()
-                except IndexError:  # another thread took the last batch
-                    break
-                # nothing here waits for a GPU: it works while the next batch is padded
-                on_device.append((batch, self._encode_batch(replica, device, rows, batch)))
-                with lock:
-                    if on_rows:
-                        on_rows(len(batch))
-                    if on_batch:
-                        on_batch(batch, _size_of(lengths[batch], replica.packs))
-            for batch, found in on_device:
-                vectors[batch] = found.cpu().numpy()
+            return self._encode_batch(replica, device, rows, batch)
 
-        working = [self._pool.submit(work, *replica) for replica in self._replicas]
+        def taken(batch: Positions) -> None:
+            if on_rows:
+                on_rows(len(batch))
+            if on_batch:
+                on_batch(batch, _size_of(lengths[batch], self.packs))
+
+        batches = batches_by_length(lengths, self._batch_tokens, _MULTIPLE)
         try:
-            for done in as_completed(working):
-                done.result()
-        except BaseException:  # also after a signal: drop the rest
-            batches.clear()
-            raise
+            run_batches(self._pool, self._replicas, batches, encoded, vectors, taken)
         finally:
-            wait(working)
             torch.set_num_threads(self._threads)  # new threads inherit this
         if self._batch_tokens < budget:
             self._say(

@@ -42,6 +42,7 @@ def bench_search(
     for source in opened:
         with lease.reading(source.path):
             retriever = DenseRetriever(checkpoint, source, compute, None)
+            retriever.place(config.depth, call.reporter)  # no query is timed while it is copied
             device = f"{retriever.device.type}, {retriever.dtype}"
             with call.reporter.task(str(source.path), len(texts), "query") as bar:
                 latency = measure(retriever, texts, config.depth, bar)

@@ -125,6 +125,11 @@ class DenseRetriever:
         """(nq, d) float32 query vectors."""
         return self._encoder.queries(texts, reporter)
 
+    def place(self, depth: int, reporter: Reporter = Silent()) -> None:
+        """Copy an index to the GPUs; otherwise the first search to this depth does it."""
+        if self.embeddings is None:
+            self._index.place(self.devices, min(depth, len(self.doc_ids)), reporter.say)
+
     def search(
         self,
         xq: npt.NDArray[np.float32],
@@ -142,7 +147,10 @@ class DenseRetriever:
         depth = depth if out else min(depth, len(self.doc_ids))
         if self.embeddings is not None:
             with reporter.task("searching", self.embeddings.num_rows, "row") as bar:
-                return exact_top_docs(xq, self.embeddings, depth, self.devices, bar.advance, out)
+                return exact_top_docs(
+                    xq, self.embeddings, depth, self.devices, bar.advance, out, say=reporter.say
+                )
+        self._index.place(self.devices, depth, reporter.say)
         with reporter.task("searching", len(xq), "query") as bar:
             return self._index.top_docs(xq, depth, bar.advance, out)
 
@@ -160,5 +168,6 @@ class DenseRetriever:
         depth = min(depth, len(self.doc_ids))
         with reporter.task("searching", self.embeddings.num_rows, "row") as bar:
             return exact_top_docs_by_width(
-                xq, self.embeddings, depth, widths, self._is_cosine, self.devices, bar.advance
-            )
+                xq, self.embeddings, depth, widths, self._is_cosine, self.devices, bar.advance,
+                say=reporter.say,
+            )  # fmt: skip

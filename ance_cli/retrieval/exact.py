@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ance_cli.formats.embeddings import Embeddings
+from ance_cli.retrieval.query_batches import QueryBatches
 
 if TYPE_CHECKING:
     import torch
@@ -45,12 +46,13 @@ def exact_top_k(
     devices: Sequence[torch.device] = (),
     on_rows: Callable[[int], None] | None = None,
     engine: str = "auto",
+    say: Callable[[str], None] = lambda text: None,
 ) -> Found:
     """The `k` rows of the embeddings with the greatest inner product with each query.
 
     If there are fewer rows the rest is -1. See `exact_top_docs` for the other arguments.
     """
-    scan = _Scan(embeddings, _devices(devices), engine, pooled=False)
+    scan = _Scan(embeddings, _devices(devices), engine, QueryBatches(say), pooled=False)
     return _found(scan, [(xq, *_room(len(xq), k))], on_rows)[0]
 
 
@@ -62,6 +64,7 @@ def exact_top_docs(
     on_rows: Callable[[int], None] | None = None,
     out: Found | None = None,
     engine: str = "auto",
+    say: Callable[[str], None] = lambda text: None,
 ) -> Found:
     """The `depth` documents with the greatest score for each query, MaxP: the maximum of the inner
     products over a document's rows (ICLR Sec. 5).
@@ -70,15 +73,16 @@ def exact_top_docs(
     the corpus; a damaged block raises `BadInput`. `on_rows` is called with the number of rows
     searched since the last call; the numbers add up to the corpus. The results are written to
     `out`, if given, for instance memory-mapped arrays. `engine` is a name in `top_k.engine_of`.
-    If there are fewer documents than `depth`, the rest is -1.
+    If there are fewer documents than `depth`, the rest is -1. If memory runs out, batches of
+    queries are halved; `say` is called once with a sentence about that.
 
     Memory: two chunks (`chunks.CHUNK_BYTES`), a batch of scores, the queries and their results.
 
     On one device, a slice of the queries that begins and ends at multiples of `top_k.BATCH` (or
     ends with the last query) gets the bits that a search of all queries gives it, if the device is
-    of the same kind and has as many threads.
+    of the same kind and has as many threads, and its memory does not run out.
     """
-    scan = _Scan(embeddings, _devices(devices), engine, embeddings.max_segments > 1)
+    scan = _Scan(embeddings, _devices(devices), engine, QueryBatches(say), _is_pooled(embeddings))
     return _found(scan, [(xq, *(out or _room(len(xq), depth)))], on_rows)[0]
 
 
@@ -88,10 +92,11 @@ def search_docs(
     out: Found,
     devices: Sequence[torch.device] = (),
     engine: str = "auto",
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[int]:
     """`exact_top_docs` step by step: yields the number of rows searched since the last step. `out`
     is complete after the last step."""
-    scan = _Scan(embeddings, _devices(devices), engine, embeddings.max_segments > 1)
+    scan = _Scan(embeddings, _devices(devices), engine, QueryBatches(say), _is_pooled(embeddings))
     yield from _search(scan, [(xq, *out)])
 
 
@@ -104,6 +109,7 @@ def exact_top_docs_by_width(
     devices: Sequence[torch.device] = (),
     on_rows: Callable[[int], None] | None = None,
     engine: str = "auto",
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Found]:
     """What `exact_top_docs` finds if all vectors are cut to each of `widths`, from one reading of
     the corpus. For cosine, cut vectors are scaled to length one again."""
@@ -111,8 +117,8 @@ def exact_top_docs_by_width(
 
     from ance_cli.models.matryoshka import cut
 
-    pooled = embeddings.max_segments > 1
-    scan = _Scan(embeddings, _devices(devices), engine, pooled, is_cosine)
+    batches, pooled = QueryBatches(say), _is_pooled(embeddings)
+    scan = _Scan(embeddings, _devices(devices), engine, batches, pooled, is_cosine)
     queries = [cut(torch.from_numpy(xq), width, is_cosine).numpy() for width in widths]
     return _found(scan, [(each, *_room(len(xq), depth)) for each in queries], on_rows)
 
@@ -124,6 +130,7 @@ class _Scan:
     embeddings: Embeddings
     devices: list[torch.device]
     engine: str
+    batches: QueryBatches
     pooled: bool
     """Whether rows are pooled to documents."""
     is_cosine: bool | None = None
@@ -134,6 +141,11 @@ def _devices(devices: Sequence[torch.device]) -> list[torch.device]:
     import torch
 
     return list(devices) or [torch.device("cpu")]
+
+
+def _is_pooled(embeddings: Embeddings) -> bool:
+    """Whether documents have several rows."""
+    return embeddings.max_segments > 1
 
 
 def _room(nq: int, k: int) -> Found:
@@ -235,6 +247,7 @@ class _Share:
         self.engine = engine
         self.device = device
         self._pooled, self._is_cosine = scan.pooled, scan.is_cosine
+        self._batches = scan.batches
         self._width = xq.shape[1]
         self._q = engine.queries(xq)
         self._filled = torch.from_numpy(D), torch.from_numpy(I)
@@ -253,23 +266,25 @@ class _Share:
         first = chunk.first_doc if self._pooled else chunk.first_row
         segments = 1 if starts is None else int(starts.diff().max())
         batch = self.engine.batch(len(x), k * segments)
+
+        def search(part: slice) -> None:
+            D, I = self._D[part], self._I[part]  # noqa: E741
+            D_new, I_new = self.engine.best(self._q[part], x, starts, k, D[:, -1])
+            I_new = torch.where(I_new < 0, I_new, I_new + first).int()
+            if self._is_empty:  # no results to merge with; the new ones are in order
+                D[:, : D_new.shape[1]], I[:, : I_new.shape[1]] = D_new, I_new
+                return
+            # earlier results come first and the sort is stable, so ties stay in corpus order
+            both = torch.cat([D, D_new], 1).sort(dim=1, descending=True, stable=True)
+            places = torch.cat([I, I_new], 1).gather(1, both.indices[:, :k])
+            D.copy_(both.values[:, :k])  # nothing more is allocated: both change, or neither
+            I.copy_(places)
+
         with torch.inference_mode():
             if self._is_cosine is not None:
                 x = cut(x, self._width, self._is_cosine).contiguous()
             x = self.engine.prepare(x)
-            for start in range(0, len(self._q), batch):
-                part = slice(start, start + batch)
-                D, I = self._D[part], self._I[part]  # noqa: E741
-                D_new, I_new = self.engine.best(self._q[part], x, starts, k, D[:, -1])
-                I_new = torch.where(I_new < 0, I_new, I_new + first).int()
-                if self._is_empty:  # no results to merge with; the new ones are in order
-                    D[:, : D_new.shape[1]], I[:, : I_new.shape[1]] = D_new, I_new
-                    continue
-                # earlier results come first and the sort is stable, so ties stay in corpus order
-                both = torch.cat([D, D_new], 1).sort(dim=1, descending=True, stable=True)
-                places = torch.cat([I, I_new], 1)
-                D.copy_(both.values[:, :k])
-                I.copy_(places.gather(1, both.indices[:, :k]))
+            self._batches.search(len(self._q), batch, search)
         self._is_empty = False
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

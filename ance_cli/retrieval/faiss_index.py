@@ -7,20 +7,25 @@ of the embeddings. A MaxP document's rows are named `ID#0`, `ID#1`, ...
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
 from ance_cli.config import IndexConfig
-from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.errors import BadInput, ResourceExhausted, UsageProblem, is_out_of_memory
 from ance_cli.formats.embeddings import Embeddings, read_ids
 from ance_cli.formats.hashing import hash_file
 from ance_cli.formats.manifest import check_files, read_manifest
 from ance_cli.retrieval.exact import Found, in_order, pool_to_documents
+from ance_cli.retrieval.faiss_gpu import MAX_SELECTED, Placement, searched, to_cpu, to_gpus, train
+from ance_cli.retrieval.query_batches import QueryBatches
+
+if TYPE_CHECKING:
+    import torch
 
 INDEX = "index"
 DOC_IDS = "docid"
@@ -82,25 +87,32 @@ def rows_to_train(index: Any) -> int:
 
 
 def build_index(
-    embeddings: Embeddings, config: IndexConfig, on_rows: Callable[[int], None] | None = None
+    embeddings: Embeddings,
+    config: IndexConfig,
+    on_rows: Callable[[int], None] | None = None,
+    placement: Placement = Placement(),
 ) -> Any:
-    """Train (if the factory string needs it) and fill an index over all rows.
+    """Train (if the factory string needs it) and fill an index over all rows, which is on the CPU
+    in the end.
 
     `on_rows` is called with the number of rows added since the last call.
     """
     index = new_index(embeddings.dim, config.factory, config.probes)
     if not index.is_trained:
-        _train(index, embeddings, config)
-    for _, xb in embeddings.blocks():
-        try:
-            index.add(np.ascontiguousarray(xb, np.float32))
-        except RuntimeError as error:
-            raise UsageProblem(
-                f"--factory {config.factory!r} does not accept rows ({_reason(error)})",
-                hint="use for instance Flat, HNSW32 or IVF1024,Flat",
-            ) from error
-        if on_rows:
-            on_rows(len(xb))
+        index = _trained(index, embeddings, config, placement)
+    try:
+        growing = to_gpus(index, placement)
+        for _, xb in embeddings.blocks():
+            growing.add(np.ascontiguousarray(xb, np.float32))
+            if on_rows:
+                on_rows(len(xb))
+        index = to_cpu(growing, placement)
+    except RuntimeError as error:
+        _check_memory(error, placement)
+        raise UsageProblem(
+            f"--factory {config.factory!r} does not accept rows ({_reason(error)})",
+            hint="use for instance Flat, HNSW32 or IVF1024,Flat",
+        ) from error
     try:
         index.search(np.zeros((1, embeddings.dim), np.float32), 1)
     except RuntimeError as error:
@@ -110,8 +122,8 @@ def build_index(
     return index
 
 
-def _train(index: Any, embeddings: Embeddings, config: IndexConfig) -> None:
-    """Train an index on a seeded sample of the rows."""
+def _trained(index: Any, embeddings: Embeddings, config: IndexConfig, placement: Placement) -> Any:
+    """The index, trained on a seeded sample of the rows."""
     count = min(config.train_rows, embeddings.num_rows)
     generator = np.random.Generator(np.random.Philox(key=config.seed))
     chosen = np.sort(generator.choice(embeddings.num_rows, count, replace=False))
@@ -119,14 +131,24 @@ def _train(index: Any, embeddings: Embeddings, config: IndexConfig) -> None:
     try:
         if count < rows_to_train(index):
             raise RuntimeError(f"it takes at least {rows_to_train(index):,}")
-        index.train(sample)
+        return train(index, sample, placement)
     except RuntimeError as error:
+        _check_memory(error, placement)
         raise BadInput(
             f"{embeddings.folder}: {count} rows are too few to train {config.factory!r} "
             f"({_reason(error)})",
             hint="train on more rows with --train-rows"
             if count < embeddings.num_rows
             else "use --factory Flat, or fewer centroids",
+        ) from error
+
+
+def _check_memory(error: RuntimeError, placement: Placement) -> None:
+    """Raise `ResourceExhausted` if memory ran out on a GPU."""
+    if placement.gpus and is_out_of_memory(error):
+        raise ResourceExhausted(
+            f"memory ran out on {placement.devices} while the index was built",
+            hint="free the GPU, or build the index on the CPU with --gpus none",
         ) from error
 
 
@@ -178,6 +200,22 @@ class FaissIndex:
         self.ids = list(dict.fromkeys(names))
         position = {doc_id: place for place, doc_id in enumerate(self.ids)}
         self.doc_of_row = np.fromiter((position[name] for name in names), np.int32, len(names))
+        self._batches = QueryBatches()
+        self._copies: dict[bool, Any] = {}
+        """Whether a search is too deep for GPUs -> the index or the copy of it that is searched."""
+
+    def place(
+        self, devices: Sequence[torch.device], depth: int, say: Callable[[str], None]
+    ) -> None:
+        """Copy the index to the GPUs among the devices, if searches to this depth can run there.
+
+        `say` is called with a sentence about where the index is searched, if there are GPUs.
+        A further call for such a depth does nothing.
+        """
+        k = rows_per_query(self.index, depth, self.max_segments)
+        if (k > MAX_SELECTED) not in self._copies:
+            self._batches = QueryBatches(say)
+            self._copies[k > MAX_SELECTED] = searched(self.index, k, devices, say)
 
     @property
     def fingerprint(self) -> str:
@@ -194,6 +232,7 @@ class FaissIndex:
             raise UsageProblem(
                 f"--probes does not apply to {self.folder}: it has no inverted lists"
             )
+        self._copies.clear()
 
     def search(
         self, xq: npt.NDArray[np.float32], k: int
@@ -213,8 +252,16 @@ class FaissIndex:
 
         The results are written to `out`, if given.
         """
+        k = rows_per_query(self.index, depth, self.max_segments)
         return index_top_docs(
-            self.index, xq, depth, self.max_segments, self.doc_of_row, on_queries, out
+            self._copies.get(k > MAX_SELECTED, self.index),
+            xq,
+            depth,
+            self.max_segments,
+            self.doc_of_row,
+            on_queries,
+            out,
+            self._batches,
         )
 
 
@@ -227,6 +274,14 @@ def set_probes(index: Any, probes: int) -> bool:
     return True
 
 
+def rows_per_query(index: Any, depth: int, max_segments: int) -> int:
+    """How many rows a search to this depth finds for each query.
+
+    MaxP pools `depth * max_segments` rows, which hold at least `depth` documents.
+    """
+    return min(depth * max_segments, max(int(index.ntotal), depth))
+
+
 def index_top_docs(
     index: Any,
     xq: npt.NDArray[np.float32],
@@ -235,20 +290,20 @@ def index_top_docs(
     doc_of_row: npt.NDArray[np.int32],
     on_queries: Callable[[int], None] | None = None,
     out: Found | None = None,
+    batches: QueryBatches | None = None,
 ) -> Found:
-    """(nq, depth) scores and document positions from a faiss index, best first, -1 = none.
-
-    MaxP searches `depth * max_segments` rows, which hold at least `depth` documents, and pools.
-    """
-    nq, k = len(xq), min(depth * max_segments, max(int(index.ntotal), depth))
+    """(nq, depth) scores and document positions from a faiss index, best first, -1 = none."""
+    nq, k = len(xq), rows_per_query(index, depth, max_segments)
     D, docs = out or (np.empty((nq, depth), np.float32), np.empty((nq, depth), np.int32))
-    batch = max(1, _RESULT_BYTES // (12 * k))
-    for start in range(0, nq, batch):
-        part = slice(start, start + batch)
+
+    def search(part: slice) -> None:
         found = in_order(*index.search(np.ascontiguousarray(xq[part]), k))
         if max_segments > 1:
             found = pool_to_documents(*found, doc_of_row, depth)
         D[part], docs[part] = found
         if on_queries:
             on_queries(len(found[0]))
+
+    batches = batches or QueryBatches()
+    batches.search(nq, max(1, _RESULT_BYTES // (12 * k)), search)
     return D, docs

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ance_cli.call import Call
 from ance_cli.config import IndexConfig, shaped_by
@@ -17,6 +18,11 @@ from ance_cli.formats.manifest import read_manifest
 from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
 from ance_cli.progress import Reporter
+
+if TYPE_CHECKING:
+    import torch
+
+    from ance_cli.retrieval.faiss_gpu import Placement
 
 
 def index(
@@ -39,12 +45,15 @@ def index(
         return summary_of(manifest, output, up_to_date=True)
     if call.dry_run:
         return planned(plan.kind, output, plan.shaped_by)
+    from ance_cli.retrieval.faiss_gpu import devices_of
     from ance_cli.retrieval.faiss_index import new_index
 
     vectors = Embeddings(embeddings)
-    new_index(vectors.dim, config.factory, config.probes)  # refused before a file is written
+    # refused before a file is written
+    new_index(vectors.dim, config.factory, config.probes)
+    devices = devices_of(config.gpus)
     with lease.hold(lease.lease_name(output), str(output)):
-        manifest = _build(plan, vectors, config, call.reporter)
+        manifest = _build(plan, vectors, config, devices, call.reporter)
     return summary_of(manifest, output, up_to_date=False)
 
 
@@ -63,18 +72,23 @@ def _plan(embeddings: Path, output: Path, config: IndexConfig) -> Plan:
 
 
 def _build(
-    plan: Plan, vectors: Embeddings, config: IndexConfig, reporter: Reporter
+    plan: Plan,
+    vectors: Embeddings,
+    config: IndexConfig,
+    devices: Sequence[torch.device],
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Build and publish the index; returns the manifest."""
     import faiss
 
     from ance_cli.retrieval.faiss_index import DOC_IDS, INDEX, build_index, row_names
 
+    placement = _placement(vectors, config, devices, reporter)
     started = time.monotonic()
     folder = plan.open_partial(force=True)  # an index is one piece: there is nothing to continue
     try:
         with reporter.task("indexing", vectors.num_rows, "row") as bar:
-            built = build_index(vectors, config, bar.advance)
+            built = build_index(vectors, config, bar.advance, placement)
     except AnceError:
         atomic.remove(folder)
         raise
@@ -86,12 +100,29 @@ def _build(
         "dim": vectors.dim,
         "docs": vectors.num_docs,
         "max_segments": vectors.max_segments,
+        "device": placement.devices,
         "seconds": round(time.monotonic() - started, 2),
     }
     if config.recall_check:
         stats |= _recall(built, vectors, config, reporter)
     content = {"rows": vectors.num_rows, "dim": vectors.dim, "xxh3": hash_file(folder / INDEX)}
     return plan.publish_folder(content, stats)
+
+
+def _placement(
+    vectors: Embeddings, config: IndexConfig, devices: Sequence[torch.device], reporter: Reporter
+) -> Placement:
+    """Where to build; says why on the CPU, if there are GPUs."""
+    from ance_cli.retrieval.faiss_gpu import Placement, place_build, placed
+    from ance_cli.retrieval.faiss_index import new_index
+
+    if not devices:
+        return Placement()
+    empty = new_index(vectors.dim, config.factory, config.probes)
+    placement = placed(devices, lambda gpus: place_build(empty, vectors.num_rows, gpus))
+    if placement.reason:
+        reporter.say(f"building the index on the CPU: {placement.reason}")
+    return placement
 
 
 def _measure_existing(

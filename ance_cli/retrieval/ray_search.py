@@ -155,6 +155,8 @@ class _Search:
             self._unfinished.discard(worker.queries)
             worker.queries = range(0)
             self._idle.append(worker)
+        elif isinstance(message, str) and worker.queries:
+            self._say(f"{worker.name}: {message}")
         elif isinstance(message, str):
             worker.name += f" on {message}"
         elif isinstance(message, int):
@@ -212,9 +214,9 @@ class _Searcher:
         check_shared(self._folder)
         yield socket.gethostname()
 
-    def search(self, xq: Scores) -> Iterator[int | tuple[int, Scores, Positions]]:
-        """First the numbers of rows searched, step by step; then the results piece by piece: the
-        first query, its scores and positions, and those of the queries after it."""
+    def search(self, xq: Scores) -> Iterator[int | str | tuple[int, Scores, Positions]]:
+        """First the numbers of rows searched, step by step, and what is to be said; then the
+        results piece by piece: the first query, and the scores and positions from it on."""
         import torch
 
         from ance_cli.formats.embeddings import Embeddings
@@ -224,7 +226,11 @@ class _Searcher:
         shape = len(xq), self._depth
         D, I = np.empty(shape, np.float32), np.empty(shape, np.int32)  # noqa: E741
         embeddings = Embeddings(Path(self._folder))
-        yield from search_docs(xq, embeddings, (D, I), [torch.device(self._device)])
+        devices, said = [torch.device(self._device)], deque[str]()
+        for searched in search_docs(xq, embeddings, (D, I), devices, say=said.append):
+            yield searched
+            while said:
+                yield said.popleft()
         rows = max(1, _PIECE_BYTES // (8 * self._depth))
         for first in range(0, len(xq), rows):
             piece = slice(first, first + rows)

@@ -10,7 +10,7 @@ scores of all rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,6 @@ _SCORE_BYTES = {"cuda": 1 << 30, "cpu": 128 << 20}
 _RESULT_BYTES = 256 << 20
 _GROUP = 64
 _TIED_AT_ONCE = 64
-_FAISS_GPU_MAX_K = 2_048
 
 
 # ---------------------------------------------------------------- order
@@ -267,45 +266,14 @@ class FaissEngine:
         return _best_by_rows(search, lambda some: q[some] @ x.T, len(x), starts, k, floor)
 
 
-class FaissGpuEngine(TorchEngine):
-    """faiss's brute force on a GPU, over the same products. Beyond faiss's limit of 2,048 results
-    (MaxP: depth times segments) torch's top-k is used."""
-
-    def __init__(self, device: torch.device, stored: torch.dtype) -> None:
-        super().__init__(device, stored)
-        import faiss
-        import faiss.contrib.torch_utils  # faiss then takes tensors
-
-        self._resources: Any = faiss.StandardGpuResources()
-
-    def best(
-        self, q: Tensor, x: Tensor, starts: Tensor | None, k: int, floor: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        import faiss
-
-        segments = 1 if starts is None else int(starts.diff().max())
-        if k * segments + 1 > _FAISS_GPU_MAX_K:
-            return super().best(q, x, starts, k, floor)
-
-        def search(wanted: int) -> tuple[Tensor, Tensor]:
-            found: tuple[Tensor, Tensor] = faiss.knn_gpu(
-                self._resources, q, x, wanted, metric=faiss.METRIC_INNER_PRODUCT,
-                device=self.device.index,
-            )  # fmt: skip
-            return found
-
-        return _best_by_rows(search, lambda some: self.scores(q[some], x), len(x), starts, k, floor)
-
-
 _ENGINES: dict[str, Callable[[torch.device, torch.dtype], Engine]] = {
     "faiss": lambda device, stored: FaissEngine(),
     "torch": TorchEngine,
-    "faiss-gpu": FaissGpuEngine,
 }
 
 
 def engine_of(name: str, device: torch.device, stored: torch.dtype) -> Engine:
-    """`faiss` (CPU), `torch` (any device) or `faiss-gpu`; `auto` is the fastest on the device."""
+    """`faiss` (CPU) or `torch` (any device); `auto` is the fastest on the device."""
     if name == "auto":
         name = "faiss" if device.type == "cpu" else "torch"
     return _ENGINES[name](device, stored)

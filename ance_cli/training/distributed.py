@@ -9,7 +9,7 @@ so a step computes the same on one rank or eight.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
@@ -21,10 +21,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ance_cli.errors import AnceError
 from ance_cli.models.devices import moved
+from ance_cli.training.heartbeat import Heartbeat
 from ance_cli.training.launch import PEER_LOST
 
 
@@ -37,6 +39,7 @@ class World:
     size: int = 1
     control: dist.ProcessGroup | None = None
     """For numbers that hosts exchange; None: the group of the devices, which are CPUs."""
+    heartbeat: Heartbeat | None = None
 
     @property
     def is_main(self) -> bool:
@@ -120,6 +123,8 @@ class World:
     def close(self) -> None:
         """Wait for the other ranks and leave the group."""
         self.wait()
+        if self.heartbeat:
+            self.heartbeat.stop()
         if self.size > 1:
             dist.destroy_process_group()
 
@@ -131,11 +136,11 @@ class World:
         except RuntimeError as error:
             words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
             if self.size > 1 and any(word in str(error) for word in words):
-                raise PeerLost(
-                    f"rank {self.rank}: another rank has ended",
-                    hint="read that rank's own message, then repeat the command to continue",
-                ) from error
+                raise PeerLost(f"rank {self.rank}: another rank has ended", hint=_AGAIN) from error
             raise
+
+
+_AGAIN = "read that rank's own message, then repeat the command to continue"
 
 
 class PeerLost(AnceError):
@@ -166,13 +171,21 @@ class _Gather(torch.autograd.Function):
         return summed[first : first + ctx.counts[ctx.rank]], None, None
 
 
-def join_world(devices: list[torch.device]) -> World:
-    """The world in torchrun's environment variables; `devices` are the devices of this machine."""
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+def join_world(devices: list[torch.device], on_lost: Callable[[PeerLost], None]) -> World:
+    """The world in torchrun's environment variables; `devices` are the devices of this machine.
+
+    `on_lost` is called in a thread if another rank stands still; it must end the process.
+    """
+    store, rank, size = next(rendezvous("env://"))
     device = devices[int(os.environ["LOCAL_RANK"]) % len(devices)]
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     # hosts agree by gloo: numbers through NCCL would wait for all that the GPU has to do
     control = dist.new_group(backend="gloo") if device.type == "cuda" else None
-    return World(device, rank, size, control)
+    heartbeat = Heartbeat(
+        store, rank, size, lambda what: on_lost(PeerLost(f"rank {rank}: {what}", hint=_AGAIN))
+    )
+    heartbeat.start()
+    return World(device, rank, size, control, heartbeat)

@@ -6,8 +6,10 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,6 +26,10 @@ PEER_LOST = 76
 """Exit code of a rank that ended because another rank was gone; no user sees it."""
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+
+KILLED_AFTER_SECONDS = 300.0
+"""After a signal the ranks finish a step and save the state, which takes minutes for large models.
+A rank that needs longer does neither."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +120,38 @@ def _stop(code: int) -> int | None:
     return signum if signum in _STOPS else None
 
 
-def _pass_on(signum: int, _frame: FrameType | None) -> None:
-    """Send a signal to the ranks, which finish their step, save the state and end."""
+class _Stop:
+    """Sends signals on to the ranks, which finish their step, save the state and end; after
+    `KILLED_AFTER_SECONDS` it kills those that do not."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self.has_killed = False
+        self._timer: threading.Timer | None = None
+
+    def __call__(self, signum: int, _frame: FrameType | None) -> None:
+        _to_ranks(signum)
+        self.signum = signum
+        if self._timer is None:
+            self._timer = threading.Timer(KILLED_AFTER_SECONDS, self._kill)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _kill(self) -> None:
+        self.has_killed = True
+        _to_ranks(signal.SIGKILL)
+
+    def over(self) -> None:
+        """No rank is left."""
+        if self._timer:
+            self._timer.cancel()
+
+
+def _to_ranks(signum: int) -> None:
     for listed in Path("/proc/self/task").glob("*/children"):  # Linux, as are the GPUs
         for pid in listed.read_text().split():
-            os.kill(int(pid), signum)
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signum)
 
 
 def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int) -> None:
@@ -153,18 +186,27 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
         logs_specs=DefaultLogsSpecs(log_dir=logs.name),
         signals_to_handle="SIGUSR1",  # after a signal that it handles, torchrun kills in 30 s
     )
-    handlers = {number: signal.signal(number, _pass_on) for number in _STOPS}
+    stop = _Stop()
+    handlers = {number: signal.signal(number, stop) for number in _STOPS}
     try:
         elastic_launch(config, MODULE[0])(*MODULE[1:], *arguments)
     except ChildFailedError as failed:
         rank, code = _cause(failed.failures)
+        if stop.has_killed:
+            late = RankFailed(
+                f"a rank did not end within {KILLED_AFTER_SECONDS:g} s of "
+                f"{signal.Signals(stop.signum).name} and was killed",
+                hint="repeat the command to continue from the newest state",
+            )
+            late.exit_code = 128 + stop.signum
+            raise late from None
         if signum := _stop(code):
             raise Stopped(signum) from None
         named = f"ended with exit code {code}"
         if code < 0:
             named = f"ended with signal {signal.Signals(-code).name}"
         elif code == PEER_LOST:
-            named = "lost a rank on another machine"
+            named = "lost another rank" if alone else "lost a rank on another machine"
         problem = RankFailed(
             f"rank {rank} {named}; the others were stopped",
             hint="read that rank's message above, then repeat the command to continue from the "
@@ -174,6 +216,7 @@ def launch(arguments: Sequence[str], num_ranks: int, nodes: Nodes, threads: int)
             problem.exit_code = code if code > 0 else 128 - code
         raise problem from None
     finally:
+        stop.over()
         logs.cleanup()
         for number, handler in handlers.items():
             signal.signal(number, handler)

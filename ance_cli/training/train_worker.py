@@ -18,7 +18,15 @@ import orjson
 from ance_cli.call import Call, SkippedLines
 from ance_cli.config import SegmentConfig, TrainConfig
 from ance_cli.config.sets import Tracker
-from ance_cli.errors import BadInput, Diverged, Mismatch, Stopped
+from ance_cli.errors import (
+    AnceError,
+    BadInput,
+    Diverged,
+    Mismatch,
+    ResourceExhausted,
+    Stopped,
+    is_out_of_memory,
+)
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.ledgers import FOLLOW, Segment, cut_ledger
 from ance_cli.formats.records import parse_record
@@ -74,6 +82,8 @@ class TrainJob:
         from ance_cli.models.devices import choose_dtype
 
         dtype = choose_dtype(config.dtype, devices.here()[0])
+        if dtype == "fp16":
+            call.reporter.say("training in fp32: in fp16 small gradients would become 0")
         return cls(
             segment,
             record,
@@ -93,15 +103,20 @@ class TrainJob:
         return parse_record(text.encode(), cls, "the training job")
 
 
-def join_segment(run: RunFolder, reporter_of: Callable[[bool, bool], Reporter]) -> None:
+def join_segment(
+    run: RunFolder,
+    reporter_of: Callable[[bool, bool], Reporter],
+    on_lost: Callable[[AnceError], None],
+) -> None:
     """Train as one rank of several: read the job in the run folder, join the other ranks, train.
 
-    `reporter_of(is_main, quiet)` makes the rank's reporter.
+    `reporter_of(is_main, quiet)` makes the rank's reporter. `on_lost` shows an error and ends the
+    process: another rank stands still.
     """
     from ance_cli.training.distributed import join_world
 
     job = TrainJob.from_json(run.train_job.read_text(encoding="utf-8"))
-    world = join_world(Devices(job.gpus, job.cpu_workers).here())
+    world = join_world(Devices(job.gpus, job.cpu_workers).here(), on_lost)
     call = Call(
         reporter=reporter_of(world.is_main, job.quiet),
         skipped=SkippedLines() if job.skip_bad else None,
@@ -136,6 +151,15 @@ def train_rank(
             if world.is_main:
                 run.event("trainer", "diverged", step=trainer.step, reason=problem.what)
             raise
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ResourceExhausted(
+                f"{world.device}: memory ran out in step {trainer.step + 1}, at "
+                f"{config.batch_size} pairs for each device",
+                hint="repeat the command with --grad-cache 8 or --gradient-checkpointing, which "
+                "need less memory for the same steps; another --batch-size needs a new run",
+            ) from error
         if trainer.step < trainer.last_step:  # another rank received a signal
             raise Stopped(signal.SIGTERM)
         world.close()

@@ -180,6 +180,27 @@ def test_a_rank_that_dies_ends_the_others_and_the_command_continues(world):
 
 
 @pytest.mark.long
+def test_a_rank_that_stands_still_is_noticed(world):
+    """As a machine that is gone: its connections stay open, and it answers nothing."""
+    train = command(world, "still", "--batch-size", 4, "--cpu-workers", 2)
+    train[train.index(6)] = 4000
+    metrics = world.cwd / "still" / "metrics.jsonl"
+    process = world.start(*train)
+    until = time.monotonic() + 120
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.01)
+    found = subprocess.run(["pgrep", "-f", "ance_cli.cli.train_worker still"], capture_output=True,
+                           text=True, check=True)  # fmt: skip
+    os.kill(int(found.stdout.split()[-1]), signal.SIGSTOP)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 5, stderr
+    assert "stands still for 40 s: its process or its machine stopped" in stderr
+    assert "Traceback" not in stderr
+    assert subprocess.run(["pgrep", "-f", "ance_cli.cli.train_worker still"]).returncode == 1
+
+
+@pytest.mark.long
 def test_divergence_on_several_ranks_keeps_its_exit_code(world, capfd):
     train = command(world, "nan", "--batch-size", 4, "--cpu-workers", 2, "--max-grad-norm", "1e30")
     train[train.index("1e-3")] = "1e30"

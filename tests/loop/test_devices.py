@@ -1,6 +1,7 @@
 """The devices of the trainer and of the refreshes, on machines of every kind."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,7 +92,21 @@ def test_cores_are_divided(monkeypatch, cpus, split, sizes):
     assert cpus == 1 or not first & second
 
 
-def test_gpus_are_counted_without_torch(monkeypatch, tmp_path):
-    for visible, number in (("0,2", 2), ("", 0), ("-1", 0), ("GPU-a,GPU-b,GPU-c", 3)):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert devices.num_gpus() == number
+@pytest.mark.parametrize(("initialised", "counted", "number"), [(0, 0, 3), (100, 0, 0), (0, 1, 0)])
+def test_the_driver_counts_the_gpus(monkeypatch, initialised, counted, number):
+    def count(place):
+        place._obj.value = 3
+        return counted
+
+    driver = SimpleNamespace(cuInit=lambda flags: initialised, cuDeviceGetCount=count)
+    opened = []
+    monkeypatch.setattr("ctypes.CDLL", lambda name: opened.append(name) or driver)
+    assert devices.num_gpus() == number and opened == ["libcuda.so.1"]
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch):
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    assert devices.num_gpus() == 0

@@ -15,8 +15,9 @@ from ance_cli.models import devices, ray_cluster
 from tests.world import make_cross_encoder
 
 REFRESH = ["refresh", "run", "--depth", 12, "--negatives", 4, "--encode-dtype", "fp32"]
-HERE, TEACHER, WORKERS = "texts", "cross_encoder", "encode"
-"""Modules that choose devices: for query vectors and the probe, for the teacher, for workers."""
+HERE, TEACHER, INDEX, WORKERS = "texts", "cross_encoder", "faiss_gpu", "encode"
+"""Modules that choose devices: for query vectors and the probe, for the teacher, to build an index,
+for workers."""
 
 
 @pytest.fixture
@@ -70,7 +71,8 @@ def test_only_the_workers_get_the_gpus_of_the_cluster(world, chosen, flags, ther
 
 def test_an_index_is_searched_with_the_gpus_of_this_machine(world, chosen):
     world(*REFRESH, "--index-factory", "Flat", "--ray", "head:1", "--local-gpus", "1")
-    assert chosen == {("cluster", "all"): 1, (WORKERS, "all"): 1, (HERE, "1"): 3}
+    here = {(INDEX, "1"): 1, (HERE, "1"): 3}
+    assert chosen == {("cluster", "all"): 1, (WORKERS, "all"): 1, **here}
 
 
 def test_without_a_cluster_everything_is_on_the_same_gpus(world, chosen):

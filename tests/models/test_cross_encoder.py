@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -85,13 +86,14 @@ def test_few_widths_occur_and_none_is_over_the_length(folder, monkeypatch):
     """Torch keeps memory for each shape; beyond the last position there is nothing to read."""
     model = scorer(folder, max_length=45, batch_tokens=64)
     widths = []
-    real = model._model.forward
+    replica = model._replicas[0][0]
+    real = replica.forward
 
     def seeing(input_ids, **inputs):
         widths.append(input_ids.shape[1])
         return real(input_ids=input_ids, **inputs)
 
-    monkeypatch.setattr(model._model, "forward", seeing)
+    monkeypatch.setattr(replica, "forward", seeing)
     model.scores([("river", "bread " * count) for count in range(60)])
     assert set(widths) == {8, 16, 24, 32, 40, 45}
 
@@ -166,7 +168,7 @@ def test_a_batch_that_does_not_fit_is_halved():
 def test_a_pair_that_does_not_fit_by_itself_is_an_error(folder, monkeypatch):
     model = scorer(folder)
 
-    def full(rows):
+    def full(*_):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(model, "_logits", full)
@@ -174,6 +176,24 @@ def test_a_pair_that_does_not_fit_by_itself_is_an_error(folder, monkeypatch):
         model.scores([("river", "the old river")])
     assert caught.value.what == "cpu: one pair of 7 tokens does not fit in memory"
     assert caught.value.hint == "free the device, or lower max_length"
+
+
+def test_every_device_scores_and_the_order_is_that_of_the_pairs(folder, monkeypatch):
+    pairs = [(f"river word{n}", "old " * (n % 7) + f"bread word{n}") for n in range(40)]
+    expected = scorer(folder, batch_tokens=64).scores(pairs)
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("ance_cli.models.devices.choose_devices", lambda gpus: [cpu, cpu, cpu])
+    model, used = scorer(folder, batch_tokens=64), []
+    logits = model._logits
+
+    def slow(replica, device, rows):
+        used.append(id(replica))
+        time.sleep(0.02)  # so that no replica takes every batch
+        return logits(replica, device, rows)
+
+    monkeypatch.setattr(model, "_logits", slow)
+    np.testing.assert_allclose(model.scores(pairs), expected, atol=1e-6)
+    assert set(used) == {id(replica) for replica, _ in model._replicas}
 
 
 # ---------------------------------------------------------------- fingerprint

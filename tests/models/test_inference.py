@@ -221,6 +221,24 @@ def test_who_listens_hears_of_every_row_and_token(checkpoint, rows):
         assert size.squares == len(lengths) * lengths.max() ** 2
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean", "lasttoken", "max"])
+def test_vectors_that_wait_on_a_device_keep_no_hidden_states(backbone, rows, pooling):
+    encoder = start_dual(Checkpoint(backbone), Start(pooling=pooling))[0].passage
+    ids, mask = (torch.from_numpy(part) for part in rows.padded(np.arange(4), 0))
+    for given in (mask, None):
+        vectors = encoder(ids, given)
+        assert vectors.untyped_storage().nbytes() == vectors.numel() * 4
+
+
+def test_smaller_encoders_have_larger_batches_on_a_gpu():
+    """As much work as BERT-base's, 170 MFLOP a token, up to a limit; larger ones have as many."""
+    sizes = {flops: ComputeConfig().tokens_for("cuda", flops) for flops in (10**6, 85 * 10**6,
+             170 * 10**6, 14 * 10**9)}  # fmt: skip
+    assert list(sizes.values()) == [131_072, 49_152, 24_576, 24_576]
+    assert ComputeConfig(batch_tokens=7).tokens_for("cuda", 10**6) == 7
+    assert ComputeConfig().tokens_for("cpu", 10**6) == 2_048
+
+
 # ---------------------------------------------------------------- lanes of a CPU
 
 

@@ -456,3 +456,48 @@ def test_a_search_in_steps_is_the_search(embed, small_chunks):
     assert len(steps) > 3 and sum(steps) == 30
     for found, expected in zip(out, exact_top_docs(xq, embeddings, 5), strict=True):
         assert np.array_equal(found, expected)
+
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("row_counts", [[1] * 60, [1, 3, 2] * 10], ids=["FirstP", "MaxP"])
+def test_where_memory_runs_out_queries_are_halved(embed, small_chunks, monkeypatch, row_counts):
+    xq = small_integers(20, 8, seed=1)
+    embeddings = embed(small_integers(60, 8, seed=2), row_counts)
+    small_chunks(10)
+    expected = exact_top_docs(xq, embeddings, 7, [CPU, CPU], engine="torch")
+    best, tried, said = top_k.TorchEngine.best, [], []
+
+    def fails_above_three(self, q, *rest):
+        tried.append(len(q))
+        if len(q) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return best(self, q, *rest)
+
+    monkeypatch.setattr(top_k.TorchEngine, "best", fails_above_three)
+    found = exact_top_docs(xq, embeddings, 7, [CPU, CPU], engine="torch", say=said.append)
+    assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
+    assert said == ["memory ran out: searching smaller batches of queries"]
+    assert sum(size > 3 for size in tried) <= 6, "the next chunks are searched in small batches"
+
+
+def test_memory_that_runs_out_while_results_are_merged_changes_none(
+    embed, small_chunks, monkeypatch
+):
+    """The scores are not stored before there is memory for the positions."""
+    xq, embeddings = normal(8, 8, seed=1), embed(normal(60, 8, seed=2))
+    small_chunks(10)
+    expected = exact_top_k(xq, embeddings, 5, [CPU], engine="torch")
+    gather, failed = torch.Tensor.gather, []
+
+    def fails_above_three(self, dim, places):
+        if self.dtype == torch.int32 and len(self) > 3:
+            failed.append(len(self))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return gather(self, dim, places)
+
+    monkeypatch.setattr(torch.Tensor, "gather", fails_above_three)
+    found = exact_top_k(xq, embeddings, 5, [CPU], engine="torch")
+    assert failed == [8, 4, 4]
+    assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])

@@ -156,9 +156,9 @@ def devices(monkeypatch):
     """The devices that are searched on; the CPU does the work of a GPU."""
     asked, real = [], exact.search_docs
 
-    def search_docs(xq, embeddings, out, devices=(), engine="auto"):
+    def search_docs(xq, embeddings, out, devices=(), engine="auto", say=None):
         asked.extend(map(str, devices))
-        yield from real(xq, embeddings, out, [torch.device("cpu")], engine)
+        yield from real(xq, embeddings, out, [torch.device("cpu")], engine, say)
 
     monkeypatch.setattr(exact, "search_docs", search_docs)
     return asked
@@ -245,6 +245,22 @@ def test_results_come_in_pieces(monkeypatch, world):
     assert ray.largest == 7 * 8 * DEPTH
 
 
+def test_what_a_worker_says_is_passed_on(monkeypatch, world):
+    def runs_out(self, q, *rest):
+        if len(q) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return best(self, q, *rest)
+
+    best = top_k.FaissEngine.best
+    monkeypatch.setattr(top_k.FaissEngine, "best", runs_out)
+    monkeypatch.setattr("socket.gethostname", lambda: "node1")
+    reporter = Heard()
+    found, _ = search(monkeypatch, world, Cluster(2, "cpu", 1), reporter)
+    check_same(found, world)
+    said = "memory ran out: searching smaller batches of queries"
+    assert sorted(reporter.texts) == [f"worker {n} (cpu) on node1: {said}" for n in (1, 2)]
+
+
 def test_fewer_queries_than_workers_and_fewer_documents_than_the_depth(monkeypatch, world, embed):
     xq, embeddings = world[0][:3], embed(world[0][:4])
     (D, docs), ray = search(monkeypatch, (xq, embeddings), Cluster(5, "cpu", 1))
@@ -316,7 +332,7 @@ def test_a_node_without_the_embeddings_is_named(monkeypatch, world):
 
 
 def test_a_bug_is_no_loss(monkeypatch, world):
-    def search_docs(*_):
+    def search_docs(*_, say):
         raise KeyError("a bug")
         yield
 

@@ -20,7 +20,7 @@ from ance_cli.models.encoder import set_dropout
 from ance_cli.models.packing import use_packing
 from ance_cli.models.tokens import Tokenizer
 from ance_cli.progress import Silent
-from ance_cli.training import optim
+from ance_cli.training import distributed, optim
 from ance_cli.training.data import NegativesSnapshot, PairStream, StreamPosition, TrainingSet
 from ance_cli.training.distributed import World
 from ance_cli.training.layers import freeze_layers
@@ -267,6 +267,21 @@ def test_no_step_waits_for_the_device(checkpoint, tmp_path, monkeypatch, recipe,
     assert [step.number for step in trainer._unread] == [1, 2]
     with pytest.raises((NotImplementedError, RuntimeError)):
         trainer._read()
+
+
+def test_what_the_loss_takes_is_copied_before_the_encoder_works(checkpoint, tmp_path, monkeypatch):
+    config, order = TrainConfig(lr=1e-3, batch_size=8, in_batch="all", total_steps=3), []
+    trainer = make(checkpoint, tmp_path, config, 3)
+    real = distributed.moved
+
+    def heard(array, device):
+        order.append("copy")
+        return real(array, device)
+
+    monkeypatch.setattr(distributed, "moved", heard)
+    trainer.encoder.query.register_forward_pre_hook(lambda *_: order.append("encode"))
+    trainer._optimizer_step(with_groups=False)
+    assert order == ["copy"] * 9 + ["encode"] * 2
 
 
 def test_unread_steps_are_read_before_anything_is_written(checkpoint, tmp_path):
