@@ -75,7 +75,8 @@ class Heartbeat:
                 seen[rank] = value
                 if missed[rank] == MISSED:
                     self._on_lost(
-                        f"rank {rank} stands still for {waited}: its process or its machine stopped"
+                        f"rank {rank} has not answered for {waited}: its process or its machine "
+                        "stopped"
                     )
                     return
 

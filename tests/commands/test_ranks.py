@@ -195,7 +195,7 @@ def test_a_rank_that_stands_still_is_noticed(world):
     os.kill(int(found.stdout.split()[-1]), signal.SIGSTOP)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 5, stderr
-    assert "stands still for 40 s: its process or its machine stopped" in stderr
+    assert "has not answered for 40 s: its process or its machine stopped" in stderr
     assert "Traceback" not in stderr
     assert subprocess.run(["pgrep", "-f", "ance_cli.cli.train_worker still"]).returncode == 1
 

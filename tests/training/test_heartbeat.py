@@ -54,7 +54,7 @@ def test_a_rank_that_stands_still_is_named_once_by_each_other(store):
         heartbeat.stop()
     assert sorted(rank for rank, _ in lost) == [0, 2]
     assert {what for _, what in lost} == {
-        f"rank 1 stands still for {QUICK * MISSED:g} s: its process or its machine stopped"
+        f"rank 1 has not answered for {QUICK * MISSED:g} s: its process or its machine stopped"
     }
 
 
