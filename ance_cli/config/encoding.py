@@ -26,8 +26,8 @@ Ray = Annotated[str, Setting(
     "Ray cluster to work in: HOST:PORT or auto, whose nodes share the file system, or local for "
     "one on this machine.", RUNTIME, metavar="ADDRESS", shapes=False, only_asked=True)]
 LocalGpus = Annotated[str, Setting(
-    "With --ray: GPUs of this machine for what the command computes itself, such as vectors of "
-    "queries (default: as --gpus; in a loop none).", RUNTIME, metavar="LIST", shapes=False)]
+    "With --ray: GPUs of this machine for the command's own work, such as encoding queries "
+    "(default: as --gpus; in a loop none).", RUNTIME, metavar="LIST", shapes=False)]
 Tokens = Annotated[Path, Setting(
     "Token cache of the corpus, created if it does not exist (default: in the cache folder).", DATA,
     metavar="DIR", is_output=True)]
