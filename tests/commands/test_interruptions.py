@@ -313,7 +313,7 @@ def test_scores_that_are_not_finite_are_not_kept(inside, slow, monkeypatch):
 
     command = slow("rerank")
     real = CrossEncoder._logits
-    monkeypatch.setattr(CrossEncoder, "_logits", lambda self, rows: real(self, rows) * np.nan)
+    monkeypatch.setattr(CrossEncoder, "_logits", lambda *given: real(*given) * np.nan)
     inside(*command, "-o", "out.trec", code=3)
     monkeypatch.setattr(CrossEncoder, "_logits", real)
     inside(*command, "-o", "out.trec")
