@@ -138,6 +138,8 @@ def main() -> None:
     parser.add_argument("--passage-length", type=int, default=96)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"],
+                        help="without bf16 instructions a CPU takes minutes for bf16")  # fmt: skip
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.ckpt = options.ckpt or packaged_encoder()
@@ -151,7 +153,7 @@ def main() -> None:
             docstring_dataset(data, DemoConfig(), Silent())
         negatives = Path(scratch) / "bm25.jsonl"
         ance("bm25-negatives", "--data", data, "--engine", "bm25s", "-q", "-o", negatives)
-        for dtype in ("fp32", "bf16"):
+        for dtype in options.dtypes:
             found: dict[str, list[Rates]] = {"bare torch": [], "ance train-segment": []}
             for _ in range(_ROUNDS):
                 found["bare torch"].append(bare(negatives, data, dtype, options))
