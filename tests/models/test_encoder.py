@@ -300,3 +300,24 @@ def test_the_first_token_of_a_causal_decoder_is_refused(tmp_path, backbone):
     SentenceTransformer(modules=modules).save(str(tmp_path / "st"))
     with pytest.raises(BadInput, match="st: a causal decoder: its first token sees no other"):
         load_encoder(Checkpoint(tmp_path / "st"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_weights_are_loaded_in_the_format_asked_for(checkpoint, dtype, monkeypatch):
+    """A copy in float32 on the way would take twice the memory of a large model."""
+    from transformers import PreTrainedModel
+
+    loaded = []
+    real = PreTrainedModel.from_pretrained.__func__
+
+    def heard(cls, *given, **options):
+        made = real(cls, *given, **options)
+        model = made[0] if isinstance(made, tuple) else made  # with what was loaded
+        loaded.extend(parameter.dtype for parameter in model.parameters())
+        return made
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(heard))
+    encoder = load_encoder(Checkpoint(checkpoint), dtype=dtype)
+    assert loaded and set(loaded) == {dtype}
+    assert {p.dtype for p in encoder.chain[0].parameters()} == {dtype}
+    assert {p.dtype for module in encoder.head for p in module.parameters()} <= {torch.float32}
