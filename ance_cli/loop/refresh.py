@@ -26,7 +26,7 @@ from ance_cli.loop.new_generation import NewGeneration, Start, fill_and_publish
 from ance_cli.loop.refresh_config import refresh_config
 from ance_cli.mining.text_filters import teacher_inputs
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.devices import check_there
+from ance_cli.models.devices import need_local_gpus
 
 
 def refresh(
@@ -45,7 +45,7 @@ def refresh(
     generations. `devices.ray` names a Ray cluster that encodes and searches; queries, the probe,
     the dev measures and an index are for `devices.local_gpus`.
     """
-    check_there(devices.local_gpus)
+    need_local_gpus(devices.local_gpus)
     run = RunFolder(output)
     dataset = run.dataset()
     settings = run.refresh_settings() if run.has_refresh_settings else None

@@ -15,7 +15,7 @@ from ance_cli.formats.summary import Summary
 from ance_cli.loop.drift import measured_overlap, read_probe
 from ance_cli.loop.refresh import refresh
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.devices import check_there
+from ance_cli.models.devices import need_local_gpus
 from ance_cli.progress import Reporter
 
 _POLL_SECONDS = 0.5
@@ -34,7 +34,7 @@ def refresh_while_training(
     Skips checkpoints that were replaced by newer ones during a refresh. Ends when the checkpoint of
     step `follow.until` has its generation; 0 = never.
     """
-    check_there(devices.local_gpus)
+    need_local_gpus(devices.local_gpus)
     run = RunFolder(output)
     _wait_for(run, call.reporter)
     near_step = -1  # the last step whose checkpoint was too near to the negatives for a refresh

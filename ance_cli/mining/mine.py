@@ -32,7 +32,7 @@ from ance_cli.mining.selection import Draw
 from ance_cli.mining.sources import SOURCES, Rankings
 from ance_cli.mining.text_filters import CandidateFilters, open_candidate_filters
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.devices import check_there
+from ance_cli.models.devices import need_local_gpus
 from ance_cli.retrieval.dense import VectorSource
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def mine(
 
     Raises `Mismatch` if the vectors come from another passage tower or another corpus.
     """
-    check_there(compute.local_gpus)
+    need_local_gpus(compute.local_gpus)
     job = MiningJob(checkpoint, dataset, vectors, files, config, compute, call)
     mix = job.checked_mix()
     searched, plan = job.plans()

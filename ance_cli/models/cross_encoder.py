@@ -99,12 +99,7 @@ class CrossEncoder:
         batch_tokens: int = 0,
     ) -> None:
         """Raises `BadInput` if the folder does not hold a complete model with one label."""
-        from ance_cli.models.devices import (
-            choose_devices,
-            choose_dtype,
-            torch_dtype,
-            without_cudnn_attention,
-        )
+        from ance_cli.models.devices import choose_devices, choose_dtype, torch_dtype
         from ance_cli.models.inference import fit_to_cpu
 
         checkpoint = _open_folder(folder)
@@ -112,7 +107,6 @@ class CrossEncoder:
         self.fingerprint = cross_encoder_fingerprint(folder, max_length)
         self.max_length = _cut(checkpoint, max_length)
         devices = choose_devices(gpus)
-        without_cudnn_attention(devices)
         kind = devices[0].type
         self.dtype = choose_dtype(dtype, devices[0])
         self._batch_tokens = ComputeConfig(batch_tokens=batch_tokens).tokens_for(kind)
@@ -213,7 +207,7 @@ class CrossEncoder:
         """(rows,) float32 logits on the device, for which the host has not waited."""
         import torch
 
-        from ance_cli.models.devices import moved
+        from ance_cli.models.devices import to_device
         from ance_cli.models.inference import rounded_width
 
         width = rounded_width(max(len(row["input_ids"]) for row in rows), self.max_length)
@@ -221,7 +215,7 @@ class CrossEncoder:
             list(rows), padding="max_length", max_length=width, return_tensors="np"
         )
         with torch.inference_mode():
-            on_device = {name: moved(array, device) for name, array in inputs.items()}
+            on_device = {name: to_device(array, device) for name, array in inputs.items()}
             logits: Tensor = model(**on_device).logits[:, 0].float()
         return logits
 

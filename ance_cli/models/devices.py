@@ -43,7 +43,10 @@ def parse_gpus(text: str, flag: str = "--gpus") -> list[int] | None:
 
 
 def choose_devices(gpus: str, flag: str = "--gpus") -> list[torch.device]:
-    """The devices that `--gpus` names; the CPU if it names no GPU or the machine has none."""
+    """The devices that `--gpus` names; the CPU if it names no GPU or the machine has none.
+
+    On GPUs torch is kept from cuDNN's attention (`without_cudnn_attention`).
+    """
     import torch
 
     chosen = parse_gpus(gpus, flag)
@@ -55,14 +58,17 @@ def choose_devices(gpus: str, flag: str = "--gpus") -> list[torch.device]:
             f"{flag} {gpus}: there is no GPU {missing[0]}: this machine has {there or 'none'}",
             hint=f"use {flag} all for every GPU of this machine, or {flag} none for the CPU",
         )
-    return [torch.device("cuda", gpu) for gpu in chosen] or [torch.device("cpu")]
+    devices = [torch.device("cuda", gpu) for gpu in chosen] or [torch.device("cpu")]
+    without_cudnn_attention(devices)
+    return devices
 
 
-def check_there(local_gpus: str | None) -> None:
+def need_local_gpus(local_gpus: str | None) -> None:
     """Refuse a `--local-gpus` that this machine does not have, before the cluster works for
     hours."""
-    if local_gpus is not None:
-        choose_devices(local_gpus, "--local-gpus")
+    flag = "--local-gpus"
+    if local_gpus is not None and parse_gpus(local_gpus, flag) != []:  # none needs no torch
+        choose_devices(local_gpus, flag)
 
 
 def choose_dtype(dtype: str, device: torch.device) -> str:
@@ -89,7 +95,7 @@ def without_cudnn_attention(devices: list[torch.device]) -> None:
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def moved(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+def to_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
     """An array on a device; the host does not wait for a GPU's copy."""
     import torch
 

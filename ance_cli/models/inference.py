@@ -26,7 +26,7 @@ from ance_cli.config import ComputeConfig
 from ance_cli.errors import ResourceExhausted, is_out_of_memory
 from ance_cli.formats.tokens import TokenRows
 from ance_cli.models.attention import use_products
-from ance_cli.models.devices import choose_dtype, moved, torch_dtype, without_cudnn_attention
+from ance_cli.models.devices import choose_dtype, to_device, torch_dtype, without_cudnn_attention
 from ance_cli.models.encoder import Encoder
 from ance_cli.models.flops import forward_flops
 from ance_cli.models.linear import pack_linears
@@ -186,7 +186,7 @@ class InferenceEngine:
         self._threads_each = -(-self._threads // _CPU_LANES)
         self._replicas = []
         encoder.eval().requires_grad_(False)
-        without_cudnn_attention(devices)
+        without_cudnn_attention(devices)  # a worker's device was not chosen in its process
         padded_because = cannot_pack(encoder.backbone, devices[0], self.dtype)
         if devices[0].type == "cuda" and padded_because:
             say(f"batches are padded: {padded_because}")
@@ -253,12 +253,12 @@ class InferenceEngine:
         def vectors_of(part: Positions) -> Tensor:
             with torch.inference_mode():
                 if replica.packs:
-                    packed: Tensor = replica(*pack(rows, part, partial(moved, device=device)))
+                    packed: Tensor = replica(*pack(rows, part, partial(to_device, device=device)))
                     return packed
                 token_ids, mask = rows.padded(part, self._pad_id, _MULTIPLE)
                 whole = bool(mask.all())
                 padded: Tensor = replica(
-                    moved(token_ids, device), None if whole else moved(mask, device)
+                    to_device(token_ids, device), None if whole else to_device(mask, device)
                 )
                 return padded
 

@@ -57,10 +57,9 @@ class Packing(NamedTuple):
 
 
 def pack(
-    rows: TokenRows, chosen: npt.NDArray[np.int64], moved: Callable[[npt.NDArray[Any]], Tensor]
+    rows: TokenRows, chosen: npt.NDArray[np.int64], to_device: Callable[[npt.NDArray[Any]], Tensor]
 ) -> tuple[Tensor, Packing]:
-    """(1, T) int64 token ids of the chosen rows, and their packing; `moved` puts an array on the
-    device."""
+    """(1, T) int64 token ids of the chosen rows, and their packing, both on the device."""
     starts = rows.offsets[chosen]
     lengths = rows.offsets[chosen + 1] - starts
     bounds = np.zeros(len(chosen) + 1, np.int32)
@@ -69,8 +68,8 @@ def pack(
     positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
     token_ids = rows.ids[np.repeat(starts, lengths) + positions].astype(np.int64)
     places = np.repeat(np.arange(len(chosen)) * width, lengths) + positions
-    on_device = moved(np.stack([token_ids, positions, places]))  # one copy
-    return on_device[:1], Packing(moved(bounds), on_device[1], on_device[2], width)
+    on_device = to_device(np.stack([token_ids, positions, places]))  # one copy
+    return on_device[:1], Packing(to_device(bounds), on_device[1], on_device[2], width)
 
 
 def features_of(packing: Packing, backbone: nn.Module) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ance_cli.errors import AnceError
-from ance_cli.models.devices import moved
+from ance_cli.models.devices import to_device
 from ance_cli.training.heartbeat import Heartbeat
 from ance_cli.training.launch import PEER_LOST
 
@@ -111,9 +111,9 @@ class World:
         dist.all_reduce(found, dist.ReduceOp.MIN, group=self.control)
         return int(found)
 
-    def moved(self, array: npt.NDArray[Any]) -> Tensor:
+    def to_device(self, array: npt.NDArray[Any]) -> Tensor:
         """An array on the device; the host does not wait for a GPU's copy."""
-        return moved(array, self.device)
+        return to_device(array, self.device)
 
     def wait(self) -> None:
         """Wait until every rank calls this."""
@@ -141,6 +141,7 @@ class World:
 
 
 _AGAIN = "read that rank's own message, then repeat the command to continue"
+_LOOK_THERE = "look at that machine, then repeat the command to continue from the newest state"
 
 
 class PeerLost(AnceError):
@@ -185,7 +186,7 @@ def join_world(devices: list[torch.device], on_lost: Callable[[PeerLost], None])
     # hosts agree by gloo: numbers through NCCL would wait for all that the GPU has to do
     control = dist.new_group(backend="gloo") if device.type == "cuda" else None
     heartbeat = Heartbeat(
-        store, rank, size, lambda what: on_lost(PeerLost(f"rank {rank}: {what}", hint=_AGAIN))
+        store, rank, size, lambda what: on_lost(PeerLost(f"rank {rank}: {what}", hint=_LOOK_THERE))
     )
     heartbeat.start()
     return World(device, rank, size, control, heartbeat)

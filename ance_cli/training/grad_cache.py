@@ -129,11 +129,11 @@ class GradCacheStep:
                 inputs += [None, None]
                 continue
             if self.packs:
-                inputs += pack(table, rows, self.world.moved)
+                inputs += pack(table, rows, self.world.to_device)
                 computed = table.lengths[rows]
             else:
                 arrays = table.padded(rows, pad)
-                inputs += map(self.world.moved, arrays)
+                inputs += map(self.world.to_device, arrays)
                 computed = np.full(len(rows), arrays[0].shape[1])
             if torch.is_grad_enabled():  # the first pass of gradient caching does not count
                 self.tokens += int(table.lengths[rows].sum())

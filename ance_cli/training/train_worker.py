@@ -211,7 +211,7 @@ def _load_model(
 ) -> TrainedModel:
     """The newest checkpoint on the device, and a new optimizer for it."""
     from ance_cli.models.attention import use_float32
-    from ance_cli.models.devices import torch_dtype, without_cudnn_attention
+    from ance_cli.models.devices import torch_dtype
     from ance_cli.models.dual import enable_gradient_checkpointing, load_dual
     from ance_cli.models.encoder import set_dropout
     from ance_cli.models.tokens import Tokenizer
@@ -226,7 +226,6 @@ def _load_model(
     start = Checkpoint(newest[1])
     tokenizer = Tokenizer(start)
     encoder = load_dual(start, torch_dtype(job.dtype))
-    without_cudnn_attention([world.device])
     if world.device.type == "cpu":
         for tower in (encoder.query, encoder.passage):
             use_float32(tower.backbone)

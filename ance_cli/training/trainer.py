@@ -170,8 +170,7 @@ class Trainer:
                         self.output.log(self._line(norms, rates))
                     self.losses.clear()
                 if written:
-                    self._check_weights()
-                    self.output.save_state(self)
+                    self._save_state()
                     saved = time.monotonic()
                 if self._is_checkpoint:
                     self.output.save_checkpoint(self)
@@ -189,6 +188,13 @@ class Trainer:
         """Whether a checkpoint is due after the steps done."""
         every = self.segment.checkpoint_every
         return self.step == self.last_step or bool(every and self.step % every == 0)
+
+    def _save_state(self) -> None:
+        """Save the state; raises `Diverged` if one of the steps since the last look went wrong."""
+        if self._unread:
+            self._read()
+        self._check_weights()
+        self.output.save_state(self)
 
     def _check_weights(self) -> None:
         """Raise `Diverged` if the last step made a weight that is not finite.
@@ -227,8 +233,7 @@ class Trainer:
             if not limit or age < limit or watcher.is_replaying(self.step):
                 return
             if self.world.all_reduce_sum(bool(stop))[0]:
-                self._check_weights()
-                self.output.save_state(self)
+                self._save_state()
                 self.world.wait()  # no rank ends before the state is saved
                 reporter.warn(self._stopped)
                 raise Stopped(stop[0] if stop else signal.SIGTERM)
@@ -265,7 +270,8 @@ class Trainer:
         """One optimizer step over `accumulation` micro-batches; the norms of the groups of layers,
         after a first entry for that of all gradients.
 
-        Without them, nothing here waits for a GPU.
+        Without them, nothing here waits for a GPU if batches are packed; transformers looks at the
+        masks of padded ones.
         """
         set_learning_rate(self.optimizer, learning_rate(self.config, self.step))
         self.encoder.train()
@@ -324,7 +330,7 @@ class Trainer:
         counts = self.world.part_sums((rows_of >= 0).sum(1))
         first = sum(counts[: self.world.rank])
         own = rows[first : first + counts[self.world.rank]]
-        places = self.world.moved(rows_of)  # copied before the GPU is busy with the encoder
+        places = self.world.to_device(rows_of)  # copied before the GPU is busy with the encoder
         inputs = self._loss_inputs(batch, mine)
 
         def loss_of(q: Tensor, d: Tensor | None) -> Tensor:
@@ -348,7 +354,7 @@ class Trainer:
     def _loss_inputs(self, batch: Batch, mine: Ints) -> LossInputs:
         """What the loss of this rank's queries takes at every width besides scores."""
         parts = (batch.members, batch.teacher, batch.banned, batch.picks)
-        return LossInputs(*(self.world.moved(part[mine]) for part in parts))
+        return LossInputs(*(self.world.to_device(part[mine]) for part in parts))
 
     def _without_likely_positives(self, inputs: LossInputs, scores: Tensor) -> LossInputs:
         """The inputs with the documents banned that `in_batch_margin` leaves out; `scores` (b, D)

@@ -32,6 +32,20 @@ def world(tmp_path_factory, checkpoint):
     return program
 
 
+def wait_for_lines(process, metrics, lines):
+    """Until the log of a command that trains has so many lines."""
+    until = time.monotonic() + 120
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.01)
+
+
+def ranks_of(run):
+    """The process ids of a run's ranks."""
+    found = subprocess.run(["pgrep", "-f", f"ance_cli.cli.train_worker {run}"], capture_output=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
 def command(world, name, *flags):
     return ["train-segment", "bm25.jsonl", "--data", "data", "--ckpt", world.checkpoint, *STEPS,
             *flags, "-o", name]  # fmt: skip
@@ -160,20 +174,15 @@ def test_a_rank_that_dies_ends_the_others_and_the_command_continues(world):
     train[train.index(6)] = 60
     metrics = world.cwd / "killed" / "metrics.jsonl"
     process = world.start(*train)
-    until = time.monotonic() + 120
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 3:
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
-        time.sleep(0.01)
-    found = subprocess.run(["pgrep", "-f", "ance_cli.cli.train_worker killed"], capture_output=True,
-                           text=True, check=True)  # fmt: skip
-    ranks = [int(pid) for pid in found.stdout.split()]
+    wait_for_lines(process, metrics, 3)
+    ranks = ranks_of("killed")
     assert len(ranks) >= 2
     os.kill(ranks[-1], signal.SIGKILL)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGKILL, stderr
     assert "ended with signal SIGKILL; the others were stopped" in stderr
     assert "Traceback" not in stderr
-    assert subprocess.run(["pgrep", "-f", "ance_cli.cli.train_worker killed"]).returncode == 1
+    assert not ranks_of("killed")
     assert not (world.cwd / "killed" / "checkpoints" / "step-00000060").exists()
     world(*train)
     assert [line["step"] for line in jsonl(metrics)] == list(range(1, 61))
@@ -186,18 +195,13 @@ def test_a_rank_that_stands_still_is_noticed(world):
     train[train.index(6)] = 4000
     metrics = world.cwd / "still" / "metrics.jsonl"
     process = world.start(*train)
-    until = time.monotonic() + 120
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 3:
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
-        time.sleep(0.01)
-    found = subprocess.run(["pgrep", "-f", "ance_cli.cli.train_worker still"], capture_output=True,
-                           text=True, check=True)  # fmt: skip
-    os.kill(int(found.stdout.split()[-1]), signal.SIGSTOP)
+    wait_for_lines(process, metrics, 3)
+    os.kill(ranks_of("still")[-1], signal.SIGSTOP)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 5, stderr
     assert "has not answered for 40 s: its process or its machine stopped" in stderr
     assert "Traceback" not in stderr
-    assert subprocess.run(["pgrep", "-f", "ance_cli.cli.train_worker still"]).returncode == 1
+    assert not ranks_of("still")
 
 
 @pytest.mark.long
@@ -239,31 +243,22 @@ def test_ranks_end_with_the_command_that_started_them(world):
 
     def started(lines):
         process = Ance(world.cwd).start(*train)
-        until = time.monotonic() + 120
-        while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
-            assert process.poll() is None and time.monotonic() < until, process.communicate()
-            time.sleep(0.01)
+        wait_for_lines(process, metrics, lines)
         return process
-
-    def ranks():
-        found = subprocess.run(
-            ["pgrep", "-f", "ance_cli.cli.train_worker ended"], capture_output=True
-        )
-        return found.stdout.split()
 
     process = started(3)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stderr
-    assert stderr.count("stopped; finished work is kept") == 1 and not ranks()
+    assert stderr.count("stopped; finished work is kept") == 1 and not ranks_of("ended")
     assert "death signal" not in stderr and "Traceback" not in stderr
     last = jsonl(metrics)[-1]["step"]
     assert (world.cwd / "ended" / "state" / f"step-{last:08d}").exists()
     process = started(last + 3)
-    assert len(ranks()) == 2
+    assert len(ranks_of("ended")) == 2
     process.send_signal(signal.SIGKILL)
     process.wait()
     until = time.monotonic() + 5
-    while ranks():
+    while ranks_of("ended"):
         assert time.monotonic() < until, "a rank outlived the command"
         time.sleep(0.05)

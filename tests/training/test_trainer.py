@@ -272,13 +272,13 @@ def test_no_step_waits_for_the_device(checkpoint, tmp_path, monkeypatch, recipe,
 def test_what_the_loss_takes_is_copied_before_the_encoder_works(checkpoint, tmp_path, monkeypatch):
     config, order = TrainConfig(lr=1e-3, batch_size=8, in_batch="all", total_steps=3), []
     trainer = make(checkpoint, tmp_path, config, 3)
-    real = distributed.moved
+    real = distributed.to_device
 
     def heard(array, device):
         order.append("copy")
         return real(array, device)
 
-    monkeypatch.setattr(distributed, "moved", heard)
+    monkeypatch.setattr(distributed, "to_device", heard)
     trainer.encoder.query.register_forward_pre_hook(lambda *_: order.append("encode"))
     trainer._optimizer_step(with_groups=False)
     assert order == ["copy"] * 9 + ["encode"] * 2
@@ -309,6 +309,24 @@ def test_unread_steps_are_read_before_anything_is_written(checkpoint, tmp_path):
     with pytest.raises(Diverged, match="step 5: loss nan"):
         trainer.run(Silent(), 0)
     assert [line[0] for line in lines] == [3] and trainer.step == 4 and not saved
+
+
+def test_a_state_that_is_saved_while_waiting_holds_the_unread_losses(checkpoint, tmp_path):
+    """A signal may end the wait for a generation, between two lines of the log."""
+    trainer = make(checkpoint, tmp_path, TrainConfig(lr=1e-3, batch_size=4, total_steps=9), 9)
+    trainer._reads_each_step = False
+    for _ in range(2):
+        trainer._optimizer_step(with_groups=False)
+    assert not trainer.losses
+    trainer._save_state()
+    assert len(trainer.losses) == 2 and not trainer._unread
+    saved = load_state(tmp_path / "s2", trainer.encoder, trainer.optimizer)
+    assert saved.losses == trainer.losses
+    trainer._optimizer_step(with_groups=False)
+    trainer._unread[0].loss.fill_(float("nan"))
+    with pytest.raises(Diverged, match="step 3: loss nan"):
+        trainer._save_state()
+    assert not (tmp_path / "s3").exists()
 
 
 @pytest.mark.long
