@@ -20,7 +20,7 @@ from ance_cli.formats.summary import Summary
 from ance_cli.hub.servers import servers
 from ance_cli.models.checkpoint import ORIGIN, Checkpoint
 from ance_cli.models.hub import fetched
-from ance_cli.models.tower import WIDTH_KEYS, Tower, read_object
+from ance_cli.models.tower import WIDTH_KEYS, Module, Tower, read_object
 
 if TYPE_CHECKING:
     from ance_cli.models.foreign import Foreign
@@ -195,15 +195,18 @@ def _write(output: Path, load: Callable[[Path], Foreign], origin: dict[str, Any]
 
 
 def _files_of(source: Path) -> list[tuple[str, Path]]:
-    """The files of a source that vectors can depend on, by names that are relative to it."""
+    """The files of a source that vectors can depend on, by names that are relative to it; those of
+    an adapter's base too."""
     if not source.exists():
         raise BadInput(f"{source}: no such file or folder", hint="check the path")
     name = source.resolve().name
     if not source.is_dir():
         return [(name, source)]
+    base = Tower((Module("Transformer", source, source),)).base
     return [
-        (f"{name}/{path.relative_to(source).as_posix()}", path)
-        for path in sorted(source.rglob("*"))
+        (f"{prefix}/{path.relative_to(folder).as_posix()}", path)
+        for prefix, folder in ((name, source), *([("base of the adapter", base)] if base else []))
+        for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix in _WEIGHTS_AND_CONFIGS
     ]
 

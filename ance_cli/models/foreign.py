@@ -36,7 +36,15 @@ from ance_cli.models.encoder import (
     load_modules,
     with_normalize,
 )
-from ance_cli.models.tower import PICKLED, Module, Tower, read_object
+from ance_cli.models.tower import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    PICKLED,
+    PICKLED_ADAPTER,
+    Module,
+    Tower,
+    read_object,
+)
 
 Weights = dict[str, Tensor]
 
@@ -56,6 +64,8 @@ _DPR_PREFIXES: dict[Side, tuple[str, ...]] = {
     "query": ("question_model.", "question_encoder."),
     "passage": ("ctx_model.", "ctx_encoder."),
 }
+_SAFE_NAMES = {PICKLED: "model.safetensors", PICKLED_ADAPTER: ADAPTER_WEIGHTS}
+"""Files of PyTorch's own format -> the same in safetensors."""
 _COPY_AGAIN = "fetch the checkpoint again, as its authors released it"
 
 
@@ -115,6 +125,8 @@ def _load(
             "sentence-transformers", dual, checkpoint.settings,
             {side: checkpoint.tower(side) for side in _DPR_PREFIXES},
         )  # fmt: skip
+    if len(sources) == 1 and (first / ADAPTER).exists():  # the weights are its base's
+        return _plain(first, scratch, pooling, similarity)
     weights = {source: read_weights(_weights_in(source)) for source in sources}
     names = [name for each in weights.values() for name in each]
     if any(name.startswith(prefix) for name in names for prefix in sum(_DPR_PREFIXES.values(), ())):
@@ -181,17 +193,19 @@ def read_weights(path: Path) -> Weights:
 def _in_safetensors(source: Path, scratch: Path) -> Path:
     """The folder itself, or a copy with its weights in safetensors."""
     pickled = [
-        path for path in source.rglob(PICKLED) if not ModuleFolder(path.parent).weights.exists()
+        (path, path.with_name(name))
+        for old, name in _SAFE_NAMES.items()
+        for path in source.rglob(old)
+        if not path.with_name(name).exists()
     ]
     if not pickled:
         return source
     copy = scratch / source.resolve().name
     unwanted = shutil.ignore_patterns("*.bin", "*.h5", "*.msgpack", "*.onnx", "*.pt", ".git")
     shutil.copytree(source, copy, ignore=unwanted)
-    for path in pickled:
+    for path, safe in pickled:
         tensors = {name: each.clone() for name, each in read_weights(path).items()}
-        target = ModuleFolder(copy / path.relative_to(source).parent)
-        save_file(tensors, target.weights, metadata={"format": "pt"})
+        save_file(tensors, copy / safe.relative_to(source), metadata={"format": "pt"})
     return copy
 
 

@@ -37,7 +37,9 @@ _WITHOUT_CONFIG = ("Normalize", "StaticEmbedding")
 _LIBRARY = "sentence_transformers."
 """Where the types of the library's own modules begin; others are code of the checkpoint."""
 
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PICKLED = "pytorch_model.bin"
+PICKLED_ADAPTER = "adapter_model.bin"
 
 _UNLIMITED = 1 << 30
 _PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
@@ -402,7 +404,7 @@ def _check_transformer(tower: Tower, folder: ModuleFolder, shown: ModuleFolder) 
             f"{shown.config}: no such file: not a checkpoint folder",
             hint="name a Hugging Face or sentence-transformers folder, or RUN/latest, with --ckpt",
         )
-    weights = "adapter_model.safetensors" if _has_adapter(folder.path) else "*.safetensors"
+    weights = ADAPTER_WEIGHTS if _has_adapter(folder.path) else "*.safetensors"
     if not list(folder.path.glob(weights)):
         raise BadInput(
             f"{shown.path}: holds no weights in safetensors format",

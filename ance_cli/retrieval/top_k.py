@@ -23,7 +23,7 @@ BATCH = 4_096
 The last bits of a score depend on how many queries its matrix product has. So a search of some
 queries only gives the bits of a search of all if it begins at a multiple of `BATCH`, and ends at
 one or with the last query: then every product has the same queries. faiss multiplies 4,096 queries
-at a time; in batches of 2,048 it needs 13 % more time, in batches of 1,024 40 % more.
+at a time, so larger batches gain nothing (docs/evidence/measurements.md).
 """
 
 _SCORE_BYTES = {"cuda": 1 << 30, "cpu": 128 << 20}

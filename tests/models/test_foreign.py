@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import (
+    AutoModel,
+    AutoTokenizer,
     BertModel,
     DPRConfig,
     DPRContextEncoder,
@@ -16,10 +18,11 @@ from transformers import (
     RobertaModel,
 )
 
-from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.hub.convert import convert
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.foreign import load_foreign, read_weights
+from tests.families import bare_qwen3
 from tests.models.test_encoder import our_vectors, their_vectors
 from tests.world import data_root, make_tokenizer, small_bert
 
@@ -289,6 +292,49 @@ def test_a_plain_encoder_needs_a_pooling(tmp_path, backbone, pickled):
     mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     expected = torch.nn.functional.normalize(mean, dim=-1)
     np.testing.assert_allclose(our_vectors(tmp_path / "ours", TEXTS), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+def test_an_adapter_alone_is_merged_into_its_base(tmp_path, backbone, kind, pickled):
+    """As Tevatron and FlagEmbedding leave it: adapter and tokenizer, neither config nor pooling."""
+    peft = pytest.importorskip("peft")
+    base = backbone if kind == "bert" else bare_qwen3(tmp_path / "base")
+    targets = ["query", "value"] if kind == "bert" else ["q_proj", "v_proj"]
+    torch.manual_seed(0)
+    model = AutoModel.from_pretrained(base)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=targets)).eval()
+    for name, weights in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.1)
+    source = tmp_path / "adapter"
+    adapted.save_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.save_pretrained(source)
+    if pickled:
+        torch.save(read_weights(source / "adapter_model.safetensors"), source / "adapter_model.bin")
+        (source / "adapter_model.safetensors").unlink()
+    pooling = None
+    if kind == "bert":
+        pooling = "mean"
+        with pytest.raises(UsageProblem, match="is a plain encoder: it does not define"):
+            convert([source], tmp_path / "ours")
+    assert convert([source], tmp_path / "ours", pooling=pooling)["layout"] == "plain"
+    assert convert([source], tmp_path / "ours", pooling=pooling)["up_to_date"]
+    assert not (tmp_path / "ours" / "adapter_config.json").exists()
+    with torch.no_grad():
+        expected = [
+            adapted(**tokenizer(text, return_tensors="pt")).last_hidden_state[0] for text in TEXTS
+        ]
+    pooled = [states.mean(0) if kind == "bert" else states[-1] for states in expected]
+    ours = our_vectors(tmp_path / "ours", TEXTS)
+    np.testing.assert_allclose(ours, torch.stack(pooled), atol=1e-5)
+    config = base / "config.json"
+    before = config.read_text()
+    config.write_text(before + " ")
+    with pytest.raises(Mismatch, match="was made from other files or settings"):
+        convert([source], tmp_path / "ours", pooling=pooling)
+    config.write_text(before)
 
 
 def test_a_sentence_transformers_folder_with_older_weight_files(tmp_path, backbone):
