@@ -33,11 +33,12 @@ _WORTH_READING = {"cpu": 16_384, "cuda": 1 << 20}
 """Queries per slice from which on a worker gets several slices, up to `_MOST_SLICES`.
 
 Reckoned, not measured. Of n slices, a lost worker costs one, and a slow worker searches fewer; but
-each slice reads the corpus once more. Per row, a worker reads 2 d bytes and computes 2 d FLOPs for each query (on a GPU
-4 d). A CPU at 500 GFLOP/s needs 33 times as long for 16,384 queries as for reading at 1 GB/s, so
-that four slices of this size cost 2 % and save three quarters of what may be an hour. A GPU at 400
-TFLOP/s needs the time of one reading for 200,000 queries, and a minute for 500,000 over 9M rows: it
-gets one slice. A million queries are read for a second time anyway (`exact._GROUP_BYTES`).
+each slice reads the corpus once more. Per row, a worker reads 2 d bytes and computes 2 d FLOPs for
+each query (on a GPU 4 d). A CPU at 500 GFLOP/s needs 33 times as long for 16,384 queries as for
+reading at 1 GB/s, so that four slices of this size cost 2 % and save three quarters of what may be
+an hour. A GPU at 400 TFLOP/s needs the time of one reading for 200,000 queries, and a minute for
+500,000 over 9M rows: it gets one slice. A million queries are read for a second time anyway
+(`exact._GROUP_BYTES`).
 """
 
 
