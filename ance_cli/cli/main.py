@@ -33,6 +33,7 @@ from ance_cli.cli import (
     report,
     rerank,
     search,
+    split,
     status,
     tokenize,
     train_segment,
@@ -85,7 +86,7 @@ def _root(
 
 
 for module in (
-    demo, init, doctor, import_dataset, merge, bm25_negatives, tokenize, encode, index, mine,
+    demo, init, doctor, import_dataset, split, merge, bm25_negatives, tokenize, encode, index, mine,
     train_segment, search, rerank, fuse, evaluate, read, bench_search, refresh, loop, status,
     report, diagnose, checkpoint, export, card,
 ):  # fmt: skip

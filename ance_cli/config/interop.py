@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ance_cli.config.data import MIN_REL, EncoderChoices, MinRel
-from ance_cli.config.retrieval import Depth
+from ance_cli.config.retrieval import SEED, Depth, Seed
 from ance_cli.config.sets import Action, ExportForm, ImportFormat, PoolingName, SimilarityName
 from ance_cli.config.setting import DATA, METHOD, RUNTIME, Config, Setting
 
@@ -30,14 +30,27 @@ class ImportConfig(Config):
     """What `ance import` reads."""
 
     sources: Annotated[list[str], Setting(
-        "What to read: PATH, FORMAT:PATH or ir-datasets:ID; a file, or a folder of files that "
-        "belong together. Several sources make one dataset.", DATA, positional=True)] | None = None
+        "What to read: PATH, FORMAT:PATH, hf:ORG/NAME[:SUBSET][@REVISION] or ir-datasets:ID; a "
+        "file, or a folder of files that belong together. Several sources make one dataset.",
+        DATA, positional=True)] | None = None
     format: Annotated[ImportFormat, Setting(
         "Format of the sources that name none; auto recognises each.", DATA)] = "auto"
     splits: Annotated[list[str], Setting(
         "Import only this split (repeatable); NEW=FOUND renames it. A file whose name says no "
-        "split belongs to this one, or to train.", DATA, flags=("--split",),
+        "split belongs to this one, or to train. 80/10/10 divides the queries into train, dev "
+        "and test instead, as ance split does.", DATA, flags=("--split",),
         metavar="NAME")] | None = None
+    columns: Annotated[str, Setting(
+        "Columns of tables whose names are not known, as ROLE=COLUMN,...; the roles are query, "
+        "query_id, positive, negative, doc_id, negative_id, score, title, text and answers. A file "
+        "without header has the columns 1, 2, ...", DATA)] | None = None
+    min_score: Annotated[float, Setting(
+        "Lowest score with which a scored pair is a positive; without it, scores must be whole "
+        "numbers and become the labels.", DATA)] | None = None
+    chunk: Annotated[int, Setting(
+        "Most characters of a passage that documents are cut into (default: 1000 for .txt, .md, "
+        ".html and .pdf files; rows of tables stay whole).", DATA, at_least=50)] | None = None
+    seed: Seed = SEED
     corpora: Annotated[list[Path], Setting(
         "File of documents, of any name (repeatable).", DATA, flags=("--corpus",),
         metavar="FILE")] | None = None
@@ -48,6 +61,21 @@ class ImportConfig(Config):
     with_url: Annotated[bool, Setting(
         "Build texts as `url<sep>title<sep>body`, as the released ANCE models expect.",
         DATA)] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig(Config):
+    """How the labels of a dataset are divided."""
+
+    split: Annotated[str, Setting(
+        "Split to divide (default: the only one).", DATA, metavar="NAME")] | None = None
+    shares: Annotated[str, Setting(
+        "Percentages of queries: train/dev/test, or train/dev.", DATA)] = "80/10/10"
+    near: Annotated[float, Setting(
+        "Similarity (Jaccard, of words and short runs of words) from which two queries, or two "
+        "positives, are near-duplicates and stay on one side; 1 compares no texts.", DATA,
+        above=0, at_most=1)] = 0.8
+    seed: Seed = SEED
 
 
 @dataclass(frozen=True, kw_only=True)

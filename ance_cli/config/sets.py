@@ -32,8 +32,8 @@ PresetName = Literal[
 ]
 BaselineName = Literal["rand", "rand-batch", "nce", "bm25", "bm25+rand", "ance"]
 ImportFormat = Literal[
-    "auto", "beir", "msmarco-passage", "msmarco-doc", "trec", "dpr", "tevatron", "flagembedding",
-    "ir-datasets",
+    "auto", "table", "documents", "hf", "beir", "msmarco-passage", "msmarco-doc", "trec", "dpr",
+    "tevatron", "flagembedding", "ir-datasets",
 ]  # fmt: skip
 NegativesForm = Literal[
     "tevatron", "tevatron-v2", "flagembedding", "sentence-transformers", "ann-training-data"

@@ -5,7 +5,7 @@ from typing import get_args
 from ance_cli.config.sets import ExportForm, ImportFormat, NegativesForm, RunForm
 
 AUTO = "auto"
-IR_DATASETS = "ir-datasets"
+IR_DATASETS, HUGGING_FACE, DOCUMENTS, TABLE = "ir-datasets", "hf", "documents", "table"
 FORMATS: tuple[str, ...] = get_args(ImportFormat)
 """The formats that an import reads, as the command line spells them."""
 

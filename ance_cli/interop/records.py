@@ -8,7 +8,7 @@ order of their roles, so that every record can be checked when it is read.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -50,7 +50,15 @@ class Negative(NamedTuple):
     teacher_positive_score: float | None = None
 
 
-Record = Passage | Query | Label | Negative | Hit
+class Chunk(NamedTuple):
+    """A passage that was cut out of a document."""
+
+    passage: Passage
+    parent_id: str
+    """The document's id; the passages of a document are `PARENT#1`, `PARENT#2`, ... in order."""
+
+
+Record = Passage | Chunk | Query | Label | Negative | Hit
 
 
 class Example(NamedTuple):
@@ -110,6 +118,14 @@ class Part:
     text_only: bool = field(default=False, kw_only=True)
     """Its documents have no ids of their own, so that a separate corpus would be a second copy."""
     by_row: bool = field(default=False, kw_only=True)
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict, kw_only=True)
+    """For a table: role -> the columns that are read as it."""
+    unused: Sequence[str] = field(default=(), kw_only=True)
+    """For a table: the columns that are not read."""
+    count: int | None = field(default=None, kw_only=True)
+    """Rows, where the source says so."""
+    is_cut: bool = field(default=False, kw_only=True)
+    """Whether its documents are cut into passages."""
 
     def where(self, number: int) -> str:
         """The place of a record in messages."""
@@ -193,6 +209,12 @@ class Head:
     @property
     def first(self) -> str:
         return self.lines[0] if self.lines else ""
+
+    def only(self, place: int) -> Head:
+        """The head as if the file held nothing but one of its first lines."""
+        one = Head(self.path)
+        one._lines = [self.lines[place]]
+        return one
 
     @property
     def columns(self) -> list[str]:

@@ -20,17 +20,10 @@ from ance_cli.formats.dataset import (
 from ance_cli.formats.jsonl import read_lines, read_records, refuse
 from ance_cli.formats.labels import names_ids
 from ance_cli.formats.trec import Hit
+from ance_cli.interop.delimited import text_of
 from ance_cli.interop.records import Record, answers_metadata
 
 T = TypeVar("T")
-
-
-def text_of(line: bytes, where: str) -> str:
-    """A line as text; `BadInput` if it is not UTF-8."""
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError:
-        raise BadInput(f"{where}: not valid UTF-8", hint="skip bad lines with --skip-bad") from None
 
 
 def rows_of(

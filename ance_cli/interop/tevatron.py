@@ -9,7 +9,13 @@ from typing import Any
 
 from ance_cli.call import SkippedLines
 from ance_cli.errors import BadInput
-from ance_cli.formats.dataset import Passage, Query, checked_id, parse_passage
+from ance_cli.formats.dataset import (
+    ANSWER_FIELDS,
+    Passage,
+    Query,
+    checked_id,
+    parse_passage,
+)
 from ance_cli.formats.jsonl import read_records, refuse
 from ance_cli.formats.labels import Label
 from ance_cli.interop import tables
@@ -34,7 +40,7 @@ def recognise(path: Path, head: Head) -> Part | None:
         return file_part(path, Role.ROWS, "Tevatron v2 rows (positive_document_ids)", rows_of_ids)
     if "docid" in fields and "text" in fields:
         return file_part(path, Role.DOCUMENTS, "Tevatron corpus (docid)", tables.json_documents)
-    if {"query_id", "query"} <= fields:
+    if {"query_id", "query"} <= fields <= {"query_id", "query", *ANSWER_FIELDS, "metadata"}:
         return file_part(path, Role.QUERIES, "Tevatron queries (query_id)", tables.json_queries)
     return None
 

@@ -14,6 +14,7 @@ from ance_cli.formats.jsonl import read_lines, refuse
 from ance_cli.formats.labels import read_labels
 from ance_cli.formats.trec import read_hits
 from ance_cli.interop import tables
+from ance_cli.interop.delimited import text_of
 from ance_cli.interop.records import Head, Part, Record, Role, file_part
 
 _DOCUMENTS = re.compile(r"(corpus|collection|documents?|docs|passages)\b")
@@ -75,7 +76,7 @@ def topics(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Reco
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
-            text = tables.text_of(line, where)
+            text = text_of(line, where)
         except BadInput as problem:
             refuse(problem, skipped)
             continue

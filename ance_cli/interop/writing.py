@@ -17,7 +17,7 @@ from ance_cli.formats.negatives_file import PairNegatives
 from ance_cli.formats.trec import Hit
 from ance_cli.interop.external_groupby import ExternalGroupBy
 from ance_cli.interop.hashed_id_map import HashedIdMap
-from ance_cli.interop.records import Negative, Part, Record, Role
+from ance_cli.interop.records import Chunk, Negative, Part, Record, Role
 
 _SPILLED = ".spilled"
 _TAG = "imported"
@@ -40,6 +40,8 @@ class DatasetWriter:
         self._has_corpus = any(part.role is Role.DOCUMENTS for part in parts)
         self._labelled = {part.split for part in parts if part.role is Role.LABELS}
         self._documents, self._queries = HashedIdMap(), HashedIdMap()
+        self._parents = HashedIdMap()
+        self._cut: tuple[str, int] | None = None
         self._labels, self._pairs, self._hits = HashedIdMap(), HashedIdMap(), HashedIdMap()
         self._spills: dict[str, ExternalGroupBy] = {}
         self.stats: dict[str, Any] = {
@@ -54,15 +56,26 @@ class DatasetWriter:
 
     def take(self, record: Record, part: Part, number: int) -> None:
         """Write one record of a part; `BadInput` names its file and line."""
+        if not isinstance(record, Chunk):
+            self._end_document()
         match record:
             case Passage():
                 self._passage(record, part, number)
+            case Chunk():
+                self._chunk(record, part, number)
             case Query():
                 self._query(record, part, number)
             case Label():
-                self._label(record, part, number)
+                doc_ids = self._passages_of(record.doc_id)
+                if doc_ids != [record.doc_id]:
+                    self._add("labels_of_documents")
+                for doc_id in doc_ids:
+                    self._label(record._replace(doc_id=doc_id), part, number)
             case Negative():
-                self._negative(record, part, number)
+                for positive_id in self._passages_of(record.positive_id):
+                    for doc_id in self._passages_of(record.doc_id):
+                        found = record._replace(positive_id=positive_id, doc_id=doc_id)
+                        self._negative(found, part, number)
             case Hit():
                 self._hit(record, part, number)
 
@@ -75,6 +88,9 @@ class DatasetWriter:
             if name.startswith("qrels/"):
                 handle.write(LABELS_HEADER)
         handle.write(line)
+
+    def _add(self, name: str) -> None:
+        self.stats[name] = self.stats.get(name, 0) + 1
 
     def _count(self, kind: str, split: str) -> None:
         self.stats[kind][split] = self.stats[kind].get(split, 0) + 1
@@ -97,14 +113,44 @@ class DatasetWriter:
         self.stats["repeated"] += 1
         return False
 
-    def _passage(self, passage: Passage, part: Part, number: int) -> None:
+    def _passage(
+        self, passage: Passage, part: Part, number: int, parent_id: str | None = None
+    ) -> None:
         doc_id, title, text = passage
         if part.role is Role.ROWS and self._has_corpus:
             return  # the corpus has it, or else the label or negative that names it is refused
-        line = _line({"_id": doc_id, "title": title, "text": text}, part, number)
+        parent = {} if parent_id is None else {"parent_id": parent_id}
+        line = _line({"_id": doc_id, "title": title, "text": text, **parent}, part, number)
         if self._is_new(self._documents, doc_id, f"{title}\n{text}", "document", part, number):
             self._to("corpus.jsonl", line)
             self.stats["passages"] += 1
+
+    def _chunk(self, chunk: Chunk, part: Part, number: int) -> None:
+        parent_id = chunk.parent_id
+        if self._cut is None or self._cut[0] != parent_id:
+            self._end_document()
+            if parent_id in self._parents:
+                raise BadInput(
+                    f"{part.where(number)}: document id {parent_id!r} was used before",
+                    hint="give each document its own id, or keep the first one with --skip-bad",
+                )
+            self._cut = (parent_id, 0)
+        self._passage(chunk.passage, part, number, parent_id)
+        self._cut = (parent_id, self._cut[1] + 1)
+
+    def _end_document(self) -> None:
+        """Remember how many passages the document has that was cut last."""
+        if self._cut is not None:
+            self._parents.add(*self._cut)
+            self._add("documents_cut")
+            self._cut = None
+
+    def _passages_of(self, doc_id: str) -> list[str]:
+        """The passages of a document that was cut; otherwise the id itself."""
+        count = self._parents.get(doc_id) if len(self._parents) else None
+        if count is None:
+            return [doc_id]
+        return [f"{doc_id}#{place}" for place in range(1, count + 1)]
 
     def _query(self, query: Query, part: Part, number: int) -> None:
         query_id, text, metadata = query
@@ -189,6 +235,7 @@ class DatasetWriter:
         Positives of the query are removed from its negatives here, because only now is every label
         known.
         """
+        self._end_document()
         dropped = 0
         for split, spill in self._spills.items():
             for group in spill.groups():
