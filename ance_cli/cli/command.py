@@ -22,8 +22,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from ance_cli.call import Call
 from ance_cli.cli.config_file import config_reader, found_by_itself, is_set
-from ance_cli.cli.runner import run_command
+from ance_cli.cli.runner import run_command, with_dataset_folders
 from ance_cli.config.calling import CallSettings
 from ance_cli.config.setting import Config, Declared, Given, declared, has_default, setting_of
 from ance_cli.errors import UsageProblem
@@ -86,10 +87,17 @@ def command(
             if not values.get("quiet") and (found := found_by_itself(ctx)):
                 print(found, file=sys.stderr)
             typed = {key for key in values if is_set(ctx, key)}
-            arguments = {part.name: part.filled(values, typed) for part in parts}
+
+            def filled(values: dict[str, Any]) -> dict[str, Any]:
+                return {part.name: part.filled(values, typed) for part in parts}
+
+            def work(call: Call) -> Summary | None:
+                return function(call, **filled(with_dataset_folders(values, call)))
+
+            filled(values)  # settings are checked before anything is read
             asked = CallSettings(**{key: values[key] for key in takes})
             try:
-                run_command(asked, values.get("output"), lambda call: function(call, **arguments))
+                run_command(asked, values.get("output"), work)
             except BrokenPipeError:  # `| head` has read enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(0) from None

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ance_cli.call import TRUST, Call, SkippedLines
 from ance_cli.config.calling import CallSettings
@@ -57,6 +58,37 @@ def run_command(
     show_skipped(call.skipped)
     if summary is not None:
         show_summary(summary, settings.json, settings.quiet or output == STDIO)
+
+
+def with_dataset_folders(values: dict[str, Any], call: Call) -> dict[str, Any]:
+    """The values of a command's flags, --data being folders in the BEIR layout.
+
+    Anything else that --data names is imported into the cache folder.
+    """
+    changed = dict(values)
+    if isinstance(data := values.get("data"), Path):
+        changed["data"] = _dataset_folder(data, call)
+    if datas := values.get("datas"):
+        folders = [_dataset_folder(Path(text), call) for text in datas]
+        changed["datas"] = [str(folder) for folder in folders]
+    return changed
+
+
+def _dataset_folder(data: Path, call: Call) -> Path:
+    name, colon, _ = str(data).partition(":")
+    is_remote = colon == ":" and name in ("hf", "ir-datasets")
+    if data.is_file() or is_remote or (data.is_dir() and not _has_layout(data)):
+        from ance_cli.interop.import_dataset import import_into_cache
+
+        return import_into_cache(str(data), call)
+    return data
+
+
+def _has_layout(folder: Path) -> bool:
+    """Whether a folder has one of the parts of a dataset."""
+    return (folder / "qrels").is_dir() or any(
+        path.name.startswith(("corpus.jsonl", "queries.jsonl")) for path in folder.iterdir()
+    )
 
 
 def dataset_of(

@@ -14,10 +14,12 @@ MIN_REL = 1
 
 Data = Annotated[Path, Setting(
     "Dataset folder in the BEIR layout: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv (plain, "
-    ".gz or .zst).", DATA, metavar="DIR")]
+    ".gz or .zst); or what `ance import` reads, such as pairs.csv or hf:ORG/NAME, which is then "
+    "imported into the cache folder.", DATA, metavar="DIR")]
 Datas = Annotated[list[str], Setting(
-    "Dataset folder in the BEIR layout. Repeat the flag as DIR:SHARE to merge several datasets "
-    "next to the output (see ance merge).", DATA, flags=("--data",), metavar="DIR")]
+    "Dataset folder in the BEIR layout, or what `ance import` reads. Repeat the flag as DIR:SHARE "
+    "to merge several dataset folders next to the output (see ance merge).", DATA,
+    flags=("--data",), metavar="DIR")]
 Split = Annotated[str, Setting(
     "Split to use: reads qrels/SPLIT.tsv and the queries judged there.", DATA, metavar="NAME")]
 Corpus = Annotated[Path, Setting(

@@ -46,8 +46,9 @@ class DrawRules(Config):
         at_least=0)] = 20
     mix: Annotated[str, Setting(
         "Sources of negatives and the share of each, for instance ann:0.7,bm25:0.2,random:0.1. "
-        "mine and refresh take ann, bm25, random, previous (candidates of the generation before) "
-        "and lookahead (neighbours of the positive); bm25-negatives takes bm25 or run, and random.",
+        "mine and refresh take ann, bm25, random, previous (candidates of the generation before), "
+        "lookahead (neighbours of the positive) and given (negatives that came with the data); "
+        "bm25-negatives takes bm25 or run, given and random.",
         METHOD)] = "ann"
     sampler: Annotated[SamplerName, Setting(
         "How negatives are drawn from a ranking. uniform: all ranks alike. top: best first. "
@@ -134,8 +135,9 @@ class Bm25Config(DrawConfig):
 
     depth: Depth = 100
     mix: Annotated[str, Setting(
-        "Sources of negatives and the share of each: bm25 (or run, with --run) and random, for "
-        "instance bm25:0.5,random:0.5.", METHOD)] = "bm25"
+        "Sources of negatives and the share of each: bm25 (or run, with --run), given (negatives "
+        "that came with the data) and random, for instance bm25:0.5,random:0.5.",
+        METHOD)] = "bm25"
     absolute_margin: _Margin | None = None
     relative_margin: _Margin | None = None
 

@@ -44,15 +44,16 @@ def recognise(path: Path, head: Head) -> Part | None:
     if len(head.columns) == 2 and head.columns[1].lstrip(' "')[:1] == "[":
         what = "DPR questions (text, list of answers)"
         return file_part(path, Role.QUERIES, what, questions)
-    if head.first.lstrip()[:1] == "[" and _names_contexts(head):
+    if head.first.lstrip()[:1] == "[":
         return file_part(path, Role.ROWS, "DPR rows (one JSON list)", rows, by_row=True)
     return None
 
 
-def _names_contexts(head: Head) -> bool:
-    """Whether the first object of a JSON list has DPR's fields; also if no field is seen yet."""
+def is_other_list(head: Head) -> bool:
+    """Whether a file is a JSON list whose first lines show fields, and none of DPR's contexts."""
     start = " ".join(head.lines)
-    return '"positive_ctxs"' in start or '":' not in start.replace('" :', '":')
+    has_fields = re.search(r'"\s*:', start) is not None
+    return start.lstrip()[:1] == "[" and has_fields and '"positive_ctxs"' not in start
 
 
 def rows(path: Path, skipped: SkippedLines | None) -> Iterator[tuple[int, Record]]:

@@ -17,8 +17,7 @@ from typing import Any
 import orjson
 
 from ance_cli.call import SkippedLines
-from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.formats import atomic
+from ance_cli.errors import AnceError, BadInput, UsageProblem, system_failure
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.interop import HUGGING_FACE
 from ance_cli.interop.columns import shape_of
@@ -114,8 +113,7 @@ def _part(
 def _reaching(source: str) -> Iterator[None]:
     """Turns what `datasets` raises while it is loaded, asked and read into errors of ours."""
     try:
-        import datasets
-        from huggingface_hub.errors import HfHubHTTPError
+        import datasets  # noqa: F401
     except ImportError:
         raise UsageProblem(
             f"{HUGGING_FACE}:{source} needs the library datasets, which is not installed",
@@ -123,8 +121,10 @@ def _reaching(source: str) -> Iterator[None]:
         ) from None
     try:
         yield
-    except (OSError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
-        if atomic.is_full_disk(error):
+    except AnceError:
+        raise
+    except Exception as error:  # the HTTP library below, and so its errors, differ by version
+        if isinstance(error, OSError) and system_failure(error):
             raise
         reason = " ".join(str(error).split())[:300]
         raise BadInput(

@@ -8,6 +8,7 @@ What was understood is shown before anything is written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ance_cli.config.interop import SplitConfig
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset, splits_of
-from ance_cli.formats.hashing import hash_json
+from ance_cli.formats.hashing import cache_dir, hash_json
 from ance_cli.formats.jsonl import refuse, refuse_stdio
 from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
@@ -57,6 +58,19 @@ def import_dataset(
         _warn_of_missing(stats, call.reporter)
         manifest = plan.publish_folder({}, stats)
     return summary_of(manifest, output, up_to_date=False)
+
+
+def import_into_cache(source: str, call: Call = Call()) -> Path:
+    """The dataset folder of a source, imported into the cache folder unless it is there.
+
+    Its name is the hash of what is imported, so that a changed source makes another folder.
+    """
+    request = Request([source])
+    plan = _plan(parts_of(request)[0], request, Path())
+    folder = cache_dir() / "datasets" / plan.fingerprint
+    call.reporter.say(f"{source}: read as the dataset {folder}")
+    import_dataset(request, folder, replace(call, force=False, dry_run=False))
+    return folder
 
 
 def _plan(parts: Sequence[Part], request: Request, output: Path) -> Plan:

@@ -223,7 +223,7 @@ def _guess(path: Path, name: str, request: Request, head: Head | None = None) ->
     head = head or Head(path)
     names = request.recognisers if name == AUTO else [name]
     for each in request.recognisers:
-        if each not in names:
+        if each not in names or (name == AUTO and each == "dpr" and dpr.is_other_list(head)):
             continue
         if part := request.recognisers[each](path, head):
             return part

@@ -17,8 +17,9 @@ from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Clock, Summary
 from ance_cli.formats.trec import in_trec_order, read_run
 from ance_cli.mining.bm25_rankings import search_bm25
+from ance_cli.mining.given import given_lists, given_negatives
 from ance_cli.mining.mining_data import MiningData, all_texts, read_mining_data
-from ance_cli.mining.mix import BM25, RANDOM, RUN, Mix, parse_mix
+from ance_cli.mining.mix import BM25, GIVEN, RANDOM, RUN, Mix, parse_mix
 from ance_cli.mining.negatives_output import (
     NegativesFiles,
     new_audit,
@@ -42,7 +43,7 @@ def bm25_negatives(
     """Draw negatives for every pair of the split from BM25's top `config.depth`, or from a TREC
     run; a teacher runs on `device`."""
     mix = _checked_mix(config, run)
-    plan = _plan(dataset, files, config, device, run)
+    plan = _plan(dataset, files, mix, config, device, run)
     if summary := nothing_to_write(plan, call):
         return summary
     with (
@@ -55,7 +56,7 @@ def bm25_negatives(
         lists = {}
         if config.negatives and mix.shares.keys() - {RANDOM}:
             with clock("search"):
-                lists = _ranked(dataset, data, config, run, call)
+                lists = _ranked(dataset, data, mix, config, run, call)
         filters = open_candidate_filters(config, device, dataset, data.queries, journal, call)
         if filters.dtype:
             plan.shaped_by["dtype"] = filters.dtype
@@ -73,14 +74,16 @@ def _checked_mix(config: Bm25Config, run: Path | None) -> Mix:
     """The mix: BM25, or the run in place of BM25, and `random`."""
     source = RUN if run else BM25
     text = RUN if run and config.mix == BM25 else config.mix
-    mix = Mix(parse_mix(text, (source, RANDOM)))
-    check_scores(config, [RANDOM] if RANDOM in mix.shares else [], f"draw only from {source}")
+    mix = Mix(parse_mix(text, (source, GIVEN, RANDOM)))
+    unscored = [each for each in (GIVEN, RANDOM) if each in mix.shares]
+    check_scores(config, unscored, f"draw only from {source}")
     return mix
 
 
 def _plan(
     dataset: Dataset,
     files: NegativesFiles,
+    mix: Mix,
     config: Bm25Config,
     device: DeviceConfig,
     run: Path | None,
@@ -96,6 +99,7 @@ def _plan(
         {
             "dataset": dataset.fingerprint("corpus", "queries", "qrels"),
             **({"run": hash_file(run)} if run else {}),
+            **({"given": hash_file(given_negatives(dataset))} if GIVEN in mix.shares else {}),
             **files.inputs(config),
         },
         {"corpus": str(dataset.corpus)},
@@ -104,12 +108,18 @@ def _plan(
 
 
 def _ranked(
-    dataset: Dataset, data: MiningData, config: Bm25Config, run: Path | None, call: Call
+    dataset: Dataset, data: MiningData, mix: Mix, config: Bm25Config, run: Path | None, call: Call
 ) -> dict[str, RankedLists]:
-    """The source of the mix that has a ranking, with that ranking."""
-    if run:
-        return {RUN: RankedLists.of(_from_run(run, data, config.depth, call.skipped))}
-    return {BM25: RankedLists.of(search_bm25(dataset, data.queries, config, config.depth, call))}
+    """The sources of the mix that have lists, with these."""
+    lists = {}
+    if RUN in mix.shares and run:
+        lists[RUN] = RankedLists.of(_from_run(run, data, config.depth, call.skipped))
+    if BM25 in mix.shares:
+        found = search_bm25(dataset, data.queries, config, config.depth, call)
+        lists[BM25] = RankedLists.of(found)
+    if GIVEN in mix.shares:
+        lists[GIVEN] = given_lists(dataset, data, call.skipped)
+    return lists
 
 
 def _from_run(path: Path, data: MiningData, depth: int, skipped: SkippedLines | None) -> Candidates:

@@ -14,7 +14,8 @@ from ance_cli.formats.jsonl import is_stream
 from ance_cli.formats.manifest import read_manifest
 from ance_cli.formats.negatives_file import candidates_name
 from ance_cli.formats.plan import Plan
-from ance_cli.mining.mix import ANN, BM25, LOOKAHEAD, PREVIOUS, RANDOM, Mix, parse_mix
+from ance_cli.mining.given import given_negatives
+from ance_cli.mining.mix import ANN, BM25, GIVEN, LOOKAHEAD, PREVIOUS, RANDOM, Mix, parse_mix
 from ance_cli.mining.negatives_output import NegativesFiles
 from ance_cli.mining.rules import check_positive_scores, check_scores
 from ance_cli.models.checkpoint import Checkpoint
@@ -91,6 +92,10 @@ class MiningJob:
                 hint="name another folder for this call's candidates with --candidates",
             )
 
+    @property
+    def _draws_given(self) -> bool:
+        return GIVEN in shares_of(self.config, self.is_exact)
+
     def plans(self) -> tuple[Plan, Plan]:
         """The plans of the candidates and of the negatives."""
         config, dataset, files = self.config, self.dataset, self.files
@@ -117,6 +122,7 @@ class MiningJob:
             reads,
         )
         previous = {"previous": _fingerprint_of(files.previous, corpus)} if files.previous else {}
+        given = {"given": hash_file(given_negatives(dataset))} if self._draws_given else {}
         negatives = Plan(
             "negatives",
             files.output,
@@ -126,7 +132,7 @@ class MiningJob:
                 "with_text": files.with_text,
                 "checkpoint_step": self.checkpoint.settings.training_step,
             },
-            {**candidates.inputs, **previous, **files.inputs(config)},
+            {**candidates.inputs, **previous, **given, **files.inputs(config)},
             candidates.ran_with,
             reads,
         )
@@ -139,7 +145,7 @@ def shares_of(config: MineConfig, exact: bool) -> dict[str, float]:
     Only embeddings (`exact`) give the scores of positives and of documents that the search did not
     find.
     """
-    shares = parse_mix(config.mix, (ANN, BM25, PREVIOUS, LOOKAHEAD, RANDOM))
+    shares = parse_mix(config.mix, (ANN, BM25, PREVIOUS, LOOKAHEAD, GIVEN, RANDOM))
     if exact:
         return shares
     hint = "search the embeddings: replace --index by --embeddings DIR"

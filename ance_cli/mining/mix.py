@@ -11,8 +11,9 @@ import numpy as np
 from ance_cli.errors import UsageProblem
 
 ANN, BM25, RUN, PREVIOUS, LOOKAHEAD = "ann", "bm25", "run", "previous", "lookahead"
+GIVEN = "given"
 """The ranked sources: the model's own ranking, BM25's, a TREC run, the candidates of an earlier
-model, and the neighbours of the positive."""
+model, the neighbours of the positive, and the negatives that came with the data."""
 RANDOM = "random"
 """The source that draws from the whole corpus instead of from a ranking."""
 

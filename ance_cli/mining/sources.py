@@ -16,9 +16,10 @@ from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Clock
 from ance_cli.mining.audit import BM25_TOP
 from ance_cli.mining.bm25_rankings import cached_bm25
+from ance_cli.mining.given import given_lists
 from ance_cli.mining.mining_data import MiningData
 from ance_cli.mining.mining_job import MiningJob
-from ance_cli.mining.mix import ANN, BM25, LOOKAHEAD, PREVIOUS
+from ance_cli.mining.mix import ANN, BM25, GIVEN, LOOKAHEAD, PREVIOUS
 from ance_cli.mining.pool import RankedLists
 from ance_cli.mining.query_model import QueryModel
 from ance_cli.progress import Reporter
@@ -110,11 +111,17 @@ def _by_neighbours(rankings: Rankings) -> RankedLists:
     )
 
 
+def _by_the_data(rankings: Rankings) -> RankedLists:
+    job = rankings.job
+    return given_lists(job.dataset, rankings.data, job.call.skipped)
+
+
 SOURCES: Mapping[str, Callable[[Rankings], RankedLists]] = {
     ANN: _by_model,
     BM25: _by_bm25,
     PREVIOUS: _by_earlier_model,
     LOOKAHEAD: _by_neighbours,
+    GIVEN: _by_the_data,
 }
 """Source -> its ranked lists. `random` is drawn from the corpus pair by pair, without a list."""
 

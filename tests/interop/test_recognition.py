@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ance_cli.errors import BadInput, UsageProblem
-from ance_cli.interop import FORMATS, IR_DATASETS
+from ance_cli.interop import DOCUMENTS, FORMATS, HUGGING_FACE, IR_DATASETS
 from ance_cli.interop.recognition import Request, parts_of
 from ance_cli.interop.records import Role
 
@@ -50,7 +50,8 @@ def test_a_file_is_recognised(write, name, form):
 
 
 def test_every_format_on_the_command_line_is_read():
-    assert {*FORMATS} == {"auto", IR_DATASETS, *Request().recognisers}
+    of_folders = {"auto", IR_DATASETS, HUGGING_FACE, DOCUMENTS}
+    assert {*FORMATS} == of_folders | {*Request().recognisers}
 
 
 def test_parts_come_in_the_order_in_which_they_can_be_checked(write):
