@@ -15,7 +15,7 @@ import ance_cli
 PACKAGE = Path(ance_cli.__file__).parent
 ROOMS = ["errors", "progress", "call", "config", "formats", "models", "encoding", "retrieval",
          "evaluation", "mining", "training", "loop", "diagnostics", "report", "interop", "setup",
-         "hub", "cli"]  # fmt: skip
+         "hub", "api", "cli"]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -79,8 +79,9 @@ def _dataset_folder(data: Path, call: Call) -> Path:
     is_remote = colon == ":" and name in ("hf", "ir-datasets")
     if data.is_file() or is_remote or (data.is_dir() and not _has_layout(data)):
         from ance_cli.interop.import_dataset import import_into_cache
+        from ance_cli.interop.recognition import Request
 
-        return import_into_cache(str(data), call)
+        return import_into_cache(Request([str(data)]), call)
     return data
 
 

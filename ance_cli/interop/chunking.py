@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ance_cli.errors import UsageProblem
-
 DEFAULT_CHARACTERS = 1000
 """About 200 to 250 tokens of English: a paragraph or two, as passages of MS MARCO and NQ."""
 
@@ -28,19 +26,12 @@ class Chunker:
 
     @cached_property
     def _plain(self) -> Any:
-        return _library().TextSplitter(self.characters)
+        from semantic_text_splitter import TextSplitter
+
+        return TextSplitter(self.characters)
 
     @cached_property
     def _markdown(self) -> Any:
-        return _library().MarkdownSplitter(self.characters)
+        from semantic_text_splitter import MarkdownSplitter
 
-
-def _library() -> Any:
-    try:
-        import semantic_text_splitter
-    except ImportError:
-        raise UsageProblem(
-            "cutting documents into passages needs semantic-text-splitter, which is not installed",
-            hint="pip install 'ance-cli[data]'",
-        ) from None
-    return semantic_text_splitter
+        return MarkdownSplitter(self.characters)

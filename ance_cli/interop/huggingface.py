@@ -111,14 +111,7 @@ def _part(
 
 @contextmanager
 def _reaching(source: str) -> Iterator[None]:
-    """Turns what `datasets` raises while it is loaded, asked and read into errors of ours."""
-    try:
-        import datasets  # noqa: F401
-    except ImportError:
-        raise UsageProblem(
-            f"{HUGGING_FACE}:{source} needs the library datasets, which is not installed",
-            hint="pip install 'ance-cli[data]'",
-        ) from None
+    """Turns what `datasets` raises while it is asked and read into errors of ours."""
     try:
         yield
     except AnceError:

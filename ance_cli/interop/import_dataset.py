@@ -60,15 +60,15 @@ def import_dataset(
     return summary_of(manifest, output, up_to_date=False)
 
 
-def import_into_cache(source: str, call: Call = Call()) -> Path:
-    """The dataset folder of a source, imported into the cache folder unless it is there.
+def import_into_cache(request: Request, call: Call = Call()) -> Path:
+    """The dataset folder of a request, imported into the cache folder unless it is there.
 
     Its name is the hash of what is imported, so that a changed source makes another folder.
     """
-    request = Request([source])
     plan = _plan(parts_of(request)[0], request, Path())
     folder = cache_dir() / "datasets" / plan.fingerprint
-    call.reporter.say(f"{source}: read as the dataset {folder}")
+    for source in request.sources:
+        call.reporter.say(f"{source}: read as the dataset {folder}")
     import_dataset(request, folder, replace(call, force=False, dry_run=False))
     return folder
 

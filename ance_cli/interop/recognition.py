@@ -64,6 +64,8 @@ class Request:
     """Most characters of a passage; None: files of documents are cut, rows of tables are not."""
     seed: int = 0
     """Of the division into splits."""
+    parts: Sequence[Part] = ()
+    """Further sources that the caller has opened."""
     recognisers: dict[str, Recogniser] = field(init=False)
     reading: TableReading = field(init=False)
 
@@ -102,12 +104,13 @@ class Request:
 
 def parts_of(request: Request) -> tuple[list[Part], list[Path]]:
     """The parts of a request with their splits, in the order of reading; and the skipped files."""
-    if not (request.sources or request.corpora or request.queries or request.qrels):
+    named = (request.sources, request.corpora, request.queries, request.qrels, request.parts)
+    if not any(named):
         raise UsageProblem(
             "there is nothing to import",
             hint="for instance: ance import msmarco-passage:DIR -o data/msmarco",
         )
-    parts: list[Part] = []
+    parts: list[Part] = [*request.parts]
     left_out: list[Path] = []
     for source in request.sources:
         parts += _parts_of_source(source, request, left_out)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.call import SkippedLines
-from ance_cli.errors import BadInput, UsageProblem
+from ance_cli.errors import BadInput
 from ance_cli.formats.jsonl import DAMAGE, damaged, open_input, read_records
 from ance_cli.interop.delimited import quoted_rows, tab_rows
 from ance_cli.interop.records import Head
@@ -46,8 +46,7 @@ def open_table(path: Path, head: Head, named: frozenset[str] = frozenset()) -> T
     """The table in a file; None if its name has no ending of a table or its start is none.
 
     `named` are names that the caller gives to columns: a first row with one of them is a header.
-    Raises `UsageProblem` for Parquet and Arrow if pyarrow is not installed, and `BadInput` for a
-    damaged file.
+    Raises `BadInput` for a damaged Parquet or Arrow file.
     """
     ending = _ENDING.search(path.name.lower())
     kind = ending[1] if ending else ""
@@ -144,13 +143,8 @@ def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 @contextmanager
 def _arrow_errors(path: Path) -> Iterator[Any]:
-    try:
-        import pyarrow as pa
-    except ImportError:
-        raise UsageProblem(
-            f"{path}: reading it needs pyarrow, which is not installed",
-            hint="pip install 'ance-cli[data]'",
-        ) from None
+    import pyarrow as pa
+
     try:
         yield pa
     except FileNotFoundError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ance_cli.call import SkippedLines
-from ance_cli.errors import AnceError, BadInput, UsageProblem
+from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage
 from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.jsonl import open_input, refuse
@@ -100,10 +100,8 @@ def _of_text(path: Path, ending: str) -> Document:
 
 
 def _of_html(data: bytes) -> Document:
-    try:
-        from bs4 import BeautifulSoup
-    except ImportError:
-        raise _missing("HTML", "beautifulsoup4") from None
+    from bs4 import BeautifulSoup
+
     page = BeautifulSoup(data, "html.parser")  # finds the encoding that the page declares
     title = page.title.get_text() if page.title else ""
     for element in page(["script", "style", "noscript", "template", "nav", "header", "footer"]):
@@ -113,27 +111,16 @@ def _of_html(data: bytes) -> Document:
 
 
 def _of_pdf(path: Path) -> Document:
-    try:
-        from pypdf import PdfReader
-        from pypdf.errors import PyPdfError
-    except ImportError:
-        raise _missing("PDF", "pypdf") from None
+    from pypdf import PdfReader
+    from pypdf.errors import PyPdfError
+
     try:
         reader = PdfReader(path)
         title = (reader.metadata.title if reader.metadata else None) or ""
         return Document(title, "\n\n".join(page.extract_text() for page in reader.pages))
-    except AnceError:
-        raise
     except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         # a damaged file raises what its broken part happens to break
         raise BadInput(
             f"{path}: cannot be read as PDF ({type(error).__name__}: {error})",
             hint="leave the file out, or skip such files with --skip-bad",
         ) from error
-
-
-def _missing(kind: str, package: str) -> UsageProblem:
-    return UsageProblem(
-        f"reading {kind} files needs {package}, which is not installed",
-        hint="pip install 'ance-cli[data]'",
-    )

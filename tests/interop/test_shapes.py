@@ -221,12 +221,12 @@ def test_an_import_is_divided(write, imported):
 def test_what_data_names_is_imported_once(write, monkeypatch, tmp_path):
     monkeypatch.setenv("ANCE_CACHE_DIR", str(tmp_path / "cache"))
     path = write("faq.csv", "question,answer", "q1,a1")
-    first = import_into_cache(str(path))
+    first = import_into_cache(Request([str(path)]))
     changed = (first / "corpus.jsonl").stat().st_mtime_ns
-    assert import_into_cache(str(path)) == first
+    assert import_into_cache(Request([str(path)])) == first
     assert (first / "corpus.jsonl").stat().st_mtime_ns == changed
     write("faq.csv", "question,answer", "q1,a1", "q2,a2")
-    assert import_into_cache(str(path)) != first
+    assert import_into_cache(Request([str(path)])) != first
 
 
 @pytest.mark.parametrize("name", ["page.pdf", "page.txt", "empty.md"])
