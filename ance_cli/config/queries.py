@@ -45,7 +45,7 @@ class QueryConfig(Config):
         "sequence-to-sequence model, an instruction for others).", METHOD,
         metavar="TEXT")] | None = None
     max_new_tokens: Annotated[int, Setting(
-        "Longest query, in tokens of the model.", METHOD, at_least=1)] = 64
+        "Longest query, in tokens of the model.", METHOD, at_least=1, at_most=4096)] = 64
     temperature: Annotated[float, Setting(
         "Temperature of the draws; 0 takes the likeliest token each time.", METHOD, at_least=0,
         at_most=100)] = 0.0
