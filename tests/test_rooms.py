@@ -14,8 +14,8 @@ import ance_cli
 
 PACKAGE = Path(ance_cli.__file__).parent
 ROOMS = ["errors", "progress", "call", "config", "formats", "models", "encoding", "retrieval",
-         "evaluation", "mining", "queries", "training", "loop", "diagnostics", "report", "interop",
-         "setup", "hub", "cli"]  # fmt: skip
+         "evaluation", "mining", "query_generation", "training", "loop", "diagnostics", "report",
+         "interop", "setup", "hub", "cli"]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

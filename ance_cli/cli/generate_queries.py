@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         -o data/generated`
         """
         from ance_cli.models.checkpoint import Checkpoint
-        from ance_cli.queries.generate_queries import generate_queries as stage
+        from ance_cli.query_generation.generate_queries import generate_queries as stage
         from ance_cli.retrieval.dense import vector_source
         from ance_cli.retrieval.search import Bm25Searcher, DenseSearcher, Searcher
 

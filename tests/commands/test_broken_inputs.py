@@ -336,7 +336,7 @@ CASES = {
     "corpus cut, read by a writer": (cut(CORPUS, 9), GENERATE, 3, "corpus.jsonl:64: not valid"),
     "passages without text": (text(CORPUS, '{"_id":"d0","text":" "}\n'), GENERATE, 3,
                               "data/corpus.jsonl: no passage has a text"),
-    "shares broken": (text("data/datasets.json", "[]"), GENERATE, 3, "lists no dataset"),
+    "no shares, for a writer": (text("data/datasets.json", "[]"), GENERATE, 3, "lists no dataset"),
     "encoder for a writer": (nothing, [*GENERATE, "--model", "ckpt"], 3,
                              "BertModel; expected a language model"),
     "writer not there": (nothing, [*GENERATE, "--model", "nosuch"], 3, "no such checkpoint folder"),

@@ -34,7 +34,8 @@ CALLS = {
     "merge": ["merge", "data", "other", "-o", "out"],
     "generate-queries": [
         "generate-queries", "--data", "data", "--model", "writer", "--engine", "bm25s",
-        "--max-new-tokens", "4", "--temperature", "1", "--sample", "9", "--gpus", "none", "-o", "out",
+        "--max-new-tokens", "4", "--temperature", "1", "--sample", "9", "--gpus", "none",
+        "-o", "out",
     ],
     "bm25-negatives": ["bm25-negatives", "--data", "data", "--engine", "bm25s", "-o", "out"],
     "tokenize": ["tokenize", "--ckpt", "ckpt", "--data", "data", "-o", "out"],

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ance_cli.formats.journal import RECORDS
-from ance_cli.queries import endpoint
+from ance_cli.query_generation import endpoint
 from tests.chat_server import KEY, MODEL, first_words, running_chat
 from tests.world import jsonl, make_reader, tree
 

@@ -30,10 +30,10 @@ from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.merged import read_shares, write_shares
 from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
-from ance_cli.queries.endpoint import Endpoint
-from ance_cli.queries.local_model import LocalModel
-from ance_cli.queries.pool import QueryPool
-from ance_cli.queries.writing import Source, Writer, Written
+from ance_cli.query_generation.endpoint import Endpoint
+from ance_cli.query_generation.local_model import LocalModel
+from ance_cli.query_generation.pool import QueryPool
+from ance_cli.query_generation.writing import Source, Writer, Written
 from ance_cli.retrieval.search import Searcher
 
 

@@ -11,8 +11,8 @@ from ance_cli.config import DeviceConfig, QueryConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats.dataset import Passage
 from ance_cli.mining.sampling import keyed_generator
-from ance_cli.queries.local_model import LocalModel
-from ance_cli.queries.writing import INSTRUCTION, PASSAGE_ALONE, filled
+from ance_cli.query_generation.local_model import LocalModel
+from ance_cli.query_generation.writing import INSTRUCTION, PASSAGE_ALONE, filled
 from tests.world import FILLER, TOPICS, make_reader
 
 KINDS = ["seq2seq", "causal", "chat"]

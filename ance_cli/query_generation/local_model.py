@@ -18,7 +18,7 @@ from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.language_model import LanguageModel, LanguageModelKind, language_model_kind
 from ance_cli.models.reading_model import backbone_folder, model_fingerprint
 from ance_cli.models.tower import read_object
-from ance_cli.queries.writing import INSTRUCTION, PASSAGE_ALONE, Written, filled, query_of
+from ance_cli.query_generation.writing import INSTRUCTION, PASSAGE_ALONE, Written, filled, query_of
 
 if TYPE_CHECKING:
     import torch

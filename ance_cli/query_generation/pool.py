@@ -11,7 +11,7 @@ import orjson
 
 from ance_cli.formats.labels import LABELS_HEADER
 from ance_cli.progress import Reporter
-from ance_cli.queries.writing import Written
+from ance_cli.query_generation.writing import Written
 from ance_cli.retrieval.search import Hits
 
 

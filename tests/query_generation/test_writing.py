@@ -2,7 +2,7 @@
 
 import pytest
 
-from ance_cli.queries.writing import filled, query_of
+from ance_cli.query_generation.writing import filled, query_of
 
 
 def test_a_prompt_takes_the_passage_and_keeps_other_braces():

@@ -8,9 +8,9 @@ import pytest
 from ance_cli.config import QueryConfig
 from ance_cli.errors import BadInput, ResourceExhausted, UsageProblem
 from ance_cli.formats.dataset import Passage
-from ance_cli.queries import endpoint
-from ance_cli.queries.endpoint import Endpoint, in_order
-from ance_cli.queries.writing import Written
+from ance_cli.query_generation import endpoint
+from ance_cli.query_generation.endpoint import Endpoint, in_order
+from ance_cli.query_generation.writing import Written
 from tests.chat_server import KEY, MODEL, running_chat
 
 pytest.importorskip("openai")

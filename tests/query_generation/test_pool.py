@@ -4,8 +4,8 @@ import json
 import random
 
 from ance_cli.formats.dataset import read_qrels, read_queries
-from ance_cli.queries.pool import QueryPool
-from ance_cli.queries.writing import Written
+from ance_cli.query_generation.pool import QueryPool
+from ance_cli.query_generation.writing import Written
 from tests.world import jsonl
 
 

@@ -15,7 +15,7 @@ from ance_cli.config import QueryConfig
 from ance_cli.errors import AnceError, BadInput, ResourceExhausted, UsageProblem
 from ance_cli.formats.dataset import Passage
 from ance_cli.mining.sampling import keyed_generator
-from ance_cli.queries.writing import INSTRUCTION, Written, filled, query_of
+from ance_cli.query_generation.writing import INSTRUCTION, Written, filled, query_of
 
 KEY = "OPENAI_API_KEY"
 _NO_KEY = "no-key"
