@@ -19,10 +19,10 @@ _CONCURRENCY = 8
 class QueryConfig(Config):
     """Queries for passages, and which of them are kept.
 
-    One greedy query of at most 64 tokens per passage is InPars' recipe (Bonifacio et al., SIGIR
-    2022, Sec. 3). The round trip is Promptagator's (Dai et al., ICLR 2023, Sec. 3.2), which keeps
-    a query if its passage is the first result of a retriever that was trained on such queries.
-    BM25 was not, and of near copies any may come first, so the default depth is 3.
+    One query per passage follows InPars (Bonifacio et al., SIGIR 2022). The round trip is
+    Promptagator's (Dai et al., ICLR 2023), which keeps a query if its passage is the first result
+    of a retriever that was trained on such queries. BM25 was not trained on them, and of near
+    copies any may come first, so the default depth is 3.
     """
 
     model: Annotated[str, Setting(

@@ -85,7 +85,7 @@ def generate_queries(
         if searcher:
             pool.keep_found(searcher.hits(pool.queries, _search_config(config), call))
             plan.shaped_by |= searcher.shaping
-        stats: dict[str, Any] = {**pool.stats, "passages_without_text": without_text}
+        stats: dict[str, Any] = {"passages_without_text": without_text, **pool.stats}
         if not stats["queries"]:
             raise BadInput(
                 f"no query is left: {', '.join(f'{name} {n}' for name, n in stats.items())}",
