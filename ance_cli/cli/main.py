@@ -22,6 +22,7 @@ from ance_cli.cli import (
     evaluate,
     export,
     fuse,
+    generate_queries,
     import_dataset,
     index,
     init,
@@ -86,9 +87,9 @@ def _root(
 
 
 for module in (
-    demo, init, doctor, import_dataset, split, merge, bm25_negatives, tokenize, encode, index, mine,
-    train_segment, search, rerank, fuse, evaluate, read, bench_search, refresh, loop, status,
-    report, diagnose, checkpoint, export, card,
+    demo, init, doctor, import_dataset, split, generate_queries, merge, bm25_negatives, tokenize,
+    encode, index, mine, train_segment, search, rerank, fuse, evaluate, read, bench_search, refresh,
+    loop, status, report, diagnose, checkpoint, export, card,
 ):  # fmt: skip
     module.register(app)
 

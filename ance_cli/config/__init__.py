@@ -22,6 +22,7 @@ from ance_cli.config.loop import (
     RefreshTiming,
 )
 from ance_cli.config.mining import Bm25Config, DrawConfig, DrawRules, MineConfig
+from ance_cli.config.queries import QueryConfig
 from ance_cli.config.retrieval import (
     MEASURES,
     PAIR_LENGTH,
@@ -60,6 +61,7 @@ __all__ = [
     "LoopConfig",
     "LoopDevices",
     "MineConfig",
+    "QueryConfig",
     "ReadConfig",
     "RefreshConfig",
     "RefreshDevices",

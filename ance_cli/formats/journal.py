@@ -29,7 +29,8 @@ the key, the seconds and the result."""
 
 
 class Journal:
-    """The journal of one output; leaving the context without an error removes it.
+    """The journal of one output; leaving the context without an error, or without a result, removes
+    it.
 
     `begin` creates or finds the folder of the journal, and is called for the first result; with
     None, no result is kept. Every record is written to the system at once, so that a killed process
@@ -61,8 +62,13 @@ class Journal:
         if self._file is not None:
             with suppress(OSError):  # the disk is full, which `error` reports
                 self._file.close()
-        if self._folder is not None and kind is None:
+        if self._folder is not None and (kind is None or self._is_empty(self._folder)):
             atomic.remove(self._folder)
+
+    @staticmethod
+    def _is_empty(folder: Path) -> bool:
+        records = folder / RECORDS
+        return not (records.exists() and records.stat().st_size)
 
     def result(self, key: bytes, compute: Callable[[], bytes]) -> bytes:
         """The next result, from the journal or computed and added to it.

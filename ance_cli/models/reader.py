@@ -4,8 +4,9 @@ The architecture in a folder's `config.json` decides between three kinds. DPR's 
 passage of the highest relevance and its best span (Karpukhin et al., EMNLP 2020, Sec. 6.1). Any
 other extractive model takes the best span of all passages, each compared with the null answer of
 its own window (Clark and Gardner, ACL 2018, and Devlin et al., NAACL 2019, Sec. 4.3). A generative
-model gets all passages in one prompt. The readers themselves are in `spans` and `generation`. Torch
-is imported with the first model, so that a command can compute the fingerprint without it.
+model gets all passages in one prompt. The readers themselves are in `extractive_reader` and
+`generative_reader`. Torch is imported with the first model, so that a command can compute the
+fingerprint without it.
 """
 
 from __future__ import annotations
@@ -17,19 +18,15 @@ from pathlib import Path
 from ance_cli.config import ComputeConfig, ReadConfig
 from ance_cli.errors import BadInput
 from ance_cli.formats.checkpoint_folder import ModuleFolder
-from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.models.hub import SUFFIXES
-from ance_cli.models.reading_model import Kind, Reader, backbone_folder
+from ance_cli.models.language_model import language_model_kind
+from ance_cli.models.reading_model import Kind, Reader, backbone_folder, model_fingerprint
 from ance_cli.models.tower import read_object
 
 _ENDINGS: dict[str, Kind] = {
     "DPRReader": "dpr",
     "ForQuestionAnswering": "extractive",
     "ForQuestionAnsweringSimple": "extractive",
-    "ForConditionalGeneration": "seq2seq",
-    "ForCausalLM": "causal",
-    "LMHeadModel": "causal",
 }
 
 
@@ -40,6 +37,8 @@ def reader_kind(folder: Path) -> Kind:
 
 def _kind(checkpoint: Checkpoint) -> Kind:
     config = read_object(ModuleFolder(backbone_folder(checkpoint)).config)
+    if generative := language_model_kind(config):
+        return generative
     named = config.get("architectures") or ["none"]
     for ending, kind in _ENDINGS.items():
         if str(named[0]).endswith(ending):
@@ -55,12 +54,7 @@ def _kind(checkpoint: Checkpoint) -> Kind:
 def reader_fingerprint(folder: Path) -> str:
     """Hash of what a reader's answers depend on: its kind, weights, tokenizer and config files."""
     checkpoint = Checkpoint(folder)
-    files = {
-        path.name: hash_file(path)
-        for path in sorted(backbone_folder(checkpoint).iterdir())
-        if path.suffix in SUFFIXES
-    }
-    return hash_json({"kind": _kind(checkpoint), "files": files})
+    return model_fingerprint(checkpoint, _kind(checkpoint))
 
 
 def open_reader(

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ance_cli.formats.dataset import Passage
+from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.hub import SUFFIXES
 from ance_cli.models.pretrained import load_pretrained
 
 Kind = Literal["dpr", "extractive", "seq2seq", "causal"]
@@ -40,16 +42,24 @@ def backbone_folder(checkpoint: Checkpoint) -> Path:
     return checkpoint.tower("passage").backbone
 
 
+def model_fingerprint(checkpoint: Checkpoint, kind: Kind) -> str:
+    """Hash of what a model's texts depend on: its kind, weights, tokenizer and config files."""
+    files = {
+        path.name: hash_file(path)
+        for path in sorted(backbone_folder(checkpoint).iterdir())
+        if path.suffix in SUFFIXES
+    }
+    return hash_json({"kind": kind, "files": files})
+
+
 def load_model(checkpoint: Checkpoint, kind: Kind, dtype: Any) -> Any:
-    """The complete model of a reader in a torch number format, for inference; `BadInput` if it does
-    not load."""
+    """The complete model of an extractive reader in a torch number format, for inference;
+    `BadInput` if it does not load."""
     import transformers
 
     loaders: dict[Kind, Any] = {
         "dpr": transformers.DPRReader,
         "extractive": transformers.AutoModelForQuestionAnswering,
-        "seq2seq": transformers.AutoModelForSeq2SeqLM,
-        "causal": transformers.AutoModelForCausalLM,
     }
     model = load_pretrained(
         loaders[kind],

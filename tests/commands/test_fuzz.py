@@ -32,6 +32,11 @@ DENSE = ["--data", "data", "--ckpt", "ckpt", "--gpus", "none"]
 CALLS = {
     "import": ["import", "beir:data", "-o", "out"],
     "merge": ["merge", "data", "other", "-o", "out"],
+    "generate-queries": [
+        "generate-queries", "--data", "data", "--model", "writer", "--engine", "bm25s",
+        "--max-new-tokens", "4", "--temperature", "1", "--sample", "9", "--gpus", "none",
+        "-o", "out",
+    ],
     "bm25-negatives": ["bm25-negatives", "--data", "data", "--engine", "bm25s", "-o", "out"],
     "tokenize": ["tokenize", "--ckpt", "ckpt", "--data", "data", "-o", "out"],
     "encode": ["encode", *DENSE, "-o", "out"],
@@ -62,7 +67,7 @@ CALLS = {
 }  # fmt: skip
 """One whole call of each command."""
 
-HEAVY = {"diagnose", "train-segment", "refresh", "read", "loop"}
+HEAVY = {"diagnose", "generate-queries", "train-segment", "refresh", "read", "loop"}
 """Commands that take seconds: one value of each setting is tried."""
 
 TRIED_ELSEWHERE = {"loop": ("train-segment", "refresh")}
@@ -227,7 +232,15 @@ def junk(rng, whole, name):
 
 
 FILES = {
-    "data/corpus.jsonl": ["bm25-negatives", "encode", "import", "merge", "search", "tokenize"],
+    "data/corpus.jsonl": [
+        "bm25-negatives",
+        "encode",
+        "generate-queries",
+        "import",
+        "merge",
+        "search",
+        "tokenize",
+    ],
     "data/queries.jsonl": ["bm25-negatives", "mine", "import", "search"],
     "data/qrels/dev.tsv": ["eval", "search", "import"],
     "data/qrels/train.tsv": ["bm25-negatives", "mine", "merge"],

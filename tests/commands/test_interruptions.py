@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ance_cli.errors import ResourceExhausted
 from ance_cli.formats.journal import RECORDS
-from ance_cli.models import cross_encoder, extractive_reader
+from ance_cli.models import cross_encoder, extractive_reader, language_model
 from tests.world import (
     AnceInside,
     jsonl,
@@ -35,6 +35,13 @@ def wait_for(condition, process, seconds=90):
             return False
         time.sleep(0.005)
     raise AssertionError("nothing happened in time")
+
+
+def content_of(output):
+    """The bytes of an output, of a folder without its manifest."""
+    if output.is_file():
+        return output.read_bytes()
+    return {name: data for name, data in tree(output).items() if name != "manifest.json"}
 
 
 TRAIN = ["train-segment", "bm25.jsonl", "--data", "data", "--steps", 30, "--batch-size", 8,
@@ -178,6 +185,8 @@ SLOW_READERS = {
     "bm25-negatives": ["bm25-negatives", *DATA, "--engine", "bm25s", "--depth", 20, "--teacher",
                        "{cross}"],
     "read": ["read", "bm25.trec", *DATA, "--split", "dev", "--depth", 2, "--reader", "{reader}"],
+    "generate-queries": ["generate-queries", *DATA, "--model", "writer", "--round-trip-depth", 0,
+                         "--max-new-tokens", 4, "--batch-size", 5, "--temperature", 1],
 }  # fmt: skip
 
 
@@ -199,11 +208,11 @@ class Slow:
         self._room = self.pieces + count
 
     def counting(self, real):
-        def read(*arguments):
+        def read(*arguments, **settings):
             if self.pieces >= self._room:
                 raise ResourceExhausted("power cut")
             self.pieces += 1
-            return real(*arguments)
+            return real(*arguments, **settings)
 
         return read
 
@@ -228,7 +237,8 @@ def slow(inside, prepared, checkpoint, monkeypatch):
     found = Slow({"{ckpt}": checkpoint, "{cross}": "cross", "{other}": "other-cross",
                   "{reader}": "reader"})  # fmt: skip
     monkeypatch.setattr(cross_encoder, "_BLOCK", 5)
-    counted = ((cross_encoder.CrossEncoder, "_logits"), (extractive_reader._SpanReader, "_spans"))
+    counted = ((cross_encoder.CrossEncoder, "_logits"), (extractive_reader._SpanReader, "_spans"),
+               (language_model.LanguageModel, "generate"))  # fmt: skip
     for owner, name in counted:
         monkeypatch.setattr(owner, name, found.counting(getattr(owner, name)))
     return found
@@ -251,7 +261,7 @@ def test_what_a_model_has_read_is_not_read_again(inside, slow, stage):
     found = inside(*command, "-o", "cut.out")
     assert "cut.out: continuing an interrupted call" in found.stderr
     assert slow.pieces == 2 * total
-    assert (inside.cwd / "cut.out").read_bytes() == (inside.cwd / "whole.out").read_bytes()
+    assert content_of(inside.cwd / "cut.out") == content_of(inside.cwd / "whole.out")
     assert not left.parent.exists()
 
 
@@ -376,6 +386,7 @@ def made_everything(inside, checkpoint):
     shutil.copytree(inside.cwd / "data", inside.cwd / "other")
     inside("encode", "--ckpt", checkpoint, "--data", "data", "-o", "emb")
     inside("search", "--data", "data", "--split", "dev", "--engine", "bm25s", "-o", "bm25.trec")
+    make_reader(inside.cwd / "writer", "seq2seq")
 
 
 def every_writer(checkpoint):
@@ -389,6 +400,9 @@ def every_writer(checkpoint):
         "mine": ("ann.jsonl", ["mine", *dense, "--depth", 60]),
         "search": ("dev.trec", ["search", "--split", "dev", *dense]),
         "merge": ("both", ["merge", "data", "other"]),
+        "generate-queries": ("gen", ["generate-queries", "--data", "data", "--model", "writer",
+                                     "--round-trip-depth", 0, "--max-new-tokens", 4,
+                                     "--temperature", 1, "--batch-size", 4]),
         "bm25-negatives": ("big.jsonl", ["bm25-negatives", "--data", "data", "--engine", "bm25s",
                                          "--with-text", "--depth", 60, "--negatives", 60]),
         "train-segment": ("run", ["train-segment", "--steps", 0, "--total-steps", 5, "--data",
@@ -424,7 +438,17 @@ def test_full_disk(inside, dataset, checkpoint):
 @pytest.mark.long
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize(
-    "stage", ["tokenize", "encode", "index", "mine", "search", "merge", "bm25-negatives"]
+    "stage",
+    [
+        "tokenize",
+        "encode",
+        "index",
+        "mine",
+        "search",
+        "merge",
+        "generate-queries",
+        "bm25-negatives",
+    ],
 )
 def test_a_stage_that_was_stopped_makes_the_bytes_of_one_that_was_not(
     ance, inside, dataset, checkpoint, stage, signum
@@ -444,12 +468,7 @@ def test_a_stage_that_was_stopped_makes_the_bytes_of_one_that_was_not(
         assert "Traceback" not in stderr
     inside(*arguments, "-o", f"cut-{output}")
     whole, cut = ance.cwd / f"whole-{output}", ance.cwd / f"cut-{output}"
-    if whole.is_file():
-        assert cut.read_bytes() == whole.read_bytes()
-        return
-    contents = [{name: data for name, data in tree(folder).items() if name != "manifest.json"}
-                for folder in (whole, cut)]  # fmt: skip
-    assert contents[0] == contents[1]
+    assert content_of(cut) == content_of(whole)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.world import AnceInside, make_dataset
+from tests.world import AnceInside, make_dataset, make_reader
 
 ENCODE = ["encode", "--ckpt", "ckpt", "--data", "data", "--dtype", "fp32"]
 MINE = ["mine", "--ckpt", "ckpt", "--data", "data", "--depth", 12, "--negatives", 4,
@@ -45,6 +45,11 @@ COMMANDS = {
                ["--output-dtype", "float32"], 'output_dtype "float16" -> "float32"'),
     "index": (["index", "emb", "-o", "idx"],
               ["--recall-check", 0], ["--factory", "HNSW8"], 'factory "Flat" -> "HNSW8"'),
+    "generate-queries": (["generate-queries", "--data", "data", "--model", "writer", "--engine",
+                          "bm25s", "--temperature", 1, "--max-new-tokens", 4, "-o", "generated"],
+                         ["--threads", 1, "--batch-size", 3, "--gpus", "none"],
+                         ["--seed", 7, "--round-trip-depth", 9],
+                         "round_trip_depth 3 -> 9; seed 42 -> 7"),
     "bm25-negatives": (["bm25-negatives", "--data", "data", "--engine", "bm25s", "-o", "n.jsonl"],
                        ["--threads", 1], ["--depth", 30], "depth 100 -> 30"),
     "mine": ([*MINE, *EMBEDDINGS, "-o", "ann.jsonl"],
@@ -69,6 +74,7 @@ def made(tmp_path_factory, checkpoint):
     ance = AnceInside(tmp_path_factory.mktemp("made"))
     make_dataset(ance.cwd / "data")
     shutil.copytree(checkpoint, ance.cwd / "ckpt")
+    make_reader(ance.cwd / "writer", "seq2seq")
     for command, *_ in COMMANDS.values():
         ance(*command)
     return ance

@@ -4,12 +4,17 @@ import json
 import subprocess
 import sys
 
+from tests.world import make_reader
+
 
 def test_up_to_date_loads_nothing_heavy(ance, inside, dataset, checkpoint):
     (ance.cwd / "n.jsonl").write_text(
         json.dumps({"query_id": "q0", "positive_id": "d0", "negative_ids": ["d1"]}) + "\n"
     )
+    make_reader(ance.cwd / "writer", "causal")
     for arguments in (
+        ["generate-queries", "--data", "data", "--model", "writer", "--round-trip-depth", "0",
+         "--max-new-tokens", "4", "-o", "generated"],
         ["encode", "--ckpt", str(checkpoint), "--data", "data", "-o", "emb"],
         ["mine", "--ckpt", str(checkpoint), "--data", "data", "--embeddings", "emb", "--depth",
          "9", "-o", "ann.jsonl"],

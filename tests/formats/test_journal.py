@@ -96,6 +96,16 @@ def test_a_work_without_pieces_makes_no_file(path):
         assert not path.exists()
 
 
+def test_a_work_that_fails_at_its_first_piece_leaves_nothing(path):
+    def failing():
+        assert path.exists()
+        raise Cut
+
+    with pytest.raises(Cut), opened(path) as journal:
+        journal.result(b"one", failing)
+    assert not path.exists()
+
+
 def test_without_a_name_nothing_is_kept(tmp_path):
     with Journal() as journal:
         assert work(journal)[0] == EXPECTED

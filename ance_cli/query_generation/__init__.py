@@ -1,0 +1,1 @@
+"""Queries for passages that have no labels."""
