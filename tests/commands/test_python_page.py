@@ -24,8 +24,10 @@ def test_the_blocks_run_in_order(tmp_path, backbone, monkeypatch, capsys):
     for number, block in enumerate(BLOCKS, start=1):
         exec(compile(block, f"from-python.md, block {number}", "exec"), session)
     printed = capsys.readouterr().out
-    assert len(BLOCKS) == 8 and len(session["positives"]) == 24
+    assert len(BLOCKS) == 9 and len(session["positives"]) == 24
     assert session["trained"]["output"] == "runs/warmup"
+    assert session["both"].shape == (2, 32) and len(session["negatives"]) > 24
+    assert len(jsonl(session["faq"] / "corpus.jsonl")) == 2
     assert session["query_vectors"].shape == (2, 32) and session["places"].shape == (2, 3)
     assert len(jsonl(tmp_path / "ann.jsonl")) == session["mined"]["audit"]["pairs"]
     assert [run["run"] for run in session["measured"]["runs"]] == ["bm25.trec", "ance.trec"]
