@@ -99,14 +99,15 @@ def test_from_the_files_to_a_model(command, tmp_path, backbone, ance):
     write(tmp_path, command.split()[2].removeprefix("hf:./"))
     shutil.copytree(backbone, tmp_path / "encoder")
     _, *words = shlex.split(command)
-    ance(*words, cwd=tmp_path)
+    ance.cwd = tmp_path
+    ance(*words)
     splits = {path.stem for path in (tmp_path / "data" / "qrels").iterdir()}
     assert {"train", "dev"} <= splits
-    folder = tmp_path / "data"
+    folder = ance.cwd = tmp_path / "data"
     printed = {}
     for line in THEN:
         _, *words = shlex.split(line)
-        printed[words[0]] = ance(*words, cwd=folder).stdout
+        printed[words[0]] = ance(*words).stdout
     assert (folder / "runs/ance/best/model.safetensors").exists()
     assert len(printed["search"].splitlines()) >= 3
     assert (folder / "onnx").is_dir()
