@@ -1,5 +1,7 @@
 """Exact search against its brute-force twin, through faiss and through torch."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -459,6 +461,42 @@ def test_a_search_in_steps_is_the_search(embed, small_chunks):
 
 
 # ---------------------------------------------------------------- memory
+
+
+def test_a_copy_waits_for_who_had_its_memory_before(embed, small_chunks, monkeypatch):
+    """torch gives freed memory to another stream's tensor while kernels that use it are waiting: a
+    stream that copies to a new buffer first waits for the search's."""
+    done, empty = [], torch.empty
+
+    class Stream:
+        def __init__(self, device):
+            self.device = device
+
+        def wait_stream(self, other):
+            done.append(f"waits for {other}")
+
+        def synchronize(self):
+            done.append("synchronized")
+
+    class Copied(torch.Tensor):
+        def copy_(self, source, non_blocking=False):
+            done.append("copy")
+            return super().copy_(source)
+
+    def buffer(shape, dtype, device):
+        done.append("new buffer")
+        return empty(shape, dtype=dtype).as_subclass(Copied)
+
+    monkeypatch.setattr(chunks, "_empty", buffer)
+    monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: empty(shape, dtype=dtype))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"that of {device}")
+    small_chunks(10)
+    embeddings = embed(normal(40, 8), block_docs=10)
+    assert len(list(chunks.read_ahead(embeddings, [torch.device("cuda", 0)], torch.float16))) == 4
+    first = ["new buffer", "waits for that of cuda:0", "copy", "synchronized"]
+    assert done == [*first, *first, "copy", "synchronized", "copy", "synchronized"]
 
 
 @pytest.mark.parametrize("row_counts", [[1] * 60, [1, 3, 2] * 10], ids=["FirstP", "MaxP"])
