@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ance_cli.errors import BadInput
 from ance_cli.formats.embeddings import VECTORS, Embeddings
@@ -221,6 +222,24 @@ def test_a_query_is_the_sum_of_two_halves():
     restored = (high + low) / scale
     assert (np.abs(restored - q) <= 2.0**-20 * np.abs(q).max(1, keepdims=True)).all()
     assert (np.frexp(scale)[0] == 0.5).all(), "powers of two"
+
+
+def test_queries_are_halved_in_the_memory_of_the_halves(monkeypatch):
+    """All else is of one batch: a GPU that is almost full of queries has no room for more."""
+    monkeypatch.setattr(top_k, "BATCH", 8)
+    xq, sizes = normal(100, 8, seed=1), set()
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor):
+                sizes.add(found.untyped_storage().nbytes())
+            return found
+
+    with Watched():
+        q = top_k.TorchEngine(CPU, torch.float16).queries(xq)
+    assert q.untyped_storage().nbytes() == xq.nbytes
+    assert max(sizes - {xq.nbytes, 4 * len(xq)}) == 8 * 8 * 4
 
 
 def test_a_query_is_halved_as_without_the_others():
