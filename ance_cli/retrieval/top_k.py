@@ -185,7 +185,7 @@ class TorchEngine:
         scale = np.ldexp(np.float32(1), np.minimum(13 - exponents, 126))
         self.scale = torch.from_numpy(scale).to(self.device)
         halves = torch.empty((len(xq), 2, xq.shape[1]), dtype=torch.half, device=self.device)
-        parts = (each.split(BATCH) for each in (halves, whole, self.scale))
+        parts = (torch.split(each, BATCH) for each in (halves, whole, self.scale))
         for pair, some, factor in zip(*parts, strict=True):  # all at once would take five times
             q = some.to(self.device) * factor  # the memory of the result
             pair[:, 0] = q.half()
