@@ -186,8 +186,9 @@ class TorchEngine:
         self.scale = torch.from_numpy(scale).to(self.device)
         halves = torch.empty((len(xq), 2, xq.shape[1]), dtype=torch.half, device=self.device)
         parts = (torch.split(each, BATCH) for each in (halves, whole, self.scale))
-        for pair, some, factor in zip(*parts, strict=True):  # all at once would take five times
-            q = some.to(self.device) * factor  # the memory of the result
+        # all at once would take more than three times the memory of the result
+        for pair, some, factor in zip(*parts, strict=True):
+            q = some.to(self.device) * factor
             pair[:, 0] = q.half()
             pair[:, 1] = q - pair[:, 0].float()
         return halves.flatten(1)  # (b, 2 d)
