@@ -108,9 +108,9 @@ class Encoder(nn.Module):
         if _is_static(self.chain[0]):
             assert not isinstance(mask, Packing)
             rows, width = token_ids.shape
-            lengths = torch.full((rows,), width) if mask is None else mask.sum(1)
+            lengths = token_ids.new_full((rows,), width) if mask is None else mask.sum(1)
             flat = token_ids.flatten() if mask is None else token_ids[mask.bool()]
-            return {"input_ids": flat, "offsets": lengths.to(flat.device).cumsum(0) - lengths}
+            return {"input_ids": flat, "offsets": lengths.cumsum(0) - lengths}
         features: dict[str, Any] = {"input_ids": token_ids, "modality": "text"}
         if isinstance(mask, Packing):
             features |= features_of(mask, self.backbone)

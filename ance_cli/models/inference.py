@@ -187,7 +187,8 @@ class InferenceEngine:
         self._replicas = []
         encoder.eval().requires_grad_(False)
         without_cudnn_attention(devices)  # a worker's device was not chosen in its process
-        padded_because = cannot_pack(encoder.backbone, devices[0], self.dtype)
+        reasons = (cannot_pack(encoder.backbone, device, self.dtype) for device in devices)
+        padded_because = next(filter(None, reasons), None)
         if devices[0].type == "cuda" and padded_because:
             say(f"batches are padded: {padded_because}")
         for place, device in enumerate(devices):

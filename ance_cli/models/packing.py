@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -182,6 +183,7 @@ def attend(
     return kernel(q, k, v, cu_seq_lens_q, max_length_q, scaling, window)[None], None
 
 
+@cache
 def _kernel_parameters() -> set[str]:
     """Those of torch's variable-length attention; empty if this torch has none."""
     try:

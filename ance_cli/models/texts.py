@@ -48,7 +48,8 @@ class TextEncoder:
         if not np.isfinite(vectors).all():
             raise BadInput(
                 f"{self._checkpoint.shown}: its {self._side} vectors are not finite",
-                hint="the checkpoint is damaged or training diverged; use an earlier one",
+                hint="the checkpoint is damaged or training diverged; use an earlier one, or "
+                "--dtype fp32",
             )
         return vectors, rows.row_counts
 

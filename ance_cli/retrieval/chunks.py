@@ -145,6 +145,9 @@ class _Reader:
                 for device in dict.fromkeys(self._devices)
             }
             buffers = self._buffers[parity] = [made[device] for device in self._devices]
+            for device, stream in self._streams.items():
+                # it may be memory that the search of the previous chunk freed and still works on
+                stream.wait_stream(torch.cuda.current_stream(device))
         if not self._streams:
             return buffers[0], buffers
         if self._pinned is None or len(self._pinned) < rows:

@@ -44,8 +44,8 @@ _TEMP_BYTES = 1 << 30
 _SPARE_BYTES = _TEMP_BYTES + (1 << 29)
 """What must stay free next to the index: also results and cuBLAS's workspace."""
 _GROWTH = 2
-"""An index that grows row by row takes up to twice its memory: lists grow to the next power of two,
-and the old and the new copy of a flat index exist at the same time."""
+"""An index that grows row by row takes up to twice its memory: lists grow to the next power of
+two."""
 _LIST_BLOCK = 32
 """Inverted lists are padded to a multiple of so many rows."""
 _ID_BYTES = 8
@@ -137,8 +137,7 @@ def place_build(index: Any, num_rows: int, gpus: Sequence[Gpu]) -> Placement:
     if reason := obstacle(index):
         return Placement(reason=reason)
     if not _num_lists(_innermost(index)):
-        # FAISS divides a flat index among GPUs only if all rows are added in one call
-        gpus = [max(gpus, key=lambda gpu: gpu.free)]
+        return Placement(reason="a flat index is only a copy of its rows")
     return _sharded(_GROWTH * bytes_on_gpu(index, num_rows), gpus)
 
 

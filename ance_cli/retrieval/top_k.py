@@ -176,17 +176,22 @@ class TorchEngine:
         self.scale: Tensor | None = None
 
     def queries(self, xq: npt.NDArray[np.float32]) -> Tensor:
-        q = torch.from_numpy(xq).to(self.device)
+        whole = torch.from_numpy(xq)
         if self.dtype == torch.float32:
-            return q
+            return whole.to(self.device)
         # a power of two changes no bit, and keeps the lower halves of small queries normal numbers;
         # each query has its own, so that its scores do not depend on the other queries
         _, exponents = np.frexp(np.abs(xq).max(1, initial=0, keepdims=True))
         scale = np.ldexp(np.float32(1), np.minimum(13 - exponents, 126))
         self.scale = torch.from_numpy(scale).to(self.device)
-        q = q * self.scale
-        high = q.half()
-        return torch.cat([high, (q - high.float()).half()], 1)  # (b, 2 d)
+        halves = torch.empty((len(xq), 2, xq.shape[1]), dtype=torch.half, device=self.device)
+        parts = (torch.split(each, BATCH) for each in (halves, whole, self.scale))
+        # all at once would take more than three times the memory of the result
+        for pair, some, factor in zip(*parts, strict=True):
+            q = some.to(self.device) * factor
+            pair[:, 0] = q.half()
+            pair[:, 1] = q - pair[:, 0].float()
+        return halves.flatten(1)  # (b, 2 d)
 
     def batch(self, rows: int, k: int) -> int:
         return _batch(_SCORE_BYTES[self.device.type] // (4 * rows))

@@ -174,8 +174,9 @@ class Trainer:
                     saved = time.monotonic()
                 if self._is_checkpoint:
                     self.output.save_checkpoint(self)
+                if written:  # for the main rank; in a collective of NCCL at most ten minutes
+                    self.world.wait()
                 if stopping:
-                    self.world.wait()  # no rank ends before the state is saved
                     reporter.warn(self._stopped)
                     return
 

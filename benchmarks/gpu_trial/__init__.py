@@ -20,6 +20,6 @@ and there:
     python3 -m pip install --no-index --no-deps --target SITE WHEELS/*.whl
     PYTHONPATH=SITE:. python3 -m benchmarks.gpu_trial --out OUT
 
-What takes longer than --total is not run; `--parts 0,1,2,3` and `--parts 0,4,5,6` in two calls have
-twice the time, and part 0 measures the ceilings in both.
+What takes longer than --total is not run; `--parts 0,1,2,3` and `--parts 0,4,5,6,7` in two calls
+have twice the time, and part 0 measures the ceilings in both.
 """

@@ -73,7 +73,7 @@ def _chosen(parts: Sequence[Part], wanted: str | None) -> list[Part]:
     known = {str(part.number): part for part in parts if part.number is not None}
     numbers = [number.strip() for number in wanted.split(",")]
     if unknown := [number for number in numbers if number not in known]:
-        raise SystemExit(f"--parts {wanted}: there is no part {unknown[0]}; they are 0 to 6")
+        raise SystemExit(f"--parts {wanted}: there is no part {unknown[0]}; they are 0 to 7")
     return [part for part in parts if part.number is None or str(part.number) in numbers]
 
 

@@ -81,6 +81,14 @@ def parts_of(sizes: Sizes) -> dict[str, Part]:
             Part("train", "Training", f"{home}.train", 180, tuple(_train()), 4),
             Part("loop", "Loop", f"{home}.loop", 120, tuple(_loop()), 5),
             Part("rest", "Reranking, search, devices", f"{home}.rest", 60, _REST, 6),
+            Part(
+                "captured",
+                "A compiled or captured step",
+                f"{home}.captured",
+                180,
+                tuple(_captured(sizes)),
+                7,
+            ),
         )
     }
 
@@ -264,6 +272,24 @@ def _loop() -> Iterator[Number]:
         yield Number(f"{mode}: training", "steps/s", needs_cuda=cuda)
         yield Number(f"{mode}: outside of refreshes and steps", "s", needs_cuda=cuda)
         yield Number(f"{mode}: memory in use on the GPU", "MiB", needs_cuda=True)
+
+
+OUR_STEP = "our step"
+CAPTURED_ARMS = {
+    "on the device": False, "captured": True, "compiled": False, "compiled and captured": True,
+}  # fmt: skip
+"""Ways to the same step on fixed shapes -> whether they need CUDA."""
+
+
+def _captured(sizes: Sizes) -> Iterator[Number]:
+    for shape in (sizes.small, sizes.base):
+        name = shape_name(shape)
+        yield Number(f"{name}: {OUR_STEP}", "steps/s")
+        ours = Mark(f"captured/{name}: {OUR_STEP}")
+        for arm, cuda in CAPTURED_ARMS.items():
+            yield Number(f"{name}: {arm}", "steps/s", ours, cuda)
+            difference = f"{name}: {arm}: last loss from ours, share of the first"
+            yield _at_most(difference, "", 0.02, cuda)
 
 
 _REST = (

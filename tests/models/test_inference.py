@@ -1,5 +1,6 @@
 """The engine: batches, attention, masks, and what it does when memory runs out."""
 
+from contextlib import nullcontext
 from typing import get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ from ance_cli.models.dual import Start, start_dual
 from ance_cli.models.encoder import Encoder, load_encoder
 from ance_cli.models.inference import InferenceEngine, batches_by_length, fit_to_cpu
 from ance_cli.models.tokens import Tokenizer
+from tests.families import FAMILIES
 
 CPU = torch.device("cpu")
 TEXTS = [" ".join(["river", "old", "granite"] * length) for length in (1, 2, 2, 3, 5, 5, 7)]
@@ -140,6 +142,15 @@ def test_every_pooling_without_a_mask(backbone, pooling):
     ids = torch.tensor([[2, 5, 7, 3], [2, 9, 8, 3]])
     with torch.inference_mode():
         torch.testing.assert_close(encoder(ids, None), encoder(ids, torch.ones_like(ids)))
+
+
+def test_a_static_table_without_a_mask_stays_on_its_device(tmp_path, monkeypatch):
+    """The meta device adds nothing to a CPU's tensors, as a GPU does not."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
+    FAMILIES["static-embedding"](tmp_path)
+    encoder = load_encoder(Checkpoint(tmp_path)).to("meta")
+    ids = torch.ones((3, 4), dtype=torch.int64, device="meta")
+    assert encoder(ids, None).shape == (3, encoder.dim)
 
 
 def test_few_shapes_occur_however_many_blocks():

@@ -205,6 +205,19 @@ def test_what_packs_on_a_gpu(gpu, monkeypatch):
     )
 
 
+def test_batches_are_padded_if_one_of_several_gpus_cannot_pack(built, monkeypatch):
+    """The meta device stands for GPUs of two generations in one machine."""
+    old, new = torch.device("meta", 1), torch.device("meta", 0)
+    reasons = {old: "flash attention needs a GPU of compute capability 8.0", new: None}
+    monkeypatch.setattr(
+        "ance_cli.models.inference.cannot_pack", lambda backbone, device, dtype: reasons[device]
+    )
+    for devices, packs in (([new], True), ([new, old], False), ([old, new], False)):
+        encoder = load_encoder(built("bert"))
+        engine = InferenceEngine(encoder, 0, devices, ComputeConfig(dtype="fp32"))
+        assert engine.packs == packs
+
+
 def test_the_kernel_of_this_torch_takes_what_it_is_given():
     from torch.nn.attention.varlen import varlen_attn
 

@@ -1,8 +1,11 @@
 """Exact search against its brute-force twin, through faiss and through torch."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ance_cli.errors import BadInput
 from ance_cli.formats.embeddings import VECTORS, Embeddings
@@ -219,6 +222,24 @@ def test_a_query_is_the_sum_of_two_halves():
     restored = (high + low) / scale
     assert (np.abs(restored - q) <= 2.0**-20 * np.abs(q).max(1, keepdims=True)).all()
     assert (np.frexp(scale)[0] == 0.5).all(), "powers of two"
+
+
+def test_queries_are_halved_in_the_memory_of_the_halves(monkeypatch):
+    """All else is of one batch: a GPU that is almost full of queries has no room for more."""
+    monkeypatch.setattr(top_k, "BATCH", 8)
+    xq, sizes = normal(100, 8, seed=1), set()
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor):
+                sizes.add(found.untyped_storage().nbytes())
+            return found
+
+    with Watched():
+        q = top_k.TorchEngine(CPU, torch.float16).queries(xq)
+    assert q.untyped_storage().nbytes() == xq.nbytes
+    assert max(sizes - {xq.nbytes, 4 * len(xq)}) == 8 * 8 * 4
 
 
 def test_a_query_is_halved_as_without_the_others():
@@ -459,6 +480,42 @@ def test_a_search_in_steps_is_the_search(embed, small_chunks):
 
 
 # ---------------------------------------------------------------- memory
+
+
+def test_a_copy_waits_for_who_had_its_memory_before(embed, small_chunks, monkeypatch):
+    """torch gives freed memory to another stream's tensor while kernels that use it are waiting: a
+    stream that copies to a new buffer first waits for the search's."""
+    done, empty = [], torch.empty
+
+    class Stream:
+        def __init__(self, device):
+            self.device = device
+
+        def wait_stream(self, other):
+            done.append(f"waits for {other}")
+
+        def synchronize(self):
+            done.append("synchronized")
+
+    class Copied(torch.Tensor):
+        def copy_(self, source, non_blocking=False):
+            done.append("copy")
+            return super().copy_(source)
+
+    def buffer(shape, dtype, device):
+        done.append("new buffer")
+        return empty(shape, dtype=dtype).as_subclass(Copied)
+
+    monkeypatch.setattr(chunks, "_empty", buffer)
+    monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: empty(shape, dtype=dtype))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"that of {device}")
+    small_chunks(10)
+    embeddings = embed(normal(40, 8), block_docs=10)
+    assert len(list(chunks.read_ahead(embeddings, [torch.device("cuda", 0)], torch.float16))) == 4
+    first = ["new buffer", "waits for that of cuda:0", "copy", "synchronized"]
+    assert done == [*first, *first, "copy", "synchronized", "copy", "synchronized"]
 
 
 @pytest.mark.parametrize("row_counts", [[1] * 60, [1, 3, 2] * 10], ids=["FirstP", "MaxP"])

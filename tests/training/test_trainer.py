@@ -311,6 +311,24 @@ def test_unread_steps_are_read_before_anything_is_written(checkpoint, tmp_path):
     assert [line[0] for line in lines] == [3] and trainer.step == 4 and not saved
 
 
+def test_no_rank_goes_on_before_what_is_due_is_written(checkpoint, tmp_path):
+    """The others would wait in their next collective, which NCCL ends after ten minutes; the main
+    rank may write tens of gigabytes."""
+    done = []
+
+    class Watched(World):
+        def wait(self):
+            done.append("wait")
+
+    trainer = make(checkpoint, tmp_path, TrainConfig(batch_size=4, total_steps=4), 4)
+    trainer.world = Watched(trainer.world.device)
+    trainer.segment = replace(trainer.segment, checkpoint_every=2, state_minutes=60.0)
+    trainer.output.save_state = lambda trainer: done.append("state")
+    trainer.output.save_checkpoint = lambda trainer: done.append("checkpoint")
+    trainer.run(Silent(), 0)
+    assert done == ["state", "checkpoint", "wait"] * 2
+
+
 def test_a_state_that_is_saved_while_waiting_holds_the_unread_losses(checkpoint, tmp_path):
     """A signal may end the wait for a generation, between two lines of the log."""
     trainer = make(checkpoint, tmp_path, TrainConfig(lr=1e-3, batch_size=4, total_steps=9), 9)
