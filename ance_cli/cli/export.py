@@ -30,10 +30,10 @@ def register(app: typer.Typer) -> None:
         """Write negatives, a run or a checkpoint in the format of another tool.
 
         Negatives become training rows with the texts of --data and the labels of --split: a file
-        (.gz or .zst; Arrow for sentence-transformers), or a folder for tevatron-v2 (rows and
-        corpus) and ann-training-data (the original ANCE code). A run becomes rows for a reader,
-        with has_answer, or MS MARCO's three columns. A checkpoint becomes ONNX; its vectors are
-        compared with torch's.
+        (.gz or .zst; .parquet or .arrow for sentence-transformers), or a folder for tevatron-v2
+        (rows and corpus) and ann-training-data (the original ANCE code). A run becomes rows for a
+        reader, with has_answer, or MS MARCO's three columns. A checkpoint becomes ONNX; its vectors
+        are compared with torch's.
 
         Embeddings need no export: `ance index` writes the folder that pyserini opens, and FAISS
         opens the file `index` inside.

@@ -56,8 +56,8 @@ class ExportConfig(Config):
 
     min_rel: MinRel = MIN_REL
     negatives: Annotated[int, Setting(
-        "Negatives to export per pair, from the first on (default: all).", METHOD,
-        at_least=1)] | None = None
+        "Negatives to export per pair, from the first on (default: all); 0 writes pairs alone, to "
+        "sentence-transformers.", METHOD, at_least=0)] | None = None
     depth: Depth = 100
     separator: Annotated[str, Setting("Text between title and body.", METHOD)] = " "
 

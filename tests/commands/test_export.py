@@ -55,7 +55,7 @@ def test_a_folder_of_rows_once_and_again(inside, negatives, form):
         (["tevatron", "ann.jsonl", "-o", "x"], "no corpus is named"),
         (["tevatron", "ann.jsonl", "--data", "data", "-o", "x"], "this command needs qrels"),
         (["tevatron", "-", *DATA, "-o", "x"], "ance export cannot read from stdin"),
-        (["sentence-transformers", "ann.jsonl", *DATA, "--negatives", "0", "-o", "x"],
+        (["tevatron", "ann.jsonl", *DATA, "--negatives", "0", "-o", "x"],
          "--negatives must be at least 1"),
         (["dpr-reader", "ann.jsonl", "-o", "x"], "dpr-reader needs texts and answers"),
         (["parquet", "ann.jsonl", "-o", "x"], "'parquet' is not one of"),
