@@ -14,10 +14,11 @@ from ance_cli.config.setting import DATA, METHOD, RUNTIME, Config, Setting
 
 Form = Annotated[ExportForm, Setting(
     "What to write. From negatives: tevatron, tevatron-v2, flagembedding, sentence-transformers, "
-    "ann-training-data; from a run: dpr-reader, msmarco-run; from a checkpoint: onnx.", DATA,
-    positional=True)]
+    "ann-training-data; from a run: dpr-reader, msmarco-run; from embeddings, for a vector "
+    "database: qdrant, milvus, lancedb, pgvector, opensearch, elasticsearch, vespa; from a "
+    "checkpoint: onnx.", DATA, positional=True)]
 Source = Annotated[Path, Setting(
-    "Negatives file, TREC run or checkpoint folder.", DATA, positional=True)]
+    "Negatives file, TREC run, embeddings folder or checkpoint folder.", DATA, positional=True)]
 Place = Annotated[Path, Setting(
     "Checkpoint, or run folder (its newest checkpoint).", DATA, positional=True)]
 ModelName = Annotated[str, Setting(
@@ -60,6 +61,19 @@ class ExportConfig(Config):
         "sentence-transformers.", METHOD, at_least=0)] | None = None
     depth: Depth = 100
     separator: Annotated[str, Setting("Text between title and body.", METHOD)] = " "
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorStoreConfig(Config):
+    """Where in a vector database embeddings are written."""
+
+    url: Annotated[str, Setting(
+        "Vector database to write to, instead of a file: its address, or the folder or file of "
+        "Qdrant's local mode, LanceDB and Milvus Lite.", DATA, metavar="URL",
+        only_asked=True)] | None = None
+    collection: Annotated[str, Setting(
+        "Collection, table or index to write to; Vespa's schema.", DATA,
+        metavar="NAME")] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

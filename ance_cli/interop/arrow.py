@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -38,8 +38,17 @@ def check_output(output: Path) -> None:
         ) from error
 
 
-def write(handle: IO[bytes], rows: Iterable[dict[str, Any]], schema: Any, output: Path) -> None:
-    """Write rows of a `pyarrow.Schema` in the form that the name of the output asks for.
+def batches_of(rows: Iterable[dict[str, Any]], schema: Any) -> Iterator[Any]:
+    """Yield rows as the `pyarrow.RecordBatch`es of a schema."""
+    import pyarrow as pa
+
+    source = iter(rows)
+    while batch := list(islice(source, _BATCH)):
+        yield pa.RecordBatch.from_pylist(batch, schema)
+
+
+def write(handle: IO[bytes], batches: Iterable[Any], schema: Any, output: Path) -> None:
+    """Write the batches of a `pyarrow.Schema` in the form that the name of the output asks for.
 
     `datasets.Dataset.from_file` maps Arrow's stream into memory; `datasets.load_dataset` reads
     Parquet.
@@ -47,12 +56,11 @@ def write(handle: IO[bytes], rows: Iterable[dict[str, Any]], schema: Any, output
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    source = iter(rows)
     opened = (
         pq.ParquetWriter(pa.PythonFile(handle, "w"), schema)
         if is_parquet(output)
         else pa.ipc.new_stream(handle, schema)
     )
     with opened as stream:
-        while batch := list(islice(source, _BATCH)):
-            stream.write_batch(pa.RecordBatch.from_pylist(batch, schema))
+        for batch in batches:
+            stream.write_batch(batch)

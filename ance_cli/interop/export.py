@@ -262,7 +262,8 @@ def _columns(handle: IO[bytes], source: _Source, output: Path) -> None:
         for example in source.examples(at_least=width)
     )
     if _is_table(output):
-        arrow.write(handle, rows, sentence_transformers.schema(width, scored), output)
+        schema = sentence_transformers.schema(width, scored)
+        arrow.write(handle, arrow.batches_of(rows, schema), schema, output)
     else:
         handle.writelines(map(_line, rows))
 
