@@ -83,11 +83,11 @@ class CheckpointConfig(EncoderChoices):
     action: Annotated[Action, Setting(
         "inspect: show what a checkpoint is. convert: write a checkpoint of another layout in "
         "ours (-o). merge: write a checkpoint whose adapter is part of its weights (-o). push: "
-        "upload a checkpoint to the Hugging Face hub.", DATA, positional=True)]
+        "upload a checkpoint or a dataset folder to the Hugging Face hub.", DATA, positional=True)]
     sources: Annotated[list[Path], Setting(
         "Checkpoint folder, file or hub id. For DPR's two folders: the question encoder, then the "
-        "context encoder. For push: a checkpoint or a run folder (its newest checkpoint), then "
-        "ORG/NAME.", DATA, positional=True)]
+        "context encoder. For push: a checkpoint, a run folder (its newest checkpoint) or a "
+        "dataset folder, then ORG/NAME.", DATA, positional=True)]
     output: Annotated[Path, Setting(
         "Checkpoint folder to write.", DATA, flags=("--output", "-o"), metavar="DIR",
         is_output=True)] | None = None
@@ -103,5 +103,5 @@ class CheckpointConfig(EncoderChoices):
     normalize: Annotated[bool, Setting(
         "Scale vectors to length one by a Normalize module at the end.", METHOD)] = False
     public: Annotated[bool, Setting(
-        "Create the model on the hub as public; without it, as private (push).", RUNTIME,
+        "Create the model or dataset on the hub as public; without it, as private (push).", RUNTIME,
         only_asked=True)] = False
