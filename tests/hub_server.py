@@ -1,4 +1,5 @@
-"""A model hub on this machine: of its HTTP interface what pushing and fetching a model takes."""
+"""A model hub on this machine: of its HTTP interface what pushing and fetching a model takes, and
+what pushing a dataset does."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ class Hub:
         self.endpoint = ""
         self.models: dict[str, list[dict[str, bytes]]] = {}
         self.private: dict[str, bool] = {}
+        self.types: dict[str, str] = {}
         self.messages: list[str] = []
         self.stored: dict[str, bytes] = {}
         self.asked: list[str] = []
@@ -53,6 +55,7 @@ class Hub:
         if model in self.models:
             return 409, {**found, "error": "You already created this model repo"}
         self.models[model] = []
+        self.types[model] = body.get("type", "model")
         self.private[model] = body.get("visibility") == "private" or body.get("private") is True
         return 200, found
 
@@ -113,13 +116,18 @@ class Hub:
 
 
 _MODEL = r"([\w.-]+/[\w.-]+)"
+_API = r"/api/(?:models|datasets)"
 _ASKED = [
     ("POST", r"/api/repos/create", lambda hub, body: hub.create(body)),
     ("POST", r"/api/validate-yaml", lambda hub, body: (200, {"errors": [], "warnings": []})),
-    ("POST", rf"/api/models/{_MODEL}/preupload/main", lambda hub, body, _: hub.preupload(body)),
-    ("POST", rf"/{_MODEL}\.git/info/lfs/objects/batch", lambda hub, body, _: hub.batch(body)),
+    ("POST", rf"{_API}/{_MODEL}/preupload/main", lambda hub, body, _: hub.preupload(body)),
+    (
+        "POST",
+        rf"(?:/datasets)?/{_MODEL}\.git/info/lfs/objects/batch",
+        lambda hub, body, _: hub.batch(body),
+    ),
     ("POST", r"/verify", lambda hub, body: hub.verify(body)),
-    ("POST", rf"/api/models/{_MODEL}/commit/main", lambda hub, body, name: hub.commit(name, body)),
+    ("POST", rf"{_API}/{_MODEL}/commit/main", lambda hub, body, name: hub.commit(name, body)),
     ("GET", rf"/api/models/{_MODEL}/revision/(\w+)", lambda hub, body, *of: hub.info(*of)),
     ("GET", rf"/api/models/{_MODEL}", lambda hub, body, name: hub.info(name, "main")),
     ("GET", rf"/api/models/{_MODEL}/tree/(\w+)", lambda hub, body, *of: hub.listing(*of)),

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "checkpoint", "Stages", takes=(*COMMON, "trust_remote_code", "force"))
     def checkpoint(call: Call, asked: CallSettings, config: CheckpointConfig) -> Summary | None:
-        """Show what a checkpoint is, convert or merge one, or upload one to the hub.
+        """Show what a checkpoint is, convert or merge one, or upload one or a dataset to the hub.
 
         Converts the original ANCE models and castorini/ance-*, DPR's files and Hugging Face
         folders, sentence-transformers folders, plain encoders with --pooling, and adapters of any
@@ -29,7 +29,9 @@ def register(app: typer.Typer) -> None:
 
         push uploads the checkpoint and its model card (its README.md, or what `ance card` writes)
         to the Hugging Face hub in one commit, and creates the model, private without --public, if
-        it does not exist. Log in first with `hf auth login`, or set HF_TOKEN.
+        it does not exist. A dataset folder becomes a dataset there, with a card by which
+        `datasets` loads its corpus, queries, qrels and negatives. Log in first with `hf auth
+        login`, or set HF_TOKEN.
 
         Example: `ance checkpoint push runs/ance/best me/ance-medquad`
         """
@@ -93,10 +95,13 @@ def _convert(config: CheckpointConfig, call: Call) -> Summary:
 def _push(config: CheckpointConfig, call: Call) -> Summary:
     if len(config.sources) != 2 or config.output is not None:
         raise UsageProblem(
-            "push takes a checkpoint and its name on the hub",
+            "push takes a checkpoint or a dataset folder, and its name on the hub",
             hint="ance checkpoint push CKPT ORG/NAME, without -o",
         )
     from ance_cli.hub.push import push
+    from ance_cli.hub.push_dataset import is_dataset, push_dataset
 
     place, name = config.sources
+    if is_dataset(place):
+        return push_dataset(place, name.as_posix(), config.public, call)
     return push(place, name.as_posix(), config.public, call=call)

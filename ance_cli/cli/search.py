@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,10 +15,14 @@ from ance_cli.cli.runner import checkpoint_of, dataset_of
 from ance_cli.config import ComputeConfig, SearchConfig
 from ance_cli.config.calling import CallSettings
 from ance_cli.config.data import Ckpt, DataFiles, Embeddings, EncodingOverrides, Index, Output
+from ance_cli.config.retrieval import Questions
 from ance_cli.errors import UsageProblem
-from ance_cli.formats.dataset import NO_CORPUS, Dataset
+from ance_cli.formats.dataset import NO_CORPUS, Dataset, Passage
 from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.summary import Summary
+
+if TYPE_CHECKING:
+    from ance_cli.retrieval.search import Hits
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +33,7 @@ def register(app: typer.Typer) -> None:
         call: Call,
         asked: CallSettings,
         *,
+        questions: Questions | None = None,
         ckpt: Ckpt | None = None,
         data: DataFiles,
         embeddings: Embeddings | None = None,
@@ -40,18 +45,19 @@ def register(app: typer.Typer) -> None:
     ) -> Summary | None:
         """Rank documents for queries, to a TREC run or to readable hits.
 
-        Queries come from the split, from --queries FILE, or with `--queries -` from stdin, one per
-        line. Without -o, a terminal shows the hits with their texts, and a pipe gets a TREC run.
+        Queries are the questions in the command, or come from the split, from --queries FILE, or
+        with `--queries -` from stdin, one per line. Without -o, a terminal shows the hits with
+        their texts, --json prints them, and a pipe gets a TREC run.
 
-        Example: `echo "what causes gout" | ance search --ckpt runs/ance/latest --embeddings emb/
-        --data data/medquad --queries - --depth 5`
+        Example: `ance search "what causes gout" --ckpt runs/ance/latest --embeddings emb/ --data
+        data/medquad --depth 5`
         """
         from ance_cli.retrieval.dense import vector_source
         from ance_cli.retrieval.search import Bm25Searcher, DenseSearcher, Searcher
         from ance_cli.retrieval.search import search as stage
 
         dataset = _dataset(data)
-        queries = _queries(data, dataset, call.skipped)
+        queries = _queries(questions, data, dataset, call.skipped)
         corpus = dataset.corpus if dataset else None
         searcher: Searcher
         if config.engine == "dense":
@@ -68,13 +74,14 @@ def register(app: typer.Typer) -> None:
         else:
             searcher = Bm25Searcher(corpus)
 
-        if output is None and asked.json:
-            raise UsageProblem(
-                "--json and the run both need stdout", hint="write the run with -o FILE"
-            )
-        if output is None and sys.stdout.isatty() and not call.dry_run:
+        if output is None and not call.dry_run and (asked.json or sys.stdout.isatty()):
             searcher.check()
-            _show_hits(queries, searcher.hits(queries, config, call), corpus, call.skipped)
+            with searcher.reading():
+                hits = searcher.hits(queries, config, call)
+            answers = _with_texts(queries, hits, corpus, call.skipped)
+            if asked.json:
+                return {"queries": answers}
+            _show_hits(answers)
             return None
         found = stage(
             queries,
@@ -84,7 +91,7 @@ def register(app: typer.Typer) -> None:
             queries_from=dataset.files if dataset else [data.queries] if data.queries else [],
             call=call,
         )
-        return None if output is None else found
+        return found if output or asked.json else None
 
 
 def _dataset(data: DataFiles) -> Dataset | None:
@@ -95,11 +102,16 @@ def _dataset(data: DataFiles) -> Dataset | None:
 
 
 def _queries(
-    data: DataFiles, dataset: Dataset | None, skipped: SkippedLines | None
+    questions: list[str] | None,
+    data: DataFiles,
+    dataset: Dataset | None,
+    skipped: SkippedLines | None,
 ) -> dict[str, str]:
-    """query_id -> text, from stdin, the dataset or --queries."""
+    """query_id -> text, from the command itself, stdin, the dataset or --queries."""
     from ance_cli.formats.dataset import queries_of_split, read_queries
 
+    if questions:
+        return _numbered(questions, data)
     if data.queries == STDIO:
         return read_queries(STDIO, skipped)
     if dataset is not None:
@@ -107,27 +119,65 @@ def _queries(
     if data.queries:
         return queries_of_split(Dataset(NO_CORPUS, data.queries, data.qrels), skipped)
     raise UsageProblem(
-        "there are no queries", hint="name them with --data and --split, --queries FILE, or -"
+        "there are no queries",
+        hint='ask "a question", or name queries with --data and --split, --queries FILE, or -',
     )
 
 
-def _show_hits(
-    queries: dict[str, str], found: Any, corpus: Path | None, skipped: SkippedLines | None
-) -> None:
-    """Show readable hits on stdout: rank, score, id, title and the start of the text."""
-    from rich.text import Text
+def _numbered(questions: list[str], data: DataFiles) -> dict[str, str]:
+    """Number -> question."""
+    if data.queries or data.split or data.qrels:
+        raise UsageProblem(
+            "the queries are either the questions in the command, or those of --queries, --split "
+            "or --qrels",
+            hint="leave out the questions or the flag",
+        )
+    if not all(map(str.strip, questions)):
+        raise UsageProblem("a question is empty", hint='write it as "a question"')
+    return {str(number): text.strip() for number, text in enumerate(questions, start=1)}
 
-    from ance_cli.cli.console import PlainConsole
+
+def _with_texts(
+    queries: dict[str, str],
+    found: dict[str, Hits],
+    corpus: Path | None,
+    skipped: SkippedLines | None,
+) -> list[dict[str, Any]]:
+    """One record per query, with its hits; their titles and texts are None without a corpus."""
     from ance_cli.retrieval.search import passages_of
 
     wanted = {doc_id for listed in found.values() for doc_id, _ in listed}
     passages = passages_of(corpus, wanted, skipped) if corpus else {}
+
+    def hit(rank: int, doc_id: str, score: float) -> dict[str, Any]:
+        passage = passages.get(doc_id)
+        title, text = (passage.title, passage.text) if passage else (None, None)
+        return {"rank": rank, "doc_id": doc_id, "score": score, "title": title, "text": text}
+
+    return [
+        {
+            "query_id": query_id,
+            "text": queries[query_id],
+            "hits": [hit(rank, *each) for rank, each in enumerate(listed, start=1)],
+        }
+        for query_id, listed in found.items()
+    ]
+
+
+def _show_hits(answers: list[dict[str, Any]]) -> None:
+    """Show readable hits on stdout: rank, score, id, title and the start of the text."""
+    from rich.text import Text
+
+    from ance_cli.cli.console import PlainConsole
+
     console = PlainConsole()
-    for query_id, listed in found.items():
-        console.print(Text(queries[query_id], style="bold"))
-        for rank, (doc_id, score) in enumerate(listed, start=1):
-            console.print(Text(f"{rank:3d}  {score:8.4f}  {doc_id}", style="cyan"))
-            if passage := passages.get(doc_id):
+    for answer in answers:
+        console.print(Text(answer["text"], style="bold"))
+        for hit in answer["hits"]:
+            line = "{rank:3d}  {score:8.4f}  {doc_id}".format_map(hit)
+            console.print(Text(line, style="cyan"))
+            if hit["text"] is not None:
+                passage = Passage(hit["doc_id"], hit["title"], hit["text"])
                 text = " ".join(passage.joined(" - ").split())
                 console.print(
                     Text(f"     {text[: 2 * (console.width - 6)]}", overflow="ellipsis"),

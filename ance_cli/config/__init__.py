@@ -12,7 +12,7 @@ from ance_cli.config.encoding import (
     EncodeConfig,
 )
 from ance_cli.config.evaluation import REPORT_CASES, DiagnoseConfig, ReadConfig
-from ance_cli.config.interop import ExportConfig
+from ance_cli.config.interop import ExportConfig, VectorStoreConfig
 from ance_cli.config.loop import (
     FollowConfig,
     LoopConfig,
@@ -70,5 +70,6 @@ __all__ = [
     "SearchConfig",
     "SegmentConfig",
     "TrainConfig",
+    "VectorStoreConfig",
     "shaped_by",
 ]

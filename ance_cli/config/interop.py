@@ -14,10 +14,11 @@ from ance_cli.config.setting import DATA, METHOD, RUNTIME, Config, Setting
 
 Form = Annotated[ExportForm, Setting(
     "What to write. From negatives: tevatron, tevatron-v2, flagembedding, sentence-transformers, "
-    "ann-training-data; from a run: dpr-reader, msmarco-run; from a checkpoint: onnx.", DATA,
-    positional=True)]
+    "ann-training-data; from a run: dpr-reader, msmarco-run; from embeddings, for a vector "
+    "database: qdrant, milvus, lancedb, pgvector, opensearch, elasticsearch, vespa; from a "
+    "checkpoint: onnx.", DATA, positional=True)]
 Source = Annotated[Path, Setting(
-    "Negatives file, TREC run or checkpoint folder.", DATA, positional=True)]
+    "Negatives file, TREC run, embeddings folder or checkpoint folder.", DATA, positional=True)]
 Place = Annotated[Path, Setting(
     "Checkpoint, or run folder (its newest checkpoint).", DATA, positional=True)]
 ModelName = Annotated[str, Setting(
@@ -84,10 +85,23 @@ class ExportConfig(Config):
 
     min_rel: MinRel = MIN_REL
     negatives: Annotated[int, Setting(
-        "Negatives to export per pair, from the first on (default: all).", METHOD,
-        at_least=1)] | None = None
+        "Negatives to export per pair, from the first on (default: all); 0 writes pairs alone, to "
+        "sentence-transformers.", METHOD, at_least=0)] | None = None
     depth: Depth = 100
     separator: Annotated[str, Setting("Text between title and body.", METHOD)] = " "
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorStoreConfig(Config):
+    """Where in a vector database embeddings are written."""
+
+    url: Annotated[str, Setting(
+        "Vector database to write to, instead of a file: its address, or the folder or file of "
+        "Qdrant's local mode, LanceDB and Milvus Lite.", DATA, metavar="URL",
+        only_asked=True)] | None = None
+    collection: Annotated[str, Setting(
+        "Collection, table or index to write to; Vespa's schema.", DATA,
+        metavar="NAME")] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +111,11 @@ class CheckpointConfig(EncoderChoices):
     action: Annotated[Action, Setting(
         "inspect: show what a checkpoint is. convert: write a checkpoint of another layout in "
         "ours (-o). merge: write a checkpoint whose adapter is part of its weights (-o). push: "
-        "upload a checkpoint to the Hugging Face hub.", DATA, positional=True)]
+        "upload a checkpoint or a dataset folder to the Hugging Face hub.", DATA, positional=True)]
     sources: Annotated[list[Path], Setting(
         "Checkpoint folder, file or hub id. For DPR's two folders: the question encoder, then the "
-        "context encoder. For push: a checkpoint or a run folder (its newest checkpoint), then "
-        "ORG/NAME.", DATA, positional=True)]
+        "context encoder. For push: a checkpoint, a run folder (its newest checkpoint) or a "
+        "dataset folder, then ORG/NAME.", DATA, positional=True)]
     output: Annotated[Path, Setting(
         "Checkpoint folder to write.", DATA, flags=("--output", "-o"), metavar="DIR",
         is_output=True)] | None = None
@@ -117,5 +131,5 @@ class CheckpointConfig(EncoderChoices):
     normalize: Annotated[bool, Setting(
         "Scale vectors to length one by a Normalize module at the end.", METHOD)] = False
     public: Annotated[bool, Setting(
-        "Create the model on the hub as public; without it, as private (push).", RUNTIME,
+        "Create the model or dataset on the hub as public; without it, as private (push).", RUNTIME,
         only_asked=True)] = False

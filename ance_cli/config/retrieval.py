@@ -36,6 +36,9 @@ CrossEncoder = Annotated[Path, Setting(
     "Cross-encoder folder that scores each query with each passage.", DATA, metavar="DIR")]
 IndexedFolder = Annotated[Path, Setting(
     "Embeddings folder written by `ance encode`.", DATA, positional=True)]
+Questions = Annotated[list[str], Setting(
+    "Questions to search for, instead of those of --queries or of a split.", DATA,
+    positional=True)]
 SearchedFolders = Annotated[list[Path], Setting(
     "Embeddings folders (searched exactly) and index folders.", DATA, positional=True)]
 Trials = Annotated[int, Setting("Most queries to time.", RUNTIME, at_least=1)]

@@ -39,7 +39,11 @@ NegativesForm = Literal[
     "tevatron", "tevatron-v2", "flagembedding", "sentence-transformers", "ann-training-data"
 ]
 RunForm = Literal["dpr-reader", "msmarco-run"]
+VectorForm = Literal[
+    "qdrant", "milvus", "lancedb", "pgvector", "opensearch", "elasticsearch", "vespa"
+]
 ExportForm = Literal[
     "tevatron", "tevatron-v2", "flagembedding", "sentence-transformers", "ann-training-data",
-    "dpr-reader", "msmarco-run", "onnx",
+    "dpr-reader", "msmarco-run", "onnx", "qdrant", "milvus", "lancedb", "pgvector", "opensearch",
+    "elasticsearch", "vespa",
 ]  # fmt: skip

@@ -102,7 +102,11 @@ def _plan(
         **checkpoint.settings.shaping(config.side),
     }
     inputs = {"tower": checkpoint.tower_hash(config.side), **texts.inputs}
-    ran_with = {"checkpoint": str(checkpoint.path), "gpus": config.gpus}
+    ran_with = {
+        "checkpoint": str(checkpoint.path),
+        "similarity": "cosine" if checkpoint.is_cosine else "dot",
+        "gpus": config.gpus,
+    }
     reads = (checkpoint.path, *dataset.files)
     return Plan("embeddings", output, shaping, inputs, ran_with, reads)
 

@@ -35,7 +35,7 @@ ALGORITHM_VERSIONS = {
     "dataset": 1,
     "tokens": 2,
     "diagnosis": 1,
-    "export": 1,
+    "export": 2,
     "export-folder": 1,
 }
 """A version is raised when the same inputs give another content, which makes old outputs stale."""

@@ -1,4 +1,7 @@
-"""`ance checkpoint push`: uploads a checkpoint and its model card to the hub in one commit."""
+"""`ance checkpoint push`: uploads a checkpoint and its model card to the hub in one commit.
+
+Of a dataset, `push_dataset` chooses the files and writes the card.
+"""
 
 from __future__ import annotations
 
@@ -28,29 +31,19 @@ def push(
     that leads out of the checkpoint, and `ResourceExhausted` if the hub refuses the commit, of
     which it then stores nothing.
     """
-    _check_repo_id(repo_id)
+    check_repo_id(repo_id)
     checkpoint = checkpoint_at(place)
     content = _content(checkpoint, place, repo_id)
-    found: Summary = {
-        "kind": "model on the hub",
-        "output": repo_id,
-        "up_to_date": False,
-        "files": list(content),
-        "left_out": _others(checkpoint, content),
-        "visibility": "public" if public else "private",
-        "total_bytes": {"files": sum(map(_size, content.values()))},
-    }
-    if call.dry_run:
-        return {**found, "dry_run": True}
-    call.reporter.say(f"uploading {len(content)} files to {repo_id}")
-    return {**found, "url": _commit(content, repo_id, public, checkpoint.path.name)}
+    message = f"Checkpoint {checkpoint.path.name}, by ance"
+    return upload("model", content, checkpoint.path, repo_id, public, message, call)
 
 
 Content = dict[str, Path | bytes]
 """The name of a file on the hub -> the file to upload, or its bytes."""
 
 
-def _check_repo_id(repo_id: str) -> None:
+def check_repo_id(repo_id: str) -> None:
+    """Raise `UsageProblem` for an invalid id."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -58,8 +51,8 @@ def _check_repo_id(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise UsageProblem(
-            f"{repo_id!r} cannot be the name of a model on the hub ({error})",
-            hint="name the model as ORG/NAME",
+            f"{repo_id!r} cannot be a name on the hub ({error})",
+            hint="write it as ORG/NAME",
         ) from error
 
 
@@ -70,19 +63,49 @@ def _content(checkpoint: Checkpoint, place: Path, repo_id: str) -> Content:
         for path in sorted(folder.rglob("*"))
         if is_known(path) and path.is_file()
     }
-    for path in content.values():
-        if isinstance(path, Path) and leads_out(path, folder):
-            raise BadInput(
-                f"{path}: is a link to {path.resolve()}, outside of the checkpoint",
-                hint="put the file itself in the place of the link",
-            )
+    check_links(content, folder)
     content[card.name] = card if card.exists() else model_card(place, repo_id).encode()
     return content
 
 
-def _others(checkpoint: Checkpoint, content: Content) -> list[str]:
+def check_links(content: Content, folder: Path) -> None:
+    """Raise `BadInput` for a file that is a link to a place outside of the folder."""
+    for path in content.values():
+        if isinstance(path, Path) and leads_out(path, folder):
+            raise BadInput(
+                f"{path}: is a link to {path.resolve()}, outside of the folder",
+                hint="put the file itself in the place of the link",
+            )
+
+
+def upload(
+    kind: str,
+    content: Content,
+    folder: Path,
+    repo_id: str,
+    public: bool,
+    message: str,
+    call: Call,
+) -> Summary:
+    """Commit files of a folder to a repository of a `kind` (model, dataset), which is created if it
+    does not exist. See `push`."""
+    found: Summary = {
+        "kind": f"{kind} on the hub",
+        "output": repo_id,
+        "up_to_date": False,
+        "files": list(content),
+        "left_out": _others(folder, content),
+        "visibility": "public" if public else "private",
+        "total_bytes": {"files": sum(map(_size, content.values()))},
+    }
+    if call.dry_run:
+        return {**found, "dry_run": True}
+    call.reporter.say(f"uploading {len(content)} files to the {kind} {repo_id}")
+    return {**found, "url": _commit(kind, content, repo_id, public, message)}
+
+
+def _others(folder: Path, content: Content) -> list[str]:
     """The files in the folder that are not uploaded."""
-    folder = checkpoint.path
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in names if name not in content)
 
@@ -91,25 +114,26 @@ def _size(data: Path | bytes) -> int:
     return len(data) if isinstance(data, bytes) else data.stat().st_size
 
 
-def _commit(content: Content, repo_id: str, public: bool, name: str) -> str:
+def _commit(kind: str, content: Content, repo_id: str, public: bool, message: str) -> str:
     """Upload the files in one commit; returns its address."""
     import huggingface_hub
 
     api = huggingface_hub.HfApi()
     try:
-        api.create_repo(repo_id, private=not public, exist_ok=True)
+        api.create_repo(repo_id, private=not public, exist_ok=True, repo_type=kind)
         commit = api.create_commit(
             repo_id,
             [
                 huggingface_hub.CommitOperationAdd(path_in_repo=path, path_or_fileobj=data)
                 for path, data in content.items()
             ],
-            commit_message=f"Checkpoint {name}, by ance",
+            commit_message=message,
+            repo_type=kind,
         )
     except Exception as error:  # the hub's errors and those of its HTTP library share no class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ResourceExhausted(
-            f"{repo_id}: the hub refused the checkpoint ({reason})",
+            f"{repo_id}: the hub refused the {kind} ({reason})",
             hint="log in with `hf auth login` or set HF_TOKEN; --dry-run lists the files",
         ) from error
     return str(commit.commit_url)

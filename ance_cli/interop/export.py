@@ -16,6 +16,7 @@ import orjson
 
 from ance_cli.call import Call, SkippedLines
 from ance_cli.config import ExportConfig
+from ance_cli.config.setting import check
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats import lease
 from ance_cli.formats.dataset import (
@@ -43,6 +44,7 @@ from ance_cli.interop import (
     TEVATRON,
     TEVATRON_V2,
     ance,
+    arrow,
     dpr,
     flagembedding,
     msmarco,
@@ -64,12 +66,17 @@ def export_negatives(
 ) -> Summary:
     """Write the pairs of a negatives file in one of `interop.NEGATIVES_FORMS`.
 
-    Skips pairs without negatives, which no tool can train on. The columns of sentence-transformers
-    need the same number of negatives in every row, `config.negatives` or the largest number in the
-    file; pairs with fewer are skipped. Raises `BadInput` if the file does not fit the dataset, or
-    if every pair is skipped.
+    Skips pairs without negatives, which no other tool can train on. The columns of
+    sentence-transformers need the same number of negatives in every row, `config.negatives` (0:
+    pairs alone) or the largest number in the file; pairs with fewer are skipped. They have a
+    teacher's scores if every row has them all. Raises `BadInput` if the file does not fit the
+    dataset, or if every pair is skipped.
     """
     _check_output(form, output)
+    check(
+        config.negatives != 0 or form == SENTENCE_TRANSFORMERS,
+        f"a row of {form} needs negatives: --negatives must be at least 1",
+    )
     plan = _plan_of_negatives(form, negatives, dataset, output, config)
     if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
@@ -81,27 +88,33 @@ def export_negatives(
             _write_folder(plan, source, _FOLDERS[form])
         else:
             with plan.text_file(source.stats) as handle:
-                _FILES[form](handle, source, _is_arrow(output))
+                _FILES[form](handle, source, output)
                 source.need_pairs()
     if left_out := source.stats["pairs_left_out"]:
         call.reporter.warn(f"skipped {left_out} pairs that have too few negatives for a row")
+    if source.stats.get("pairs_without_scores"):
+        call.reporter.warn(
+            f"{source.stats['pairs_without_scores']} of {source.stats['pairs']} pairs lack a score "
+            "of the teacher, so the rows have no column with scores"
+        )
     return made(plan, source.stats)
 
 
 def _check_output(form: str, output: Path) -> None:
     if form in _FOLDERS:
         refuse_stdio(output, f"an export to {form}")
-    if _is_arrow(output):
+    if _is_table(output):
         if form != SENTENCE_TRANSFORMERS:
             raise UsageProblem(
-                f"{output}: only {SENTENCE_TRANSFORMERS} can be written as Arrow, not {form}",
+                f"{output}: only {SENTENCE_TRANSFORMERS} can be written as Arrow or Parquet, not "
+                f"{form}",
                 hint="name a .jsonl file with -o",
             )
-        sentence_transformers.need_arrow()
+        arrow.check_output(output)
 
 
-def _is_arrow(output: Path) -> bool:
-    return ".arrow" in output.suffixes
+def _is_table(output: Path) -> bool:
+    return arrow.is_arrow(output) or arrow.is_parquet(output)
 
 
 def _plan_of_negatives(
@@ -170,9 +183,16 @@ class _Source:
     def texts(self) -> _Texts:
         return _Texts(self.corpus())
 
-    def most_negatives(self) -> int:
-        """The largest number of negatives of a pair."""
-        return max(len(pair.negative_ids) for pair in self._all_pairs(self.texts))
+    def shape(self) -> tuple[int, bool]:
+        """The negatives of a row, and whether every row has all of a teacher's scores."""
+        found = [(len(pair.negative_ids), _scored(pair)) for pair in self._all_pairs(self.texts)]
+        width = self.config.negatives
+        if width is None:
+            width = max(1, max(count for count, _ in found))
+        scored = [width > 0 and first >= width for count, first in found if count >= width]
+        if any(scored) and not all(scored):
+            self.stats["pairs_without_scores"] = scored.count(False)
+        return width, all(scored)
 
     def _all_pairs(self, known_docs: Container[str]) -> Iterator[PairNegatives]:
         return read_negatives(self.path, self.queries, known_docs, self._positives, self.skipped)
@@ -214,32 +234,41 @@ class _Source:
             )
 
 
+def _scored(pair: PairNegatives) -> int:
+    """How many negatives, from the first on, have a score of the teacher that the positive has."""
+    if pair.teacher_positive_score is None:
+        return 0
+    scores = [*pair.teacher_scores, None]
+    return scores.index(None)
+
+
 # -------------------------------------------------------------------- one file
 
 
-def _tevatron(handle: IO[bytes], source: _Source, _: bool) -> None:
+def _tevatron(handle: IO[bytes], source: _Source, _: Path) -> None:
     for example in source.examples():
         handle.write(_line(tevatron.row_with_texts(example)))
 
 
-def _flagembedding(handle: IO[bytes], source: _Source, _: bool) -> None:
+def _flagembedding(handle: IO[bytes], source: _Source, _: Path) -> None:
     for example in source.examples():
         handle.write(_line(flagembedding.row_of(example, source.config.separator)))
 
 
-def _columns(handle: IO[bytes], source: _Source, arrow: bool) -> None:
-    width = source.config.negatives or max(1, source.most_negatives())
+def _columns(handle: IO[bytes], source: _Source, output: Path) -> None:
+    width, scored = source.shape()
     rows = (
-        sentence_transformers.row_of(example, source.config.separator)
+        sentence_transformers.row_of(example, source.config.separator, scored)
         for example in source.examples(at_least=width)
     )
-    if arrow:
-        sentence_transformers.write_arrow(handle, rows, width)
+    if _is_table(output):
+        schema = sentence_transformers.schema(width, scored)
+        arrow.write(handle, arrow.batches_of(rows, schema), schema, output)
     else:
         handle.writelines(map(_line, rows))
 
 
-_FILES: dict[str, Callable[[IO[bytes], _Source, bool], None]] = {
+_FILES: dict[str, Callable[[IO[bytes], _Source, Path], None]] = {
     TEVATRON: _tevatron,
     FLAGEMBEDDING: _flagembedding,
     SENTENCE_TRANSFORMERS: _columns,

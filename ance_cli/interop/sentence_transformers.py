@@ -1,46 +1,34 @@
-"""sentence-transformers' training columns: `anchor`, `positive`, `negative_1` to `negative_n`."""
+"""sentence-transformers' training columns: `anchor`, `positive`, `negative_1` to `negative_n`.
+
+With a teacher, `label` lists its scores of the positive and of each negative: MarginMSELoss takes
+their margins and DistillKLDivLoss their softmax, and other losses leave them unused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
-from typing import IO
+from typing import Any
 
-from ance_cli.errors import UsageProblem
 from ance_cli.interop.records import Example
-
-_BATCH = 1024
 
 
 def columns(negatives: int) -> list[str]:
-    """The names of the columns; the trainer uses their order."""
+    """The names of the columns with texts; the trainer uses their order."""
     return ["anchor", "positive", *(f"negative_{number + 1}" for number in range(negatives))]
 
 
-def row_of(example: Example, separator: str) -> dict[str, str]:
-    """The row of one pair, with one column per negative."""
+def row_of(example: Example, separator: str, scored: bool) -> dict[str, Any]:
+    """The row of one pair, with one column per negative, and if `scored` its label."""
     passages = (example.positive, *example.negatives)
     texts = (example.query.text, *(passage.joined(separator) for passage in passages))
-    return dict(zip(columns(len(example.negatives)), texts, strict=True))
+    row: dict[str, Any] = dict(zip(columns(len(example.negatives)), texts, strict=True))
+    if scored:
+        row["label"] = [example.teacher_positive_score, *example.teacher_scores]
+    return row
 
 
-def need_arrow() -> None:
-    """Raise `UsageProblem` if pyarrow is not installed."""
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise UsageProblem(
-            "writing an .arrow file needs pyarrow, which is not installed",
-            hint="pip install 'ance-cli[arrow]', or name a .jsonl file with -o",
-        ) from error
-
-
-def write_arrow(handle: IO[bytes], rows: Iterable[dict[str, str]], negatives: int) -> None:
-    """Write rows in Arrow's streaming form, which `datasets.Dataset.from_file` maps into memory."""
+def schema(negatives: int, scored: bool) -> Any:
+    """The `pyarrow.Schema` of such rows."""
     import pyarrow as pa
 
-    schema = pa.schema([(name, pa.large_string()) for name in columns(negatives)])
-    source = iter(rows)
-    with pa.ipc.new_stream(handle, schema) as stream:
-        while batch := list(islice(source, _BATCH)):
-            stream.write_batch(pa.RecordBatch.from_pylist(batch, schema))
+    texts = [(name, pa.large_string()) for name in columns(negatives)]
+    return pa.schema([*texts, *([("label", pa.list_(pa.float32()))] if scored else [])])

@@ -64,7 +64,13 @@ class VectorSource:
                 hint=f"encode again: ance encode --ckpt {checkpoint.shown} --data DATASET -o DIR, "
                 "with the same --passage-length",
             )
-        if corpus_hash is not None and inputs.get("corpus") != corpus_hash:
+        if corpus_hash is not None:
+            self.check_corpus(corpus_hash)
+
+    def check_corpus(self, corpus_hash: str) -> None:
+        """Raises `Mismatch` if the vectors are of another corpus."""
+        inputs = read_manifest(self.path, self.kind)["inputs"]
+        if inputs.get("corpus") != corpus_hash:
             raise Mismatch(
                 f"{self.path}: the vectors are of another corpus than the dataset's",
                 hint="encode the dataset's corpus: ance encode --data DATASET -o DIR",

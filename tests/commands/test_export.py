@@ -55,10 +55,14 @@ def test_a_folder_of_rows_once_and_again(inside, negatives, form):
         (["tevatron", "ann.jsonl", "-o", "x"], "no corpus is named"),
         (["tevatron", "ann.jsonl", "--data", "data", "-o", "x"], "this command needs qrels"),
         (["tevatron", "-", *DATA, "-o", "x"], "ance export cannot read from stdin"),
-        (["sentence-transformers", "ann.jsonl", *DATA, "--negatives", "0", "-o", "x"],
+        (["tevatron", "ann.jsonl", *DATA, "--negatives", "0", "-o", "x"],
          "--negatives must be at least 1"),
         (["dpr-reader", "ann.jsonl", "-o", "x"], "dpr-reader needs texts and answers"),
         (["parquet", "ann.jsonl", "-o", "x"], "'parquet' is not one of"),
+        (["tevatron", "ann.jsonl", *DATA], "tevatron is written to a file or folder"),
+        (["tevatron", "ann.jsonl", *DATA, "-o", "x", "--url", "y"],
+         "--url and --collection do not apply to tevatron"),
+        (["qdrant", "emb", "--data", "data"], "exactly one of a file (-o) and a database (--url)"),
     ],
 )  # fmt: skip
 def test_impossible_exports_are_refused(inside, negatives, words, said):
@@ -81,6 +85,31 @@ def test_queries_without_answers_are_warned_about(inside, dataset):
                    "queries.jsonl", "-o", "reader.json")  # fmt: skip
     assert "1 of 2 queries have no answer" in found.stderr
     assert len(json.loads((inside.cwd / "reader.json").read_text())) == 2
+
+
+# ---------------------------------------------------------------- vector databases
+
+
+def test_embeddings_in_a_vector_database(ance, inside, dataset, checkpoint):
+    pytest.importorskip("lancedb")
+    inside("encode", "--ckpt", checkpoint, "--data", "data", "-o", "emb", "--gpus", "none")
+    words = ["export", "lancedb", "emb", "--data", "data"]
+    store = [*words, "--url", "store", "--collection", "docs"]
+    found = json.loads(ance(*store, "--json").stdout)
+    assert (found["output"], found["points"], found["dim"]) == ("lancedb:docs", 64, 32)
+    assert "made collection lancedb:docs" in inside(*store).stderr
+    inside(*words, "-o", "points.parquet")
+    assert "up to date" in inside(*words, "-o", "points.parquet").stderr
+    inside("encode", "--ckpt", checkpoint, "--data", "data", "-o", "cut", "--gpus", "none",
+           "--passage-length", 10)  # fmt: skip
+    store[2] = "cut"
+    refused = inside(*store, code=4).stderr
+    assert "lancedb:docs: holds vectors that do not belong to these: checkpoint" in " ".join(
+        refused.split()
+    )
+    inside(*store, "--force")
+    (inside.cwd / "ance.toml").write_text('[export]\nurl = "http://203.0.113.7"\n')
+    assert "url is not taken from an ance.toml" in " ".join(inside(*words, code=2).stderr.split())
 
 
 # ---------------------------------------------------------------- ONNX

@@ -18,7 +18,7 @@ from ance_cli.config.setting import (
     shaped_by,
 )
 from ance_cli.errors import UsageProblem
-from ance_cli.interop import EXPORT_FORMATS, FORMATS, NEGATIVES_FORMS, RUN_FORMS
+from ance_cli.interop import EXPORT_FORMATS, FORMATS, NEGATIVES_FORMS, RUN_FORMS, VECTOR_FORMS
 
 CONFIGS = [
     each
@@ -123,6 +123,7 @@ def test_closed_sets_are_those_of_the_code():
     assert get_args(sets.ImportFormat) == FORMATS
     assert get_args(sets.ExportForm) == EXPORT_FORMATS
     assert get_args(sets.NegativesForm) == NEGATIVES_FORMS
+    assert get_args(sets.VectorForm) == VECTOR_FORMS
     assert get_args(sets.RunForm) == RUN_FORMS
 
 

@@ -122,10 +122,12 @@ def hub(monkeypatch):
     came = []
 
     class Api:
-        def create_repo(self, repo_id, private=None, exist_ok=False):
+        def create_repo(self, repo_id, private, exist_ok, repo_type):
+            assert repo_type == "model"
             came.append(("repo", repo_id, private, exist_ok))
 
-        def create_commit(self, repo_id, operations, *, commit_message):
+        def create_commit(self, repo_id, operations, *, commit_message, repo_type):
+            assert repo_type == "model"
             files = {operation.path_in_repo: operation for operation in operations}
             came.append(("commit", repo_id, files, commit_message))
             return type("Commit", (), {"commit_url": f"https://hub/{repo_id}/commit/1"})
@@ -212,9 +214,9 @@ def test_what_the_hub_refuses_is_said(world, monkeypatch, backbone):
             raise RuntimeError("401 Client Error\nand a long story")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    with pytest.raises(ResourceExhausted, match=r"refused the checkpoint \(401 Client Error\)"):
+    with pytest.raises(ResourceExhausted, match=r"refused the model \(401 Client Error\)"):
         push(world.cwd / "ance", "me/small")
-    with pytest.raises(UsageProblem, match="cannot be the name of a model on the hub"):
+    with pytest.raises(UsageProblem, match="cannot be a name on the hub"):
         push(world.cwd / "ance", "me/ance/small")
     with pytest.raises(BadInput, match="has no pooling and head"):
         push(backbone, "me/small")
@@ -258,7 +260,7 @@ def test_there_and_back_over_a_socket(world, tmp_path):
         ance(*run, "--ckpt", "me/small", **there)
 
         refused = ance(*push, code=5, **{**there, "HF_TOKEN": "hf_another"})
-        assert "me/small: the hub refused the checkpoint (" in refused.stderr
+        assert "me/small: the hub refused the model (" in refused.stderr
         missing = ance("encode", "--ckpt", "me/nothing", *data, "-o", "x", code=3, **there)
         assert "the model hub returned no model of that name" in missing.stderr
     world("encode", "--ckpt", folder, *data, "-o", "here.emb")
@@ -275,4 +277,7 @@ def test_there_and_back_over_a_socket(world, tmp_path):
 )
 def test_what_push_takes(world, hub, words):
     found = world("checkpoint", "push", *words, code=2)
-    assert "push takes a checkpoint and its name on the hub" in found.stderr and hub == []
+    assert (
+        "push takes a checkpoint or a dataset folder, and its name on the hub" in found.stderr
+        and hub == []
+    )

@@ -1,4 +1,4 @@
-"""An import in this process, and what it left."""
+"""An import in this process, and what it left; embeddings that are exported."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import pytest
 import zstandard
 
 from ance_cli.call import Call
+from ance_cli.config import EncodeConfig, VectorStoreConfig
+from ance_cli.encoding.encode import encode
+from ance_cli.formats.dataset import locate
+from ance_cli.interop.export_vectors import export_vectors
 from ance_cli.interop.import_dataset import import_dataset
 from ance_cli.interop.recognition import Request
+from ance_cli.models.checkpoint import Checkpoint
 from tests.world import jsonl
 
 
@@ -75,3 +80,31 @@ def write(tmp_path):
         return path
 
     return run
+
+
+@pytest.fixture
+def world(tmp_path, dataset, spread_checkpoints, monkeypatch):
+    """Embeds the corpus of a small dataset, and writes it to a vector database or a file."""
+    monkeypatch.chdir(tmp_path)
+
+    class World:
+        def embed(self, similarity="dot", name="emb", dtype="float32", **settings):
+            checkpoint = Checkpoint(spread_checkpoints[similarity])
+            checkpoint = checkpoint.with_settings(**settings) if settings else checkpoint
+            config = EncodeConfig(output_dtype=dtype, gpus="none")
+            encode(checkpoint, locate(dataset), tmp_path / name, config)
+            return checkpoint
+
+        def write(self, form, url, name="emb", collection="docs", **call):
+            return export_vectors(
+                form, tmp_path / name, dataset / "corpus.jsonl",
+                config=VectorStoreConfig(url=url, collection=collection), call=Call(**call),
+            )  # fmt: skip
+
+        def file(self, form, output, **settings):
+            return export_vectors(
+                form, tmp_path / "emb", dataset / "corpus.jsonl", tmp_path / output,
+                VectorStoreConfig(**settings),
+            )  # fmt: skip
+
+    return World()

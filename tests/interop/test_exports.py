@@ -1,6 +1,7 @@
 """Rows for the neighbours: what an import reads of them is what went out."""
 
 import json
+import sys
 
 import pytest
 
@@ -8,8 +9,9 @@ from ance_cli.call import Call
 from ance_cli.config import ExportConfig
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.dataset import locate, read_corpus, read_queries
-from ance_cli.interop import ance
+from ance_cli.interop import ance, arrow
 from ance_cli.interop.export import export_negatives, export_run
+from ance_cli.progress import Silent
 from tests.world import jsonl, tree, write_jsonl
 
 PAIRS = [
@@ -89,17 +91,26 @@ def test_flagembedding_rows_come_back_with_the_teachers_scores(export, imported,
     assert (first["teacher_scores"], first["teacher_positive_score"]) == ([0.5, -1.0, 2.0], 3.0)
 
 
-@pytest.mark.parametrize(("asked", "width", "rows"), [(None, 3, 2), (2, 2, 3)])
-@pytest.mark.parametrize("output", ["rows.jsonl", "rows.arrow"])
-def test_columns_have_one_width(export, texts, tmp_path, monkeypatch, asked, width, rows, output):
+def rows_of(path):
+    """The rows of a file as `datasets` reads them."""
+    if path.suffix == ".jsonl":
+        return jsonl(path)
+    datasets = pytest.importorskip("datasets")
+    if path.suffix == ".arrow":
+        return datasets.Dataset.from_file(str(path)).to_list()
+    cache = str(path.with_name("cache"))
+    return datasets.load_dataset("parquet", data_files=str(path), split="train",
+                                 cache_dir=cache).to_list()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "width", "rows"), [(None, 3, 2), (2, 2, 3), (1, 1, 3), (0, 0, 4)]
+)
+@pytest.mark.parametrize("output", ["rows.jsonl", "rows.arrow", "rows.parquet"])
+def test_columns_have_one_width(export, texts, tmp_path, asked, width, rows, output):
     found = export("sentence-transformers", output, negatives=asked)
     assert (found["pairs"], found["pairs_left_out"]) == (rows, 4 - rows)
-    if output.endswith("arrow"):
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        datasets = pytest.importorskip("datasets")
-        read = datasets.Dataset.from_file(str(tmp_path / output)).to_list()
-    else:
-        read = jsonl(tmp_path / output)
+    read = rows_of(tmp_path / output)
     columns = ["anchor", "positive", *(f"negative_{n + 1}" for n in range(width))]
     assert all(list(row) == columns for row in read)
     passages, queries = texts
@@ -108,6 +119,45 @@ def test_columns_have_one_width(export, texts, tmp_path, monkeypatch, asked, wid
         assert row["anchor"] == queries[pair["query_id"]]
         listed = [pair["positive_id"], *pair["negative_ids"][:width]]
         assert [row[name] for name in columns[1:]] == [passages[doc].joined(" ") for doc in listed]
+
+
+@pytest.mark.parametrize("output", ["rows.jsonl", "rows.parquet"])
+def test_columns_have_the_teachers_scores_if_each_row_has_them(
+    dataset, tmp_path, monkeypatch, output
+):
+    second = {**PAIRS[3], "teacher_scores": [0.25, -3.0, None], "teacher_positive_score": 1.0}
+    write_jsonl(tmp_path / "ann.jsonl", [PAIRS[0], second])
+
+    noted = []
+    reporter = Silent()
+    monkeypatch.setattr(reporter, "warn", noted.append)
+
+    def run(negatives):
+        return export_negatives(
+            "sentence-transformers", tmp_path / "ann.jsonl", locate(dataset, "train"),
+            tmp_path / output, ExportConfig(negatives=negatives),
+            Call(reporter, force=True),
+        )  # fmt: skip
+
+    run(2)
+    labels = [row["label"] for row in rows_of(tmp_path / output)]
+    assert labels == [[3.0, 0.5, -1.0], [1.0, 0.25, -3.0]] and not noted
+    found = run(3)
+    assert found["pairs_without_scores"] == 1
+    assert "1 of 2 pairs lack a score of the teacher" in noted[0]
+    run(0)
+    assert [list(row) for row in rows_of(tmp_path / output)] == [["anchor", "positive"]] * 2
+    assert len(noted) == 1
+
+
+def test_a_table_has_many_batches_and_one_reading_of_them(export, texts, tmp_path, monkeypatch):
+    pq = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(arrow, "_BATCH", 1)
+    export("sentence-transformers", "rows.parquet", negatives=2)
+    assert pq.ParquetFile(tmp_path / "rows.parquet").num_row_groups == 3
+    assert [row["anchor"] for row in rows_of(tmp_path / "rows.parquet")] == [
+        texts[1][pair["query_id"]] for pair in TRAINED
+    ]
 
 
 def ances_own_offsets(ids, kept=lambda each: True):
@@ -160,8 +210,9 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(export, dataset, tmp_p
     for form, output in (("tevatron", "o.jsonl"), ("ann-training-data", "o")):
         with pytest.raises(BadInput, match="each of the 1 pairs has fewer negatives than a row"):
             export(form, output)
-    with pytest.raises(BadInput, match="each of the 1 pairs"):
-        export("sentence-transformers", "o.arrow")
+    for output in ("o.arrow", "o.parquet"):
+        with pytest.raises(BadInput, match="each of the 1 pairs"):
+            export("sentence-transformers", output)
     assert sorted(path.name for path in tmp_path.iterdir() if "lease" not in path.name) == [
         "ann.jsonl", dataset.name,
     ]  # fmt: skip
@@ -189,9 +240,24 @@ def test_a_failed_export_leaves_the_old_one(dataset, tmp_path):
     }
 
 
-def test_only_columns_are_written_as_arrow(export):
-    with pytest.raises(UsageProblem, match="can be written as Arrow, not flagembedding"):
-        export("flagembedding", "rows.arrow")
+@pytest.mark.parametrize("output", ["rows.arrow", "rows.parquet"])
+def test_only_columns_are_written_as_a_table(export, output):
+    with pytest.raises(UsageProblem, match="as Arrow or Parquet, not flagembedding"):
+        export("flagembedding", output)
+
+
+def test_a_table_that_cannot_be_written_is_refused(export, monkeypatch):
+    with pytest.raises(UsageProblem, match="Parquet is compressed inside the file"):
+        export("sentence-transformers", "rows.parquet.gz")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageProblem, match="writing rows.parquet needs pyarrow"):
+        export("sentence-transformers", "rows.parquet")
+
+
+@pytest.mark.parametrize("form", ["tevatron", "flagembedding", "ann-training-data"])
+def test_only_columns_are_written_without_negatives(export, form):
+    with pytest.raises(UsageProblem, match=f"a row of {form} needs negatives"):
+        export(form, "rows", negatives=0)
 
 
 # ---------------------------------------------------------------- runs

@@ -44,10 +44,10 @@ def texts(dataset):
     return passages, read_queries(found.queries)
 
 
-def rows_of(path, tmp_path):
+def rows_of(path, tmp_path, kind="json"):
     datasets = pytest.importorskip("datasets")
     return datasets.load_dataset(
-        "json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
+        kind, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
     )
 
 
@@ -128,16 +128,21 @@ def test_flagembedding_takes_exported_rows(export, texts, tmp_path, distilled):
     assert batch["passages"]["input_ids"].shape[0] == 2 * 4
 
 
-def test_sentence_transformers_trains_on_exported_columns(export, checkpoint, tmp_path):
+@pytest.mark.parametrize("loss", ["MultipleNegativesRankingLoss", "MarginMSELoss",
+                                  "DistillKLDivLoss"])  # fmt: skip
+def test_sentence_transformers_trains_on_exported_columns(export, checkpoint, tmp_path, loss):
+    """The label has the scores of the positive and of the negatives: of MarginMSELoss the one form
+    of four that DistillKLDivLoss takes too, and a loss without a teacher leaves it unused."""
     pytest.importorskip("accelerate")
     from sentence_transformers import (
         SentenceTransformer,
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
-    from sentence_transformers.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer import losses
 
-    rows = rows_of(export("sentence-transformers", "rows.jsonl"), tmp_path)
+    rows = rows_of(export("sentence-transformers", "rows.parquet"), tmp_path, "parquet")
+    assert rows.column_names[-1] == "label"
     model = SentenceTransformer(str(checkpoint), device="cpu")
     before = model.encode("river")
     arguments = SentenceTransformerTrainingArguments(
@@ -145,7 +150,7 @@ def test_sentence_transformers_trains_on_exported_columns(export, checkpoint, tm
         report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True,
     )  # fmt: skip
     SentenceTransformerTrainer(
-        model, arguments, train_dataset=rows, loss=MultipleNegativesRankingLoss(model)
+        model, arguments, train_dataset=rows, loss=getattr(losses, loss)(model)
     ).train()
     assert np.abs(model.encode("river") - before).max() > 1e-3
 

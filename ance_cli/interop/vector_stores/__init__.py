@@ -1,0 +1,1 @@
+"""Vector databases, each behind its own client."""
