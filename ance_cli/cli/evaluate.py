@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -15,7 +14,6 @@ from ance_cli.config.calling import CallSettings
 from ance_cli.config.data import Ckpt, DataFiles, Output, RunFiles
 from ance_cli.config.evaluation import EvalCases, IgnoreIdenticalIds, Mteb, PerQuery
 from ance_cli.config.retrieval import Measures
-from ance_cli.config.setting import Given, flag_of
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.summary import Summary
@@ -45,7 +43,7 @@ def register(app: typer.Typer) -> None:
         mteb: Mteb | None = None,
         ckpt: Ckpt | None = None,
         output: Output | None = None,
-        compute: Given[ComputeConfig],
+        compute: ComputeConfig,
     ) -> Summary | None:
         """Measure runs against labels and test the later ones against the first, or measure a
         checkpoint on public tasks.
@@ -63,27 +61,25 @@ def register(app: typer.Typer) -> None:
         Example: `ance eval bm25.trec dev.trec --qrels data/medquad/qrels/dev.tsv
         --measures "RR@10 nDCG@10"`
         """
-        for_runs = {
-            "runs": runs, **{flag_of(name): value for name, value in asdict(data).items()},
-            "--per-query": per_query, "--cases": cases,
-            "--ignore-identical-ids": ignore_identical_ids, "--skip-bad": call.skipped,
-            "--measures": measures != MEASURES,
-        }  # fmt: skip
-        for_tasks = {"--ckpt": ckpt, "--output": output, "--force": call.force,
-                     **{flag_of(name): True for name in compute.values}}  # fmt: skip
         if mteb:
             if ckpt is None:
                 raise UsageProblem("--mteb needs --ckpt", hint="name the checkpoint to measure")
-            _refuse(for_runs, "--mteb measures a checkpoint, not runs")
+            for_runs = {
+                "RUNS": runs, "--split": data.split, "--corpus": data.corpus,
+                "--queries": data.queries, "--qrels": data.qrels,
+                "--measures": measures != MEASURES, "--per-query": per_query, "--cases": cases,
+                "--ignore-identical-ids": ignore_identical_ids, "--skip-bad": call.skipped,
+            }  # fmt: skip
+            _refuse(for_runs, "--mteb measures a checkpoint on tasks with data of their own")
             from ance_cli.evaluation.mteb_tasks import evaluate_on_mteb
 
-            found = evaluate_on_mteb(Checkpoint(ckpt), mteb, output, compute.config(), call)
+            found = evaluate_on_mteb(Checkpoint(ckpt), mteb, output, compute, call)
             if asked.json:
                 return found
             if output != STDIO:
                 _show_tasks(found)
             return None
-        _refuse(for_tasks, "runs are measured, not a checkpoint; --mteb TASK measures --ckpt")
+        _refuse({"--output": output, "--force": call.force}, "only --mteb writes an output")
         if not runs:
             raise UsageProblem(
                 "no run is named",

@@ -89,13 +89,21 @@ def test_finished_tasks_are_kept_when_the_data_of_another_cannot_be_loaded(
     [
         ([], "no run is named"),
         (["--mteb", "DevRetrieval"], "--mteb needs --ckpt"),
-        (["x.trec", "--mteb", "DevRetrieval", "--ckpt", "c"], "runs: --mteb measures a checkpoint"),
+        (["x.trec", "--mteb", "DevRetrieval", "--ckpt", "c"], "RUNS: --mteb measures a checkpoint"),
         (["--mteb", "DevRetrieval", "--ckpt", "c", "--split", "dev"], "--split: --mteb measures"),
         (["--mteb", "DevRetrieval", "--ckpt", "c", "--measures", "RR@5"], "--measures: --mteb"),
-        (["x.trec", "--ckpt", "c"], "--ckpt: runs are measured, not a checkpoint"),
-        (["x.trec", "-o", "y.json"], "--output: runs are measured"),
-        (["x.trec", "--gpus", "none"], "--gpus: runs are measured"),
+        (["x.trec", "-o", "y.json"], "--output: only --mteb writes an output"),
+        (["x.trec", "--force"], "--force: only --mteb writes an output"),
     ],
 )
 def test_settings_of_the_other_kind_are_refused(inside, arguments, words):
     assert words in inside("eval", *arguments, code=2).stderr
+
+
+def test_settings_that_a_project_shares_are_accepted(world, spread_checkpoints):
+    """`ance init` writes such a table."""
+    shared = f'[all]\ndata = "data"\ngpus = "none"\nckpt = "{spread_checkpoints["dot"]}"\n'
+    (world.cwd / "ance.toml").write_text(shared)
+    assert len(measured(world, "--mteb", "DevRetrieval")["tasks"]) == 1
+    (world.cwd / "x.trec").write_text("q24 Q0 d24 1 1.0 t\n")
+    assert measured(world, "x.trec", "--split", "dev")["runs"][0]["measures"]
