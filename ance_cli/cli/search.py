@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
         Queries come from the split, from --queries FILE, or with `--queries -` from stdin, one per
         line. Without -o, a terminal shows the hits with their texts, and a pipe gets a TREC run.
 
-        Example: `echo "what causes gout" | ance search --ckpt runs/ance/latest --embeddings emb/
+        Example: `echo "what causes gout" | ance search --ckpt runs/ance/best --embeddings emb/
         --data data/medquad --queries - --depth 5`
         """
         from ance_cli.retrieval.dense import vector_source
