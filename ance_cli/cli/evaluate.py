@@ -54,9 +54,8 @@ def register(app: typer.Typer) -> None:
         (1 - Judged@10), Overlap@100 (with the first run's top 100), and with --data Answers@20 and
         RegexAnswers@20 (the share of queries with an answer in the top 20).
 
-        With --mteb TASK the checkpoint --ckpt is measured on tasks of the package mteb, with the
-        main score of each and their mean. Finished tasks are kept in the cache folder: if a call is
-        interrupted, the same command measures the others.
+        With --mteb the checkpoint is measured on tasks of the package mteb. If a call is
+        interrupted, the same command measures only the tasks that are left.
 
         Example: `ance eval bm25.trec dev.trec --qrels data/medquad/qrels/dev.tsv
         --measures "RR@10 nDCG@10"`

@@ -39,9 +39,9 @@ class RefreshRules(MineRules):
     dev_depth: Annotated[int, Setting("Documents ranked per dev query.", METHOD, at_least=1)] = 100
     measures: Measures = MEASURES
     guard: Annotated[str, Setting(
-        "Dataset folder, as DIR or DIR:SPLIT, of a general collection that each refresh measures "
-        "too; a generation that falls on it is reported, and is not the best (default split: dev, "
-        "or test if there is no dev).", METHOD, metavar="DIR", shapes=False)] | None = None
+        "General collection that each refresh measures too, as DIR or DIR:SPLIT (default split: "
+        "dev, or else test). A generation that falls on it cannot be the best.", METHOD,
+        metavar="DIR", shapes=False)] | None = None
     guard_margin: Annotated[float, Setting(
         "How far the first of --measures may fall on the guard below the run's start.", METHOD,
         at_least=0, shapes=False)] = GUARD_MARGIN

@@ -215,10 +215,9 @@ def _result_of(task: AbsTask, encoder: MtebEncoder, identity: str) -> TaskResult
         )  # fmt: skip
     finally:
         task.unload_data()
-    [result] = measured.task_results
+    result: TaskResult = measured.task_results[0]
     atomic.write_bytes(kept, result.model_dump_json(indent=2).encode())
-    found: TaskResult = result
-    return found
+    return result
 
 
 # ---------------------------------------------------------------- the encoder
