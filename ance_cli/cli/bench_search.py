@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
         folders contains embeddings). With --widths also what is lost if the vectors are cut to
         their first dimensions, which --matryoshka trains for that.
 
-        Example: `ance bench-search emb/ hnsw/ ivf/ --ckpt runs/ance/latest --data data/medquad
+        Example: `ance bench-search emb/ hnsw/ ivf/ --ckpt runs/ance/best --data data/medquad
         --split dev`
         """
         from ance_cli.evaluation.by_width import measure_widths

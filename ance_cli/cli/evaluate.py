@@ -7,33 +7,46 @@ from typing import Any
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import READS, command
+from ance_cli.cli.command import LOADS, READS, command
 from ance_cli.cli.runner import dataset_of
-from ance_cli.config import MEASURES
+from ance_cli.config import MEASURES, ComputeConfig
 from ance_cli.config.calling import CallSettings
-from ance_cli.config.data import DataFiles, RunFiles
-from ance_cli.config.evaluation import EvalCases, IgnoreIdenticalIds, PerQuery
+from ance_cli.config.data import Ckpt, DataFiles, Output, RunFiles
+from ance_cli.config.evaluation import EvalCases, IgnoreIdenticalIds, Mteb, PerQuery
 from ance_cli.config.retrieval import Measures
+from ance_cli.errors import UsageProblem
+from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.summary import Summary
+from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
-    @command(app, "eval", "Stages", takes=("config", "quiet", "json", *READS))
+    @command(
+        app,
+        "eval",
+        "Stages",
+        takes=("config", "cache_dir", "quiet", "json", "force", *LOADS, *READS),
+    )
     def evaluate(
         call: Call,
         asked: CallSettings,
         *,
-        runs: RunFiles,
+        runs: RunFiles | None = None,
         data: DataFiles,
         measures: Measures = MEASURES,
         per_query: PerQuery | None = None,
         cases: EvalCases = 0,
         ignore_identical_ids: IgnoreIdenticalIds = False,
+        mteb: Mteb | None = None,
+        ckpt: Ckpt | None = None,
+        output: Output | None = None,
+        compute: ComputeConfig,
     ) -> Summary | None:
-        """Measure runs against labels, and test the later ones against the first.
+        """Measure runs against labels and test the later ones against the first, or measure a
+        checkpoint on public tasks.
 
         Averages are over the judged queries, as in trec_eval -c. Intervals are 95 % bootstrap
         intervals; p-values come from a paired randomisation test and a t test, with Holm's
@@ -41,9 +54,36 @@ def register(app: typer.Typer) -> None:
         (1 - Judged@10), Overlap@100 (with the first run's top 100), and with --data Answers@20 and
         RegexAnswers@20 (the share of queries with an answer in the top 20).
 
+        With --mteb the checkpoint is measured on tasks of the package mteb. If a call is
+        interrupted, the same command measures only the tasks that are left.
+
         Example: `ance eval bm25.trec dev.trec --qrels data/medquad/qrels/dev.tsv
         --measures "RR@10 nDCG@10"`
         """
+        if mteb:
+            if ckpt is None:
+                raise UsageProblem("--mteb needs --ckpt", hint="name the checkpoint to measure")
+            for_runs = {
+                "RUNS": runs, "--split": data.split, "--corpus": data.corpus,
+                "--queries": data.queries, "--qrels": data.qrels,
+                "--measures": measures != MEASURES, "--per-query": per_query, "--cases": cases,
+                "--ignore-identical-ids": ignore_identical_ids, "--skip-bad": call.skipped,
+            }  # fmt: skip
+            _refuse(for_runs, "--mteb measures a checkpoint on tasks with data of their own")
+            from ance_cli.evaluation.mteb_tasks import evaluate_on_mteb
+
+            found = evaluate_on_mteb(Checkpoint(ckpt), mteb, output, compute, call)
+            if asked.json:
+                return found
+            if output != STDIO:
+                _show_tasks(found)
+            return None
+        _refuse({"--output": output, "--force": call.force}, "only --mteb writes an output")
+        if not runs:
+            raise UsageProblem(
+                "no run is named",
+                hint="name TREC runs, or a task and a checkpoint: --mteb TASK --ckpt DIR",
+            )
         from ance_cli.evaluation.evaluate import evaluate_runs
 
         dataset = dataset_of(data) if data.data or data.corpus else None
@@ -61,6 +101,25 @@ def register(app: typer.Typer) -> None:
             return found
         _show(found, call.reporter)
         return None
+
+
+def _refuse(given: dict[str, Any], why: str) -> None:
+    """Raise `UsageProblem` for the first setting that was given and would have no effect."""
+    for name, value in given.items():
+        if value:
+            raise UsageProblem(f"{name}: {why}", hint=f"leave out {name}")
+
+
+def _show_tasks(found: Summary) -> None:
+    """Print the main score of each task, and the mean, on stdout."""
+    from ance_cli.cli.console import show_rows, stdout
+
+    columns = ("task", "type", "measure", "score", "seconds")
+    rows = [{name: row[name] for name in columns} for row in found["tasks"]]
+    if len(rows) > 1:
+        rows.append({"task": f"mean of {len(rows)}", "type": "", "measure": "",
+                     "score": found["mean"], "seconds": ""})  # fmt: skip
+    show_rows([{**row, "score": f"{row['score']:.4f}"} for row in rows], stdout())
 
 
 def _show(found: Summary, reporter: Reporter) -> None:

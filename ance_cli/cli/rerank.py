@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
         them are dropped. With --ckpt the score is the inner product of vectors, read from
         --embeddings or encoded from the run's passages.
 
-        Example: `ance rerank bm25.trec --data data/medquad --ckpt runs/ance/latest
+        Example: `ance rerank bm25.trec --data data/medquad --ckpt runs/ance/best
         -o reranked.trec`
         """
         from ance_cli.retrieval.dense import vector_source

@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
         with `--queries -` from stdin, one per line. Without -o, a terminal shows the hits with
         their texts, --json prints them, and a pipe gets a TREC run.
 
-        Example: `ance search "what causes gout" --ckpt runs/ance/latest --embeddings emb/ --data
+        Example: `ance search "what causes gout" --ckpt runs/ance/best --embeddings emb/ --data
         data/medquad --depth 5`
         """
         from ance_cli.retrieval.dense import vector_source

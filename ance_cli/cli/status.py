@@ -143,7 +143,7 @@ def _sections(found: RunStatus) -> dict[str, list[str]]:
     from rich.filesize import decimal
     from rich.markup import escape
 
-    from ance_cli.loop.status_schema import shown_event, shown_role
+    from ance_cli.loop.status_schema import explained, shown_event, shown_role
 
     colour = {"running": "green", "finished": "green", "stopped": "yellow"}.get(found.state, "bold")
     mode = f", {found.mode}" if found.mode else ""
@@ -161,6 +161,7 @@ def _sections(found: RunStatus) -> dict[str, list[str]]:
         ]
         or ["none"],
     }
+    sections |= {name: [escape(sentence)] for name, sentence in explained(found).items()}
     if drift := found.drift:
         outcome = "refresh" if drift.get("refresh") else "no refresh"
         sections["drift"] = [
@@ -251,6 +252,8 @@ def _row(refresh: Refresh) -> dict[str, str]:
         "step": f"{refresh.checkpoint_step:,}",
         "age": _figure(refresh.age),
         **{name: f"{value:.4f}" for name, value in refresh.dev.items()},
+        **{f"guard {name}": f"{value:.4f}" for name, value in refresh.guard.items()},
+        **({} if refresh.guard_fall is None else {"guard fall": f"{refresh.guard_fall:.4f}"}),
         "overlap": _figure(refresh.probe_overlap),
         "kept": _figure(refresh.overlap_with_earlier),
         "used": _figure(refresh.consumed),

@@ -31,7 +31,7 @@ Qrels = Annotated[Path, Setting(
     "Labels file that replaces --data and --split.", DATA, metavar="FILE")]
 MinRel = Annotated[int, Setting("Lowest label that makes a document a positive.", DATA)]
 Ckpt = Annotated[Path, Setting(
-    "Checkpoint: a folder (Hugging Face, sentence-transformers, RUN/latest), or a model on the "
+    "Checkpoint: a folder (Hugging Face, sentence-transformers, RUN/best), or a model on the "
     "Hugging Face hub as ORG/NAME[@REVISION].", DATA, metavar="DIR")]
 Embeddings = Annotated[Path, Setting("Embeddings folder to search exactly.", DATA, metavar="DIR")]
 Index = Annotated[Path, Setting("FAISS index folder to search.", DATA, metavar="DIR")]

@@ -29,6 +29,9 @@ IgnoreIdenticalIds = Annotated[bool, Setting(
 EvalCases = Annotated[int, Setting(
     "Queries to show that win most, and as many that lose most, against the first run by the "
     "first of --measures, with the texts of --data; 0 = none.", METHOD, at_least=0)]
+Mteb = Annotated[list[str], Setting(
+    "Task or benchmark of the package mteb, such as NanoBEIR, on which --ckpt is measured instead "
+    "of runs (repeatable).", METHOD, metavar="TASK")]
 ReportCases = Annotated[int, Setting(
     "Queries to show that win most, and as many that lose most, in the best generation against "
     "the first; 0 = none.", METHOD, flags=("--cases",), at_least=0)]

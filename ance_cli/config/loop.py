@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from ance_cli.config.encoding import DriverConfig, Gpus, LocalGpus, Ray, check_local_gpus
 from ance_cli.config.mining import MineConfig, MineRules
 from ance_cli.config.retrieval import MEASURES, Measures
-from ance_cli.config.sets import BaselineName, Dtype, Mode, RefreshPolicy
+from ance_cli.config.sets import BaselineName, Dtype, Mode, OnGuard, RefreshPolicy
 from ance_cli.config.setting import METHOD, RUNTIME, TRAINING, Config, Setting, check
 from ance_cli.config.training import MaxStaleness
 
 NO_DEV = "none"
 """The `dev_split` of a refresh that measures nothing."""
+GUARD_MARGIN = 0.02
 
 FollowRun = Annotated[bool, Setting(
     "Keep running, and refresh from the run's checkpoints as they appear, up to --until.",
@@ -36,12 +38,28 @@ class RefreshRules(MineRules):
         metavar="NAME")] = "dev"
     dev_depth: Annotated[int, Setting("Documents ranked per dev query.", METHOD, at_least=1)] = 100
     measures: Measures = MEASURES
+    guard: Annotated[str, Setting(
+        "General collection that each refresh measures too, as DIR or DIR:SPLIT (default split: "
+        "dev, or else test). A generation that falls on it cannot be the best.", METHOD,
+        metavar="DIR", shapes=False)] | None = None
+    guard_margin: Annotated[float, Setting(
+        "How far the first of --measures may fall on the guard below the run's start.", METHOD,
+        at_least=0, shapes=False)] = GUARD_MARGIN
     encode_dtype: Annotated[Dtype, Setting(
         "Number format of the encoder in refreshes; auto takes bf16 if the device supports it "
         "natively.", RUNTIME)] = "auto"
     index_factory: Annotated[str, Setting(
         "faiss factory string of an index to search instead of searching exactly.",
         METHOD)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.guard is not None:  # so that it names the same folder from everywhere
+            object.__setattr__(self, "guard", str(Path(self.guard).absolute()))
+        check(
+            self.guard is not None or self.guard_margin == GUARD_MARGIN,
+            "--guard-margin needs --guard",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +128,9 @@ class LoopConfig(Config):
     patience: Annotated[int, Setting(
         "Stop after this many generations without a better dev measure; 0 = never.", TRAINING,
         at_least=0)] = 0
+    on_guard: Annotated[OnGuard, Setting(
+        "What to do when a generation falls on --guard by more than --guard-margin.",
+        TRAINING)] = "warn"
     max_restarts: Annotated[int, Setting(
         "How often a process that died is started again.", RUNTIME, at_least=0)] = 3
     max_staleness: MaxStaleness = 0

@@ -77,6 +77,21 @@ class GenerationFolder:
         return self.path / "dev.trec"
 
     @property
+    def guard(self) -> Path:
+        """As `dev`, on the guard; from the second generation on with tests against the start."""
+        return self.path / "guard.json"
+
+    @property
+    def guard_run(self) -> Path:
+        """The ranking of the guard's queries."""
+        return self.path / "guard.trec"
+
+    @property
+    def guard_embeddings(self) -> Path:
+        """The vectors of the guard's corpus, which exist only until its queries are ranked."""
+        return self.path / "guard-embeddings"
+
+    @property
     def probe(self) -> Path:
         """The positions of the probe's queries and passages, and each query's best passages."""
         return self.path / "probe.json"

@@ -35,6 +35,7 @@ ALGORITHM_VERSIONS = {
     "dataset": 1,
     "tokens": 2,
     "diagnosis": 1,
+    "evaluation": 1,
     "export": 2,
     "export-folder": 1,
 }
@@ -194,6 +195,7 @@ _CONTENT: dict[str, type[Content]] = {
     "negatives": HashedContent,
     "run": HashedContent,
     "answers": HashedContent,
+    "evaluation": HashedContent,
 }
 _STATS: dict[str, type] = {"index": _IndexStats, "generation": _GenerationStats}
 """What the readers of an artifact need from its manifest, by kind (default: `Content`)."""

@@ -49,7 +49,7 @@ _HASHED = {
     "bm25-index": ("*",),
     "index": ("docid",),
     "tokens": ("doc_offsets.npy",),
-    "generation": ("probe.json", "dev.json", "negatives.audit.json"),
+    "generation": ("probe.json", "dev.json", "guard.json", "negatives.audit.json"),
 }
 """The files of a folder that its manifest has a hash for, by kind. The others have hashes in their
 own part of `content` (blocks of vectors and tokens), or sidecars."""

@@ -51,6 +51,8 @@ class Extent:
     num_queries: int
     num_pairs: int
     num_dev_queries: int
+    num_guard_docs: int
+    num_guard_queries: int
     depth: int
     negatives: int
     dev_depth: int
@@ -68,17 +70,20 @@ def disk_need(extent: Extent) -> dict[str, int]:
 
     Counts float16 vectors, a Flat index if the run has one, 8 bytes per candidate, float32 weights,
     and two resume states of three times the weights; and one more of each, which is written while
-    the others exist. Records are the negatives and dev runs of every generation, and the log.
+    the others exist. The guard's vectors exist once. Records are the negatives and runs of every
+    generation, and the log.
     """
     ids = extent.num_docs * (extent.id_bytes + 1 + 8)  # an id, a newline, and the document's offset
     vectors = extent.num_docs * extent.rows_per_doc * extent.dim * 2
+    guarded = extent.num_guard_docs * (extent.rows_per_doc * extent.dim * 2 + extent.id_bytes + 9)
     pair = _PAIR_BYTES + extent.negatives * (extent.id_bytes + _NEGATIVE_BYTES)
     records = extent.num_pairs * pair
-    records += extent.num_dev_queries * extent.dev_depth * (2 * extent.id_bytes + _RUN_LINE_BYTES)
+    ranked = (extent.num_dev_queries + extent.num_guard_queries) * extent.dev_depth
+    records += ranked * (2 * extent.id_bytes + _RUN_LINE_BYTES)
     candidates = extent.num_queries * (extent.depth * 8 + extent.id_bytes + 1)
     candidates += extent.num_pairs * (extent.id_bytes + _POSITIVE_BYTES)
     need = {
-        "embeddings": (extent.keep + 1) * (vectors + ids),
+        "embeddings": (extent.keep + 1) * (vectors + ids) + guarded,
         "index": (extent.keep + 1) * (2 * vectors + ids) if extent.has_index else 0,
         "candidates": (extent.keep + 2) * candidates,  # and those of BM25, if it is a source
         "checkpoints": (extent.num_checkpoints + 1) * extent.weight_bytes,
@@ -124,7 +129,7 @@ def _part_of(run: RunFolder, folder: Path) -> str:
     if folder.is_relative_to(run.generations):
         place = folder.relative_to(run.generations).parts  # the generation, its part, and so on
         part = place[1].strip(".") if len(place) > 1 else ""
-        name = part.removesuffix(".partial").removesuffix(".removed")
+        name = part.removesuffix(".partial").removesuffix(".removed").removeprefix("guard-")
         return name if name in LARGE else "records"
     return "records"
 

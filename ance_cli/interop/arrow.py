@@ -24,18 +24,11 @@ def is_parquet(output: Path) -> bool:
 
 
 def check_output(output: Path) -> None:
-    """Raise `UsageProblem` if pyarrow is not installed, or for compressed Parquet."""
+    """Raise `UsageProblem` for compressed Parquet."""
     if is_parquet(output) and output.suffix != ".parquet":
         raise UsageProblem(
             f"{output}: Parquet is compressed inside the file", hint="name a .parquet file with -o"
         )
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise UsageProblem(
-            f"writing {output.name} needs pyarrow, which is not installed",
-            hint="pip install 'ance-cli[arrow]', or name a .jsonl file with -o",
-        ) from error
 
 
 def batches_of(rows: Iterable[dict[str, Any]], schema: Any) -> Iterator[Any]:

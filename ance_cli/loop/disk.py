@@ -12,11 +12,12 @@ from ance_cli.config.presets import train_config
 from ance_cli.config.sets import Side
 from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
-from ance_cli.formats.dataset import Dataset, locate, positives_of, read_qrels
+from ance_cli.formats.dataset import Dataset, Qrels, locate, positives_of, read_qrels
 from ance_cli.formats.jsonl import read_lines
 from ance_cli.formats.retention import Extent, disk_need, disk_use
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop.commands import refresh_settings
+from ance_cli.loop.guard import guard_dataset
 from ance_cli.loop.refresh_config import labels_of_split
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter
@@ -59,16 +60,19 @@ def _extent(
     mining = RefreshConfig(**{**refresh_settings(given), **fixed})
     qrels = read_qrels(dataset.need("qrels"))
     positives = positives_of(qrels, recipe.min_rel)
-    docs = [doc_id for judged in qrels.values() for doc_id in judged]
+    guard = guard_dataset(mining.guard) if mining.guard else None
+    guarded = read_qrels(guard.need("qrels")) if guard else {}
     num_docs = sum(1 for _ in read_lines(dataset.corpus))
     return Extent(
         num_docs=num_docs,
         rows_per_doc=start.settings.segments,
         dim=recipe.dim or start.dim,
-        id_bytes=math.ceil(sum(len(doc_id.encode()) for doc_id in docs) / len(docs)),
+        id_bytes=max(_id_bytes(qrels), _id_bytes(guarded)),
         num_queries=len(qrels),
         num_pairs=sum(map(len, positives.values())),
         num_dev_queries=_num_dev_queries(dataset, mining.dev_split),
+        num_guard_docs=sum(1 for _ in read_lines(guard.corpus)) if guard else 0,
+        num_guard_queries=len(guarded),
         depth=min(mining.depth, num_docs),
         negatives=mining.negatives,
         dev_depth=min(mining.dev_depth, num_docs),
@@ -78,6 +82,12 @@ def _extent(
         keep=follow.keep,
         has_index=mining.index_factory is not None,
     )
+
+
+def _id_bytes(qrels: Qrels) -> int:
+    """Bytes of the average id of a document, from the judged ones."""
+    docs = [doc_id for judged in qrels.values() for doc_id in judged]
+    return math.ceil(sum(len(doc_id.encode()) for doc_id in docs) / max(len(docs), 1))
 
 
 def _start(run: RunFolder, given: Mapping[str, Any]) -> tuple[Dataset, TrainConfig, Checkpoint]:

@@ -13,18 +13,20 @@ from ance_cli.progress import Reporter
 
 def damaged_parts(generation: GenerationFolder) -> Iterator[Path]:
     """The parts of an unfinished generation whose content differs from their manifests."""
-    if (part := generation.embeddings).exists():
-        try:
-            for _ in Embeddings(part).blocks():
-                pass
-        except AnceError:
-            yield part
+    for part in (generation.embeddings, generation.guard_embeddings):
+        if part.exists():
+            try:
+                for _ in Embeddings(part).blocks():
+                    pass
+            except AnceError:
+                yield part
     if (part := generation.index).exists() and not is_unchanged(part, "index", part / "index"):
         yield part
     if (part := generation.candidates).exists() and not is_unchanged(part, "candidates"):
         yield part
-    if (part := generation.dev_run).exists() and not is_unchanged(part, "run", part):
-        yield part
+    for part in (generation.dev_run, generation.guard_run):
+        if part.exists() and not is_unchanged(part, "run", part):
+            yield part
     if (part := generation.negatives).exists() and not is_unchanged(part, "negatives", part):
         yield part
 

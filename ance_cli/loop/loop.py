@@ -20,7 +20,10 @@ from ance_cli.loop.commands import Commands, check_names, refresh_settings
 from ance_cli.loop.cycle import cycle
 from ance_cli.loop.devices import place_devices
 from ance_cli.loop.disk import check_disk
+from ance_cli.loop.guard import fallen
 from ance_cli.loop.refresh_config import fixed_config
+from ance_cli.loop.status import status
+from ance_cli.loop.status_schema import explained
 from ance_cli.loop.supervisor import run_stage
 from ance_cli.models.ray_cluster import check_gpus
 from ance_cli.training.segments import state_step
@@ -61,6 +64,7 @@ def loop(
         "mode": commands.devices.mode,
         "step": _step(run),
         **({"stopped_early": reason} if reason else {}),
+        **explained(status(output)),
         "generations": generation_table(run),
     }
 
@@ -84,6 +88,7 @@ def _plan(
         check_gpus("--infer-gpus", devices.infer_gpus or "all")
     placed = place_devices(config.mode, config.split, devices)
     _check_recipe(given, config.last_step)
+    _check_guard(run, config, given)
     return Commands(run, config, follow, given, placed, call)
 
 
@@ -105,6 +110,15 @@ def _check_recipe(given: Mapping[str, Any], last_step: int) -> None:
         raise UsageProblem(
             f"--negatives-per-positive {per_positive} is more than the {kept} that --negatives "
             "keeps for a pair"
+        )
+
+
+def _check_guard(run: RunFolder, config: LoopConfig, given: Mapping[str, Any]) -> None:
+    """Refuse to stop at a fall that nothing measures."""
+    fixed = run.refresh_settings() if run.has_refresh_settings else {}
+    if config.on_guard == "stop" and not (given.get("guard") or fixed.get("guard")):
+        raise UsageProblem(
+            "--on-guard stop needs --guard", hint="name a general collection: --guard DIR"
         )
 
 
@@ -170,13 +184,13 @@ def _alternating(commands: Commands) -> str | None:
         child(command)
 
     return cycle(run, config.last_step, config.refresh_every, refresh, train,
-                 lambda: out_of_patience(run, config.patience))  # fmt: skip
+                 lambda: _reason_to_stop(run, config))  # fmt: skip
 
 
 def _at_the_same_time(commands: Commands) -> str | None:
     """The asynchronous loop; returns why it stopped early, None if it did not."""
     run, config, devices = commands.run, commands.config, commands.devices
-    if reason := out_of_patience(run, config.patience):
+    if reason := _reason_to_stop(run, config):
         return reason
 
     def train() -> list[str] | None:
@@ -190,7 +204,7 @@ def _at_the_same_time(commands: Commands) -> str | None:
     refresher = manage(
         Child(REFRESHER, commands.refresh_daemon, devices.infer_cpus, lambda: not trainer.is_done)
     )
-    return run_processes((trainer, refresher), lambda: out_of_patience(run, config.patience))
+    return run_processes((trainer, refresher), lambda: _reason_to_stop(run, config))
 
 
 class _Rest(NamedTuple):
@@ -224,6 +238,11 @@ def _rest_of_training(run: RunFolder, last_step: int) -> _Rest:
     return _Rest(last_step - at, run.segments.exists())
 
 
+def _reason_to_stop(run: RunFolder, config: LoopConfig) -> str | None:
+    guarded = fallen(run) if config.on_guard == "stop" else None
+    return guarded or out_of_patience(run, config.patience)
+
+
 def out_of_patience(run: RunFolder, patience: int) -> str | None:
     """Why the run should stop: the dev measure has not risen for `patience` generations."""
     if not patience:
@@ -247,10 +266,12 @@ def _is_finished(run: RunFolder, last_step: int) -> bool:
 
 def generation_table(run: RunFolder) -> list[dict[str, Any]]:
     """One row per generation: number, checkpoint step, age when it was published, seconds and dev
-    measures; `value` is the first measure."""
+    measures; `value` is the first measure. `guard` is the same measure on the guard, if the run has
+    one."""
     rows = []
     for generation in run.all_generations():
         stats = generation.read_manifest()["stats"]
+        guard = stats.get("guard")
         rows.append(
             {
                 "generation": generation.number,
@@ -260,6 +281,7 @@ def generation_table(run: RunFolder) -> list[dict[str, Any]]:
                 "probe_overlap": stats["probe_overlap"],
                 "value": next(iter(stats["dev"].values()), None),
                 **stats["dev"],
+                **({"guard": next(iter(guard.values()))} if guard else {}),
             }
         )
     return rows

@@ -1,4 +1,4 @@
-"""Making one generation of a run: encode, (index), mine, probe, measure on dev."""
+"""Making one generation of a run: encode, (index), mine, probe, measure on dev and the guard."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ance_cli.formats.plan import Plan
 from ance_cli.formats.run_folder import REFRESHER, Pointer, RunFolder
 from ance_cli.formats.summary import Clock, Summary
 from ance_cli.loop.drift import probe_generation, read_probe
+from ance_cli.loop.guard import GuardResult, guard_inputs, measure_guard, start_of
 from ance_cli.loop.integrity import damaged_parts, negatives_to_compare
 from ance_cli.loop.probe import overlap
 from ance_cli.loop.refresh_config import labels_of_split
@@ -98,6 +99,7 @@ def fill_and_publish(new: NewGeneration, plan: Plan, call: Call) -> dict[str, An
     mined = _mine(work, vectors)
     probe_overlap = _probe(work)
     measures = _measure(work, vectors)
+    guard = _measure_guard(work)
     atomic.sweep(folder.path, "partial", "removed", "lease")
     step = new.start.step
     now = max(new.run.last_logged_step(), step)
@@ -109,6 +111,8 @@ def fill_and_publish(new: NewGeneration, plan: Plan, call: Call) -> dict[str, An
         "consumed": _consumed(new, now, mined),
         "seconds": {**seconds, "all": round(sum(seconds.values()), 2)},
         "dev": measures,
+        "guard": guard.means if guard else {},
+        "guard_fall": guard.below_start if guard else None,
         "audit": mined["audit"],
     }
     return plan.publish_folder({}, stats)
@@ -201,9 +205,27 @@ def _measure(work: _Work, vectors: _Vectors) -> dict[str, float]:
         found = evaluate_runs([folder.dev_run], qrels, config.measures)["runs"][0]["measures"]
         atomic.write_bytes(folder.dev, orjson.dumps(found, option=orjson.OPT_INDENT_2))
         means = {name: round(value["mean"], 4) for name, value in found.items()}
-        shown = "  ".join(f"{name} {mean:.4f}" for name, mean in means.items())
-        call.reporter.say(f"{config.dev_split}: {shown}")
+        _say(config.dev_split, means, call)
     return means
+
+
+def _measure_guard(work: _Work) -> GuardResult | None:
+    """The measures on the guard, which `guard.json` and `guard.trec` keep; None without a guard."""
+    new, folder, call = work.new, work.folder, work.call
+    inputs = guard_inputs(new.config)
+    if not inputs:
+        return None
+    with work.clock("guard"):
+        start = start_of(new.run, new.config, inputs)
+        found = measure_guard(new.checkpoint, new.config, start, folder, new.compute, call)
+        atomic.write_bytes(folder.guard, orjson.dumps(found.measures, option=orjson.OPT_INDENT_2))
+        _say("guard", found.means, call)
+    return found
+
+
+def _say(what: str, means: dict[str, float], call: Call) -> None:
+    shown = "  ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+    call.reporter.say(f"{what}: {shown}")
 
 
 def _consumed(new: NewGeneration, step: int, mined: Summary) -> float | None:

@@ -22,6 +22,7 @@ from ance_cli.formats.records import with_hash
 from ance_cli.formats.retention import prune
 from ance_cli.formats.run_folder import REFRESH, REFRESHER, RunFolder
 from ance_cli.formats.summary import Summary, summary_of
+from ance_cli.loop.guard import check_same_guard, guard_inputs, measured_alike
 from ance_cli.loop.new_generation import NewGeneration, Start, fill_and_publish
 from ance_cli.loop.refresh_config import refresh_config
 from ance_cli.mining.text_filters import teacher_inputs
@@ -67,6 +68,8 @@ def refresh(
         start = _start(run)
         new = NewGeneration(run, dataset, config, compute, start, Checkpoint(start.folder))
         plan = _plan(new)
+        if config.guard and not call.force:
+            check_same_guard(new.before, plan.inputs, config.guard)
         if done := _generation_of(run, start):
             manifest = read_manifest(done, "generation")
             is_this = is_restored and manifest["fingerprint"] == plan.fingerprint
@@ -104,6 +107,7 @@ def _plan(new: NewGeneration) -> Plan:
             "passage_tower": checkpoint.tower_hash("passage"),
             "dataset": dataset.fingerprint("corpus", "queries", "qrels"),
             **teacher_inputs(new.config),
+            **guard_inputs(new.config),
         },
         {"gpus": new.compute.gpus, "checkpoint": str(start.folder)},
     )
@@ -143,16 +147,24 @@ def _publish(run: RunFolder, config: RefreshConfig, number: int, step: int, keep
 
 def _point_to_best(run: RunFolder, config: RefreshConfig) -> None:
     """Point `best` to the checkpoint with the highest first dev measure, among the generations that
-    were measured with the same split, measures and depth as in `config`."""
+    were measured with the same split, measures and depth as in `config`, and that have not fallen
+    on its guard."""
+    guard = guard_inputs(config)
     way = {name: getattr(config, name) for name in ("dev_split", "measures", "dev_depth")}
     scored = []
     for generation in run.all_generations():
         if not generation.is_readable:  # a damaged older one must not keep this one from training
             continue
         manifest = generation.read_manifest()
-        values = list(manifest["stats"]["dev"].values())
-        if values and {name: manifest["shaped_by"].get(name) for name in way} == way:
-            scored.append((values[0], -manifest["stats"]["checkpoint_step"]))
+        stats = manifest["stats"]
+        values = list(stats["dev"].values())
+        if (
+            values
+            and {name: manifest["shaped_by"].get(name) for name in way} == way
+            and measured_alike(manifest, config, guard)
+            and (not guard or stats["guard_fall"] <= config.guard_margin)
+        ):
+            scored.append((values[0], -stats["checkpoint_step"]))
     if scored:
         folder = run.checkpoint(-max(scored)[1]).path
         if folder.exists():

@@ -12,6 +12,7 @@ from ance_cli.config.loop import NO_DEV
 from ance_cli.errors import BadInput, UsageProblem
 from ance_cli.formats.dataset import Dataset, queries_of_split, read_answers
 from ance_cli.formats.run_folder import REFRESH, RunFolder, compare_settings
+from ance_cli.loop.guard import guard_dataset
 from ance_cli.mining.mining_job import shares_of
 from ance_cli.mining.mix import ANN, PREVIOUS
 from ance_cli.mining.text_filters import teacher_inputs
@@ -31,6 +32,7 @@ def refresh_config(
     config = _chosen(run, given)
     _check_mining(config, dataset)
     _check_index(config, run)
+    _check_guard(config)
     return _with_dev(config, dataset, is_required="dev_split" in given, call=call)
 
 
@@ -90,6 +92,16 @@ def _check_index(config: RefreshConfig, run: RunFolder) -> None:
         from ance_cli.retrieval.faiss_index import new_index
 
         new_index(Checkpoint(newest[1]).dim, config.index_factory)
+
+
+def _check_guard(config: RefreshConfig) -> None:
+    """Refuse a guard that cannot be measured."""
+    if config.guard is None:
+        return
+    from ance_cli.evaluation.measures import parse_measures
+
+    parse_measures(config.measures)
+    queries_of_split(guard_dataset(config.guard))
 
 
 def _with_dev(

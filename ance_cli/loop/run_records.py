@@ -65,6 +65,8 @@ class RefreshRecord(TypedDict, total=False):
     dev_split: str
     dev_depth: int
     index_factory: str | None
+    guard: str | None
+    guard_margin: float
 
 
 class RunRecord(TypedDict, total=False):
@@ -105,6 +107,8 @@ class GenerationStats(TypedDict, total=False):
     probe_overlap: float | None
     consumed: float | None
     dev: dict[str, float]
+    guard: dict[str, float]
+    guard_fall: float | None
 
 
 class _Files(TypedDict, total=False):
@@ -129,7 +133,7 @@ class NegativesManifest(TypedDict, total=False):
 
 
 class MeasureRecord(TypedDict):
-    """A measure in `dev.json`."""
+    """A measure in `dev.json` or `guard.json`."""
 
     mean: float
     low: float

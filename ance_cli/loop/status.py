@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ance_cli.config.loop import NO_DEV
+from ance_cli.config.loop import GUARD_MARGIN, NO_DEV
 from ance_cli.errors import BadInput
 from ance_cli.formats import atomic
 from ance_cli.formats.checkpoint_folder import CheckpointFolder
@@ -44,6 +44,7 @@ from ance_cli.loop.run_records import (
     RefreshRecord,
 )
 from ance_cli.loop.status_schema import (
+    NamedCheckpoint,
     Negatives,
     Problem,
     Refresh,
@@ -74,6 +75,8 @@ class _Found:
     """The roles whose process lives."""
     events: list[Record]
     loop: Record
+    rules: Record
+    """The settings of the refreshes."""
     published: Record
     """The pointer to the published generation."""
     log: list[Record]
@@ -95,6 +98,7 @@ def status(path: Path) -> RunStatus:
     found = _read(run, {worker.role for worker in workers if worker.alive})
     negatives = _negatives(found)
     events = found.events
+    guard = found.rules.get("guard")
     return RunStatus(
         run=str(path),
         time=now(),
@@ -106,6 +110,10 @@ def status(path: Path) -> RunStatus:
         negatives=negatives,
         refreshing=_refreshing(found),
         refreshes=found.refreshes,
+        guard=guard,
+        guard_margin=found.rules.get("guard_margin", GUARD_MARGIN) if guard else None,
+        latest=_named(run.latest, found.refreshes),
+        best=_named(run.best, found.refreshes),
         drift=next((e for e in reversed(events) if e.get("what") == "drift measured"), None),
         problems=_problems(events),
         disk={**disk_use(run), "free": shutil.disk_usage(path).free},
@@ -118,6 +126,7 @@ def _read(run: RunFolder, alive: set[str]) -> _Found:
         alive=alive,
         events=records_in(run.events, Event),
         loop=object_in(run.path / LOOP, LoopRecord),
+        rules=object_in(run.path / REFRESH, RefreshRecord),
         published=object_in(run.path / POINTER, Pointer),
         log=records_in(run.metrics, LogLine, last_bytes=_TAIL_BYTES),
         segments=SegmentLedger.of_readable(records_in(run.segments)),
@@ -281,8 +290,7 @@ def _refreshing(found: _Found) -> Refreshing:
         phase, done, blocks = "start", None, None
         number = about.get("generation")
     else:
-        settings = object_in(run.path / REFRESH, RefreshRecord)
-        phase, done, blocks = _phase(run.generation(number).partial, settings)
+        phase, done, blocks = _phase(run.generation(number).partial, found.rules)
     return Refreshing(
         phase, is_running, number, about.get("checkpoint_step"), done, blocks, about.get("time")
     )  # fmt: skip
@@ -313,7 +321,9 @@ def _phase(made: GenerationFolder, settings: Record) -> tuple[str, int | None, i
     for phase, result in (("mine", made.negatives), ("probe", made.probe)):
         if not result.exists():
             return phase, None, None
-    return "publish" if settings.get("dev_split") == NO_DEV else "measure", None, None
+    if settings.get("dev_split") != NO_DEV and not (settings.get("guard") and made.dev.exists()):
+        return "measure", None, None
+    return "guard" if settings.get("guard") else "publish", None, None
 
 
 def _is_between(events: list[Record], alive: set[str]) -> bool:
@@ -357,6 +367,17 @@ def _refreshes(run: RunFolder) -> list[Refresh]:
                 negatives_missing=audit.get("negatives_missing"),
                 consumed=stats.get("consumed"),
                 dev=stats.get("dev") or {},
+                guard=stats.get("guard") or {},
+                guard_fall=stats.get("guard_fall"),
             )
         )
     return found
+
+
+def _named(path: Path, refreshes: list[Refresh]) -> NamedCheckpoint | None:
+    """The checkpoint that a link in the run folder points to, with its generation's measures."""
+    step = object_in(CheckpointFolder(path).settings).get("training_step")
+    if not isinstance(step, int):
+        return None
+    dev = [refresh.dev for refresh in refreshes if refresh.checkpoint_step == step]
+    return NamedCheckpoint(str(path), step, dev[-1] if dev else {})

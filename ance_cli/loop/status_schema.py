@@ -102,6 +102,19 @@ class Refresh:
     consumed: float | None
     """Pairs trained on the generation before it, as a multiple of all pairs."""
     dev: dict[str, float]
+    guard: dict[str, float]
+    """The same measures on the guard; empty if the run has none."""
+    guard_fall: float | None
+    """How far the first of them is below that of the run's start."""
+
+
+@dataclass(frozen=True)
+class NamedCheckpoint:
+    """What `latest` or `best` in the run folder points to; `dev` is empty if it is not measured."""
+
+    path: str
+    step: int
+    dev: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -132,9 +145,44 @@ class RunStatus:
     negatives: Negatives
     refreshing: Refreshing
     refreshes: list[Refresh]
+    guard: str | None
+    """The collection on which each generation is measured too."""
+    guard_margin: float | None
+    latest: NamedCheckpoint | None
+    best: NamedCheckpoint | None
     drift: dict[str, Any] | None
     """The last event that measured drift."""
     problems: list[Problem]
     """The last problems, oldest first."""
     disk: dict[str, int]
     """Bytes of each part, of `all` parts together, and `free` on the file system."""
+
+
+def explained(found: RunStatus) -> dict[str, str]:
+    """What `latest` and `best` of a run are, and which one to deploy, in a sentence each; empty
+    before the first checkpoint."""
+    latest, best = found.latest, found.best
+    if latest is None:
+        return {}
+    newest = f"{latest.path}, step {latest.step:,}: the newest weights, where training continues"
+    if best is None or not best.dev:
+        return {"latest": f"{newest}; deploy it, because no generation is measured on dev"}
+    measure, value = next(iter(best.dev.items()))
+    among = f" within --guard-margin {found.guard_margin:g}" if found.guard else ""
+    of_latest = latest.dev.get(measure)
+    if best.step == latest.step:
+        compared = "latest is the same checkpoint"
+    elif of_latest is None:
+        compared = "latest is not measured"
+    elif value == of_latest:
+        compared = "latest is equally good"
+    elif value > of_latest:
+        compared = f"{value - of_latest:.4f} above latest"
+    else:
+        compared = f"{of_latest - value:.4f} below latest"
+        compared += ", which has fallen too far on the guard" if found.guard else ""
+    return {
+        "latest": newest,
+        "best": f"{best.path}, step {best.step:,}: deploy this one; its {measure} on dev is the "
+        f"highest{among}, {value:.4f}; {compared}",
+    }

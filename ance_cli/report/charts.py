@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from ance_cli.errors import UsageProblem
-from ance_cli.report.facts import RunFacts, Stretch
+from ance_cli.report.facts import Mean, RunFacts, Stretch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,6 +78,21 @@ def measure_chart(
                      if measure in each.dev])
         for run in runs
     ]  # fmt: skip
+    return _means_chart(measure, "dev split", series, rankings)
+
+
+def guard_chart(measure: str, run: RunFacts) -> Chart | None:
+    """The same measure on the guard."""
+    points = [(each.step, each.guard[measure]) for each in run.generations if measure in each.guard]
+    return _means_chart(measure, "guard", [(run.label, points)], {})
+
+
+def _means_chart(
+    measure: str,
+    measured_on: str,
+    series: Sequence[tuple[str, Sequence[tuple[int, Mean]]]],
+    rankings: Mapping[str, float],
+) -> Chart | None:
     if not any(points for _, points in series):
         return None
 
@@ -98,8 +113,9 @@ def measure_chart(
         _label(axes, "step of the checkpoint", measure)
 
     names = len(series) + len(rankings) > 1
-    caption = f"{measure} on the dev split by checkpoint step, with 95 % intervals."
-    return Chart(caption, _svg(f"measure-{measure}", caption, draw, legend=names))
+    caption = f"{measure} on the {measured_on} by checkpoint step, with 95 % intervals."
+    name = f"measure-{measured_on}-{measure}"
+    return Chart(caption, _svg(name, caption, draw, legend=names))
 
 
 # ---------------------------------------------------------------- training

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ance_cli.report import charts, formatting
-from ance_cli.report.facts import Comparison, Mean, ReportFacts, means_of_files
+from ance_cli.report.facts import Comparison, Mean, ReportFacts, RunFacts, means_of_files
 from ance_cli.report.layout import Case, CaseGroup, Document, Section, Table
 
 
@@ -25,6 +25,8 @@ def measures_by_generation(facts: ReportFacts) -> Section:
         for run, each in measured
     ]
     tables = [Table("Means with 95 % intervals", ["run", "generation", "step", *measures], rows)]
+    if facts.run.status.guard:
+        tables.append(_on_guard(facts.run))
     if facts.against:
         tables.append(_tested("Baselines against the best generation", facts.against))
     return Section(
@@ -32,10 +34,34 @@ def measures_by_generation(facts: ReportFacts) -> Section:
         "Measures by generation",
         nothing="No generation was measured on a dev split.",
         charts=[
-            charts.measure_chart(measure, runs, means_of_files(facts, measure))
+            chart
             for measure in measures
+            for chart in (
+                charts.measure_chart(measure, runs, means_of_files(facts, measure)),
+                charts.guard_chart(measure, facts.run),
+            )
         ],
         tables=tables,
+    )
+
+
+def _on_guard(run: RunFacts) -> Table:
+    """Each generation's measures on the guard, and how far the first one is below the start's."""
+    measured = [each for each in run.generations if each.guard]
+    measures = list(dict.fromkeys(name for each in measured for name in each.guard))
+    fall = f"fall (at most {formatting.figure(run.status.guard_margin)})"
+    return Table(
+        f"Means on the guard {run.status.guard} with 95 % intervals",
+        ["generation", "step", *measures, fall],
+        [
+            [
+                formatting.count(each.number),
+                formatting.count(each.step),
+                *(formatting.mean(each.guard.get(measure)) for measure in measures),
+                formatting.measure(each.refresh.guard_fall),
+            ]
+            for each in measured
+        ],
     )
 
 

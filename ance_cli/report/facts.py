@@ -29,6 +29,7 @@ class Generation:
 
     refresh: Refresh
     dev: dict[str, Mean]
+    guard: dict[str, Mean]
     audit: Record
     query_tower: str | None
     passage_tower: str | None

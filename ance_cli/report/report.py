@@ -185,7 +185,6 @@ def _generation(run: RunFolder, number: int, refresh: Refresh, damage: list[str]
     folder = run.generation(number)
     manifest = object_in(folder.manifest, GenerationManifest, damage)
     mined = object_in(folder.negatives_manifest, NegativesManifest, damage)
-    measured = object_in(folder.dev, dict[str, MeasureRecord], damage)
     if (manifest.get("content") or {}).get("files_xxh3"):
         try:
             check_files(folder.path, manifest, None)
@@ -194,10 +193,8 @@ def _generation(run: RunFolder, number: int, refresh: Refresh, damage: list[str]
     inputs = manifest.get("inputs") or {}
     return Generation(
         refresh=refresh,
-        dev={
-            name: Mean(mean, measured.get(name, {}).get("low"), measured.get(name, {}).get("high"))
-            for name, mean in refresh.dev.items()
-        },
+        dev=_means(refresh.dev, folder.dev, damage),
+        guard=_means(refresh.guard, folder.guard, damage),
         audit=fitting(
             (manifest.get("stats") or {}).get("audit"),
             AuditRecord | None,
@@ -211,6 +208,15 @@ def _generation(run: RunFolder, number: int, refresh: Refresh, damage: list[str]
         dev_run=folder.dev_run if folder.dev_run.exists() else None,
         num_bytes=sum(((manifest.get("content") or {}).get("files") or {}).values()),
     )
+
+
+def _means(means: dict[str, float], path: Path, damage: list[str]) -> dict[str, Mean]:
+    """The means of a manifest, with the intervals in `dev.json` or `guard.json`."""
+    measured = object_in(path, dict[str, MeasureRecord], damage)
+    return {
+        name: Mean(mean, measured.get(name, {}).get("low"), measured.get(name, {}).get("high"))
+        for name, mean in means.items()
+    }
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ance_cli.loop.status_schema import Refresh, shown_event, shown_role
+from ance_cli.loop.status_schema import Refresh, explained, shown_event, shown_role
 from ance_cli.report import charts, formatting
 from ance_cli.report.facts import ReportFacts, RunFacts, means_of_files
 from ance_cli.report.layout import Section, Table
@@ -28,8 +28,6 @@ def overview(facts: ReportFacts) -> Section:
     }
     if best := run.best:
         shown["best generation"] = f"{best.number}, from step {formatting.count(best.step)}"
-        if best.refresh.is_best:
-            shown["best checkpoint"] = f"{status.run}/best"
         first = next(each for each in run.generations if each.dev)
         for measure, value in best.dev.items():
             before = first.dev.get(measure) if first is not best else None
@@ -39,6 +37,7 @@ def overview(facts: ReportFacts) -> Section:
             shown[f"best dev {measure}"] = formatting.measure(value.mean) + (
                 f" ({beside})" if beside else ""
             )
+    shown |= explained(status)
     if training.loss is not None:
         shown["last loss"] = formatting.figure(training.loss)
     seconds = [generation.refresh.seconds.get("all", 0.0) for generation in run.generations]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.world import jsonl, tree
+from tests.world import jsonl, make_dataset, tree
 
 LOOP = ["--data", "data", "--refresh-every", 3, "--segments", 2, "--batch-size", 8, "--lr", "1e-3",
         "--depth", 12, "--negatives", 4, "--log-every", 1, "--keep", 9]  # fmt: skip
@@ -200,6 +200,26 @@ def test_changed_data_under_a_run(inside, dataset, checkpoint):
     corpus = dataset / "corpus.jsonl"
     corpus.write_text(corpus.read_text() + json.dumps({"_id": "new", "text": "a new one"}) + "\n")
     assert "its data has changed" in inside("refresh", "run", code=4).stderr
+
+
+@pytest.mark.slow
+def test_a_loop_stops_when_a_general_collection_gets_worse(ance, dataset, spread_checkpoints):
+    """The refresh daemon of an asynchronous loop measures it; the best checkpoint is the start."""
+    make_dataset(ance.cwd / "general")
+    words = ["loop", *LOOP, "--ckpt", spread_checkpoints["dot"], "--mode", "async", "--lr", "1e-1",
+             "--segments", 9, "--guard", "general", "--on-guard", "stop", "-o", "run"]  # fmt: skip
+    found = json.loads(ance(*words, "--json").stdout)
+    last = found["generations"][-1]
+    assert last["guard"] < found["generations"][0]["guard"] - 0.02
+    reason = f"generation {last['generation']} is "
+    assert found["stopped_early"].startswith(reason)
+    assert found["stopped_early"].endswith("; the best checkpoint within it is run/best")
+    assert found["best"].startswith("run/best, step 0: deploy this one; its RR@10 on dev is the ")
+    assert (ance.cwd / "run" / "best").resolve().name == "step-00000000"
+    again = json.loads(ance(*words, "--json").stdout)
+    assert again["stopped_early"] == found["stopped_early"]
+    assert again["generations"] == found["generations"]
+    assert reason in ance("status", "run").stdout
 
 
 def test_threads_are_handed_to_each_child(ance, dataset, checkpoint):

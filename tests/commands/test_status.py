@@ -70,7 +70,7 @@ def test_the_fields_of_json(looped):
     found = json.loads(AnceInside(looped.cwd)("status", "run", "--json").stdout)
     assert list(found) == [
         "run", "time", "state", "mode", "reason", "workers", "training", "negatives", "refreshing",
-        "refreshes", "drift", "problems", "disk",
+        "refreshes", "guard", "guard_margin", "latest", "best", "drift", "problems", "disk",
     ]  # fmt: skip
     assert (found["run"], found["mode"], found["reason"]) == ("run", "async", None)
     training = found["training"]
@@ -91,7 +91,7 @@ def test_the_fields_of_json(looped):
             "generation", "checkpoint_step", "published", "is_best", "age", "seconds",
             "probe_overlap", "overlap_with_earlier", "churn_against_earlier", "pairs", "negatives",
             "positives_filtered", "pairs_short_of_negatives", "negatives_missing", "consumed",
-            "dev",
+            "dev", "guard", "guard_fall",
         ]  # fmt: skip
         for field in ("checkpoint_step", "age", "seconds", "probe_overlap", "consumed", "dev"):
             assert row[field] == stats[field]
@@ -99,6 +99,9 @@ def test_the_fields_of_json(looped):
         assert row["positives_filtered"] == removed["ann"]["positives"]
     best = int((looped.cwd / "run" / "best").resolve().name[5:])
     assert [row["checkpoint_step"] for row in found["refreshes"] if row["is_best"]] == [best]
+    assert (found["guard"], found["guard_margin"]) == (None, None)
+    assert (found["latest"]["path"], found["latest"]["step"]) == ("run/latest", 16)
+    assert found["best"]["step"] == best and found["best"]["dev"].keys() >= {"RR@10"}
 
 
 def test_the_disk_that_the_dry_run_asks_for_is_enough_and_not_far_more(looped):
@@ -139,7 +142,15 @@ def test_a_person_sees_it_on_any_width(looped):
         shown = console.file.getvalue()
         assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
         assert "…" not in shown and "step 16 of 16" in shown
-        for word in ("RR@10", "overlap", "filtered", "all s", "checkpoints"):
+        for word in (
+            "RR@10",
+            "run/latest",
+            "run/best",
+            "overlap",
+            "filtered",
+            "all s",
+            "checkpoints",
+        ):
             assert word in shown
         assert (shown.count("gen ") == 1) == (width == 160)  # else the table is cut
 

@@ -42,6 +42,9 @@ def test_names(generation):
         generation.audit: "negatives.audit.json",
         generation.dev: "dev.json",
         generation.dev_run: "dev.trec",
+        generation.guard: "guard.json",
+        generation.guard_run: "guard.trec",
+        generation.guard_embeddings: "guard-embeddings",
         generation.probe: "probe.json",
         generation.manifest: "manifest.json",
     }

@@ -56,6 +56,9 @@ def test_it_follows_the_settings(tmp_path, dataset, checkpoint):
     vectors = 64 * 32 * 2
     assert maxp["embeddings"] - plain["embeddings"] == 3 * 2 * vectors
     indexed = need(tmp_path, dataset, checkpoint, index_factory="Flat")
+    guarded = need(tmp_path, dataset, checkpoint, guard=str(dataset))
+    assert guarded["embeddings"] * 3 == plain["embeddings"] * 4, "as large as the corpus, once"
+    assert guarded["records"] > plain["records"]
     assert plain["index"] == 0 and indexed["index"] > 3 * 2 * vectors
     assert plain["checkpoints"] == 4 * plain["states"] / 9  # three, and one being written
     assert plain["used"] == 0 and plain["free"] > 0

@@ -12,6 +12,7 @@ from ance_cli.errors import BadInput
 from ance_cli.formats.lease import hold
 from ance_cli.formats.run_folder import REFRESHER
 from ance_cli.loop.status import status
+from ance_cli.loop.status_schema import explained
 
 
 @pytest.fixture
@@ -157,6 +158,69 @@ def test_the_phases_of_a_refresh(run):
     assert (found.phase, found.running) == ("measure", False)
     (run / "refresh.json").write_text('{"index_factory": null, "dev_split": "none"}')
     assert status(run).refreshing.phase == "publish"
+    (run / "refresh.json").write_text('{"dev_split": "none", "guard": "/data/nq"}')
+    assert status(run).refreshing.phase == "guard"
+    (run / "refresh.json").write_text('{"dev_split": "dev", "guard": "/data/nq"}')
+    assert status(run).refreshing.phase == "measure"
+    (partial / "dev.json").touch()
+    assert status(run).refreshing.phase == "guard"
+
+
+# ---------------------------------------------------------------- latest and best
+
+
+def point(run, name, step):
+    folder = run / "checkpoints" / f"step-{step}"
+    folder.mkdir(exist_ok=True)
+    (folder / "ance.json").write_text(json.dumps({"training_step": step}))
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(folder)
+
+
+def test_before_the_first_checkpoint_there_is_nothing_to_deploy(run):
+    assert explained(status(run)) == {}
+
+
+def test_latest_and_best_say_which_one_to_deploy(run):
+    point(run, "latest", 40)
+    newest = f"{run}/latest, step 40: the newest weights, where training continues"
+    assert explained(status(run)) == {
+        "latest": f"{newest}; deploy it, because no generation is measured on dev"
+    }
+    generation(run, 1, 20, dev={"RR@10": 0.5, "R@100": 0.9})
+    point(run, "best", 20)
+
+    def best():
+        found = explained(status(run))
+        assert found["latest"] == newest
+        return found["best"].removeprefix(f"{run}/best, step ")
+
+    highest = "deploy this one; its RR@10 on dev is the highest, 0.5000"
+    assert best() == f"20: {highest}; latest is not measured"
+    generation(run, 2, 40, dev={"RR@10": 0.4375})
+    assert best() == f"20: {highest}; 0.0625 above latest"
+    found = status(run)
+    assert (found.latest.step, found.latest.dev) == (40, {"RR@10": 0.4375})
+    assert (found.best.path, found.best.dev["R@100"]) == (f"{run}/best", 0.9)
+    generation(run, 3, 40, dev={"RR@10": 0.5})
+    assert best() == f"20: {highest}; latest is equally good"
+    point(run, "best", 40)
+    assert best() == f"40: {highest}; latest is the same checkpoint"
+
+
+def test_the_best_within_the_margin_may_be_below_latest(run):
+    point(run, "latest", 40)
+    point(run, "best", 20)
+    generation(run, 1, 20, dev={"RR@10": 0.5}, guard={"RR@10": 0.3}, guard_fall=0.0)
+    generation(run, 2, 40, dev={"RR@10": 0.75}, guard={"RR@10": 0.2}, guard_fall=0.1)
+    (run / "refresh.json").write_text('{"guard": "/data/nq", "guard_margin": 0.05}')
+    found = status(run)
+    assert (found.guard, found.guard_margin) == ("/data/nq", 0.05)
+    assert [refresh.guard_fall for refresh in found.refreshes] == [0.0, 0.1]
+    assert explained(found)["best"].endswith(
+        "its RR@10 on dev is the highest within --guard-margin 0.05, 0.5000; 0.2500 below latest, "
+        "which has fallen too far on the guard"
+    )
 
 
 def test_a_refresh_daemon_between_two_refreshes(run):

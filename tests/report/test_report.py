@@ -11,7 +11,7 @@ from ance_cli.formats.run_folder import REFRESHER
 from ance_cli.report.facts import Stretch, stretches_of
 from ance_cli.report.report import report
 from tests.html import Page
-from tests.loop.test_status import generation, ledger, log_line, looping
+from tests.loop.test_status import generation, ledger, log_line, looping, point
 
 AUDIT = {
     "pairs": 7, "negatives": 28, "shares": {"ann": 1.0}, "by_source": {"ann": 28},
@@ -111,6 +111,33 @@ def test_an_asynchronous_loop_while_it_runs(run):
     ]
     assert "refresh daemon died" in page.text["failures"] and "code 9" in page.text["failures"]
     assert sum(tag == "svg" for tag, _ in page.elements) == 7
+
+
+def test_the_guard_is_next_to_the_dev_measures(run):
+    settings = {"measures": "RR@10", "guard": "/data/nq", "guard_margin": 0.05}
+    (run / "refresh.json").write_text(json.dumps(settings))
+    generation(run, 1, 0, dev={"RR@10": 0.25}, guard={"RR@10": 0.75}, guard_fall=0.0)
+    generation(run, 2, 20, dev={"RR@10": 0.5}, guard={"RR@10": 0.625}, guard_fall=0.125)
+    kept = {"RR@10": {"mean": 0.625, "low": 0.5, "high": 0.7, "difference": -0.125, "p_t": 0.1}}
+    (run / "generations" / "0002" / "guard.json").write_text(json.dumps(kept))
+    page, summary = page_of(run)
+    assert summary["missing"] == []
+    assert page.tables["Means on the guard /data/nq with 95 % intervals"] == [
+        ["generation", "step", "RR@10", "fall (at most 0.05)"],
+        ["1", "0", "0.7500", "0.0000"],
+        ["2", "20", "0.6250 (0.5000 to 0.7000)", "0.1250"],
+    ]
+    for words in ("RR@10 on the dev split by checkpoint step", "RR@10 on the guard by checkpoint"):
+        assert words in page.text["measures"]
+
+
+def test_latest_and_best_are_explained(run):
+    generation(run, 1, 20, dev={"RR@10": 0.5})
+    point(run, "latest", 40)
+    point(run, "best", 20)
+    overview = page_of(run)[0].text["overview"]
+    assert f"{run}/latest, step 40: the newest weights, where training continues" in overview
+    assert f"{run}/best, step 20: deploy this one; its RR@10 on dev is the highest" in overview
 
 
 def test_what_is_damaged_is_named_and_the_rest_is_shown(run):
