@@ -35,6 +35,11 @@ Shard = Annotated[str, Setting(
     "Encode part I of N (from 1), for N such calls that run at the same time and share the "
     "output's file system. The last call to finish publishes the output.", RUNTIME, metavar="I/N")]
 
+Append = Annotated[bool, Setting(
+    "The corpus has changed since the output was made: encode the documents that are new or have "
+    "other texts, copy the vectors of the others, and drop those of documents that are gone.",
+    RUNTIME)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceConfig(Config):

@@ -461,14 +461,18 @@ def test_ids_that_disagree_with_the_rows_are_refused(tmp_path, change):
 def test_offsets_that_disagree_with_the_ids_are_refused(tmp_path):
     folder = publish(tmp_path / "emb")
     np.save(folder / DOC_OFFSETS, np.arange(5))
-    assert refused(folder).what.endswith(" ids, expected 8 (the manifest)")
+    assert refused(folder).what == (
+        f"{folder}/doc_offsets.npy: has shape (5,), expected (9,) (the manifest)"
+    )
 
 
 def test_ids_and_offsets_that_agree_with_each_other_alone_are_refused(tmp_path):
     folder = publish(tmp_path / "emb")
     write_ids(folder / IDS, ids_of(ROW_COUNTS)[:-1])
     np.save(folder / DOC_OFFSETS, np.delete(np.load(folder / DOC_OFFSETS), 3))
-    assert refused(folder).what == (f"{folder}/ids.txt: has 7 ids, expected 8 (the manifest)")
+    assert refused(folder).what == (
+        f"{folder}/doc_offsets.npy: has shape (8,), expected (9,) (the manifest)"
+    )
 
 
 def test_other_ids_of_the_same_number_are_refused(tmp_path):
