@@ -38,6 +38,10 @@ IndexedFolder = Annotated[Path, Setting(
     "Embeddings folder written by `ance encode`.", DATA, positional=True)]
 SearchedFolders = Annotated[list[Path], Setting(
     "Embeddings folders (searched exactly) and index folders.", DATA, positional=True)]
+Refill = Annotated[bool, Setting(
+    "The embeddings have changed since the index was made: fill it with the vectors that they have "
+    "now, and keep what it learned then (centroids, codes). A factory that learns nothing is built "
+    "anew.", RUNTIME)]
 Trials = Annotated[int, Setting("Most queries to time.", RUNTIME, at_least=1)]
 
 
