@@ -40,8 +40,8 @@ SearchedFolders = Annotated[list[Path], Setting(
     "Embeddings folders (searched exactly) and index folders.", DATA, positional=True)]
 Refill = Annotated[bool, Setting(
     "The embeddings have changed since the index was made: fill it with the vectors that they have "
-    "now, and keep what it learned then (centroids, codes). A factory that learns nothing is built "
-    "anew.", RUNTIME)]
+    "now, and keep its training (centroids, codes). A factory without training is built as a new one.",
+    RUNTIME)]
 Trials = Annotated[int, Setting("Most queries to time.", RUNTIME, at_least=1)]
 
 

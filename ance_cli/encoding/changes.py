@@ -22,8 +22,8 @@ class Changes:
 
     def __str__(self) -> str:
         return (
-            f"{self.added:,} documents were added, {self.changed:,} changed, {self.removed:,} "
-            f"removed; {self.kept:,} keep their vectors"
+            f"documents: {self.added:,} added, {self.changed:,} changed, {self.removed:,} removed, "
+            f"{self.kept:,} kept"
         )
 
 
@@ -39,7 +39,7 @@ def compare(
     found = (places.get(doc_id, -1) for doc_id in tokens.doc_ids())
     source = np.fromiter(found, np.int64, tokens.num_docs)
     is_old = source >= 0
-    is_kept = is_old & (earlier.doc_hashes[source] == hashes)
+    is_kept = is_old & (earlier.doc_hashes()[source] == hashes)
     offsets = tokens.doc_offsets
     # both documents have the same number of rows: the hash covers it
     shift = np.where(is_kept, earlier.doc_offsets[source] - offsets[:-1], 0)

@@ -74,9 +74,9 @@ def encode(
     encodes every n-th block, for n such calls at the same time on one file system; the last call to
     finish publishes the output. With `config.ray` the workers are processes of a Ray cluster.
 
-    With `append` the output may have the vectors of an earlier corpus. Those of its documents whose
-    tokens are still the same are copied, and the others are encoded. Raises `Mismatch` if the output
-    differs in more than the corpus.
+    With `append` the output may have the vectors of an earlier corpus. Those of documents whose
+    tokens are still the same are copied, and the others are encoded. Raises `Mismatch` if the
+    output differs in more than the corpus.
 
     Raises `BadInput` for a broken corpus, an incomplete checkpoint or vectors that are not finite,
     and `ResourceExhausted` if every worker process died.
@@ -100,8 +100,7 @@ def encode(
         else QueryTokens(checkpoint, dataset, output, call)
     )
     plan = _plan(checkpoint, dataset, texts, output, config)
-    if append:
-        plan.outdated_by = [*texts.inputs]
+    plan.append = append
     if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
     if call.dry_run:
@@ -127,7 +126,7 @@ def _plan(
     inputs = {"tower": checkpoint.tower_hash(config.side), **texts.inputs}
     ran_with = {"checkpoint": str(checkpoint.path), "gpus": config.gpus}
     reads = (checkpoint.path, *dataset.files)
-    return Plan("embeddings", output, shaping, inputs, ran_with, reads)
+    return Plan("embeddings", output, shaping, inputs, ran_with, reads, [*texts.inputs])
 
 
 @contextmanager
@@ -238,7 +237,7 @@ class _Encoding:
         self.config = replace(self.config, dtype=cast(Dtype, dtype))
         self.plan.shaped_by["dtype"] = dtype
         self.plan.ran_with["devices"] = [str(device) for device in self.devices]
-        earlier = self._earlier() if self.plan.outdated_by else None
+        earlier = self._earlier() if self.plan.append else None
         self.tokens = self.texts.open()
         partial = self.plan.partial
         is_update = (partial / KEPT).exists() or not (partial / DONE).exists()

@@ -276,7 +276,8 @@ class EmbeddingsWriter:
             fresh, rows = rows, np.empty(len(place), self.format.row)
             rows[is_kept], rows[~is_kept] = kept_rows, fresh
         data = rows.view(np.uint8).data
-        _write_at(self.folder / VECTORS, _HEADER_BYTES + place.start * self.format.row.itemsize, data)
+        start = _HEADER_BYTES + place.start * self.format.row.itemsize
+        _write_at(self.folder / VECTORS, start, data)
         self._note(block, len(rows), xxhash.xxh3_64_intdigest(data))
 
     @property
@@ -421,7 +422,6 @@ class StoredVectors:
                 "works",
             )
 
-    @property
     def doc_hashes(self) -> npt.NDArray[np.uint64]:
         """(documents,) the hash of the tokens from which each document's rows were made."""
         self.need_doc_hashes()

@@ -71,7 +71,7 @@ class _PendingManifest:
 
 
 _REPLACE = "choose another name with -o, or replace the output with --force"
-_MAKE_ANEW = "make it anew with --force instead of --append, or choose another name with -o"
+_AGAIN = "make it again with --force instead of --append, or choose another name with -o"
 KEEP = "choose another name with -o, or remove it first if you do not need it; --force does not"
 """The hint for an output that ance did not make, which it never replaces."""
 
@@ -92,7 +92,9 @@ class Plan:
     reads: Sequence[Path | str | None] = ()
     """Files and folders that are read to make the artifact, which may not replace them."""
     outdated_by: Sequence[str] = ()
-    """Inputs in which an existing output may differ, because it is brought up to date (--append)."""
+    """Inputs that may have changed since an existing output was made: --append deals with that."""
+    append: bool = False
+    """Whether such an output is brought up to date, instead of being refused."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -144,14 +146,15 @@ class Plan:
             self._check_no_file_of_others()
             return None
         found = read_manifest(self.output, self.kind)
-        if differing := self._differences(found, self.outdated_by):
+        differing, fatal = self._differences(found), self._differences(found, self.outdated_by)
+        if fatal or (differing and not self.append):
             raise Mismatch(
                 f"{self.output}: exists with other settings: {'; '.join(differing)}",
-                hint=self._replace,
+                hint=self._replace if fatal else f"bring it up to date with --append, {_REPLACE}",
             )
         self._check_unchanged(found)
         self._finish_interrupted_folder(found)
-        return None if self._differences(found) else found
+        return None if differing else found
 
     def cached(self, warn: Callable[[str], None] | None = None) -> dict[str, Any] | None:
         """The manifest of an artifact in a cache; None if it has to be made, or made again because
@@ -171,7 +174,7 @@ class Plan:
 
     @property
     def _replace(self) -> str:
-        return _MAKE_ANEW if self.outdated_by else _REPLACE
+        return _AGAIN if self.append else _REPLACE
 
     def _check_made_by_ance(self) -> None:
         if self.kind not in FOLDERS and self.output.is_dir():

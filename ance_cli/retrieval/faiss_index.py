@@ -189,7 +189,7 @@ def _read(folder: Path, manifest: dict[str, Any], is_mapped: bool) -> Any:
 
 
 def emptied(folder: Path) -> Any:
-    """A published index without its rows, with what it has learned."""
+    """A published index without its rows, but trained."""
     # FAISS ends the process if a mapped index is emptied
     index = _read(folder, read_manifest(folder, "index"), is_mapped=False)
     index.reset()

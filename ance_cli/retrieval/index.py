@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _TRAINED_ON = "trained_on"
-"""The input of an index that has learned from other embeddings than those whose rows it has."""
+"""The input of an index that was trained on other embeddings than those whose rows it has."""
 
 
 def index(
@@ -39,7 +39,7 @@ def index(
     """Build an index of any faiss factory string over published passage embeddings.
 
     With `append` an existing index may have been made of other embeddings of the same tower. It is
-    filled with the rows of these, and keeps what it has learned.
+    filled with the rows of these, and keeps its training.
 
     With `config.recall_check` the manifest's stats also hold the recall against exact search; an
     existing index is measured if it was not measured before.
@@ -48,12 +48,11 @@ def index(
     refuse_stdio(embeddings, "an embeddings folder")
     if append and call.force:
         raise UsageProblem(
-            "--append with --force: one keeps what the index has learned, the other builds it anew",
+            "--append with --force: one keeps the index's training, the other trains it again",
             hint="leave one of them out",
         )
     plan = _plan(embeddings, output, config)
-    if append:
-        plan.outdated_by = ("embeddings", "corpus", _TRAINED_ON)
+    plan.append = append
     manifest = plan.published(call.force)
     if append and not manifest and plan.exists:
         plan.inputs |= _training(plan, embeddings, config)
@@ -87,21 +86,21 @@ def _plan(embeddings: Path, output: Path, config: IndexConfig) -> Plan:
         if value is not None and name not in unused
     }
     ran_with = {"embeddings": str(embeddings.resolve())}
-    return Plan("index", output, settings, inputs, ran_with, (embeddings,))
+    outdated_by = ("embeddings", "corpus", _TRAINED_ON)
+    return Plan("index", output, settings, inputs, ran_with, (embeddings,), outdated_by)
 
 
 def _training(plan: Plan, embeddings: Path, config: IndexConfig) -> dict[str, str]:
-    """The embeddings from which the existing index has learned, if it learns and they are others
-    than those that it is filled with."""
+    """The embeddings on which the existing index was trained, if it needs training and they are
+    others than those that it is filled with."""
     from ance_cli.retrieval.faiss_index import new_index
 
     inputs = read_manifest(plan.output, "index")["inputs"]
-    learned_from = inputs.get(_TRAINED_ON, inputs["embeddings"])
+    trained_on = inputs.get(_TRAINED_ON, inputs["embeddings"])
     dim = read_manifest(embeddings, "embeddings")["content"]["dim"]
-    learns = not new_index(dim, config.factory).is_trained
-    if learns and learned_from != plan.inputs["embeddings"]:
-        return {_TRAINED_ON: learned_from}
-    return {}
+    if new_index(dim, config.factory).is_trained or trained_on == plan.inputs["embeddings"]:
+        return {}
+    return {_TRAINED_ON: trained_on}
 
 
 def _build(

@@ -336,7 +336,7 @@ def centroids(folder):
 
 
 @pytest.mark.parametrize("factory", ["IVF5,Flat", "PCA4,IVF5,SQ8", "IVF5,PQ2x4"])
-def test_an_index_that_has_learned_is_filled_anew(corpora, publish, factory):
+def test_an_index_that_has_learned_is_filled_again(corpora, publish, factory):
     """Its twin: an index that learns from the first embeddings, and gets the rows of the others."""
     first, second, third = corpora
     folder = publish(first, factory).folder
@@ -379,7 +379,7 @@ def test_an_index_that_learned_elsewhere_is_not_what_a_new_one_would_be(corpora,
 
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW8"])
-def test_an_index_that_learns_nothing_is_built_anew(corpora, publish, tmp_path, factory):
+def test_an_index_that_learns_nothing_is_built_as_a_new_one(corpora, publish, tmp_path, factory):
     folder = publish(corpora[0], factory).folder
     update(corpora[1], folder, factory)
     assert index(corpora[1].folder, folder, IndexConfig(factory=factory))["up_to_date"]
