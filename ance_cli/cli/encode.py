@@ -33,8 +33,7 @@ def register(app: typer.Typer) -> None:
 
         The work is cut into blocks. If a call is interrupted, the same command continues it and
         encodes only the missing blocks. Each GPU has its own process. With --ray the processes run
-        in a Ray cluster, and the vectors are the same. After a change of the corpus, --append
-        encodes only what has changed.
+        in a Ray cluster, and the vectors are the same.
 
         Example: `ance encode --ckpt runs/warmup/latest --data data/medquad -o emb/`
         """

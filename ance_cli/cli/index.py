@@ -27,8 +27,7 @@ def register(app: typer.Typer) -> None:
         """Build a FAISS index over embeddings, in the folder layout that pyserini opens.
 
         Exact search needs no index. Build one for serving, or to trade recall for speed on a large
-        corpus. GPUs build Flat and IVF indexes, the CPU all others; any machine opens them. After
-        `ance encode --append`, --append brings the index up to date.
+        corpus. GPUs build Flat and IVF indexes, the CPU all others; any machine opens them.
 
         Example: `ance index emb/ -o index/ --factory HNSW32 --recall-check 1000`
         """

@@ -36,9 +36,8 @@ Shard = Annotated[str, Setting(
     "output's file system. The last call to finish publishes the output.", RUNTIME, metavar="I/N")]
 
 Append = Annotated[bool, Setting(
-    "The corpus has changed since the output was made: encode the documents that are new or have "
-    "other texts, copy the vectors of the others, and drop those of documents that are gone.",
-    RUNTIME)]
+    "Bring an output up to date with a changed corpus: encode only new and changed documents, copy "
+    "the other vectors, drop those of removed documents.", RUNTIME)]
 
 
 @dataclass(frozen=True, kw_only=True)

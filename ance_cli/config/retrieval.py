@@ -39,9 +39,8 @@ IndexedFolder = Annotated[Path, Setting(
 SearchedFolders = Annotated[list[Path], Setting(
     "Embeddings folders (searched exactly) and index folders.", DATA, positional=True)]
 Refill = Annotated[bool, Setting(
-    "The embeddings have changed since the index was made: fill it with the vectors that they have "
-    "now, and keep its training (centroids, codes). A factory without training is built as a new one.",
-    RUNTIME)]
+    "Bring an index up to date with changed embeddings: keep its training (centroids, codes), fill "
+    "in their present vectors.", RUNTIME)]
 Trials = Annotated[int, Setting("Most queries to time.", RUNTIME, at_least=1)]
 
 
