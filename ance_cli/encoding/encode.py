@@ -242,16 +242,25 @@ class _Encoding:
         partial = self.plan.partial
         is_update = (partial / KEPT).exists() or not (partial / DONE).exists()
         self.plan.open_partial(self.call.force, abandon_other=bool(earlier) and alone and is_update)
+        try:
+            self._note_texts(partial, earlier)
+        except AnceError:
+            if not (partial / DONE).exists():
+                atomic.remove(partial)
+            raise
+        self.writer = EmbeddingsWriter.begin(
+            partial, self.tokens.doc_offsets, self.checkpoint.dim, self.config.output_dtype,
+            self.tokens.block_docs,
+        )  # fmt: skip
+
+    def _note_texts(self, partial: Path, earlier: Embeddings | None) -> None:
+        """Write the hashes of the documents, and which of the earlier rows they keep."""
         if not (partial / DOC_HASHES).exists():
             save_array(partial / DOC_HASHES, self.tokens.doc_hashes())
         if earlier:
             kept, self.changes = compare(earlier, self.tokens, load_array(partial / DOC_HASHES))
             save_array(partial / KEPT, kept)
             self.call.reporter.say(str(self.changes))
-        self.writer = EmbeddingsWriter.begin(
-            partial, self.tokens.doc_offsets, self.checkpoint.dim, self.config.output_dtype,
-            self.tokens.block_docs,
-        )  # fmt: skip
 
     def _earlier(self) -> Embeddings | None:
         """The output as it is, of which vectors are kept; None if there is none yet."""

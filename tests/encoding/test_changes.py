@@ -342,13 +342,17 @@ def test_a_folder_that_does_not_know_its_texts_is_refused(model, corpus, tmp_pat
 def test_a_damaged_folder_is_refused_and_stays_as_it_is(model, corpus, tmp_path, name):
     output = tmp_path / "emb"
     run(model, output)
-    data = bytearray((output / name).read_bytes())
+    whole = (output / name).read_bytes()
+    data = bytearray(whole)
     data[-2] ^= 1
     (output / name).write_bytes(data)
     corpus.edit(add=1, change=0, remove=0)
     before = tree(output)
     refused(BadInput, "is damaged|does not cover", model, output)
     assert tree(output) == before
+    assert partial_name(output).exists() == (name == VECTORS), "the blocks before the damage"
+    (output / name).write_bytes(whole)
+    assert run(model, output, append=True)["kept"] == 40
 
 
 # ---------------------------------------------------------------- interruptions
