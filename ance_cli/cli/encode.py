@@ -9,7 +9,7 @@ from ance_cli.cli.command import COMMON, LOADS, READS, command
 from ance_cli.cli.runner import checkpoint_of, dataset_of
 from ance_cli.config import EncodeConfig
 from ance_cli.config.data import Ckpt, DataFiles, EncodingOverrides, OutputFolder
-from ance_cli.config.encoding import Shard, Tokens
+from ance_cli.config.encoding import Append, Shard, Tokens
 from ance_cli.formats.summary import Summary
 
 
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
         output: OutputFolder,
         config: EncodeConfig,
         shard: Shard | None = None,
+        append: Append = False,
         overrides: EncodingOverrides,
     ) -> Summary:
         """Encode a corpus (or queries) to memory-mapped vectors.
@@ -46,5 +47,6 @@ def register(app: typer.Typer) -> None:
             config,
             tokens=tokens,
             shard=parse_shard(shard),
+            append=append,
             call=call,
         )

@@ -8,7 +8,7 @@ from ance_cli.call import Call
 from ance_cli.cli.command import COMMON, command
 from ance_cli.config import IndexConfig
 from ance_cli.config.data import OutputFolder
-from ance_cli.config.retrieval import IndexedFolder
+from ance_cli.config.retrieval import IndexedFolder, Refill
 from ance_cli.formats.summary import Summary
 
 
@@ -17,7 +17,12 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "index", "Stages", takes=(*COMMON, "force", "threads"))
     def index(
-        call: Call, *, embeddings: IndexedFolder, output: OutputFolder, config: IndexConfig
+        call: Call,
+        *,
+        embeddings: IndexedFolder,
+        output: OutputFolder,
+        config: IndexConfig,
+        append: Refill = False,
     ) -> Summary:
         """Build a FAISS index over embeddings, in the folder layout that pyserini opens.
 
@@ -28,4 +33,4 @@ def register(app: typer.Typer) -> None:
         """
         from ance_cli.retrieval.index import index as stage
 
-        return stage(embeddings, output, config, call=call)
+        return stage(embeddings, output, config, append=append, call=call)

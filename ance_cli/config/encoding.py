@@ -35,6 +35,10 @@ Shard = Annotated[str, Setting(
     "Encode part I of N (from 1), for N such calls that run at the same time and share the "
     "output's file system. The last call to finish publishes the output.", RUNTIME, metavar="I/N")]
 
+Append = Annotated[bool, Setting(
+    "Bring an output up to date with a changed corpus: encode only new and changed documents, copy "
+    "the other vectors, drop those of removed documents.", RUNTIME)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceConfig(Config):

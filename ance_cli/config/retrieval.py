@@ -41,6 +41,9 @@ Questions = Annotated[list[str], Setting(
     positional=True)]
 SearchedFolders = Annotated[list[Path], Setting(
     "Embeddings folders (searched exactly) and index folders.", DATA, positional=True)]
+Refill = Annotated[bool, Setting(
+    "Bring an index up to date with changed embeddings: keep its training (centroids, codes), fill "
+    "in their present vectors.", RUNTIME)]
 Trials = Annotated[int, Setting("Most queries to time.", RUNTIME, at_least=1)]
 
 

@@ -1,7 +1,7 @@
 """The worker's part of encoding: blocks of a token cache to blocks of an embeddings folder.
 
 A block's vectors depend on the block, the tower and the number format alone. Any process may encode
-any block at any time.
+any block at any time. The rows that an earlier folder has of a block's documents are copied.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from ance_cli.config import EncodeConfig
 from ance_cli.encoding.recall import recall_of_floats
 from ance_cli.errors import BadInput
-from ance_cli.formats.embeddings import EmbeddingsWriter
+from ance_cli.formats.embeddings import KEPT, EmbeddingsWriter, StoredVectors, load_array
 from ance_cli.formats.records import parse_record
 from ance_cli.formats.tokens import TokenCache, TokenRows
 from ance_cli.models.checkpoint import Checkpoint, EncodingSettings
@@ -49,6 +49,8 @@ class EncodeJob:
     """With `dtype` resolved."""
     device: str
     pad_id: int
+    earlier: str | None = None
+    """Embeddings folder of which rows are copied."""
 
     def to_json(self) -> bytes:
         return orjson.dumps(self)
@@ -114,6 +116,7 @@ class BlockEncoder:
         self._writer = EmbeddingsWriter(
             Path(job.folder), self._engine.dim, job.config.output_dtype, self._tokens.block_docs
         )
+        self._earlier = StoredVectors(Path(job.earlier)) if job.earlier else None
 
     def run(self, next_block: Callable[[], int | None]) -> float:
         """Encode the blocks that `next_block` returns until it returns None.
@@ -127,10 +130,11 @@ class BlockEncoder:
         with ThreadPoolExecutor(1) as disk:
             while (block := next_block()) is not None:
                 rows = self._tokens.block(block)
-                vectors, work = self._encode(block, rows)
+                kept = self._kept(block, rows)
+                vectors, work = self._encode(block, rows, kept)
                 if writing:
                     writing.result()
-                writing = disk.submit(self._write, block, vectors, work)
+                writing = disk.submit(self._write, block, vectors, kept, work)
             if writing:
                 writing.result()
         seconds = time.monotonic() - started
@@ -138,9 +142,24 @@ class BlockEncoder:
             return 0.0
         return seconds * matmul_ceiling(self._device, self._engine.dtype)
 
-    def _encode(self, block: int, rows: TokenRows) -> tuple[npt.NDArray[np.float32], Work]:
-        lengths = rows.lengths
-        work = Work(rows.num_rows, int(lengths.sum()))
+    def _kept(self, block: int, rows: TokenRows) -> npt.NDArray[np.int64]:
+        """(rows,) the earlier folder's row for each row of a block, -1 = none."""
+        if self._earlier is None:
+            return np.full(rows.num_rows, -1)
+        place = self._writer.rows_of(block)
+        kept = load_array(self._writer.folder / KEPT, mapped=True)
+        return np.array(kept[place.start : place.stop])
+
+    def _encode(
+        self, block: int, rows: TokenRows, kept: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], Work]:
+        """The vectors of the rows that are not kept."""
+        texts = np.flatnonzero(kept[rows.starts] < 0)
+        fresh = rows if len(texts) == len(rows.starts) else rows.of_texts(texts)
+        lengths = fresh.lengths
+        work = Work(fresh.num_rows, int(lengths.sum()))
+        if fresh is not rows:
+            self._listener.encoded(block, len(rows.ids) - work.tokens)
 
         def on_batch(batch: npt.NDArray[np.int64], size: BatchSize) -> None:
             work.padded_tokens += size.tokens
@@ -148,18 +167,22 @@ class BlockEncoder:
             work.flops += forward_flops(self._backbone, size.tokens, size.squares)
             self._listener.encoded(block, int(lengths[batch].sum()))
 
-        vectors = self._engine.encode(rows, on_batch=on_batch)
-        self._refuse_not_finite(block, rows, vectors)
+        vectors = self._engine.encode(fresh, on_batch=on_batch)
+        self._refuse_not_finite(block, fresh, texts, vectors)
         return vectors, work
 
     def _refuse_not_finite(
-        self, block: int, rows: TokenRows, vectors: npt.NDArray[np.float32]
+        self,
+        block: int,
+        rows: TokenRows,
+        texts: npt.NDArray[np.int64],
+        vectors: npt.NDArray[np.float32],
     ) -> None:
         bad = np.flatnonzero(~np.isfinite(vectors).all(1))
         if not len(bad):
             return
-        doc = int(np.searchsorted(rows.starts, bad[0], side="right")) - 1
-        name = next(islice(self._tokens.doc_ids(), self._tokens.docs_of(block)[doc], None))
+        text = int(texts[np.searchsorted(rows.starts, bad[0], side="right") - 1])
+        name = next(islice(self._tokens.doc_ids(), self._tokens.docs_of(block)[text], None))
         raise BadInput(
             f"{self._shown}: the vector of {name!r} and {len(bad) - 1} others "
             "are not finite (NaN or infinite)",
@@ -167,8 +190,19 @@ class BlockEncoder:
             "or --dtype fp32",
         )
 
-    def _write(self, block: int, vectors: npt.NDArray[np.float32], work: Work) -> None:
-        rows = self._writer.format
-        recall = recall_of_floats(vectors, rows) if rows.rounds and block == 0 else None
-        self._writer.write_block(block, vectors, recall)
+    def _write(
+        self,
+        block: int,
+        vectors: npt.NDArray[np.float32],
+        kept: npt.NDArray[np.int64],
+        work: Work,
+    ) -> None:
+        rows, is_kept = self._writer.format, kept >= 0
+        measures, recall, stored = rows.rounds and block == 0, None, None
+        if self._earlier and is_kept.any():
+            stored = is_kept, self._earlier.stored(kept[is_kept])
+            recall = self._earlier.recall if measures else None  # floats of some rows are gone
+        elif measures:
+            recall = recall_of_floats(vectors, rows)
+        self._writer.write_block(block, vectors, recall, stored)
         self._listener.finished(block, work)

@@ -7,18 +7,29 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ance_cli.call import Call
 from ance_cli.config import EncodeConfig, shaped_by
 from ance_cli.config.sets import Dtype
+from ance_cli.encoding.changes import Changes, compare
 from ance_cli.encoding.tokenize import CorpusTokens, QueryTokens, Tokens
 from ance_cli.errors import AnceError, UsageProblem
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.dataset import Dataset
-from ance_cli.formats.embeddings import UNFINISHED_ONLY, EmbeddingsWriter
+from ance_cli.formats.embeddings import (
+    DOC_HASHES,
+    DONE,
+    KEPT,
+    RECALL_FIGURE,
+    UNFINISHED_ONLY,
+    Embeddings,
+    EmbeddingsWriter,
+    load_array,
+    save_array,
+)
 from ance_cli.formats.jsonl import refuse_stdio
 from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
@@ -53,6 +64,7 @@ def encode(
     config: EncodeConfig = EncodeConfig(),
     tokens: Path | None = None,
     shard: Shard | None = None,
+    append: bool = False,
     call: Call = Call(),
 ) -> Summary:
     """Encode the dataset's corpus (`config.side` passage) or its queries (query).
@@ -61,6 +73,10 @@ def encode(
     folder; the cache is made if it does not exist. Only missing blocks are encoded. `shard` (i, n)
     encodes every n-th block, for n such calls at the same time on one file system; the last call to
     finish publishes the output. With `config.ray` the workers are processes of a Ray cluster.
+
+    With `append` the output may have the vectors of an earlier corpus. Those of documents whose
+    tokens are still the same are copied, and the others are encoded. Raises `Mismatch` if the
+    output differs in more than the corpus.
 
     Raises `BadInput` for a broken corpus, an incomplete checkpoint or vectors that are not finite,
     and `ResourceExhausted` if every worker process died.
@@ -72,6 +88,11 @@ def encode(
             hint=f"remove {output} and {atomic.companion(output, '.{}.partial')} first, or name "
             "another -o",
         )
+    if append and call.force:
+        raise UsageProblem(
+            "--append with --force: one keeps vectors of the output, the other encodes all again",
+            hint="leave one of them out",
+        )
     checkpoint.need_head()
     texts: Tokens = (
         CorpusTokens(checkpoint, dataset, tokens, call)
@@ -79,6 +100,7 @@ def encode(
         else QueryTokens(checkpoint, dataset, output, call)
     )
     plan = _plan(checkpoint, dataset, texts, output, config)
+    plan.append = append
     if manifest := plan.published(call.force):
         return summary_of(manifest, output, up_to_date=True)
     if call.dry_run:
@@ -108,7 +130,7 @@ def _plan(
         "gpus": config.gpus,
     }
     reads = (checkpoint.path, *dataset.files)
-    return Plan("embeddings", output, shaping, inputs, ran_with, reads)
+    return Plan("embeddings", output, shaping, inputs, ran_with, reads, [*texts.inputs])
 
 
 @contextmanager
@@ -130,7 +152,7 @@ def _encode_all(encoding: _Encoding) -> Summary:
     output = encoding.plan.output
     with lease.hold(lease.lease_name(output), str(output)):
         with _no_shard(output):
-            encoding.open()
+            encoding.open(alone=True)
         try:
             work, seconds = encoding.encode(encoding.writer.missing())
         except AnceError:
@@ -150,7 +172,7 @@ def _encode_shard(encoding: _Encoding, shard: Shard) -> Summary:
             if manifest := plan.published():
                 return summary_of(manifest, output, up_to_date=True)
             holding.enter_context(lease.hold(own, f"shard {shard[0]} of {shard[1]} of {output}"))
-            encoding.open()
+            encoding.open(alone=False)
         missing = encoding.writer.missing()
         blocks = [block for block in missing if block % shard[1] == shard[0] - 1]
         work, seconds = encoding.encode(blocks)
@@ -194,6 +216,8 @@ class _Encoding:
     tokens: TokenCache
     writer: EmbeddingsWriter
     devices: list[torch.device]
+    changes: Changes | None = None
+    """Since the earlier vectors of which some are kept; None: none are."""
 
     def __init__(
         self,
@@ -207,17 +231,50 @@ class _Encoding:
         self.checkpoint, self.texts, self.plan = checkpoint, texts, plan
         self.config, self.cluster, self.call = config, cluster, call
 
-    def open(self) -> None:
-        """Choose the devices, open the tokens, and open or begin the unfinished embeddings."""
+    def open(self, alone: bool) -> None:
+        """Choose the devices, open the tokens, and open or begin the unfinished embeddings.
+
+        `alone`: no other process works on them, so an interrupted update to another corpus, which
+        is little work, may be given up.
+        """
         self.devices, dtype = self._devices_and_dtype()
         self.config = replace(self.config, dtype=cast(Dtype, dtype))
         self.plan.shaped_by["dtype"] = dtype
         self.plan.ran_with["devices"] = [str(device) for device in self.devices]
+        earlier = self._earlier() if self.plan.append else None
         self.tokens = self.texts.open()
+        partial = self.plan.partial
+        is_update = (partial / KEPT).exists() or not (partial / DONE).exists()
+        self.plan.open_partial(self.call.force, abandon_other=bool(earlier) and alone and is_update)
+        try:
+            self._note_texts(partial, earlier)
+        except AnceError:
+            if not (partial / DONE).exists():
+                atomic.remove(partial)
+            raise
         self.writer = EmbeddingsWriter.begin(
-            self.plan.open_partial(self.call.force), self.tokens.doc_offsets, self.checkpoint.dim,
-            self.config.output_dtype, self.tokens.block_docs,
+            partial, self.tokens.doc_offsets, self.checkpoint.dim, self.config.output_dtype,
+            self.tokens.block_docs,
         )  # fmt: skip
+
+    def _note_texts(self, partial: Path, earlier: Embeddings | None) -> None:
+        """Write the hashes of the documents, and which of the earlier rows they keep."""
+        if not (partial / DOC_HASHES).exists():
+            save_array(partial / DOC_HASHES, self.tokens.doc_hashes())
+        if earlier:
+            kept, self.changes = compare(earlier, self.tokens, load_array(partial / DOC_HASHES))
+            save_array(partial / KEPT, kept)
+            self.call.reporter.say(str(self.changes))
+
+    def _earlier(self) -> Embeddings | None:
+        """The output as it is, of which vectors are kept; None if there is none yet."""
+        self.plan.published()  # refuses another number format, which is known now
+        if not self.plan.exists:
+            self.call.reporter.say(f"{self.plan.output}: is new, so every document is encoded")
+            return None
+        earlier = Embeddings(self.plan.output)
+        earlier.need_doc_hashes()
+        return earlier
 
     def _devices_and_dtype(self) -> tuple[list[torch.device], str]:
         """The device of each worker, and the number format with `auto` resolved on it."""
@@ -275,6 +332,7 @@ class _Encoding:
             config=self.config,
             device="",
             pad_id=Tokenizer(self.checkpoint).pad_id_of(self.config.side),
+            earlier=str(self.plan.output) if self.changes else None,
         )
         return [replace(job, device=str(device)) for device in self.devices]
 
@@ -300,6 +358,8 @@ class _Encoding:
             figures["padding"] = round(work.padded_tokens / work.tokens - 1, 4)
         if work.capacity:
             figures["mfu"] = round(work.flops / work.capacity, 3)
+        if self.changes:
+            figures |= asdict(self.changes)
         return figures
 
     def publish(self, work: Work, seconds: float) -> Summary:
@@ -309,7 +369,7 @@ class _Encoding:
             **self.figures(work, seconds),
         }
         if (recall := self.writer.recall) is not None:
-            stats["recall_at_10_of_float32"] = round(recall, 4)
+            stats[RECALL_FIGURE] = round(recall, 4)
         manifest = self.plan.publish_folder(content, stats, UNFINISHED_ONLY)
         self.texts.close()
         return summary_of(manifest, self.plan.output, up_to_date=False)

@@ -43,7 +43,9 @@ class _Actor(Worker):
 
         super().__init__(number, job)
         absolute = {
-            name: os.path.abspath(getattr(job, name)) for name in ("checkpoint", "tokens", "folder")
+            name: os.path.abspath(path)
+            for name in ("checkpoint", "tokens", "folder", "earlier")
+            if (path := getattr(job, name))
         }
         # one thread sends messages, the other receives block numbers
         kind = ray.remote(_Encoder).options(max_concurrency=2, **cluster.reserved)

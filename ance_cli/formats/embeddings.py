@@ -3,8 +3,10 @@
 `embeddings.npy` has a row for each vector, in a format of `row_format`: (rows, dim) float16 or
 float32 in C order, or rounded. `ids.txt` has one document id per line; `doc_offsets.npy` is int64
 (documents + 1,): document i has the rows `doc_offsets[i]:doc_offsets[i + 1]`, one row for FirstP
-and up to `max_segments` for MaxP. While the folder is unfinished, `done.npy` records which blocks
-of documents are durable, and `recall.npy` has what rounding keeps of the rankings.
+and up to `max_segments` for MaxP. `doc_hashes.npy` is uint64 (documents,): the hash of the tokens
+from which a document's rows were made. While the folder is unfinished, `done.npy` records which
+blocks of documents are durable, `recall.npy` has what rounding keeps of the rankings, and
+`kept.npy`, int64 (rows,), the row of an earlier folder that is taken over, -1 where none is.
 """
 
 from __future__ import annotations
@@ -25,15 +27,20 @@ from ance_cli.config.sets import OutputDtype
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats import atomic
 from ance_cli.formats.manifest import read_manifest
-from ance_cli.formats.row_format import ROW_FORMATS, Floats
+from ance_cli.formats.row_format import ROW_FORMATS, Floats, Rows
 
 VECTORS = "embeddings.npy"
 IDS = "ids.txt"
 DOC_OFFSETS = "doc_offsets.npy"
+DOC_HASHES = "doc_hashes.npy"
 DONE = "done.npy"
 RECALL = "recall.npy"
-UNFINISHED_ONLY = (DONE, RECALL)
+KEPT = "kept.npy"
+UNFINISHED_ONLY = (DONE, RECALL, KEPT)
 """Files that are removed when the folder is published."""
+
+RECALL_FIGURE = "recall_at_10_of_float32"
+"""The name of the recall in the manifest's `stats`, if the vectors are rounded."""
 
 BLOCK_DOCS = 16_384
 """Documents in a block: the unit of work, of resuming, of hashing and of memory."""
@@ -92,6 +99,12 @@ def load_array(path: Path, mapped: bool = False) -> npt.NDArray[Any]:
             f"{path}: not a complete .npy array ({error})",
             hint=_RESTORE,
         ) from error
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write a `.npy` file whole or not at all."""
+    with atomic.new_file(path) as handle:
+        np.save(handle, array)
 
 
 def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
@@ -175,8 +188,7 @@ class EmbeddingsWriter:
             fresh = np.zeros(num_blocks, _DONE_DTYPE)
             fresh["rows"] = -1
             with atomic.disk_errors(folder):
-                with atomic.new_file(folder / DOC_OFFSETS) as handle:
-                    np.save(handle, doc_offsets)
+                save_array(folder / DOC_OFFSETS, doc_offsets)
                 with atomic.new_file(folder / VECTORS) as handle:
                     header = npy_header((rows, *stored.row.shape), stored.row.base)
                     handle.write(header)
@@ -227,14 +239,29 @@ class EmbeddingsWriter:
         start = block * self.block_docs
         return range(start, min(start + self.block_docs, self.num_docs))
 
-    def write_block(self, block: int, vectors: Floats, recall: float | None = None) -> None:
+    def rows_of(self, block: int) -> range:
+        """The positions of the block's rows."""
+        return range(*self._first_row[block : block + 2].tolist())
+
+    def write_block(
+        self,
+        block: int,
+        vectors: Floats,
+        recall: float | None = None,
+        kept: tuple[npt.NDArray[np.bool_], Rows] | None = None,
+    ) -> None:
         """Store a block's vectors (rows x dim), durable before the block counts as done, and with
-        the first block of rounded vectors the recall that was measured on it."""
-        first, last = self._first_row[block : block + 2].tolist()
-        if vectors.shape != (last - first, self.dim):
+        the first block of rounded vectors the recall that was measured on it.
+
+        `kept` has which rows of the block, if any, are stored already, and those rows: then
+        `vectors` has the others.
+        """
+        place = self.rows_of(block)
+        is_kept, kept_rows = kept or (np.zeros(len(place), np.bool_), None)
+        expected = (int((~is_kept).sum()), self.dim)
+        if vectors.shape != expected:
             raise ValueError(
-                f"block {block} has vectors of shape {vectors.shape}, "
-                f"expected {(last - first, self.dim)}"
+                f"block {block} has vectors of shape {vectors.shape}, expected {expected}"
             )
         rows = self.format.stored(vectors)
         if not (np.isfinite(vectors).all() and np.isfinite(self.format.floats(rows)).all()):
@@ -245,8 +272,12 @@ class EmbeddingsWriter:
             )
         if recall is not None:
             _write_at(self.folder / RECALL, _HEADER_BYTES, np.array([recall], _RECALL_DTYPE))
+        if kept_rows is not None:
+            fresh, rows = rows, np.empty(len(place), self.format.row)
+            rows[is_kept], rows[~is_kept] = kept_rows, fresh
         data = rows.view(np.uint8).data
-        _write_at(self.folder / VECTORS, _HEADER_BYTES + first * self.format.row.itemsize, data)
+        start = _HEADER_BYTES + place.start * self.format.row.itemsize
+        _write_at(self.folder / VECTORS, start, data)
         self._note(block, len(rows), xxhash.xxh3_64_intdigest(data))
 
     @property
@@ -259,6 +290,7 @@ class EmbeddingsWriter:
         """Write the ids and return the manifest's `content`."""
         if self.missing() or write_ids(self.folder / IDS, ids) != self.num_docs:
             raise ValueError("not every block is done")
+        parts = [name for name in _HASHED if (self.folder / name).exists()]
         return {
             "rows": int(self._first_row[-1]),
             "docs": self.num_docs,
@@ -266,9 +298,16 @@ class EmbeddingsWriter:
             "dtype": self.dtype,
             "block_docs": self.block_docs,
             "block_xxh3": [f"{value:016x}" for value in self._done()["xxh3"].tolist()],
-            "ids_xxh3": _hash_of(self.folder / IDS),
-            "doc_offsets_xxh3": _hash_of(self.folder / DOC_OFFSETS),
+            **{_hash_key(name): _hash_of(self.folder / name) for name in parts},
         }
+
+
+_HASHED = (IDS, DOC_OFFSETS, DOC_HASHES)
+"""Files whose hashes are in the manifest's `content`. Earlier versions did not note all of them."""
+
+
+def _hash_key(name: str) -> str:
+    return f"{Path(name).stem}_xxh3"
 
 
 def _hash_of(path: Path) -> str:
@@ -276,8 +315,8 @@ def _hash_of(path: Path) -> str:
         return hashlib.file_digest(handle, xxhash.xxh3_64).hexdigest()
 
 
-class Embeddings:
-    """Published embeddings, opened for reading; vectors are read block by block on request."""
+class StoredVectors:
+    """The vectors of published embeddings without their ids, read block by block on request."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -286,7 +325,6 @@ class Embeddings:
         self.vectors = load_array(folder / VECTORS, mapped=True)
         """The rows as they are stored, memory-mapped. `rows` and `blocks` give floats."""
         self._checked: set[int] = set()
-        self.ids = read_ids(folder / IDS)
         self.doc_offsets: npt.NDArray[np.int64] = load_array(folder / DOC_OFFSETS)
         try:
             self._format = ROW_FORMATS[content["dtype"]](content["dim"])
@@ -302,10 +340,11 @@ class Embeddings:
                 f"{self.vectors.dtype}, expected {expected} and {row.base} (the manifest)",
                 hint=_AGAIN,
             )
-        if len(self.ids) != content["docs"] or self.doc_offsets.shape != (len(self.ids) + 1,):
+        docs = content["docs"]
+        if self.doc_offsets.shape != (docs + 1,):
             raise BadInput(
-                f"{folder / IDS}: has {len(self.ids)} ids, expected {content['docs']} (the "
-                "manifest)",
+                f"{folder / DOC_OFFSETS}: has shape {self.doc_offsets.shape}, expected "
+                f"({docs + 1},) (the manifest)",
                 hint=_AGAIN,
             )
         covered = self.doc_offsets[0] == 0 and self.doc_offsets[-1] == content["rows"]
@@ -313,23 +352,21 @@ class Embeddings:
             raise BadInput(
                 f"{folder / DOC_OFFSETS}: does not cover the {content['rows']} rows", hint=_AGAIN
             )
-        self._check_manifest()
-
-    def _check_manifest(self) -> None:
-        """Compare ids and offsets with the hashes in the manifest, and its blocks with the ids."""
-        folder, content = self.folder, self.manifest["content"]
-        for name in (IDS, DOC_OFFSETS):
-            noted = content.get(f"{Path(name).stem}_xxh3")  # earlier versions did not note it
-            if noted and noted != _hash_of(folder / name):
-                raise BadInput(
-                    f"{folder / name}: is damaged: its hash differs from the one in the manifest",
-                    hint=_AGAIN,
-                )
         num_blocks, block_docs = len(content["block_xxh3"]), content["block_docs"]
-        if block_docs < 1 or num_blocks != -(-len(self.ids) // block_docs):
+        if block_docs < 1 or num_blocks != -(-docs // block_docs):
             raise BadInput(
-                f"{folder}: {num_blocks} blocks of {block_docs} do not hold {len(self.ids)} "
-                "documents: the manifest was edited",
+                f"{folder}: {num_blocks} blocks of {block_docs} do not hold {docs} documents: the "
+                "manifest was edited",
+                hint=_AGAIN,
+            )
+        self._check_hash(DOC_OFFSETS)
+
+    def _check_hash(self, name: str) -> None:
+        """Compare a file with its hash in the manifest; earlier versions did not note all."""
+        noted = self.manifest["content"].get(_hash_key(name))
+        if noted and noted != _hash_of(self.folder / name):
+            raise BadInput(
+                f"{self.folder / name}: is damaged: its hash differs from the one in the manifest",
                 hint=_AGAIN,
             )
 
@@ -339,7 +376,7 @@ class Embeddings:
 
     @property
     def num_docs(self) -> int:
-        return len(self.ids)
+        return len(self.doc_offsets) - 1
 
     @property
     def num_rows(self) -> int:
@@ -369,8 +406,34 @@ class Embeddings:
         starts = self.doc_offsets[: self.num_docs : self.manifest["content"]["block_docs"]]
         return np.append(starts, self.doc_offsets[-1])
 
+    @property
+    def recall(self) -> float | None:
+        """What rounding keeps of the rankings; None if the vectors are not rounded."""
+        found: float | None = self.manifest["stats"].get(RECALL_FIGURE)
+        return found
+
+    def need_doc_hashes(self) -> None:
+        """Raises `Mismatch` if a version that did not note `doc_hashes` made the folder."""
+        if _hash_key(DOC_HASHES) not in self.manifest["content"]:
+            raise Mismatch(
+                f"{self.folder}: was made by a version of ance that did not note of which texts "
+                "the vectors are",
+                hint="encode it once more with --force instead of --append; from then on --append "
+                "works",
+            )
+
+    def doc_hashes(self) -> npt.NDArray[np.uint64]:
+        """(documents,) the hash of the tokens from which each document's rows were made."""
+        self.need_doc_hashes()
+        self._check_hash(DOC_HASHES)
+        return load_array(self.folder / DOC_HASHES)
+
     def rows(self, positions: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
-        """(positions, dim) the vectors that some rows stand for.
+        """(positions, dim) the vectors that some rows stand for; raises as `stored` does."""
+        return np.asarray(self._format.floats(self.stored(positions)), np.float32)
+
+    def stored(self, positions: npt.NDArray[np.integer[Any]]) -> Rows:
+        """(positions,) some rows as they are stored.
 
         Raises `BadInput` if the hash of a block that has one of them is wrong. A block is read once
         for that by each reader of the folder, however often its rows are asked for.
@@ -380,7 +443,8 @@ class Embeddings:
             for block in set(holding.tolist()) - self._checked:
                 for _ in self.blocks(range(block, block + 1)):
                     pass
-        return np.asarray(self._format.floats(self.vectors[positions]), np.float32)
+        found: Rows = self.vectors[positions]
+        return found
 
     def blocks(self, which: range | None = None) -> Iterator[tuple[int, Floats]]:
         """(first row, vectors) of each block, or of the blocks in `which`.
@@ -401,3 +465,17 @@ class Embeddings:
                 )
             self._checked.add(block)
             yield first, self._format.floats(data)
+
+
+class Embeddings(StoredVectors):
+    """Published embeddings, opened for reading, with the ids of their documents."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.ids = read_ids(folder / IDS)
+        if len(self.ids) != self.num_docs:
+            raise BadInput(
+                f"{folder / IDS}: has {len(self.ids)} ids, expected {self.num_docs} (the manifest)",
+                hint=_AGAIN,
+            )
+        self._check_hash(IDS)

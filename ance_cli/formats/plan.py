@@ -71,6 +71,7 @@ class _PendingManifest:
 
 
 _REPLACE = "choose another name with -o, or replace the output with --force"
+_AGAIN = "make it again with --force instead of --append, or choose another name with -o"
 KEEP = "choose another name with -o, or remove it first if you do not need it; --force does not"
 """The hint for an output that ance did not make, which it never replaces."""
 
@@ -90,6 +91,10 @@ class Plan:
     ran_with: dict[str, Any] = field(default_factory=dict)
     reads: Sequence[Path | str | None] = ()
     """Files and folders that are read to make the artifact, which may not replace them."""
+    outdated_by: Sequence[str] = ()
+    """Inputs that may have changed since an existing output was made: --append deals with that."""
+    append: bool = False
+    """Whether such an output is brought up to date, instead of being refused."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -122,7 +127,8 @@ class Plan:
     # ---------------------------------------------------------------- is the output up to date?
 
     def published(self, force: bool = False) -> dict[str, Any] | None:
-        """The manifest of the output if it is up to date; None if the output has to be made.
+        """The manifest of the output if it is up to date; None if the output has to be made, or to
+        be brought up to date.
 
         Raises `Mismatch` if the output was made with other settings (the message names them) or not
         by ance, or was changed; with `force` the result is None instead, unless ance did not make
@@ -133,20 +139,22 @@ class Plan:
             return None
         spare_inputs(self.output, self.reads)
         self._finish_interrupted_file()
-        if not self.output.exists() or self._is_empty_folder():
+        if not self.exists:
             return None
         self._check_made_by_ance()
         if force:
             self._check_no_file_of_others()
             return None
         found = read_manifest(self.output, self.kind)
-        if differing := self._differences(found):
+        differing, fatal = self._differences(found), self._differences(found, self.outdated_by)
+        if fatal or (differing and not self.append):
             raise Mismatch(
-                f"{self.output}: exists with other settings: {'; '.join(differing)}", hint=_REPLACE
+                f"{self.output}: exists with other settings: {'; '.join(differing)}",
+                hint=self._replace if fatal else f"bring it up to date with --append, {_REPLACE}",
             )
         self._check_unchanged(found)
         self._finish_interrupted_folder(found)
-        return found
+        return None if differing else found
 
     def cached(self, warn: Callable[[str], None] | None = None) -> dict[str, Any] | None:
         """The manifest of an artifact in a cache; None if it has to be made, or made again because
@@ -158,9 +166,15 @@ class Plan:
                 warn(f"{problem.what}; making it again")
             return None
 
-    def _is_empty_folder(self) -> bool:
+    @property
+    def exists(self) -> bool:
+        """Whether there is something under the output's name; an empty folder is nothing."""
         is_folder = self.kind in FOLDERS and self.output.is_dir()
-        return is_folder and not any(self.output.iterdir())
+        return self.output.exists() and not (is_folder and not any(self.output.iterdir()))
+
+    @property
+    def _replace(self) -> str:
+        return _AGAIN if self.append else _REPLACE
 
     def _check_made_by_ance(self) -> None:
         if self.kind not in FOLDERS and self.output.is_dir():
@@ -222,23 +236,23 @@ class Plan:
         for name, size in found["content"]["files"].items():
             path = self.output / name if self.kind in FOLDERS else self.output
             if not path.exists() or path.stat().st_size != size:
-                raise Mismatch(f"{path}: was changed after ance wrote it", hint=_REPLACE)
+                raise Mismatch(f"{path}: was changed after ance wrote it", hint=self._replace)
         if self.kind in FOLDERS:
-            check_files(self.output, found, _MAKE_AGAIN.get(self.kind, _REPLACE))
+            check_files(self.output, found, _MAKE_AGAIN.get(self.kind, self._replace))
         elif found["content"].get("xxh3") not in (None, hash_file(self.output)):
             raise BadInput(
                 f"{self.output}: differs from its manifest: the file was changed after it was made",
                 hint=_REPLACE,
             )
 
-    def _differences(self, found: dict[str, Any]) -> list[str]:
+    def _differences(self, found: dict[str, Any], apart_from: Sequence[str] = ()) -> list[str]:
         differing = []
         for name in ("format_version", "algorithm_version"):
             if found.get(name) != self.identity[name]:
                 differing.append(f"{name} {found.get(name)} -> {self.identity[name]}")
         for part in ("shaped_by", "inputs"):
             old, new = found.get(part, {}), self.identity[part]
-            for name in sorted({*old, *new}):
+            for name in sorted({*old, *new} - {*apart_from}):
                 if old.get(name) != new.get(name) and new.get(name) != AUTO:
                     differing.append(f"{name} {_short(old.get(name))} -> {_short(new.get(name))}")
         return differing

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -88,6 +89,20 @@ class TokenRows:
         np.cumsum(lengths, out=offsets[1:])
         tokens = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return TokenRows(self.ids[tokens], offsets, counts)
+
+
+def doc_hashes(rows: TokenRows) -> npt.NDArray[np.uint64]:
+    """(texts,) XXH3 of each text's tokens, in rows of the lengths that they have."""
+    tokens = np.ascontiguousarray(rows.ids).view(np.uint8).data
+    lengths = np.ascontiguousarray(rows.lengths).view(np.uint8).data
+    first = np.append(rows.starts, rows.num_rows)
+    token_ends = (rows.offsets[first] * rows.ids.itemsize).tolist()
+    length_ends = (first * rows.lengths.itemsize).tolist()
+    hashes = (
+        xxhash.xxh3_64_intdigest(b"".join((lengths[slice(*row)], tokens[slice(*token)])))
+        for row, token in zip(pairwise(length_ends), pairwise(token_ends), strict=True)
+    )
+    return np.fromiter(hashes, np.uint64, len(rows.row_counts))
 
 
 def join_rows(parts: Sequence[TokenRows]) -> TokenRows:
@@ -270,6 +285,10 @@ class TokenCache:
                 f"{self.folder / IDS}: is damaged: its hash differs from the one in the manifest",
                 hint=_AGAIN,
             )
+
+    def doc_hashes(self) -> npt.NDArray[np.uint64]:
+        """(documents,) the hash of each document's tokens; raises as `block` does."""
+        return np.concatenate([doc_hashes(self.block(block)) for block in range(self.num_blocks)])
 
     def rows_of(self, positions: npt.NDArray[np.int64]) -> TokenRows:
         """The rows of the documents at these positions in the corpus, which are sorted."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,13 +92,15 @@ def build_index(
     config: IndexConfig,
     on_rows: Callable[[int], None] | None = None,
     placement: Placement = Placement(),
+    trained: Any = None,
 ) -> Any:
     """Train (if the factory string needs it) and fill an index over all rows, which is on the CPU
     in the end.
 
-    `on_rows` is called with the number of rows added since the last call.
+    `on_rows` is called with the number of rows added since the last call. `trained` is an empty
+    index that is filled instead of a new one.
     """
-    index = new_index(embeddings.dim, config.factory, config.probes)
+    index = trained or new_index(embeddings.dim, config.factory, config.probes)
     if not index.is_trained:
         index = _trained(index, embeddings, config, placement)
     try:
@@ -164,28 +167,42 @@ def row_names(embeddings: Embeddings) -> list[str]:
     ]
 
 
+def _read(folder: Path, manifest: dict[str, Any], is_mapped: bool) -> Any:
+    """The index of a published folder, memory-mapped if that is asked for and its type allows it;
+    `BadInput` if it is damaged."""
+    path = folder / INDEX
+    if hash_file(path) != manifest["content"]["xxh3"]:
+        raise BadInput(
+            f"{path}: is damaged: its hash differs from the one in the manifest",
+            hint="build it again with: ance index --force",
+        )
+    if is_mapped:
+        with suppress(RuntimeError):
+            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise BadInput(
+            f"{path}: not a complete FAISS index ({_reason(error)})",
+            hint="build it again with: ance index --force",
+        ) from error
+
+
+def emptied(folder: Path) -> Any:
+    """A published index without its rows, but trained."""
+    # FAISS ends the process if a mapped index is emptied
+    index = _read(folder, read_manifest(folder, "index"), is_mapped=False)
+    index.reset()
+    return index
+
+
 class FaissIndex:
     """A published index, memory-mapped if its type allows that."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest = read_manifest(folder, "index")
-        path = folder / INDEX
-        if hash_file(path) != self.manifest["content"]["xxh3"]:
-            raise BadInput(
-                f"{path}: is damaged: its hash differs from the one in the manifest",
-                hint="build it again with: ance index --force",
-            )
-        try:
-            self.index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        except RuntimeError:
-            try:
-                self.index = faiss.read_index(str(path))
-            except RuntimeError as error:
-                raise BadInput(
-                    f"{path}: not a complete FAISS index ({_reason(error)})",
-                    hint="build it again with: ance index --force",
-                ) from error
+        self.index = _read(folder, self.manifest, is_mapped=True)
         names = read_ids(folder / DOC_IDS)
         if len(names) != self.index.ntotal:
             raise BadInput(

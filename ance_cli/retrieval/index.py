@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ance_cli.call import Call
 from ance_cli.config import IndexConfig, shaped_by
-from ance_cli.errors import AnceError
+from ance_cli.errors import AnceError, UsageProblem
 from ance_cli.formats import atomic, lease
 from ance_cli.formats.embeddings import Embeddings, write_ids
 from ance_cli.formats.hashing import hash_file
@@ -25,21 +25,39 @@ if TYPE_CHECKING:
     from ance_cli.retrieval.faiss_gpu import Placement
 
 
+_TRAINED_ON = "trained_on"
+"""The input of an index that was trained on other embeddings than those whose rows it has."""
+
+
 def index(
     embeddings: Path,
     output: Path,
     config: IndexConfig = IndexConfig(),
+    append: bool = False,
     call: Call = Call(),
 ) -> Summary:
     """Build an index of any faiss factory string over published passage embeddings.
+
+    With `append` an existing index may have been made of other embeddings of the same tower. It is
+    filled with the rows of these, and keeps its training.
 
     With `config.recall_check` the manifest's stats also hold the recall against exact search; an
     existing index is measured if it was not measured before.
     """
     refuse_stdio(output, "an index folder")
     refuse_stdio(embeddings, "an embeddings folder")
+    if append and call.force:
+        raise UsageProblem(
+            "--append with --force: one keeps the index's training, the other trains it again",
+            hint="leave one of them out",
+        )
     plan = _plan(embeddings, output, config)
-    if manifest := plan.published(call.force):
+    plan.append = append
+    manifest = plan.published(call.force)
+    if append and not manifest and plan.exists:
+        plan.inputs |= _training(plan, embeddings, config)
+        manifest = plan.published()
+    if manifest:
         if config.recall_check and "recall_queries" not in manifest["stats"] and not call.dry_run:
             manifest = _measure_existing(plan, embeddings, config, call.reporter)
         return summary_of(manifest, output, up_to_date=True)
@@ -68,7 +86,21 @@ def _plan(embeddings: Path, output: Path, config: IndexConfig) -> Plan:
         if value is not None and name not in unused
     }
     ran_with = {"embeddings": str(embeddings.resolve())}
-    return Plan("index", output, settings, inputs, ran_with, (embeddings,))
+    outdated_by = ("embeddings", "corpus", _TRAINED_ON)
+    return Plan("index", output, settings, inputs, ran_with, (embeddings,), outdated_by)
+
+
+def _training(plan: Plan, embeddings: Path, config: IndexConfig) -> dict[str, str]:
+    """The embeddings on which the existing index was trained, if it needs training and they are
+    others than those that it is filled with."""
+    from ance_cli.retrieval.faiss_index import new_index
+
+    inputs = read_manifest(plan.output, "index")["inputs"]
+    trained_on = inputs.get(_TRAINED_ON, inputs["embeddings"])
+    dim = read_manifest(embeddings, "embeddings")["content"]["dim"]
+    if new_index(dim, config.factory).is_trained or trained_on == plan.inputs["embeddings"]:
+        return {}
+    return {_TRAINED_ON: trained_on}
 
 
 def _build(
@@ -81,14 +113,15 @@ def _build(
     """Build and publish the index; returns the manifest."""
     import faiss
 
-    from ance_cli.retrieval.faiss_index import DOC_IDS, INDEX, build_index, row_names
+    from ance_cli.retrieval.faiss_index import DOC_IDS, INDEX, build_index, emptied, row_names
 
     placement = _placement(vectors, config, devices, reporter)
     started = time.monotonic()
+    trained = emptied(plan.output) if _TRAINED_ON in plan.inputs else None
     folder = plan.open_partial(force=True)  # an index is one piece: there is nothing to continue
     try:
         with reporter.task("indexing", vectors.num_rows, "row") as bar:
-            built = build_index(vectors, config, bar.advance, placement)
+            built = build_index(vectors, config, bar.advance, placement, trained)
     except AnceError:
         atomic.remove(folder)
         raise

@@ -256,6 +256,31 @@ def test_a_full_disk_at_every_write_of_a_refresh(world, tmpfs):
         assert (world.run / "generations/0001" / name).read_bytes() == whole.read_bytes()
 
 
+def test_a_full_disk_at_every_write_of_an_append(world, tmpfs):
+    """With a little more room each time: exit code 5 and the old folder as it was; then the bytes
+    of an append that was never short of room."""
+    small = world.cwd / "small"
+    tmpfs(small, "1m")
+    encode = ["encode", "--data", "data", *world.ckpt, "--dtype", "fp32"]
+    for name in ("whole", small / "emb"):
+        world(*encode, "-o", name)
+    old = tree(small / "emb")
+    corpus = world.cwd / "data" / "corpus.jsonl"
+    corpus.write_text("".join(reversed(corpus.read_text().splitlines(keepends=True)[3:])))
+    world(*encode, "-o", "whole", "--append")
+    short, room = 0, 0
+    while True:
+        leave_room(small, room)
+        if not is_short(world, *encode, "-o", small / "emb", "--append"):
+            break
+        assert tree(small / "emb") == old
+        short, room = short + 1, room + 4096
+    assert short >= 5
+    found, whole = tree(small / "emb"), tree(world.cwd / "whole")
+    del found["manifest.json"], whole["manifest.json"]
+    assert found == whole
+
+
 def test_a_full_disk_at_every_write_of_the_trainer(world, tmpfs, monkeypatch):
     train = ["train-segment", "n.jsonl", "--steps", 4, "--checkpoint-every", 2, "--log-every", 1]
     record = {"query_id": "q0", "positive_id": "d0", "negative_ids": ["d1", "d2"]}

@@ -158,7 +158,7 @@ def test_kill_9_loses_the_blocks_in_flight_at_most(opened, whole, tmp_path, monk
     monkeypatch.setattr(
         BlockEncoder,
         "_encode",
-        lambda self, block, rows: blocks.append(block) or real(self, block, rows),
+        lambda self, block, *rows: blocks.append(block) or real(self, block, *rows),
     )
     encode(*opened, output, ONE)
     assert len(blocks) == NUM_BLOCKS - done

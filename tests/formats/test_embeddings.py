@@ -14,6 +14,7 @@ import pytest
 from ance_cli.errors import BadInput, Mismatch, ResourceExhausted, UsageProblem
 from ance_cli.formats import embeddings
 from ance_cli.formats.embeddings import (
+    DOC_HASHES,
     DOC_OFFSETS,
     DONE,
     IDS,
@@ -25,6 +26,7 @@ from ance_cli.formats.embeddings import (
     _free_range,
     load_array,
     read_ids,
+    save_array,
     write_ids,
 )
 from ance_cli.formats.plan import Plan
@@ -274,6 +276,54 @@ def test_vectors_that_are_not_the_blocks_are_a_mistake_of_the_caller(tmp_path):
         writer(tmp_path).write_block(1, vectors_of(ROW_COUNTS)[:5])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8", "binary"])
+def test_rows_that_are_stored_already_are_put_between_the_others(tmp_path, dtype):
+    """Blocks of which all rows, some and none are stored make the folder that encoding makes."""
+    whole, vectors = publish(tmp_path / "whole", dtype=dtype), vectors_of(ROW_COUNTS)
+    stored = Embeddings(whole)
+    plan = plan_at(tmp_path / "part")
+    open_writer = writer(plan.open_partial(), dtype=dtype)
+    for block, kept in enumerate(([1] * 4, [0, 1, 1, 0, 0, 1], [0] * 4)):
+        is_kept = np.array(kept, bool)
+        rows = np.array(open_writer.rows_of(block))
+        given = is_kept, stored.stored(rows[is_kept])
+        open_writer.write_block(block, vectors[rows[~is_kept]], kept=given)
+    plan.publish_folder(open_writer.finish(ids_of(ROW_COUNTS)), {}, UNFINISHED_ONLY)
+    assert Embeddings(tmp_path / "part").manifest["content"] == stored.manifest["content"]
+
+
+def test_stored_rows_of_a_damaged_block_are_refused(tmp_path):
+    folder = publish(tmp_path / "emb")
+    data = bytearray((folder / VECTORS).read_bytes())
+    data[-1] ^= 1
+    (folder / VECTORS).write_bytes(data)
+    opened = Embeddings(folder)
+    assert len(opened.stored(np.arange(9))) == 9
+    with pytest.raises(BadInput, match="block 2 .* is damaged"):
+        opened.stored(np.array([10]))
+
+
+def test_the_hashes_of_documents_are_a_part_of_the_folder(tmp_path):
+    plan, hashes = plan_at(tmp_path / "emb"), np.arange(8, dtype=np.uint64)
+    open_writer = writer(plan.open_partial())
+    write_blocks(open_writer, range(3), vectors_of(ROW_COUNTS))
+    save_array(plan.partial / DOC_HASHES, hashes)
+    plan.publish_folder(open_writer.finish(ids_of(ROW_COUNTS)), {}, UNFINISHED_ONLY)
+    opened = Embeddings(plan.output)
+    assert opened.doc_hashes().dtype == np.uint64
+    assert np.array_equal(opened.doc_hashes(), hashes)
+    assert len(opened.manifest["content"]["doc_hashes_xxh3"]) == 16
+    save_array(plan.output / DOC_HASHES, hashes + np.uint64(1))
+    with pytest.raises(BadInput, match=r"doc_hashes\.npy: is damaged"):
+        Embeddings(plan.output).doc_hashes()
+
+
+def test_a_folder_without_hashes_of_documents_is_opened(tmp_path):
+    opened = Embeddings(publish(tmp_path / "emb"))
+    with pytest.raises(Mismatch, match="did not note of which texts the vectors are"):
+        opened.doc_hashes()
+
+
 def test_finishing_early_is_a_mistake_of_the_caller(tmp_path):
     open_writer = writer(tmp_path)
     write_blocks(open_writer, [0, 1], vectors_of(ROW_COUNTS))
@@ -461,14 +511,18 @@ def test_ids_that_disagree_with_the_rows_are_refused(tmp_path, change):
 def test_offsets_that_disagree_with_the_ids_are_refused(tmp_path):
     folder = publish(tmp_path / "emb")
     np.save(folder / DOC_OFFSETS, np.arange(5))
-    assert refused(folder).what.endswith(" ids, expected 8 (the manifest)")
+    assert refused(folder).what == (
+        f"{folder}/doc_offsets.npy: has shape (5,), expected (9,) (the manifest)"
+    )
 
 
 def test_ids_and_offsets_that_agree_with_each_other_alone_are_refused(tmp_path):
     folder = publish(tmp_path / "emb")
     write_ids(folder / IDS, ids_of(ROW_COUNTS)[:-1])
     np.save(folder / DOC_OFFSETS, np.delete(np.load(folder / DOC_OFFSETS), 3))
-    assert refused(folder).what == (f"{folder}/ids.txt: has 7 ids, expected 8 (the manifest)")
+    assert refused(folder).what == (
+        f"{folder}/doc_offsets.npy: has shape (8,), expected (9,) (the manifest)"
+    )
 
 
 def test_other_ids_of_the_same_number_are_refused(tmp_path):

@@ -119,6 +119,29 @@ def test_other_settings_are_named(artifact):
     assert other.published(force=True) is None
 
 
+def test_an_output_that_is_brought_up_to_date(artifact):
+    """With --append other inputs of some names are no obstacle; without it the hint names it."""
+    plan, write, output = artifact
+    write(plan(output))
+    other = plan(output, inputs={"corpus": "b"})
+    other.outdated_by = ["corpus"]
+    with pytest.raises(Mismatch) as caught:
+        other.published()
+    assert caught.value.hint == (
+        "bring it up to date with --append, choose another name with -o, or replace the output "
+        "with --force"
+    )
+    other.append = True
+    assert other.published() is None and other.exists
+    other.shaped_by = {"depth": 200}
+    with pytest.raises(Mismatch, match="depth 100 -> 200") as caught:
+        other.published()
+    assert "--force instead of --append" in caught.value.hint
+    same = plan(output)
+    same.outdated_by, same.append = ["corpus"], True
+    assert same.published()
+
+
 def test_auto_agrees_with_anything_that_was_made(artifact):
     plan, write, output = artifact
     write(plan(output))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xxhash
 
 from ance_cli.errors import BadInput, Mismatch
 from ance_cli.formats.embeddings import DOC_OFFSETS, IDS
@@ -13,6 +14,7 @@ from ance_cli.formats.tokens import (
     TokenCache,
     TokenRows,
     TokenWriter,
+    doc_hashes,
     join_rows,
 )
 
@@ -86,6 +88,24 @@ def test_rows_of_some_documents(tmp_path, wanted):
         expected += [rows.row(row).tolist() for row in range(first, first + ROW_COUNTS[doc])]
     assert as_lists(found) == expected
     assert found.row_counts.tolist() == [ROW_COUNTS[doc] for doc in wanted]
+
+
+def test_hashes_of_documents_are_those_of_their_tokens(tmp_path):
+    """A twin over lists; other tokens, or the same in other rows, have another hash."""
+    rows = random_rows(ROW_COUNTS)
+    found = TokenCache(publish(tmp_path / "tokens", rows)).doc_hashes()
+    expected, lists = [], as_lists(rows)
+    for count in ROW_COUNTS:
+        own, lists = lists[:count], lists[count:]
+        lengths = np.array([len(row) for row in own], "<i8").tobytes()
+        tokens = b"".join(np.array(row, "<u2").tobytes() for row in own)
+        expected.append(xxhash.xxh3_64_intdigest(lengths + tokens))
+    assert found.dtype == np.uint64 and found.tolist() == expected
+    ids = np.arange(6, dtype=np.uint16)
+    parts = [TokenRows(ids, np.array([0, cut, 6]), np.array([2], np.int32)) for cut in (2, 3)] + [
+        TokenRows(ids, np.array([0, 6]), np.array([1], np.int32))
+    ]
+    assert len({int(doc_hashes(part)[0]) for part in parts}) == 3
 
 
 def test_a_block_too_short_is_a_mistake_of_the_caller(tmp_path):

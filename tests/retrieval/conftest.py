@@ -11,15 +11,15 @@ from ance_cli.formats.plan import Plan
 
 @pytest.fixture
 def embed(tmp_path):
-    """`embed(vectors, row_counts, block_docs, dtype, ids)`: published embeddings."""
+    """`embed(vectors, row_counts, block_docs, dtype, ids, corpus)`: published embeddings."""
     numbers = count()
 
-    def made(vectors, row_counts=None, block_docs=7, dtype="float32", ids=None):
+    def made(vectors, row_counts=None, block_docs=7, dtype="float32", ids=None, corpus="c"):
         row_counts = np.ones(len(vectors), int) if row_counts is None else np.asarray(row_counts)
         row_counts = row_counts.astype(np.int32)
         assert row_counts.sum() == len(vectors)
         plan = Plan(
-            "embeddings", tmp_path / f"emb{next(numbers)}", {}, {"tower": "t", "corpus": "c"}
+            "embeddings", tmp_path / f"emb{next(numbers)}", {}, {"tower": "t", "corpus": corpus}
         )
         folder = plan.open_partial()
         offsets = np.concatenate([[0], np.cumsum(row_counts)])

@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 import pytest
 
+from ance_cli.call import Call
 from ance_cli.config import IndexConfig
 from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.formats.embeddings import write_ids
@@ -16,6 +17,7 @@ from ance_cli.formats.manifest import read_manifest
 from ance_cli.retrieval.exact import exact_top_docs, exact_top_k, in_order
 from ance_cli.retrieval.faiss_index import FaissIndex, build_index, new_index, row_names
 from ance_cli.retrieval.index import index
+from tests.world import tree
 
 DIM = 8
 
@@ -308,6 +310,113 @@ def test_an_index_without_a_manifest_is_refused(vectors, publish):
     shutil.rmtree(folder)
     with pytest.raises(BadInput, match="index: no such index"):
         FaissIndex(folder)
+
+
+# ---------------------------------------------------------------- other embeddings
+
+
+@pytest.fixture
+def corpora(embed):
+    """Three embeddings of one tower, of 400, 350 and 300 documents."""
+    return [
+        embed(normal(rows, DIM, seed=rows), block_docs=90, corpus=f"corpus of {rows}",
+              ids=[f"d{place}" for place in range(400 - rows, 400)])
+        for rows in (400, 350, 300)
+    ]  # fmt: skip
+
+
+def update(embeddings, folder, factory, **options):
+    return index(embeddings.folder, folder, IndexConfig(factory=factory), append=True, **options)
+
+
+def centroids(folder):
+    opened = FaissIndex(folder)  # owns what is extracted
+    lists = faiss.extract_index_ivf(opened.index)
+    return lists.quantizer.reconstruct_n(0, lists.nlist)
+
+
+@pytest.mark.parametrize("factory", ["IVF5,Flat", "PCA4,IVF5,SQ8", "IVF5,PQ2x4"])
+def test_an_index_that_has_learned_is_filled_again(corpora, publish, factory):
+    """Its twin: an index that learns from the first embeddings, and gets the rows of the others."""
+    first, second, third = corpora
+    folder = publish(first, factory).folder
+    learned = centroids(folder)
+    for other in (second, third):
+        assert not update(other, folder, factory)["up_to_date"]
+        twin = build_index(first, IndexConfig(factory=factory))
+        twin.reset()
+        twin.add(other.rows(np.arange(other.num_rows)))
+        assert (folder / "index").read_bytes() == bytes(faiss.serialize_index(twin))
+        assert np.array_equal(centroids(folder), learned)
+        found = FaissIndex(folder)
+        assert found.ids == other.ids
+        assert found.manifest["inputs"] == {
+            "tower": "t", "corpus": f"corpus of {other.num_rows}",
+            "embeddings": other.fingerprint, "trained_on": first.fingerprint,
+        }  # fmt: skip
+        assert update(other, folder, factory)["up_to_date"]
+
+
+def test_a_filled_index_finds_the_rows_that_there_are_now(corpora, publish):
+    folder = publish(corpora[0], "IVF5,Flat").folder
+    update(corpora[1], folder, "IVF5,Flat")
+    found, xq = FaissIndex(folder), normal(20, DIM, seed=1)
+    found.set_probes(5)
+    exact = exact_top_k(xq, corpora[1], 30)[1]
+    assert np.array_equal(in_order(*found.search(xq, 30))[1], exact)
+
+
+def test_an_index_that_learned_elsewhere_is_not_what_a_new_one_would_be(corpora, publish, tmp_path):
+    first, second, _ = corpora
+    folder = publish(first, "IVF5,Flat").folder
+    new = (folder / "index").read_bytes()
+    update(second, folder, "IVF5,Flat")
+    with pytest.raises(Mismatch, match='trained_on ".*" -> null'):
+        publish(second, "IVF5,Flat")
+    update(first, folder, "IVF5,Flat")
+    assert (folder / "index").read_bytes() == new
+    assert index(first.folder, folder, IndexConfig(factory="IVF5,Flat"))["up_to_date"]
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW8"])
+def test_an_index_that_learns_nothing_is_built_as_a_new_one(corpora, publish, tmp_path, factory):
+    folder = publish(corpora[0], factory).folder
+    update(corpora[1], folder, factory)
+    assert index(corpora[1].folder, folder, IndexConfig(factory=factory))["up_to_date"]
+    found, xq = FaissIndex(folder), normal(20, DIM, seed=1)
+    assert found.ids == corpora[1].ids
+    built = build_index(corpora[1], IndexConfig(factory=factory))
+    assert np.array_equal(found.search(xq, 5)[1], built.search(xq, 5)[1])
+
+
+def test_without_an_index_append_builds_one(corpora, publish, tmp_path):
+    update(corpora[0], tmp_path / "other", "IVF5,Flat")
+    folder = publish(corpora[0], "IVF5,Flat").folder
+    for name in ("index", "docid"):
+        assert (folder / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    assert update(corpora[0], folder, "IVF5,Flat")["up_to_date"]
+
+
+def test_an_index_of_other_settings_is_not_filled(corpora, publish):
+    folder = publish(corpora[0], "IVF5,Flat").folder
+    before = tree(folder)
+    with pytest.raises(Mismatch, match='factory "IVF5,Flat" -> "IVF6,Flat"') as caught:
+        update(corpora[1], folder, "IVF6,Flat")
+    assert "--force instead of --append" in caught.value.hint
+    with pytest.raises(UsageProblem, match="--append with --force"):
+        update(corpora[1], folder, "IVF5,Flat", call=Call(force=True))
+    assert tree(folder) == before
+
+
+def test_a_damaged_index_is_not_filled(corpora, publish):
+    folder = publish(corpora[0], "IVF5,Flat").folder
+    data = bytearray((folder / "index").read_bytes())
+    data[-9] ^= 1
+    (folder / "index").write_bytes(data)
+    before = tree(folder)
+    with pytest.raises(BadInput, match="index: is damaged"):
+        update(corpora[1], folder, "IVF5,Flat")
+    assert tree(folder) == before and not list(folder.parent.glob(".*"))
 
 
 # ---------------------------------------------------------------- neighbours
