@@ -32,10 +32,13 @@ def export_onnx(
 ) -> Summary:
     """Write a folder with the graph and the tokenizer of each tower, and the encoding settings.
 
-    A graph takes `input_ids` and `attention_mask`, (batch, tokens) int64, and returns
-    `sentence_embedding`, (batch, dim) float32. Pooling, head and normalisation are part of the
-    graph; the encoding settings that concern the text are not. Raises `ResourceExhausted`, and
-    writes nothing, if onnxruntime's vectors differ from torch's by more than `TOLERANCE`.
+    A graph, `onnx/model.onnx`, takes `input_ids` and `attention_mask`, (batch, tokens) int64, and
+    returns `sentence_embedding`, (batch, dim) float32, in which pooling, head and normalisation
+    are computed, and of a Transformer `last_hidden_state`, (batch, tokens, h). The encoding
+    settings that concern the text are not part of the graph. The folder of a tower also holds its
+    modules, so that `SentenceTransformer(folder, backend="onnx")` loads it. Raises
+    `ResourceExhausted`, and writes nothing, if onnxruntime's vectors differ from torch's by more
+    than `TOLERANCE`.
     """
     refuse_stdio(output, "a folder of graphs and tokenizers")
     checkpoint.need_head()

@@ -87,12 +87,24 @@ class Encoder(nn.Module):
         The head runs in float32 even if the first module runs in bf16: it costs nothing and the
         scores depend on it.
         """
-        features = self.chain[0](self._features(token_ids, mask, side or self.side))
+        features = self.token_features(token_ids, mask, side)
+        return self.pooled(features, token_ids.device.type)
+
+    def token_features(
+        self, token_ids: Tensor, mask: Tensor | Packing | None, side: Side | None = None
+    ) -> dict[str, Any]:
+        """The features after the first module: the head's input, with `token_embeddings` (B, L, h)
+        where the module is a Transformer."""
+        features: dict[str, Any] = self.chain[0](self._features(token_ids, mask, side or self.side))
         if isinstance(mask, Packing):  # the head gets the batch as if it had been padded
             features["token_embeddings"] = mask.padded(features["token_embeddings"])
             features["attention_mask"] = mask.mask
             del features["cu_seq_lens_q"]
-        with torch.autocast(token_ids.device.type, enabled=False):
+        return features
+
+    def pooled(self, features: dict[str, Any], device_type: str) -> Tensor:
+        """(B, dim) float32 vectors of what the first module made."""
+        with torch.autocast(device_type, enabled=False):
             for name in _VECTORS:
                 if name in features:
                     features[name] = features[name].float()

@@ -129,13 +129,37 @@ def test_onnx_gives_the_vectors_of_the_checkpoint(request, inside, folder):
     assert "up to date" in inside(*words).stderr
     for side in ("query", "passage"):
         place = inside.cwd / "onnx" if source.shared else inside.cwd / "onnx" / side
-        session = onnxruntime.InferenceSession(place / "model.onnx")
+        session = onnxruntime.InferenceSession(place / "onnx" / "model.onnx")
         rows = Tokenizer(source)(TEXTS, side)
         token_ids, mask = rows.padded(range(len(TEXTS)), 0)
-        (vectors,) = session.run(None, {"input_ids": token_ids, "attention_mask": mask})
+        inputs = {"input_ids": token_ids, "attention_mask": mask}
+        (vectors,) = session.run(["sentence_embedding"], inputs)
         np.testing.assert_allclose(vectors, our_vectors(source.path, side=side), atol=1e-4)
         assert (place / "tokenizer.json").exists()
+        assert [each.name for each in session.get_outputs()] == [
+            "sentence_embedding", "last_hidden_state",
+        ]  # fmt: skip
+        modules = json.loads((place / "modules.json").read_text())
+        assert [each["type"].rpartition(".")[2] for each in modules] == [
+            module.kind for module in source.tower(side).modules
+        ]
+        assert all((place / each["path"]).is_dir() for each in modules)
+        assert not list(place.glob("*.safetensors")), "the graph replaces the backbone's weights"
     assert (inside.cwd / "onnx" / "ance.json").exists()
+
+
+@pytest.mark.slow
+def test_sentence_transformers_loads_the_graph(inside, checkpoint):
+    pytest.importorskip("optimum.onnxruntime")
+    from sentence_transformers import SentenceTransformer
+
+    inside("export", "onnx", checkpoint, "-o", "onnx")
+    kwargs = {"provider": "CPUExecutionProvider"}
+    model = SentenceTransformer(
+        str(inside.cwd / "onnx"), backend="onnx", device="cpu", model_kwargs=kwargs
+    )
+    for side, encode in (("query", model.encode_query), ("passage", model.encode_document)):
+        np.testing.assert_allclose(encode(TEXTS), our_vectors(checkpoint, side=side), atol=1e-4)
 
 
 def test_a_graph_that_differs_is_not_published(inside, checkpoint, monkeypatch):
