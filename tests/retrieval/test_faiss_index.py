@@ -429,7 +429,7 @@ def test_pyserini_opens_the_folder(vectors, publish, monkeypatch):
     from ance_cli.retrieval import bm25
 
     monkeypatch.setenv("OPENAI_API_KEY", "unused")
-    bm25._autoclass()
+    bm25.start_java()
     from pyserini.search.faiss import FaissSearcher
 
     class Fixed:
