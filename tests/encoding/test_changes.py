@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -244,21 +243,15 @@ def test_shards(model, corpus, tmp_path, order):
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [{"cpu_workers": 2}, {"ray": "local"}])
-def test_worker_processes(model, corpus, tmp_path, monkeypatch, how):
-    """Those of a cluster may have another working folder."""
-    if "ray" in how:
-        pytest.importorskip("ray")
-        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.chdir(tmp_path)
-    run(model, Path("emb"))
+def test_worker_processes(model, corpus, tmp_path):
+    run(model, tmp_path / "emb")
     corpus.edit()
-    shutil.copytree("emb", "at-once")
-    run(model, Path("at-once"), append=True)
-    run(model, Path("emb"), replace(ONE, **how), append=True)
+    shutil.copytree(tmp_path / "emb", tmp_path / "at-once")
+    run(model, tmp_path / "at-once", append=True)
+    run(model, tmp_path / "emb", replace(ONE, cpu_workers=2), append=True)
     assert (
-        Embeddings(Path("emb")).manifest["content"]
-        == (Embeddings(Path("at-once")).manifest["content"])
+        Embeddings(tmp_path / "emb").manifest["content"]
+        == (Embeddings(tmp_path / "at-once").manifest["content"])
     )
 
 

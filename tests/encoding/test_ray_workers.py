@@ -4,11 +4,13 @@ a worker is killed in the middle."""
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,6 +179,22 @@ def test_a_worker_killed_in_the_middle_of_encoding_costs_no_block(
     assert one.manifest["content"] == other.manifest["content"]
     again = encode(*world, tmp_path / "ray", two)
     assert again["up_to_date"]
+
+
+@pytest.mark.long
+def test_workers_keep_vectors_of_an_earlier_corpus(cluster, world, dataset, tmp_path, monkeypatch):
+    """Their working folder is another one than ours."""
+    monkeypatch.chdir(tmp_path)
+    corpus = dataset / "corpus.jsonl"
+    lines = corpus.read_text().replace("river", "comet").splitlines(keepends=True)
+    corpus.write_text("".join(reversed(lines[9:])))
+    shutil.copytree("one", "ray")
+    encode(*world, Path("one"), ONE, append=True)
+    two = EncodeConfig(gpus="none", dtype="fp32", cpu_workers=2, ray=cluster)
+    found = encode(*world, Path("ray"), two, append=True)
+    assert (found["kept"], found["changed"], found["removed"]) == (48, 7, 9)
+    one, other = Embeddings(tmp_path / "one"), Embeddings(tmp_path / "ray")
+    assert one.manifest["content"] == other.manifest["content"]
 
 
 @pytest.mark.long
