@@ -41,6 +41,7 @@ class GenerativeReader:
         self.dtype = choose_dtype(compute.dtype, self._device)
         self._tokenizer = load_tokenizer(checkpoint.tower("passage"))
         self._model = load_model(checkpoint, kind, torch_dtype(self.dtype)).to(self._device)
+        self.num_cut = 0
         self._new_tokens = config.answer_tokens or GENERATED_ANSWER
         self._room = self._window() - (self._new_tokens if kind == "causal" else 0)
         if len(self._tokens("", [])) >= self._room:
@@ -100,7 +101,7 @@ class GenerativeReader:
     def _prompt(self, question: str, texts: Sequence[str]) -> list[int]:
         """The prompt's tokens: whole passages as long as they fit, then the beginning of the next
         one."""
-        question = cut(self._tokenizer, question, self._room // 3)
+        whole, question = question, cut(self._tokenizer, question, self._room // 3)
         kept: list[str] = []
         ids = self._tokens(question, kept)
         for text in texts:
@@ -112,7 +113,9 @@ class GenerativeReader:
                     size -= over
                     longer = self._tokens(question, [*kept, cut(self._tokenizer, text, size)])
                     over = len(longer) - self._room
+                self.num_cut += 1
                 return ids if over > 0 else longer
             kept.append(text)
             ids = longer
+        self.num_cut += question != whole
         return ids

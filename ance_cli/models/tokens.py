@@ -156,15 +156,24 @@ def say_cut(
     settings: EncodingSettings, side: Side, cut: int, total: int, reporter: Reporter
 ) -> None:
     """Tell how many of `total` texts of a side were cut to its length, if any were."""
-    if not cut:
-        return
     most, flags = f"{settings.query_length}", "--query-length"
     if side == "passage":
         most, flags = f"{settings.passage_length}", "--passage-length"
         if settings.segments > 1:
             most, flags = f"{settings.segments} x {most}", f"--max-segments, {flags}"
     names = "queries" if side == "query" else "passages"
-    reporter.say(f"{cut:,} of {total:,} {names} have more than {most} tokens and are cut ({flags})")
+    tell_cut(reporter, cut, total, names, most, flags)
+
+
+def tell_cut(
+    reporter: Reporter, cut: int, total: int, names: str, most: int | str, flags: str
+) -> None:
+    """Tell how many of `total` texts were cut to `most` tokens, if any were, and which flags change
+    that."""
+    if cut:
+        reporter.say(
+            f"{cut:,} of {total:,} {names} have more than {most} tokens and are cut ({flags})"
+        )
 
 
 def _first(encoding: Any, rest: list[Any], length: int, segments: int) -> list[list[int]]:

@@ -8,7 +8,6 @@ from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.formats.dataset import locate
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Silent
 from ance_cli.training.launch import Devices
 from ance_cli.training.run_creation import (
     RunSetup,
@@ -18,14 +17,7 @@ from ance_cli.training.run_creation import (
     start_run,
 )
 from tests.models.test_encoder import our_vectors
-
-
-class Said(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, text):
-        self.lines.append(text)
+from tests.world import Said
 
 
 @pytest.fixture
