@@ -4,7 +4,7 @@ that a user would type."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,12 @@ from ance_cli.loop.async_processes import Child, ManagedProcess, run_processes
 from ance_cli.loop.commands import Commands, check_names, refresh_settings
 from ance_cli.loop.cycle import cycle
 from ance_cli.loop.devices import place_devices
-from ance_cli.loop.disk import check_disk
+from ance_cli.loop.disk import check_disk, mining_of, start_of
 from ance_cli.loop.refresh_config import fixed_config
 from ance_cli.loop.supervisor import run_stage
 from ance_cli.models.ray_cluster import check_gpus
 from ance_cli.training.segments import state_step
+from ance_cli.training.sizing import DataSample, Workload, with_lengths
 
 
 def loop(
@@ -115,8 +116,39 @@ def _dry_run(commands: Commands) -> Summary:
         "dry_run": True,
         "mode": commands.devices.mode,
         "last_step": commands.config.last_step,
+        "plan": _reckoned(commands),
         "commands": commands.first_cycle(),
         "disk_bytes": _check_disk(commands),
+    }
+
+
+def _reckoned(commands: Commands) -> dict[str, Any]:
+    """What the loop comes to: its training, and the encoding of its refreshes; loads no weights."""
+    from ance_cli.training.rate import reckoned_rate
+
+    run, config, given, call = commands.run, commands.config, commands.given, commands.call
+    dataset, recipe, start = start_of(run, given)
+    devices = commands.train_devices
+    if not run.exists:
+        recipe = replace(recipe, devices=devices.num_ranks)
+    sample = DataSample(dataset, recipe.min_rel, call.skipped)
+    recipe = with_lengths(recipe, start, sample)
+    lengths = {name: getattr(recipe, name) for name in ("query_length", "passage_length")}
+    work = Workload(start.with_settings(**lengths), recipe, sample)
+    if not run.exists:
+        work.warn(config.last_step, call.reporter)
+    rate = reckoned_rate(devices.gpus, recipe.dtype)
+    refreshes = (config.segments + 1) * work.encode_flops
+    return {
+        **work.facts(config.last_step),
+        "preset": given.get("preset"),
+        "depth": mining_of(run, given).depth,
+        "refreshes": config.segments + 1,
+        "minutes": {
+            "training": rate.minutes(config.last_step * work.step_flops, devices.num_ranks),
+            "encoding": rate.minutes(refreshes, devices.num_ranks),
+        },
+        "based_on": rate.basis,
     }
 
 

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ance_cli.call import trusts_remote_code
 from ance_cli.config.sets import Segmentation, Side
@@ -137,6 +138,16 @@ class Tokenizer:
             rows.append(segment(found, rest, length, segments))
         self.num_texts[side] += len(texts)
         return _ragged([row for own in rows for row in own], [len(own) for own in rows])
+
+    def lengths_of(self, texts: Sequence[str], side: Side) -> npt.NDArray[np.int64]:
+        """(texts,) the tokens of each text before it is cut, with its prompt and special tokens."""
+        prefix = self.settings.prefix(side)
+        fast = self._fast[side]
+        fast.no_truncation()
+        found = fast.encode_batch_fast(
+            [f"{prefix}{text}" for text in texts], add_special_tokens=self._special_tokens[side]
+        )
+        return np.array([len(each.ids) for each in found], np.int64)
 
     def say_cut(self, side: Side, reporter: Reporter) -> None:
         """Tell how many of the texts so far were cut, if any were."""

@@ -86,7 +86,9 @@ def test_pairs_that_a_teacher_scores_are_counted(world):
     found = world("bm25-negatives", "--data", "data", "--engine", "bm25s", "--depth", 20,
                   "--negatives", 2, "--teacher", "cross", "--pair-length", PAIR_LENGTH,
                   "-o", "bm25.jsonl")  # fmt: skip
-    cut, total = map(int, re.search(r"(\d+) of (\d+) pairs have more than 20", found.stderr).groups())
+    cut, total = map(
+        int, re.search(r"(\d+) of (\d+) pairs have more than 20", found.stderr).groups()
+    )
     scored = [
         (record["query_id"], doc)
         for record in jsonl(world.cwd / "bm25.jsonl")

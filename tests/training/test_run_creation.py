@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ance_cli.call import Call
 from ance_cli.config import TrainConfig
 from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.formats.dataset import locate
@@ -102,7 +103,7 @@ def test_a_head_stays_and_a_presets_head_is_for_a_fresh_one(dataset, checkpoint,
     run, data = RunFolder(tmp_path / "run"), locate(dataset, split="train")
 
     def resolved(preset, given):
-        return resolve_run(run, RunSpec(data, checkpoint, preset, given), 3, Devices(), Said())
+        return resolve_run(run, RunSpec(data, checkpoint, preset, given), 3, Devices(), Call())
 
     with pytest.raises(UsageProblem, match="has a pooling and head of its own"):
         resolved(None, given)
