@@ -17,7 +17,6 @@ from ance_cli.config.training import RecipeConfig, WorkerConfig
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.loop.devices import Devices
-from ance_cli.training.launch import Devices as TrainDevices
 
 
 def _names(*configs: type) -> frozenset[str]:
@@ -75,12 +74,6 @@ class Commands:
     given: Mapping[str, Any]
     devices: Devices
     call: Call
-
-    @property
-    def train_devices(self) -> TrainDevices:
-        """What the trainer computes on."""
-        workers = self.given.get("cpu_workers", WorkerConfig.cpu_workers)
-        return TrainDevices(self.devices.train_gpus, workers)
 
     def prepare(self) -> list[str]:
         """Make the run, or check that the existing run has these settings."""

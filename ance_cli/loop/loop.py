@@ -18,7 +18,7 @@ from ance_cli.formats.summary import Summary
 from ance_cli.loop.async_processes import Child, ManagedProcess, run_processes
 from ance_cli.loop.commands import Commands, check_names, refresh_settings
 from ance_cli.loop.cycle import cycle
-from ance_cli.loop.devices import place_devices
+from ance_cli.loop.devices import num_devices, place_devices
 from ance_cli.loop.disk import check_disk, mining_of, start_of
 from ance_cli.loop.refresh_config import fixed_config
 from ance_cli.loop.supervisor import run_stage
@@ -124,32 +124,41 @@ def _dry_run(commands: Commands) -> Summary:
 
 def _reckoned(commands: Commands) -> dict[str, Any]:
     """What the loop comes to: its training, and the encoding of its refreshes; loads no weights."""
-    from ance_cli.training.rate import reckoned_rate
-
     run, config, given, call = commands.run, commands.config, commands.given, commands.call
     dataset, recipe, start = start_of(run, given)
-    devices = commands.train_devices
+    ranks = num_devices(commands.devices.train_gpus) or given.get("cpu_workers", 1)
     if not run.exists:
-        recipe = replace(recipe, devices=devices.num_ranks)
+        recipe = replace(recipe, devices=ranks)
     sample = DataSample(dataset, recipe.min_rel, call.skipped)
     recipe = with_lengths(recipe, start, sample)
     lengths = {name: getattr(recipe, name) for name in ("query_length", "passage_length")}
     work = Workload(start.with_settings(**lengths), recipe, sample)
     if not run.exists:
         work.warn(config.last_step, call.reporter)
-    rate = reckoned_rate(devices.gpus, recipe.dtype)
-    refreshes = (config.segments + 1) * work.encode_flops
     return {
         **work.facts(config.last_step),
         "preset": given.get("preset"),
         "depth": mining_of(run, given).depth,
         "refreshes": config.segments + 1,
-        "minutes": {
-            "training": rate.minutes(config.last_step * work.step_flops, devices.num_ranks),
-            "encoding": rate.minutes(refreshes, devices.num_ranks),
-        },
-        "based_on": rate.basis,
+        **_minutes(commands, work, ranks),
     }
+
+
+def _minutes(commands: Commands, work: Workload, ranks: int) -> dict[str, Any]:
+    """The minutes of training and, without a cluster, of encoding."""
+    from ance_cli.training.rate import reckoned_rate
+
+    config, devices = commands.config, commands.devices
+    try:
+        rate = reckoned_rate(devices.train_gpus, work.config.dtype)
+    except UsageProblem:
+        return {"based_on": "the GPUs are not in this machine: the minutes are unknown"}
+    training = rate.minutes(config.last_step * work.step_flops, ranks)
+    encoding = rate.minutes(
+        (config.segments + 1) * work.encode_flops, num_devices(devices.infer_gpus) or 1
+    )
+    minutes = {"training": training, **({} if devices.ray else {"encoding": encoding})}
+    return {"minutes": minutes, "based_on": rate.basis}
 
 
 def _check_disk(commands: Commands) -> dict[str, int]:

@@ -98,12 +98,12 @@ def propose(sample: DataSample, start: Checkpoint | None) -> tuple[Proposal, dic
 
 
 def depth_for(num_docs: int) -> int:
-    """How deep to draw negatives from: a tenth of a tiny corpus, 50 up to 15,000 passages, and the
+    """How deep to draw negatives from: 30 for a tiny corpus, 50 up to 15,000 passages, and the
     paper's 200 from 60,000 on.
 
     The top 200 of a small corpus are mostly easy negatives (docs/evidence/reproduce.md).
     """
-    return min(max(20, num_docs // 10), max(50, num_docs // 300), 200)
+    return min(max(30, num_docs // 10), max(50, num_docs // 300), 200)
 
 
 def minutes_for(
