@@ -11,6 +11,19 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
+def duration(seconds: float) -> str:
+    """45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
 class Bar(Protocol):
     """The progress of one task."""
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ance_cli.progress import Silent
+
 TOPICS = ["river", "violin", "granite", "engine", "orchid", "comet", "bread", "falcon"]
 FILLER = ["the", "of", "a", "is", "and", "with", "old", "new", "small", "large", "found", "made"]
 NUM_DOCS = 64
@@ -158,6 +160,20 @@ def make_reader(folder: Path, kind: str) -> Path:
         )  # fmt: skip
     model.save_pretrained(folder)
     return folder
+
+
+class Said(Silent):
+    """A reporter that keeps what was said and warned of."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 class Ance:

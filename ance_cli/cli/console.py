@@ -12,22 +12,14 @@ import orjson
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.filesize import decimal
 from rich.measure import Measurement
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from ance_cli.call import SkippedLines
 from ance_cli.errors import AnceError
-from ance_cli.progress import Bar, Silent
+from ance_cli.progress import Bar, Silent, duration
 
 PLAIN_SECONDS = 30.0
 _DRAW_SECONDS = 0.1
@@ -76,33 +68,47 @@ def _headed(head: str, style: str, rest: str) -> Text:
 stderr = _console(to_stderr=True)
 
 
-class _Rate(ProgressColumn):
-    """Units per second."""
+class _Pace:
+    """How fast a task advances, and how long the rest of it takes at that pace.
 
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(_rate(speed, task.fields["unit"]) if speed else "")
+    Both are means since the task began, so that they are known after its first unit, and of units
+    that take minutes.
+    """
+
+    def __init__(self, total: int, unit: str, done: int) -> None:
+        self.done, self._first, self._total, self._unit = done, done, total, unit
+        self._started = time.monotonic()
+
+    def __str__(self) -> str:
+        count, elapsed = self.done - self._first, time.monotonic() - self._started
+        if not count or not elapsed:
+            return ""
+        left = duration(max(self._total - self.done, 0) * elapsed / count)
+        return f"{_rate(count / elapsed, self._unit)}, {left} left"
 
 
 def _rate(speed: float, unit: str) -> str:
-    """Units per second, or per minute if they are slower than that."""
-    return f"{speed:,.1f} {unit}/s" if speed >= 0.1 else f"{60 * speed:,.1f} {unit}/min"
+    """Units per second, or the seconds of one if it takes longer than that."""
+    if speed >= 1:
+        return f"{speed:,.1f} {unit}/s"
+    return f"{1 / speed:,.{0 if speed < 0.1 else 1}f} s/{unit}"
 
 
 class _RichBar:
-    def __init__(self, progress: Progress, task: Any) -> None:
-        self._progress, self._task = progress, task
-        self._waiting, self._drawn = 0, time.monotonic()
+    def __init__(self, progress: Progress, task: Any, pace: _Pace) -> None:
+        self._progress, self._task, self._pace = progress, task, pace
+        self._drawn = time.monotonic()
 
     def advance(self, amount: int = 1) -> None:
-        self._waiting += amount
+        self._pace.done += amount
         if time.monotonic() - self._drawn >= _DRAW_SECONDS:
             self.draw()
 
     def draw(self) -> None:
         """Show the progress up to now."""
-        self._progress.advance(self._task, self._waiting)
-        self._waiting, self._drawn = 0, time.monotonic()
+        pace = self._pace
+        self._progress.update(self._task, completed=pace.done, pace=str(pace))
+        self._drawn = time.monotonic()
 
     def describe(self, text: str) -> None:
         self._progress.update(self._task, words=text)
@@ -111,22 +117,19 @@ class _RichBar:
 class _PlainBar:
     """Prints one line every half minute, for a stderr that is a file."""
 
-    def __init__(self, name: str, total: int, unit: str, done: int) -> None:
-        self._name, self._total, self._unit = name, total, unit
-        self._done = self._first = done
-        self._started = self._printed = time.monotonic()
+    def __init__(self, name: str, total: int, pace: _Pace) -> None:
+        self._name, self._total, self._pace = name, total, pace
+        self._printed = time.monotonic()
         self._text = ""
 
     def advance(self, amount: int = 1) -> None:
-        self._done += amount
+        self._pace.done += amount
         now = time.monotonic()
         if now - self._printed >= PLAIN_SECONDS:
             self._printed = now
-            rate = (self._done - self._first) / (now - self._started)
-            left = (self._total - self._done) / rate if rate else 0.0
             stderr.print(
-                f"{self._name}: {self._done:,} of {self._total:,} ({_rate(rate, self._unit)}, "
-                f"{left:,.0f} s left) {self._text}".rstrip(),
+                f"{self._name}: {self._pace.done:,} of {self._total:,} ({self._pace}) "
+                f"{self._text}".rstrip(),
             )
 
     def describe(self, text: str) -> None:
@@ -152,20 +155,20 @@ class ConsoleReporter:
             with Silent().task(name, total, unit, done) as silent:
                 yield silent
             return
+        pace = _Pace(total, unit, done)
         if not stderr.is_terminal:
-            yield _PlainBar(name, total, unit, done)
+            yield _PlainBar(name, total, pace)
             return
         columns = [
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            _Rate(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[pace]}", markup=False),
             TextColumn("{task.fields[words]}", markup=False),
         ]
         with Progress(*columns, console=stderr) as progress:
-            task = progress.add_task(name, total=total, completed=done, unit=unit, words="")
-            drawn = _RichBar(progress, task)
+            task = progress.add_task(name, total=total, completed=done, pace="", words="")
+            drawn = _RichBar(progress, task, pace)
             yield drawn
             drawn.draw()
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from ance_cli.call import Call
-from ance_cli.cli.command import COMMANDS, READS, command
+from ance_cli.cli.command import COMMANDS, LOADS, READS, command
 from ance_cli.config.calling import CallSettings
 from ance_cli.config.data import Ckpt, DatasetPath
 from ance_cli.config.setting import flag_of, key_of
@@ -32,15 +32,16 @@ def register(app: typer.Typer) -> None:
         app,
         "init",
         "Start here",
-        takes=("dry_run", "quiet", "json", "force", *READS),
+        takes=("dry_run", "quiet", "json", "force", *LOADS, *READS),
     )
     def init(
         call: Call, asked: CallSettings, *, folder: DatasetPath, ckpt: Ckpt | None = None
     ) -> Summary | None:
         """Check a dataset folder and write ance.toml, so that its commands need few flags.
 
-        Reads all of the data, reports what it found, and fails if the data is broken. With --ckpt
-        the cycle starts from that encoder.
+        Reads all of the data, reports what it found, and fails if the data is broken. Proposes
+        lengths, batch, steps and depth that fit the data; with --ckpt the cycle starts from that
+        encoder, with which some training steps are timed.
 
         Example: `ance init data/medquad --ckpt bert-base-uncased/`
         """
@@ -64,9 +65,9 @@ def settings_text(tables: Sequence[Table]) -> str:
     lines = [*_comment(_HEAD), ""]
     for table in tables:
         lines += [*_comment(table.about), f"[{table.name}]"]
-        lines += [f"{key} = {to_toml(value)}" for key, value in table.settings.items()]
+        lines += [f"{key_of(name)} = {to_toml(value)}" for name, value in table.settings.items()]
         lines.append("")
-        for name in table.offered.split():
+        for name in table.offered:
             lines += [*_offer(table.name, name), ""]
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ from ance_cli.config.calling import CallSettings
 from ance_cli.config.data import RunPath
 from ance_cli.config.evaluation import Interval, Watch
 from ance_cli.errors import Stopped
+from ance_cli.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -156,7 +157,7 @@ def _sections(found: RunStatus) -> dict[str, list[str]]:
         "processes": [
             f"[{'green' if worker.alive else 'red'}]{shown_role(worker.role)}[/] "
             f"{'' if worker.alive else 'dead: '}process {worker.pid} on {escape(worker.host)}, "
-            f"started {_clock(worker.started)}, heartbeat {_duration(worker.heartbeat_age)} ago"
+            f"started {_clock(worker.started)}, heartbeat {duration(worker.heartbeat_age)} ago"
             for worker in found.workers
         ]
         or ["none"],
@@ -193,7 +194,7 @@ def _training_lines(found: RunStatus) -> list[str]:
     if training.waiting:
         line += ", [yellow]waiting for negatives[/yellow]"
     if training.seconds_left is not None:
-        line += f", {_duration(training.seconds_left)} left"
+        line += f", {duration(training.seconds_left)} left"
     lines = [line]
     figures = []
     if training.loss is not None:
@@ -207,7 +208,7 @@ def _training_lines(found: RunStatus) -> list[str]:
     if training.mfu is not None:
         figures.append(f"MFU {training.mfu:.2%}")
     if training.logged_age is not None:
-        figures.append(f"logged {_duration(training.logged_age)} ago")
+        figures.append(f"logged {duration(training.logged_age)} ago")
     return [*lines, ", ".join(figures)] if figures else lines
 
 
@@ -291,19 +292,6 @@ def _tables(rows: list[dict[str, str]], width: int) -> list[Table]:
             table.add_row(*(row.get(name, "") for name in group))
         tables.append(table)
     return tables
-
-
-def _duration(seconds: float) -> str:
-    """45 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
 
 
 def _clock(moment: Any) -> str:

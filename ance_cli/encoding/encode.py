@@ -366,6 +366,7 @@ class _Encoding:
         content = self.writer.finish(self.tokens.doc_ids())
         stats = {
             **{name: content[name] for name in ("docs", "rows", "dim")},
+            "cut": self.tokens.num_cut,
             **self.figures(work, seconds),
         }
         if (recall := self.writer.recall) is not None:

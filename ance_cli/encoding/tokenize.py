@@ -27,6 +27,7 @@ from ance_cli.formats.summary import Summary, planned, summary_of
 from ance_cli.formats.tokens import KIND, TokenCache, TokenWriter, join_rows
 from ance_cli.models.checkpoint import Checkpoint, EncodingSettings
 from ance_cli.models.tokens import tokenizer_hash
+from ance_cli.progress import Reporter
 
 if TYPE_CHECKING:
     from ance_cli.models.tokens import Tokenizer, TokenRows
@@ -112,9 +113,9 @@ class CorpusTokens:
             )
             raise
         manifest = found or self.make()
-        _say_cut(self._checkpoint, "passage", manifest, self._call)
         _note_skipped(manifest, self._call.skipped)
-        return TokenCache(self.plan.output)
+        cache = TokenCache(self.plan.output)
+        return _said_cut(self._checkpoint, "passage", cache, self._call.reporter)
 
     def close(self) -> None:
         """Keep the cache: other checkpoints use it as well."""
@@ -164,24 +165,26 @@ class QueryTokens:
         }  # fmt: skip
         inputs = {**self.inputs, "tokenizer": tokenizer_hash(self._checkpoint.tower("query"))}
         atomic.remove(self._folder)
-        manifest = write_tokens(
+        write_tokens(
             Plan(KIND, self._folder, shaped_by, inputs), self._checkpoint,
             _query_texts(self._queries), replace(self._call, skipped=None),
         )  # fmt: skip
-        _say_cut(self._checkpoint, "query", manifest, self._call)
-        return TokenCache(self._folder)
+        cache = TokenCache(self._folder)
+        return _said_cut(self._checkpoint, "query", cache, self._call.reporter)
 
     def close(self) -> None:
         """Remove the cache."""
         atomic.remove(self._folder)
 
 
-def _say_cut(checkpoint: Checkpoint, side: Side, manifest: dict[str, Any], call: Call) -> None:
-    """Tell how many texts of a token cache were cut; version 0.1.0 did not count them."""
+def _said_cut(
+    checkpoint: Checkpoint, side: Side, cache: TokenCache, reporter: Reporter
+) -> TokenCache:
+    """The cache, after telling how many of its texts were cut."""
     from ance_cli.models.tokens import say_cut
 
-    stats = manifest["stats"]
-    say_cut(checkpoint.settings, side, stats.get("cut", 0), stats.get("docs", 0), call.reporter)
+    say_cut(checkpoint.settings, side, cache.num_cut, cache.num_docs, reporter)
+    return cache
 
 
 def _note_skipped(manifest: dict[str, Any], skipped: SkippedLines | None) -> None:

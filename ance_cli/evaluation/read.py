@@ -62,6 +62,11 @@ def read(
         if plan.shaped_by["dtype"] == AUTO:
             plan.shaped_by["dtype"] = opened.dtype
         lines = _answer_lines(questions, passages, opened, journal, call)
+        if opened.num_cut:
+            call.reporter.say(
+                f"{opened.num_cut:,} of {len(lines):,} questions were read without a part of their "
+                "text or of their passages: the reader takes no more tokens (--depth)"
+            )
         stats = _stats([orjson.loads(line) for line in lines])
         with plan.text_file(stats) as handle:
             handle.writelines(line + b"\n" for line in lines)

@@ -215,6 +215,8 @@ class TokenCache:
         content = self.manifest["content"]
         self.num_docs, self.num_rows = int(content["docs"]), int(content["rows"])
         self.num_tokens = int(content["tokens"])
+        self.num_cut = int(self.manifest["stats"].get("cut", 0))
+        """Texts that were cut to their length; version 0.1.0 did not count them."""
         self.block_docs = int(content["block_docs"])
         self.num_blocks = len(content["block_xxh3"])
         for name, length in (

@@ -97,6 +97,12 @@ def _listed(gpus: list[int]) -> str:
     return ",".join(map(str, gpus)) or "none"
 
 
+def num_devices(gpus: str) -> int:
+    """How many GPUs `--gpus` names; 0 = the CPU."""
+    numbers = parse_gpus(gpus)
+    return num_gpus() if numbers is None else len(numbers)
+
+
 def num_gpus() -> int:
     """The GPUs that CUDA sees, counted by the driver: in a container, under
     `CUDA_VISIBLE_DEVICES` or divided by MIG they are others than the machine's."""

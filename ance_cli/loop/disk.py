@@ -21,7 +21,7 @@ from ance_cli.loop.guard import guard_dataset
 from ance_cli.loop.refresh_config import labels_of_split
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.progress import Reporter
-from ance_cli.training.run_creation import config_of
+from ance_cli.training.run_creation import config_of, start_checkpoint
 
 _FLOAT32_BYTES = 4
 
@@ -55,9 +55,8 @@ def check_disk(
 def _extent(
     run: RunFolder, config: LoopConfig, follow: FollowConfig, given: Mapping[str, Any]
 ) -> Extent:
-    dataset, recipe, start = _start(run, given)
-    fixed = run.refresh_settings() if run.has_refresh_settings else {}
-    mining = RefreshConfig(**{**refresh_settings(given), **fixed})
+    dataset, recipe, start = start_of(run, given)
+    mining = mining_of(run, given)
     qrels = read_qrels(dataset.need("qrels"))
     positives = positives_of(qrels, recipe.min_rel)
     guard = guard_dataset(mining.guard) if mining.guard else None
@@ -90,7 +89,13 @@ def _id_bytes(qrels: Qrels) -> int:
     return math.ceil(sum(len(doc_id.encode()) for doc_id in docs) / max(len(docs), 1))
 
 
-def _start(run: RunFolder, given: Mapping[str, Any]) -> tuple[Dataset, TrainConfig, Checkpoint]:
+def mining_of(run: RunFolder, given: Mapping[str, Any]) -> RefreshConfig:
+    """The settings of the run's refreshes; those that it has fixed take precedence."""
+    fixed = run.refresh_settings() if run.has_refresh_settings else {}
+    return RefreshConfig(**{**refresh_settings(given), **fixed})
+
+
+def start_of(run: RunFolder, given: Mapping[str, Any]) -> tuple[Dataset, TrainConfig, Checkpoint]:
     """The data, the recipe and a checkpoint of a run, whether it exists or will be made."""
     if run.exists and (newest := run.newest_checkpoint()):
         facts = run.read()
@@ -99,8 +104,7 @@ def _start(run: RunFolder, given: Mapping[str, Any]) -> tuple[Dataset, TrainConf
     recipe = train_config(given.get("preset"), given)
     data, split = given["data"], given.get("split", "train")
     dataset = locate(data, split, *(given.get(part) for part in ("corpus", "queries", "qrels")))
-    segments = {name: getattr(recipe, name) for name in ("segmentation", "max_segments")}
-    return dataset, recipe, Checkpoint(given["ckpt"]).with_settings(**segments)
+    return dataset, recipe, start_checkpoint(Path(given["ckpt"]), recipe)
 
 
 def _num_dev_queries(dataset: Dataset, split: str) -> int:

@@ -4,7 +4,7 @@ that a user would type."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,8 @@ from ance_cli.formats.summary import Summary
 from ance_cli.loop.async_processes import Child, ManagedProcess, run_processes
 from ance_cli.loop.commands import Commands, check_names, refresh_settings
 from ance_cli.loop.cycle import cycle
-from ance_cli.loop.devices import place_devices
-from ance_cli.loop.disk import check_disk
+from ance_cli.loop.devices import num_devices, place_devices
+from ance_cli.loop.disk import check_disk, mining_of, start_of
 from ance_cli.loop.guard import fallen
 from ance_cli.loop.refresh_config import fixed_config
 from ance_cli.loop.status import status
@@ -27,6 +27,7 @@ from ance_cli.loop.status_schema import explained
 from ance_cli.loop.supervisor import run_stage
 from ance_cli.models.ray_cluster import check_gpus
 from ance_cli.training.segments import state_step
+from ance_cli.training.sizing import DataSample, Workload, with_lengths
 
 
 def loop(
@@ -129,9 +130,49 @@ def _dry_run(commands: Commands) -> Summary:
         "dry_run": True,
         "mode": commands.devices.mode,
         "last_step": commands.config.last_step,
+        "plan": _reckoned(commands),
         "commands": commands.first_cycle(),
         "disk_bytes": _check_disk(commands),
     }
+
+
+def _reckoned(commands: Commands) -> dict[str, Any]:
+    """What the loop comes to: its training, and the encoding of its refreshes; loads no weights."""
+    run, config, given, call = commands.run, commands.config, commands.given, commands.call
+    dataset, recipe, start = start_of(run, given)
+    ranks = num_devices(commands.devices.train_gpus) or given.get("cpu_workers", 1)
+    if not run.exists:
+        recipe = replace(recipe, devices=ranks)
+    sample = DataSample(dataset, recipe.min_rel, call.skipped)
+    recipe = with_lengths(recipe, start, sample)
+    lengths = {name: getattr(recipe, name) for name in ("query_length", "passage_length")}
+    work = Workload(start.with_settings(**lengths), recipe, sample)
+    if not run.exists:
+        work.warn(config.last_step, call.reporter)
+    return {
+        **work.facts(config.last_step),
+        "preset": given.get("preset"),
+        "depth": mining_of(run, given).depth,
+        "refreshes": config.segments + 1,
+        **_minutes(commands, work, ranks),
+    }
+
+
+def _minutes(commands: Commands, work: Workload, ranks: int) -> dict[str, Any]:
+    """The minutes of training and, without a cluster, of encoding."""
+    from ance_cli.training.rate import reckoned_rate
+
+    config, devices = commands.config, commands.devices
+    try:
+        rate = reckoned_rate(devices.train_gpus, work.config.dtype)
+    except UsageProblem:
+        return {"based_on": "the GPUs are not in this machine: the minutes are unknown"}
+    training = rate.minutes(config.last_step * work.step_flops, ranks)
+    encoding = rate.minutes(
+        (config.segments + 1) * work.encode_flops, num_devices(devices.infer_gpus) or 1
+    )
+    minutes = {"training": training, **({} if devices.ray else {"encoding": encoding})}
+    return {"minutes": minutes, "based_on": rate.basis}
 
 
 def _check_disk(commands: Commands) -> dict[str, int]:

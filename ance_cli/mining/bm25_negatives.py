@@ -67,7 +67,9 @@ def bm25_negatives(
         audit = new_audit(config, mix, files)
         texts = all_texts(dataset, call.skipped) if files.with_text else None
         draw = Draw(config, mix.shares)
-        return write_negatives(plan, pool, draw, audit, texts, clock, call.reporter)
+        summary = write_negatives(plan, pool, draw, audit, texts, clock, call.reporter)
+        filters.say_cut(call.reporter)
+        return summary
 
 
 def _checked_mix(config: Bm25Config, run: Path | None) -> Mix:

@@ -105,7 +105,9 @@ def _mine(
     pool = replace(pool, has_answer=filters.has_answer, teacher=filters.teacher)
     draw = Draw(config, mix.shares, job.checkpoint.settings.training_step)
     texts = all_texts(job.dataset, call.skipped) if job.files.with_text else None
-    return write_negatives(plan, pool, draw, audit, texts, clock, call.reporter)
+    summary = write_negatives(plan, pool, draw, audit, texts, clock, call.reporter)
+    filters.say_cut(call.reporter)
+    return summary
 
 
 def _pool(mix: Mix, rankings: Rankings) -> Pool:

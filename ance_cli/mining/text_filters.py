@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from ance_cli.formats.dataset import Dataset, Passage, read_answers, read_corpus
 from ance_cli.formats.journal import Journal
 from ance_cli.mining.pool import HasAnswer, Teacher
 from ance_cli.progress import Reporter
+
+if TYPE_CHECKING:
+    from ance_cli.models.cross_encoder import CrossEncoder
 
 
 class PassageTexts:
@@ -51,11 +55,21 @@ class PassageTexts:
 
 
 class CandidateFilters(NamedTuple):
-    """The two filters, each None if it is off, and the teacher's number format."""
+    """The two filters, each None if it is off, and the teacher's model."""
 
     has_answer: HasAnswer | None = None
     teacher: Teacher | None = None
-    dtype: str | None = None
+    encoder: CrossEncoder | None = None
+
+    @property
+    def dtype(self) -> str | None:
+        """The teacher's number format."""
+        return self.encoder.dtype if self.encoder else None
+
+    def say_cut(self, reporter: Reporter) -> None:
+        """Tell how many of the pairs that the teacher scored were cut, if any were."""
+        if self.encoder:
+            self.encoder.say_cut(reporter)
 
 
 def teacher_inputs(config: DrawConfig) -> dict[str, str]:
@@ -79,7 +93,7 @@ def open_candidate_filters(
     interrupted call does not compute them again."""
     if not config.negatives or not (config.answers or config.teacher):
         return CandidateFilters()
-    has_answer = teacher = dtype = None
+    has_answer = teacher = encoder = None
     answers = read_answers(dataset.need("queries"), call.skipped) if config.answers else {}
     texts = PassageTexts(read_corpus(dataset.corpus, call.skipped))
     if config.answers:
@@ -90,13 +104,13 @@ def open_candidate_filters(
         encoder = CrossEncoder(
             Path(config.teacher), compute.gpus, compute.dtype, config.pair_length
         )
-        dtype = encoder.dtype
+        scores = partial(encoder.scores, journal=journal)
 
         def teacher(pairs: list[tuple[str, int]]) -> npt.NDArray[np.float32]:
             read = [(queries[query], texts.joined(doc)) for query, doc in pairs]
-            return encoder.scores(read, journal=journal)
+            return scores(read)
 
-    return CandidateFilters(has_answer, teacher, dtype)
+    return CandidateFilters(has_answer, teacher, encoder)
 
 
 def _answer_test(

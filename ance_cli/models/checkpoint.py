@@ -234,6 +234,12 @@ class Checkpoint:
             )
 
     @property
+    def has_lengths(self) -> bool:
+        """Whether the folder says how long its texts are. A raw language model says only how many
+        tokens it takes."""
+        return self.has_head or self.is_pinned
+
+    @property
     def dim(self) -> int:
         """The width of the vectors."""
         whole = self._towers["query"].dim
@@ -277,13 +283,12 @@ class Checkpoint:
         if self.is_pinned:
             return self._read_own_settings()
         query, passage = self._towers["query"], self._towers["passage"]
-        plain = EncodingSettings()
+        lengths: dict[str, Any] = {
+            "query_length": query.length_of("query"),
+            "passage_length": passage.length_of("passage"),
+        }
         if not self.has_head:
-            return replace(
-                plain,
-                query_length=min(plain.query_length, query.max_positions),
-                passage_length=min(plain.passage_length, passage.max_positions),
-            )
+            return EncodingSettings(**lengths)
         if query.lowercase != passage.lowercase:
             raise BadInput(
                 f"{self.shown}: one tower lower-cases its texts and the other does not",
@@ -292,8 +297,7 @@ class Checkpoint:
         similarity = self._similarity
         cosine = similarity == "cosine" or self._has_normalize
         return EncodingSettings(
-            query_length=query.length_of("query"),
-            passage_length=passage.length_of("passage"),
+            **lengths,
             query_prefix=self._prompt("query"),
             passage_prefix=self._prompt("passage"),
             lowercase=query.lowercase,

@@ -25,6 +25,7 @@ from ance_cli.formats.hashing import hash_file, hash_json
 from ance_cli.formats.journal import Journal
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.pretrained import load_pretrained
+from ance_cli.progress import Reporter
 
 if TYPE_CHECKING:
     import torch
@@ -119,6 +120,8 @@ class CrossEncoder:
                 fit_to_cpu(model.base_model)  # type: ignore[arg-type]
             self._replicas.append((model, device))
         self._pool = ThreadPoolExecutor(len(devices), "cross-encoder")
+        self.num_pairs = self.num_cut = 0
+        """Pairs that were tokenised so far, and how many of them were longer than `max_length`."""
 
     def scores(
         self,
@@ -197,9 +200,19 @@ class CrossEncoder:
                 truncation=truncation,
                 max_length=self.max_length,
             )
+            self.num_cut += sum(bool(pair.overflowing) for pair in inputs.encodings)
             for nth, place in enumerate(places):
                 rows[place] = {name: values[nth] for name, values in inputs.items()}
+        self.num_pairs += len(pairs)
         return rows
+
+    def say_cut(self, reporter: Reporter) -> None:
+        """Tell how many of the pairs that were scored were cut, if any were. Those whose scores an
+        interrupted call had kept do not count."""
+        from ance_cli.models.tokens import tell_cut
+
+        most = self.max_length
+        tell_cut(reporter, self.num_cut, self.num_pairs, "pairs", most, "--pair-length")
 
     def _logits(
         self, model: nn.Module, device: torch.device, rows: Sequence[Mapping[str, Any]]

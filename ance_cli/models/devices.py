@@ -84,6 +84,13 @@ def choose_dtype(dtype: str, device: torch.device) -> str:
     return "bf16" if cpu_has("amx_bf16") else "fp32"
 
 
+def training_dtype(dtype: str, device: torch.device) -> str:
+    """`choose_dtype` for training: fp32 instead of fp16, in which small gradients would become
+    0."""
+    chosen = choose_dtype(dtype, device)
+    return "fp32" if chosen == "fp16" else chosen
+
+
 def without_cudnn_attention(devices: list[torch.device]) -> None:
     """On GPUs, keep torch from cuDNN's attention, which it prefers from Hopper on.
 

@@ -81,13 +81,15 @@ class _SpanReader(ABC):
         self._length = min(self.length, checkpoint.max_positions)
         self._overlap = min(SPAN_OVERLAP, self._length // 4)
         self._longest = config.answer_tokens or self.answer_tokens
+        self.num_cut = 0
         model = load_model(checkpoint, self.kind, torch.float32)
         self._model = self._rounded(model, torch_dtype(self.dtype)).to(self._device)
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> Answer | None:
         from ance_cli.models.inference import batches_by_length, in_halves
 
-        question = cut(self._tokenizer, question, self._length // 3)
+        whole, question = question, cut(self._tokenizer, question, self._length // 3)
+        self.num_cut += question != whole or self._cuts_titles(passages)
         windows = [window for window in self._windows(question, passages) if window.offsets]
 
         def spans_of(part: Positions) -> list[_Span]:
@@ -141,6 +143,10 @@ class _SpanReader(ABC):
             spans.append(_Span(self._compared(score, found, row, window), int(place), first, last))
         return spans
 
+    def _cuts_titles(self, passages: Sequence[Passage]) -> bool:
+        """Whether the reader takes only the beginning of a title."""
+        return False
+
     @abstractmethod
     def _windows(self, question: str, passages: Sequence[Passage]) -> Iterator[_Window]:
         """The inputs of the model for a question."""
@@ -164,7 +170,7 @@ class DprReader(_SpanReader):
     def _windows(self, question: str, passages: Sequence[Passage]) -> Iterator[_Window]:
         if not passages:
             return
-        titles = [cut(self._tokenizer, passage.title, self._length // 3) for passage in passages]
+        titles = list(map(self._title_of, passages))
         heads = self._tokenizer([question] * len(titles), titles)["input_ids"]
         for place, (passage, before) in enumerate(zip(passages, heads, strict=True)):
             found = self._tokenizer(
@@ -181,6 +187,12 @@ class DprReader(_SpanReader):
                 inputs = {"input_ids": [*before, *ids[part]]}
                 inputs["attention_mask"] = [1] * len(inputs["input_ids"])
                 yield _Window(place, inputs, len(before), offsets[part], words[part])
+
+    def _title_of(self, passage: Passage) -> str:
+        return cut(self._tokenizer, passage.title, self._length // 3)
+
+    def _cuts_titles(self, passages: Sequence[Passage]) -> bool:
+        return any(self._title_of(passage) != passage.title for passage in passages)
 
     def _compared(self, span: float, found: Any, row: int, window: _Window) -> float:
         return float(found.relevance_logits[row])

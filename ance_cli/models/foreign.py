@@ -389,7 +389,12 @@ def _plain(
     if not source.is_dir():
         raise UsageProblem(f"{source}: expected the folder of an encoder, found a file")
     tower = Checkpoint(_in_safetensors(source, scratch)).tower("passage")
+    settings = EncodingSettings(
+        query_length=tower.length_of("query"), passage_length=tower.length_of("passage")
+    )
     cosine = similarity == "cosine"
+    if cosine:
+        settings = replace(settings, similarity="cosine", scale=COSINE_SCALE)
     encoder = fresh_encoder(tower, pooling=pooling, cosine=cosine)
     if pooling is None and not is_causal(encoder.backbone):
         raise UsageProblem(
@@ -398,7 +403,4 @@ def _plain(
             "train it first: ance train-segment adds a fresh head",
         )
     towers: dict[Side, Tower] = {"query": tower, "passage": tower}
-    similar = (
-        EncodingSettings(similarity="cosine", scale=COSINE_SCALE) if cosine else EncodingSettings()
-    )
-    return Foreign("plain", DualEncoder(encoder, encoder), _within(similar, towers), towers)
+    return Foreign("plain", DualEncoder(encoder, encoder), settings, towers)

@@ -36,6 +36,7 @@ class GenerativeReader:
         new_tokens = config.answer_tokens or GENERATED_ANSWER
         self._model = LanguageModel(checkpoint, kind, compute, new_tokens)
         self.dtype = self._model.dtype
+        self.num_cut = 0
         if len(self._tokens("", [])) >= self._model.room:
             raise BadInput(
                 f"{checkpoint.shown}: no passage fits in its window after the prompt",
@@ -64,7 +65,7 @@ class GenerativeReader:
         """The prompt's tokens: whole passages as long as they fit, then the beginning of the next
         one."""
         room = self._model.room
-        question = self._model.cut(question, room // 3)
+        whole, question = question, self._model.cut(question, room // 3)
         kept: list[str] = []
         ids = self._tokens(question, kept)
         for text in texts:
@@ -76,7 +77,9 @@ class GenerativeReader:
                     size -= over
                     longer = self._tokens(question, [*kept, self._model.cut(text, size)])
                     over = len(longer) - room
+                self.num_cut += 1
                 return ids if over > 0 else longer
             kept.append(text)
             ids = longer
+        self.num_cut += question != whole
         return ids

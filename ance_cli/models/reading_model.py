@@ -32,6 +32,8 @@ class Reader(Protocol):
     """An opened reader."""
 
     dtype: str
+    num_cut: int
+    """Questions so far that were read without a part of their own text or of their passages."""
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> Answer | None:
         """The answer from passages in the order of their rank; None if they have no text."""

@@ -57,5 +57,9 @@ class TextEncoder:
         """(nq, d) vectors of queries, with a progress bar; tells how many were cut."""
         with reporter.task("encoding queries", len(texts), "query") as bar:
             vectors, _ = self(texts, bar.advance)
-        self._tokenizer.say_cut("query", reporter)
+        self.say_cut(reporter)
         return vectors
+
+    def say_cut(self, reporter: Reporter) -> None:
+        """Tell how many of the texts so far were cut, if any were."""
+        self._tokenizer.say_cut(self._side, reporter)

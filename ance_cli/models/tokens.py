@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ance_cli.call import trusts_remote_code
 from ance_cli.config.sets import Segmentation, Side
@@ -138,6 +139,16 @@ class Tokenizer:
         self.num_texts[side] += len(texts)
         return _ragged([row for own in rows for row in own], [len(own) for own in rows])
 
+    def lengths_of(self, texts: Sequence[str], side: Side) -> npt.NDArray[np.int64]:
+        """(texts,) the tokens of each text before it is cut, with its prompt and special tokens."""
+        prefix = self.settings.prefix(side)
+        fast = self._fast[side]
+        fast.no_truncation()
+        found = fast.encode_batch_fast(
+            [f"{prefix}{text}" for text in texts], add_special_tokens=self._special_tokens[side]
+        )
+        return np.array([len(each.ids) for each in found], np.int64)
+
     def say_cut(self, side: Side, reporter: Reporter) -> None:
         """Tell how many of the texts so far were cut, if any were."""
         say_cut(self.settings, side, self.num_cut[side], self.num_texts[side], reporter)
@@ -156,15 +167,24 @@ def say_cut(
     settings: EncodingSettings, side: Side, cut: int, total: int, reporter: Reporter
 ) -> None:
     """Tell how many of `total` texts of a side were cut to its length, if any were."""
-    if not cut:
-        return
     most, flags = f"{settings.query_length}", "--query-length"
     if side == "passage":
         most, flags = f"{settings.passage_length}", "--passage-length"
         if settings.segments > 1:
             most, flags = f"{settings.segments} x {most}", f"--max-segments, {flags}"
     names = "queries" if side == "query" else "passages"
-    reporter.say(f"{cut:,} of {total:,} {names} have more than {most} tokens and are cut ({flags})")
+    tell_cut(reporter, cut, total, names, most, flags)
+
+
+def tell_cut(
+    reporter: Reporter, cut: int, total: int, names: str, most: int | str, flags: str
+) -> None:
+    """Tell how many of `total` texts were cut to `most` tokens, if any were, and which flags change
+    that."""
+    if cut:
+        reporter.say(
+            f"{cut:,} of {total:,} {names} have more than {most} tokens and are cut ({flags})"
+        )
 
 
 def _first(encoding: Any, rest: list[Any], length: int, segments: int) -> list[list[int]]:

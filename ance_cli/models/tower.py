@@ -63,6 +63,7 @@ SETTINGS_OF_TEXTS = ("max_seq_length", "do_lower_case", "query_length", "documen
 ADAPTER = "adapter_config.json"
 """What peft writes next to the weights of an adapter."""
 
+_LAYER_KEYS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd")
 """The keys that models use for the width of their token vectors in their configs."""
 
@@ -148,13 +149,32 @@ class Tower:
         return rows if isinstance(rows, int) else None
 
     @property
+    def _text_config(self) -> dict[str, Any]:
+        config = read_object(self.config)
+        text = config.get("text_config")
+        return {**config, **text} if isinstance(text, dict) else config
+
+    @property
+    def num_layers(self) -> int:
+        """The layers of the backbone; 0 if the config does not say it."""
+        return self._count(_LAYER_KEYS)
+
+    @property
+    def width(self) -> int:
+        """The width of the backbone's token vectors; 0 if the config does not say it."""
+        return self._count(WIDTH_KEYS)
+
+    def _count(self, keys: tuple[str, ...]) -> int:
+        config = self._text_config
+        key = next((key for key in keys if key in config), None)
+        return whole_number(config, key, self.config) if key else 0
+
+    @property
     def max_positions(self) -> int:
         """The longest sequence that the backbone takes, in tokens."""
         if self.is_static:
             return _UNLIMITED
-        config = read_object(self.config)
-        if isinstance(text := config.get("text_config"), dict):
-            config = {**config, **text}
+        config = self._text_config
         if config.get("max_position_embeddings", -1) == -1:  # relative positions
             return _UNLIMITED
         positions = whole_number(config, "max_position_embeddings", self.config)

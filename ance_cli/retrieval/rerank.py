@@ -270,6 +270,10 @@ class _TextScorer(ABC):
         """(pairs,) scores of queries with passages, both by position; advances the bar by the pairs
         that are done."""
 
+    @abstractmethod
+    def say_cut(self, reporter: Reporter) -> None:
+        """Tell how many of the texts that were scored were cut, if any were."""
+
     def __call__(self, pairs: _Pairs, corpus: Path, call: Call) -> Floats:
         pairs_of: dict[str, list[int]] = {}
         for pair, doc_id in enumerate(pairs.doc_ids):
@@ -283,6 +287,7 @@ class _TextScorer(ABC):
                 scores[chosen] = self.score(passages, pairs.query_of[chosen], passage_of, bar)
         if pairs_of:
             raise pairs.unknown(next(iter(pairs_of)))
+        self.say_cut(call.reporter)
         return scores
 
 
@@ -339,6 +344,9 @@ class _DualScorer(_TextScorer):
         bar.advance(len(query_of))
         return pair_scores(self._xq, query_of, passage_of, _Encoded(vectors, offsets))
 
+    def say_cut(self, reporter: Reporter) -> None:
+        self._encoder.say_cut(reporter)
+
 
 class _CrossScorer(_TextScorer):
     def __init__(
@@ -366,3 +374,6 @@ class _CrossScorer(_TextScorer):
             bar.advance,
             self._journal,
         )
+
+    def say_cut(self, reporter: Reporter) -> None:
+        self._encoder.say_cut(reporter)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.call import Call
-from ance_cli.config import MIN_REL, LoopConfig, RefreshConfig, SegmentConfig
+from ance_cli.config import MIN_REL, RefreshConfig
 from ance_cli.config.toml_file import FILE, SHARED
 from ance_cli.errors import Mismatch
 from ance_cli.formats import atomic
@@ -22,6 +22,8 @@ from ance_cli.formats.dataset import (
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.hub import origin
+from ance_cli.setup.proposal import SEGMENTS, WORDS, Proposal, minutes_for, propose
+from ance_cli.training.sizing import DataSample, shown_cut, warn_of_cut
 
 TRAIN_SPLIT = "train"
 
@@ -36,39 +38,57 @@ class Table:
     name: str
     about: str
     """The comment above the table."""
-    settings: Mapping[str, str]
-    offered: str
-    """The names of further flags, which the file shows with their defaults as comments."""
+    settings: Mapping[str, Any]
+    flags: str
+    """The names of further flags; those that are not among the settings, the file shows with their
+    defaults as comments."""
+
+    @property
+    def offered(self) -> list[str]:
+        return [name for name in self.flags.split() if name not in self.settings]
 
 
-def tables(checkpoint: Checkpoint | None) -> list[Table]:
+def tables(checkpoint: Checkpoint | None, proposal: Proposal | None) -> list[Table]:
     """The tables of a settings file with which the commands of the cycle need few flags.
 
     The loop starts from a checkpoint with a retrieval head; the warm-up starts from any other.
+    Without a proposal, because there is nothing to train on, the flags keep their defaults.
     """
     is_warm = checkpoint is not None and checkpoint.has_head
     start = {} if checkpoint is None else {"ckpt": str(_place(checkpoint))}
     newest = {"ckpt": f"{_RUN}/latest"}
     recipe = "preset batch_size lr negatives_per_positive in_batch"
     drawing = "depth negatives mix sampler"
+    recipe_of = warmup = loop = bm25 = mine = {}
+    if proposal is not None:
+        recipe_of = proposal.recipe
+        warmup = {"steps": proposal.warmup}
+        loop = {"refresh_every": proposal.refresh_every, "segments": SEGMENTS}
+        bm25, mine = {"depth": proposal.bm25_depth}, {"depth": proposal.depth}
     return [
         Table(SHARED, "Settings of all commands.", {"data": "."}, "gpus threads min_rel seed"),
         Table(
             "bm25-negatives",
             "Negatives for the warm-up: ance bm25-negatives",
-            {"output": _NEGATIVES},
+            {"output": _NEGATIVES, **bm25},
             f"{drawing} engine k1 b",
         ),
         Table(
             "train-segment",
-            f"The warm-up: ance train-segment {_NEGATIVES} --steps N --ckpt ENCODER",
-            {**({} if is_warm else start), "output": _WARMUP},
+            f"The warm-up: ance train-segment {_NEGATIVES} --ckpt ENCODER",
+            {**({} if is_warm else start), "output": _WARMUP, **recipe_of, **warmup},
             f"{recipe} warmup_steps steps",
         ),
         Table(
             "loop",
-            "Refreshes and training, alternating or at the same time: ance loop --refresh-every N",
-            {**(start if is_warm else {"ckpt": f"{_WARMUP}/latest"}), "output": _RUN},
+            "Refreshes and training, alternating or at the same time: ance loop",
+            {
+                **(start if is_warm else {"ckpt": f"{_WARMUP}/latest"}),
+                "output": _RUN,
+                **recipe_of,
+                **loop,
+                **mine,
+            },
             f"refresh_every segments {recipe} {drawing} mode keep patience dev_split measures",
         ),
         Table(
@@ -80,7 +100,7 @@ def tables(checkpoint: Checkpoint | None) -> list[Table]:
         Table(
             "mine",
             "Negatives mined with these vectors: ance mine -o FILE",
-            {**newest, "embeddings": _VECTORS},
+            {**newest, "embeddings": _VECTORS, **mine},
             f"{drawing} range_min",
         ),
         Table(
@@ -107,14 +127,15 @@ def init(
     ckpt: Path | None = None,
     call: Call = Call(),
 ) -> Summary:
-    """Write `ance.toml` into a dataset folder and count its documents, queries and labels.
+    """Write `ance.toml` into a dataset folder, with settings that fit its size and its texts, and
+    count its documents, queries and labels.
 
-    `text_of` renders the tables. Raises `Mismatch` if the file exists and `call.force` is not set,
+    `text_of` renders the tables. The minutes of the summary are measured with the encoder; in a dry
+    run they are reckoned. Raises `Mismatch` if the file exists and `call.force` is not set,
     or if `ance init` did not write it, and `BadInput` if the data is broken or `ckpt` is not a
     checkpoint.
     """
     checkpoint = None if ckpt is None else Checkpoint(ckpt)
-    text = text_of(tables(checkpoint)).encode()
     output = atomic.place_of(folder / FILE)
     if output.exists():
         if not output.read_bytes().startswith(_MARK):
@@ -125,6 +146,8 @@ def init(
         if not call.force:
             raise Mismatch(f"{output}: exists", hint="edit the file, or replace it with --force")
     counted = survey(folder, call)
+    proposal, plan = _proposed(folder, checkpoint, call) if _trains(counted) else (None, {})
+    text = text_of(tables(checkpoint, proposal)).encode()
     if not call.dry_run:
         atomic.write_bytes(output, text)
     return {
@@ -132,8 +155,29 @@ def init(
         "kind": "settings",
         **({"dry_run": True} if call.dry_run else {}),
         **counted,
+        **({"plan": plan} if plan else {}),
         "next": _next_steps(folder, checkpoint),
     }
+
+
+def _trains(counted: Mapping[str, Any]) -> bool:
+    """Whether the dataset has something to train on."""
+    return bool(counted["splits"].get(TRAIN_SPLIT, {}).get("positives"))
+
+
+def _proposed(
+    folder: Path, checkpoint: Checkpoint | None, call: Call
+) -> tuple[Proposal, dict[str, Any]]:
+    """The settings that fit the dataset, and what they come to."""
+    sample = DataSample(locate(folder, TRAIN_SPLIT), MIN_REL, call.skipped)
+    proposal, cut = propose(sample, checkpoint)
+    warn_of_cut(cut, proposal.lengths, checkpoint, call.reporter)
+    plan = {**proposal.facts, "cut": shown_cut(cut)}
+    if checkpoint is None:
+        return proposal, {**plan, "based_on": WORDS}
+    if checkpoint.has_head:
+        del plan["warm_up"]  # it is not among the next commands
+    return proposal, {**plan, **minutes_for(proposal, sample, checkpoint, not call.dry_run)}
 
 
 def survey(folder: Path, call: Call) -> dict[str, Any]:
@@ -165,8 +209,7 @@ def _next_steps(folder: Path, checkpoint: Checkpoint | None) -> list[str]:
     encoder = " --ckpt ENCODER" if checkpoint is None else ""
     warmup = [
         "ance bm25-negatives",
-        f"ance train-segment {_NEGATIVES} --steps {SegmentConfig.steps}{encoder}",
+        f"ance train-segment {_NEGATIVES}{encoder}",
     ]
     is_warm = checkpoint is not None and checkpoint.has_head
-    loop = f"ance loop --refresh-every {LoopConfig.refresh_every}"
-    return [f"cd {folder}", *([] if is_warm else warmup), loop]
+    return [f"cd {folder}", *([] if is_warm else warmup), "ance loop"]

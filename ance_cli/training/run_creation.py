@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ance_cli import __version__
+from ance_cli.call import Call
 from ance_cli.config import TrainConfig
 from ance_cli.config.presets import train_config
 from ance_cli.config.setting import flag_of
@@ -25,6 +26,7 @@ from ance_cli.formats.run_folder import RUN, RunFolder, compare_settings, now
 from ance_cli.models.checkpoint import COSINE_SCALE, Checkpoint, EncodingSettings
 from ance_cli.progress import Reporter
 from ance_cli.training.launch import Devices
+from ance_cli.training.sizing import DataSample, with_lengths
 
 if TYPE_CHECKING:
     from ance_cli.models.dual import DualEncoder
@@ -66,10 +68,12 @@ class RunSetup:
     config: TrainConfig
     identity: dict[str, Any]
     is_new: bool = False
+    sample: DataSample | None = None
+    """Of the texts of a new run."""
 
 
 def resolve_run(
-    run: RunFolder, spec: RunSpec, steps: int, devices: Devices, reporter: Reporter
+    run: RunFolder, spec: RunSpec, steps: int, devices: Devices, call: Call
 ) -> RunSetup:
     """The setup of an existing run, with `spec` compared to it, or of a new one.
 
@@ -77,12 +81,10 @@ def resolve_run(
     """
     if run.exists:
         return continue_run(run, spec)
-    return _new_run(run, spec, steps, devices, reporter)
+    return _new_run(run, spec, steps, devices, call)
 
 
-def _new_run(
-    run: RunFolder, spec: RunSpec, steps: int, devices: Devices, reporter: Reporter
-) -> RunSetup:
+def _new_run(run: RunFolder, spec: RunSpec, steps: int, devices: Devices, call: Call) -> RunSetup:
     if spec.dataset is None or spec.checkpoint is None:
         raise UsageProblem(
             f"{run.path} is a new run: it needs --data with --split, and --ckpt",
@@ -97,7 +99,7 @@ def _new_run(
             )
         config = replace(config, total_steps=steps)
     if config.warmup_steps >= config.total_steps:
-        reporter.warn(
+        call.reporter.warn(
             f"the run never reaches the learning rate {config.lr:g}: its warm-up takes "
             f"{config.warmup_steps} of its {config.total_steps} steps (--warmup-steps)"
         )
@@ -108,8 +110,10 @@ def _new_run(
             f"{asked[0]}: {spec.checkpoint} has a pooling and head of its own",
             hint=f"omit {asked[0]}, or start from a checkpoint without them",
         )
+    sample = DataSample(spec.dataset, config.min_rel, call.skipped)
+    config = with_lengths(config, start_checkpoint(spec.checkpoint, config), sample)
     identity = identity_of(spec.dataset, start, config)
-    return RunSetup(spec.dataset, spec.checkpoint, config, identity, is_new=True)
+    return RunSetup(spec.dataset, spec.checkpoint, config, identity, True, sample)
 
 
 def identity_of(dataset: Dataset, checkpoint: Checkpoint, config: TrainConfig) -> dict[str, Any]:
@@ -164,7 +168,7 @@ def start_run(run: RunFolder, setup: RunSetup, reporter: Reporter) -> None:
     dataset, config = setup.dataset, setup.config
     assert setup.checkpoint is not None, "a new run has a start"
     start = start_checkpoint(setup.checkpoint, config)
-    dual, is_fresh = _first_model(start, config, reporter)
+    dual, is_fresh = first_model(start, config, reporter)
     atomic.remove(run.checkpoint(0).path)  # left by a call that was killed before the run existed
     with atomic.disk_errors(run.path):
         for folder in (run.checkpoints, run.states, run.generations):
@@ -191,7 +195,7 @@ def start_run(run: RunFolder, setup: RunSetup, reporter: Reporter) -> None:
     run.event("trainer", "run created", start=str(start.path))
 
 
-def _first_model(
+def first_model(
     start: Checkpoint, config: TrainConfig, reporter: Reporter
 ) -> tuple[DualEncoder, bool]:
     """The encoder that training begins with, and whether its head is a new one."""

@@ -40,6 +40,7 @@ from ance_cli.training.segments import (
     find_segment,
     new_segment,
 )
+from ance_cli.training.sizing import DataSample, Workload
 from ance_cli.training.train_worker import TrainJob, train_rank
 
 
@@ -62,14 +63,13 @@ def train_segment(
     from the `embeddings` of a frozen passage tower need no file.
     """
     run = RunFolder(output)
-    setup = resolve_run(run, spec, segment.steps, devices, call.reporter)
+    setup = resolve_run(run, spec, segment.steps, devices, call)
     _check_optimizer(setup.config, segment)
     source = NegativesSource(negatives, segment.follow, embeddings)
     if segment.steps:
         source.check(setup.config)
     if call.dry_run:
-        return {"output": str(output), "kind": "run", "dry_run": True, "steps": segment.steps,
-                **setup.identity}  # fmt: skip
+        return _dry_run(run, setup, segment.steps, spec.preset, devices, call)
     if devices.nodes.rank > 0:  # node 0 creates the run and keeps its ledger
         return _join_node_0(run, setup.config, source, segment.steps, devices, call)
     with run.held("trainer"):
@@ -90,7 +90,7 @@ def train_segment(
         _check_sharding(segment, devices)
         training_set = _check(run, setup, found, devices, call)
         if setup.is_new:
-            start_run(run, setup, call.reporter)
+            _start_run(run, setup, call)
         record = _begin(run, record, found, segment.steps)
         job = TrainJob.of(segment, record, setup.config, devices, embeddings, call)
         _train(run, setup.config, job, training_set, devices, call)
@@ -129,11 +129,55 @@ def _join_node_0(
     return _summary(run, up_to_date=False)
 
 
+def _dry_run(
+    run: RunFolder, setup: RunSetup, steps: int, preset: str | None, devices: Devices, call: Call
+) -> Summary:
+    """What the steps would come to; loads no weights."""
+    from ance_cli.training.rate import reckoned_rate
+
+    work = _workload(run, setup, call)
+    rate = reckoned_rate(devices.gpus, setup.config.dtype)
+    if setup.is_new:
+        work.warn(setup.config.total_steps, call.reporter)
+    minutes = rate.minutes(steps * work.step_flops, devices.num_ranks)
+    return {
+        "output": str(run.path),
+        "kind": "run",
+        "dry_run": True,
+        "plan": {
+            **work.facts(steps),
+            "preset": preset,
+            "minutes": minutes,
+            "based_on": rate.basis,
+        },
+        **setup.identity,
+    }
+
+
+def _workload(run: RunFolder, setup: RunSetup, call: Call) -> Workload:
+    sample = setup.sample or DataSample(setup.dataset, setup.config.min_rel, call.skipped)
+    return Workload(_newest_checkpoint(run, setup), setup.config, sample)
+
+
+def _newest_checkpoint(run: RunFolder, setup: RunSetup) -> Checkpoint:
+    """The checkpoint that training continues from; for a new run its start."""
+    if not setup.is_new and (newest := run.checked_checkpoint()):
+        return Checkpoint(newest[1])
+    assert setup.checkpoint is not None, "a new run has a start"
+    return start_checkpoint(setup.checkpoint, setup.config)
+
+
+def _start_run(run: RunFolder, setup: RunSetup, call: Call) -> None:
+    """Make the run folder, after a warning if the run will train too long or cut too much."""
+    _workload(run, setup, call).warn(setup.config.total_steps, call.reporter)
+    start_run(run, setup, call.reporter)
+
+
 def _prepare(run: RunFolder, setup: RunSetup, call: Call) -> Summary:
     """Make the run folder with its first checkpoint, unless the run exists."""
     if setup.is_new:
         TrainingSet.read(setup.dataset, setup.config, call.skipped)  # refuses broken data
-        start_run(run, setup, call.reporter)
+        _start_run(run, setup, call)
     return _summary(run, up_to_date=not setup.is_new)
 
 
@@ -182,12 +226,7 @@ def _check_sharding(segment: SegmentConfig, devices: Devices) -> None:
 
 def _check_frozen(run: RunFolder, setup: RunSetup, found: SegmentInput) -> None:
     """The vectors must be those of the passage tower that the segment keeps frozen."""
-    newest = None if setup.is_new else run.checked_checkpoint()
-    if newest:
-        frozen = Checkpoint(newest[1])
-    else:
-        assert setup.checkpoint is not None, "a new run has a start"
-        frozen = start_checkpoint(setup.checkpoint, setup.config)
+    frozen = _newest_checkpoint(run, setup)
     assert found.path is not None, "the vectors are the input of the segment"
     vectors = VectorSource(found.path, "embeddings")
     vectors.check(frozen, hash_file(setup.dataset.corpus))

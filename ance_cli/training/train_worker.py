@@ -79,15 +79,16 @@ class TrainJob:
         call: Call,
     ) -> TrainJob:
         """The job of a call; all ranks compute in the number format that fits node 0's devices."""
-        from ance_cli.models.devices import choose_dtype
+        from ance_cli.models.devices import choose_dtype, training_dtype
 
-        dtype = choose_dtype(config.dtype, devices.here()[0])
-        if dtype == "fp16":
+        device = devices.here()[0]
+        dtype = training_dtype(config.dtype, device)
+        if dtype != choose_dtype(config.dtype, device):
             call.reporter.say("training in fp32: in fp16 small gradients would become 0")
         return cls(
             segment,
             record,
-            dtype="fp32" if dtype == "fp16" else dtype,
+            dtype=dtype,
             gpus=devices.gpus,
             cpu_workers=devices.cpu_workers,
             skip_bad=call.skipped is not None,

@@ -41,7 +41,26 @@ def test_one_below_the_other_where_it_is_too_narrow():
 
 def test_small_numbers_are_not_shown_as_0():
     assert console._shown(2e-05) == "2e-05" and console._shown(0.0) == "0"
-    assert console._rate(0.02, "step") == "1.2 step/min" and console._rate(0.8, "x") == "0.8 x/s"
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "pace"),
+    [(0.5, "2.0 step/s, 8 min left"), (4.0, "4.0 s/step, 65 min left"),
+     (70.0, "70 s/step, 19 h 3 min left"), (3600.0, "3,600 s/step, 40 d 20 h left")],
+)  # fmt: skip
+def test_the_pace_is_known_after_one_step(monkeypatch, elapsed, pace):
+    """As text in a file, and next to a bar: rich alone forgets a step that took half a minute."""
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    for is_terminal in (False, True):
+        file = io.StringIO()
+        shown = PlainConsole(file=file, width=200, force_terminal=is_terminal, color_system=None)
+        monkeypatch.setattr(console, "stderr", shown)
+        monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
+        with ConsoleReporter().task("training", 1000, "step", done=19) as bar:
+            now[0] += elapsed
+            bar.advance()
+        assert "20" in file.getvalue() and pace in file.getvalue()
 
 
 FOREIGN = "a[/b] [bs=32] :smile: \x1b]0;title\x1b[2J\x9b31m c"

@@ -23,10 +23,61 @@ def test_init_counts_the_data(inside, dataset):
     }
     assert found["output"] == "data/ance.toml"
     assert found["next"] == [
-        "cd data", "ance bm25-negatives",
-        "ance train-segment bm25.jsonl --steps 1000 --ckpt ENCODER",
-        "ance loop --refresh-every 10000",
+        "cd data", "ance bm25-negatives", "ance train-segment bm25.jsonl --ckpt ENCODER",
+        "ance loop",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoder", ["backbone", "checkpoint", None])
+def test_the_plan_fits_the_data_and_is_what_the_commands_take(inside, dataset, request, encoder):
+    """48 pairs in batches of 4: 12 steps an epoch."""
+    path = request.getfixturevalue(encoder) if encoder else None
+    ckpt = ["--ckpt", path] if path else []
+    made = inside("init", "data", *ckpt, "--json")
+    plan = json.loads(made.stdout)["plan"]
+    assert (plan["preset"], plan["batch_size"], plan["depth"]) == ("small", 4, 30)
+    assert plan["loop"] == {"steps": 36, "refresh_every": 12, "segments": 3, "epochs": 3.0}
+    if encoder == "checkpoint":  # its own lengths are the longest, and it needs no warm-up
+        assert (plan["query_length"], plan["passage_length"]) == (8, 24) and "warm_up" not in plan
+        warned = [line for line in made.stderr.splitlines() if line.startswith("warning:")]
+        assert len(warned) == 1 and "passages have more than 24 tokens and are cut" in warned[0]
+        assert plan["minutes"].keys() == {"training", "encoding"}
+    elif encoder == "backbone":
+        assert plan["minutes"].keys() == {"warm_up", "training", "encoding"}
+        assert plan["cut"]["queries"] == "0.0%" and "warning:" not in made.stderr
+    else:
+        assert "minutes" not in plan and plan["based_on"].startswith("words")
+    measured = plan["based_on"].startswith("measured in training steps on cpu")
+    assert measured == (encoder is not None)
+    settings = tomllib.loads(text_of(inside))
+    recipe = {name: plan[name.replace("-", "_")]
+              for name in ("preset", "batch-size", "query-length", "passage-length")}  # fmt: skip
+    warmup, loop = settings["train-segment"], settings["loop"]
+    assert recipe.items() <= warmup.items() and recipe.items() <= loop.items()
+    assert (warmup["steps"], loop["refresh-every"], loop["segments"]) == (36, 12, 3)
+    assert {settings[name]["depth"] for name in ("bm25-negatives", "loop", "mine")} == {30}
+
+
+def test_a_dry_run_measures_nothing(inside, dataset, checkpoint, monkeypatch):
+    monkeypatch.setattr("ance_cli.training.rate.measured_rate", None)
+    found = inside("init", "data", "--ckpt", checkpoint, "--dry-run", "--json").stdout
+    assert json.loads(found)["plan"]["based_on"].startswith("reckoned, at 50% of the")
+
+
+@pytest.mark.long
+def test_the_proposed_commands_run_to_the_end_without_other_warnings(ance, dataset, backbone):
+    """As they are printed, in the program itself."""
+    found = json.loads(ance("init", "data", "--ckpt", backbone, "--json").stdout)
+    ance.cwd = ance.cwd / "data"
+    for command in found["next"][1:]:
+        extra = ["--engine", "bm25s"] if "bm25-negatives" in command else []
+        warned = re.findall("warning: .*", ance(*command.split()[1:], *extra).stderr)
+        assert all("over a tenth of the 64 documents" in line for line in warned), warned
+    settings = json.loads((ance.cwd / "runs/ance/latest/ance.json").read_text())
+    plan = found["plan"]
+    assert settings["training_step"] == plan["loop"]["steps"]
+    for name in ("query_length", "passage_length"):
+        assert settings[name] == plan[name]
 
 
 def test_every_default_in_it_is_the_programs(inside, dataset):
@@ -34,17 +85,22 @@ def test_every_default_in_it_is_the_programs(inside, dataset):
     text = text_of(inside)
     assert max(map(len, text.splitlines())) <= 100
     offered = tomllib.loads(re.sub(r"^#(?=[a-z0-9-]+ = )", "", text, flags=re.M))
-    count = 0
+    chosen, count = tomllib.loads(text), 0
     for table, settings in offered.items():
         if table == "all":
             continue
         flags = {each.flags[0][2:]: each.default for each in COMMANDS[table].settings if each.flags}
         for key, value in settings.items():
-            if f"#{key} = " in text and not (key == "preset" and flags[key] is None):
+            if key not in chosen[table]:
                 assert value == flags[key], (table, key)
                 count += 1
-    assert count > 30 and offered["loop"]["refresh-every"] == 10_000
-    assert offered["mine"]["depth"] == 200 and offered["bm25-negatives"]["depth"] == 100
+    assert count > 15 and offered["loop"]["refresh-every"] == 12
+
+
+def test_without_a_train_split_nothing_is_proposed(inside, dataset):
+    (dataset / "qrels" / "train.tsv").rename(dataset / "qrels" / "test.tsv")
+    assert "plan" not in json.loads(inside("init", "data", "--json").stdout)
+    assert "#refresh-every = 10000" in text_of(inside)
 
 
 def test_every_offered_setting_is_accepted(inside, dataset):
@@ -64,7 +120,7 @@ def test_the_commands_need_next_to_no_flags(inside, dataset, checkpoint):
     assert "settings from ance.toml: data, output" in found.stderr
     assert len(jsonl(inside.cwd / "bm25.jsonl")) == 48
     found = inside("loop", "--refresh-every", 10_000, "--dry-run", "--json")
-    assert json.loads(found.stdout)["last_step"] == 100_000
+    assert json.loads(found.stdout)["last_step"] == 30_000
     inside("encode", "--ckpt", checkpoint)
     assert (inside.cwd / "emb" / "manifest.json").exists()
     inside("mine", "--ckpt", checkpoint, "-o", "ann.jsonl", "--depth", 20)
@@ -74,7 +130,7 @@ def test_the_commands_need_next_to_no_flags(inside, dataset, checkpoint):
 def test_a_plain_encoder_starts_the_warm_up(inside, dataset, backbone):
     inside("init", "data", "--ckpt", backbone)
     settings = tomllib.loads(text_of(inside))
-    assert settings["train-segment"] == {"ckpt": str(backbone), "output": "runs/warmup"}
+    assert settings["train-segment"]["ckpt"] == str(backbone)
     assert settings["loop"]["ckpt"] == "runs/warmup/latest"
 
 

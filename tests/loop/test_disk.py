@@ -23,7 +23,7 @@ class Listening(Silent):
 
 
 def need(tmp_path, dataset, checkpoint, reporter=Silent(), **settings):
-    given = {"data": dataset, "ckpt": checkpoint, **settings}
+    given = {"data": dataset, "ckpt": checkpoint, "passage_length": 64, **settings}
     config = LoopConfig(refresh_every=10, segments=2)
     found = loop(tmp_path / "run", config, given=given, call=Call(dry_run=True, reporter=reporter))
     return found["disk_bytes"]

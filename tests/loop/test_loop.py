@@ -84,6 +84,19 @@ def test_each_child_gets_the_settings_that_its_command_takes(tmp_path, dataset, 
     assert refresh[refresh.index("--relative-margin") + 1] == "0.05"
 
 
+def test_the_plan_counts_the_devices_even_of_another_machine(tmp_path, dataset, checkpoint):
+    """48 pairs: 6 steps of 2 x 4 are an epoch."""
+    given = {"data": dataset, "ckpt": checkpoint, "batch_size": 4}
+    for devices, plan in (
+        (LoopDevices(gpus="0-2", train_gpus="0-1"), {"pairs_per_step": 8, "epochs": 3.33}),
+        (LoopDevices(gpus="none"), {"pairs_per_step": 4, "epochs": 1.67}),
+    ):
+        found = loop(tmp_path / "run", LoopConfig(refresh_every=10, segments=2), given=given,
+                     devices=devices, call=Call(dry_run=True))["plan"]  # fmt: skip
+        assert found.items() >= plan.items()
+        assert ("minutes" in found) == (devices.gpus == "none")
+
+
 def test_negatives_that_are_always_too_old_are_refused():
     with pytest.raises(UsageProblem, match="--max-staleness 5 is less than --refresh-every 10"):
         LoopConfig(refresh_every=10, max_staleness=5)

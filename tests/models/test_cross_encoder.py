@@ -14,7 +14,7 @@ from ance_cli.errors import BadInput, ResourceExhausted
 from ance_cli.models import cross_encoder
 from ance_cli.models.cross_encoder import CrossEncoder, cross_encoder_fingerprint, probability
 from ance_cli.models.inference import in_halves
-from tests.world import FILLER, TOPICS, make_cross_encoder
+from tests.world import FILLER, TOPICS, Said, make_cross_encoder, make_tokenizer
 
 PAIRS = [
     ("river word1", "the old river found"),
@@ -118,6 +118,20 @@ def test_a_query_of_over_half_the_length_leaves_room_for_the_passage(folder):
     cut = [(" ".join(["river"] * 10), "the old comet"), ("river", "violin " * 12)]
     np.testing.assert_allclose(model.scores(pairs)[:2], model.scores(cut), atol=1e-6)
     assert model.scores(pairs)[2] != model.scores([(long, "comet " * 40)])[0]
+
+
+@pytest.mark.parametrize("max_length", [8, 16, 128])
+def test_pairs_that_are_cut_are_counted(folder, max_length):
+    """Twin: the pair's tokens without truncation, [CLS] query [SEP] passage [SEP]."""
+    model, said = scorer(folder, max_length=max_length), Said()
+    whole = make_tokenizer()([query for query, _ in PAIRS], [text for _, text in PAIRS])
+    cut = sum(len(ids) > max_length for ids in whole["input_ids"])
+    model.scores(PAIRS)
+    assert (model.num_cut, model.num_pairs) == (cut, len(PAIRS)) and cut
+    model.say_cut(said)
+    assert said.lines == [
+        f"{cut} of 5 pairs have more than {max_length} tokens and are cut (--pair-length)"
+    ]
 
 
 def test_bf16_stays_near_and_its_logits_are_not_rounded(folder):

@@ -1,4 +1,5 @@
 import math
+import shutil
 import time
 
 import pytest
@@ -10,9 +11,18 @@ from transformers import (
     DistilBertModel,
     ModernBertConfig,
     ModernBertModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
-from ance_cli.models.flops import matmul_ceiling, training_flops
+from ance_cli.models.checkpoint import Checkpoint
+from ance_cli.models.flops import (
+    matmul_ceiling,
+    products_of,
+    products_of_tower,
+    training_flops,
+)
+from tests.world import make_tokenizer
 
 
 def bert(folder):
@@ -68,6 +78,33 @@ def test_a_pooler_that_sees_one_token_of_a_row_does_not_count(backbone):
     encoder = AutoModel.from_pretrained(backbone, add_pooling_layer=True)
     assert hasattr(encoder, "pooler")
     assert training_flops(encoder, 96, 2304) == training_flops(bert(backbone), 96, 2304) > 0
+
+
+def t5(_):
+    config = T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=24, num_layers=3, num_heads=2)
+    return T5ForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize("model", [bert, distilbert, modernbert, t5])
+def test_the_products_of_a_tower_are_counted_without_loading_it(model, backbone, tmp_path):
+    """Also where the file holds a decoder, or a head, that an encoder does without."""
+    loaded = model(backbone)
+    folder = shutil.copytree(backbone, tmp_path / "encoder")
+    for path in (folder / "config.json", folder / "model.safetensors"):
+        path.unlink()
+    loaded.save_pretrained(folder)
+    encoder = loaded.get_encoder() if model is t5 else loaded
+    assert products_of_tower(Checkpoint(folder).tower("query")) == products_of(encoder)
+
+
+def test_the_products_of_a_static_embedding(tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    table = StaticEmbedding(make_tokenizer().backend_tokenizer, embedding_dim=8)
+    SentenceTransformer(modules=[table]).save(str(tmp_path / "static"))
+    found = products_of_tower(Checkpoint(tmp_path / "static").tower("query"))
+    assert found == products_of(table.embedding) and found.forward_flops(5, 25) == 2 * 8 * 5
 
 
 def test_the_ceiling_of_a_cpu():

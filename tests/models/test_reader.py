@@ -219,6 +219,18 @@ def test_the_prompt_holds_as_many_passages_as_there_is_room_for(folders, kind, r
     assert len(reader._prompt("river " * 500, texts)) <= room
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_questions_that_were_read_in_part_are_counted(folders, kind):
+    reader = opened(folders[kind], answer_tokens=6)
+    short = [Passage("d", "river", "bread")]
+    reader(QUESTION, short)
+    assert reader.num_cut == 0
+    reader("river " * 200, short)
+    assert reader.num_cut == 1
+    reader(QUESTION, [Passage("d", "violin " * 200, "bread")])
+    assert reader.num_cut == 1 + (kind != "extractive"), "it reads no title of a passage with text"
+
+
 def test_a_chat_model_gets_its_template(copied):
     folder = copied("causal")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

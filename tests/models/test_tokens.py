@@ -8,6 +8,7 @@ from ance_cli.errors import BadInput
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.models.inference import batches_by_length
 from ance_cli.models.tokens import Tokenizer, join_rows
+from tests.world import Said
 
 
 @pytest.fixture
@@ -34,10 +35,14 @@ def test_queries_and_passages_are_cut_to_their_lengths(tokenizer):
     assert tokens([LONG], "passage").lengths.tolist() == [24]
 
 
-class Said:
-    def __init__(self):
-        self.lines = []
-        self.say = self.lines.append
+def test_the_lengths_of_texts_before_they_are_cut(tokenizer):
+    """Twin: their rows at a length that cuts none."""
+    texts = [LONG, "river", f"{LONG} {LONG}", ""]
+    tokens, whole = tokenizer(), tokenizer(passage_length=100)
+    assert tokens.lengths_of(texts, "passage").tolist() == whole(texts, "passage").lengths.tolist()
+    prompted = tokenizer(query_prefix="bread of ")
+    assert prompted.lengths_of(["river"], "query").tolist() == [5]
+    assert tokens([LONG], "query").lengths.tolist() == [12], "it still cuts afterwards"
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from ance_cli.call import Call
 from ance_cli.config import TrainConfig
 from ance_cli.errors import Mismatch, UsageProblem
 from ance_cli.formats.dataset import locate
 from ance_cli.formats.run_folder import RunFolder
 from ance_cli.models.checkpoint import Checkpoint
-from ance_cli.progress import Silent
 from ance_cli.training.launch import Devices
 from ance_cli.training.run_creation import (
     RunSetup,
@@ -18,14 +18,7 @@ from ance_cli.training.run_creation import (
     start_run,
 )
 from tests.models.test_encoder import our_vectors
-
-
-class Said(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, text):
-        self.lines.append(text)
+from tests.world import Said
 
 
 @pytest.fixture
@@ -110,7 +103,7 @@ def test_a_head_stays_and_a_presets_head_is_for_a_fresh_one(dataset, checkpoint,
     run, data = RunFolder(tmp_path / "run"), locate(dataset, split="train")
 
     def resolved(preset, given):
-        return resolve_run(run, RunSpec(data, checkpoint, preset, given), 3, Devices(), Said())
+        return resolve_run(run, RunSpec(data, checkpoint, preset, given), 3, Devices(), Call())
 
     with pytest.raises(UsageProblem, match="has a pooling and head of its own"):
         resolved(None, given)
