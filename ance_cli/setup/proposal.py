@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ance_cli.config.sets import Side
 from ance_cli.models.checkpoint import Checkpoint
 from ance_cli.training.launch import Devices
 from ance_cli.training.run_creation import start_checkpoint
-from ance_cli.training.sizing import LONGEST, DataSample, Workload, length_for, texts_of
+from ance_cli.training.sizing import LONGEST, DataSample, Workload, length_for, tokens_of
 
 WARMUP_EPOCHS = SEGMENTS = 3
 _MOST_SEGMENT_EPOCHS = 5
@@ -24,6 +24,8 @@ _EPOCH_STEPS, _SMALLEST_BATCH = 16, 4
 """The batch of a preset is halved until an epoch has so many steps, but not below so many pairs."""
 _SMALL_STEPS = 2_000
 """`--preset small` is meant for warm-ups of fewer steps."""
+_MOST_TIMED_WEIGHTS = 1_000_000_000
+"""Loading a larger encoder for an estimate takes minutes, and memory for its gradients."""
 _WORD_TOKENS, _SPECIAL_TOKENS = 1.3, 2
 WORDS = f"words, at {_WORD_TOKENS} tokens each; with --ckpt tokens, and minutes"
 """What a proposal without an encoder is based on."""
@@ -83,7 +85,7 @@ def propose(sample: DataSample, start: Checkpoint | None) -> tuple[Proposal, dic
 
     Without an encoder, tokens are reckoned from words.
     """
-    tokens = _words(sample) if start is None else _tokens(sample, start)
+    tokens = _words(sample) if start is None else tokens_of(start, sample)
     most = _limits(start)
     lengths = {side: length_for(side, tokens[side], most[side]) for side in tokens}
     preset, batch = _preset_and_batch(sample.num_pairs)
@@ -110,30 +112,24 @@ def minutes_for(
     proposal: Proposal, sample: DataSample, start: Checkpoint, measures: bool
 ) -> dict[str, Any]:
     """The minutes of the proposal on this machine, and where they come from: with `measures` from
-    some training steps of the encoder, which is loaded for them."""
+    some training steps of the encoder, which is loaded for them unless it is very large."""
     from ance_cli.training.rate import measured_rate, reckoned_rate
 
     devices = Devices()
-    config = train_config(proposal.preset, proposal.recipe)
-    work = Workload(start_checkpoint(start.path, config), config, sample)
-    rate = measured_rate(work, devices.gpus) if measures else reckoned_rate(devices.gpus, "auto")
     ranks = devices.num_ranks
+    config = replace(train_config(proposal.preset, proposal.recipe), devices=ranks)
+    work = Workload(start_checkpoint(start.path, config), config, sample)
+    if measures and work.products.weights <= _MOST_TIMED_WEIGHTS:
+        rate = measured_rate(work, devices.gpus)
+    else:
+        rate = reckoned_rate(devices.gpus, config.dtype)
     flops = {
-        **({} if start.has_head else {"warm_up": proposal.warmup * work.step_flops * ranks}),
-        "training": SEGMENTS * proposal.refresh_every * work.step_flops * ranks,
+        **({} if start.has_head else {"warm_up": proposal.warmup * work.step_flops}),
+        "training": SEGMENTS * proposal.refresh_every * work.step_flops,
         "encoding": (SEGMENTS + 1) * work.encode_flops,
     }
     minutes = {name: rate.minutes(each, ranks) for name, each in flops.items()}
     return {"minutes": minutes, "based_on": rate.basis}
-
-
-def _tokens(sample: DataSample, start: Checkpoint) -> Tokens:
-    from ance_cli.models.tokens import Tokenizer
-
-    tokenizer = Tokenizer(start)
-    return {
-        side: tokenizer.lengths_of(each, side) for side, each in texts_of(start, sample).items()
-    }
 
 
 def _words(sample: DataSample) -> Tokens:

@@ -123,21 +123,25 @@ def texts_of(start: Checkpoint, sample: DataSample) -> dict[Side, list[str]]:
     return {"query": sample.queries, "passage": passages}
 
 
+def tokens_of(start: Checkpoint, sample: DataSample) -> dict[Side, Ints]:
+    """(texts,) the tokens of each side's texts with prompts and special tokens, before any cut."""
+    from ance_cli.models.tokens import Tokenizer
+
+    tokenizer, texts = Tokenizer(start), texts_of(start, sample)
+    return {side: tokenizer.lengths_of(texts[side], side) for side in texts}
+
+
 def lengths_for(start: Checkpoint, sample: DataSample) -> dict[str, int]:
     """The lengths that the sample's texts need and the encoder takes, by their settings' names.
 
     Segments (MaxP) are as long as the encoder takes.
     """
-    from ance_cli.models.tokens import Tokenizer
-
-    settings, tokenizer, found = start.settings, Tokenizer(start), {}
-    for side, texts in texts_of(start, sample).items():
-        most = settings.query_length if side == "query" else settings.passage_length
-        if side == "passage" and settings.segments > 1:
-            found["passage_length"] = min(most, LONGEST)
-        else:
-            found[f"{side}_length"] = length_for(side, tokenizer.lengths_of(texts, side), most)
-    return found
+    settings, tokens = start.settings, tokens_of(start, sample)
+    passage = length_for("passage", tokens["passage"], settings.passage_length)
+    if settings.segments > 1:
+        passage = min(settings.passage_length, LONGEST)
+    query = length_for("query", tokens["query"], settings.query_length)
+    return {"query_length": query, "passage_length": passage}
 
 
 def with_lengths(config: TrainConfig, start: Checkpoint, sample: DataSample) -> TrainConfig:

@@ -70,7 +70,7 @@ def test_the_proposed_commands_run_to_the_end_without_other_warnings(ance, datas
     found = json.loads(ance("init", "data", "--ckpt", backbone, "--json").stdout)
     ance.cwd = ance.cwd / "data"
     for command in found["next"][1:]:
-        extra = ["--engine", "bm25s"] if "bm25-negatives" in command else []
+        extra = ["--engine", "bm25s", "--negatives", "4"] if "bm25-negatives" in command else []
         warned = re.findall("warning: .*", ance(*command.split()[1:], *extra).stderr)
         assert all("over a tenth of the 64 documents" in line for line in warned), warned
     settings = json.loads((ance.cwd / "runs/ance/latest/ance.json").read_text())
