@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs"
 READING = [page for page in PAGES if not page.is_relative_to(ROOT / "docs" / "evidence")]
 OLD_NAMES = ("release-notes.md", "moved-names.md")
 CURRENT = [page for page in PAGES if page.name not in OLD_NAMES]
-MOST_WORDS = 28_000
+MOST_WORDS = 29_000
 
 FENCE = re.compile(r"^ *(`{3,}|~{3,}).*?^ *\1 *$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"(`+)(.+?)\1", re.DOTALL)
