@@ -37,7 +37,7 @@ ALGORITHM_VERSIONS = {
     "diagnosis": 1,
     "evaluation": 1,
     "export": 2,
-    "export-folder": 1,
+    "export-folder": 2,
 }
 """A version is raised when the same inputs give another content, which makes old outputs stale."""
 
