@@ -39,9 +39,8 @@ def register(app: typer.Typer) -> None:
     ) -> Summary | None:
         """Check a dataset folder and write ance.toml, so that its commands need few flags.
 
-        Reads all of the data, reports what it found, and fails if the data is broken. Proposes
-        lengths, batch, steps and depth that fit the data; with --ckpt the cycle starts from that
-        encoder, with which some training steps are timed.
+        Reads all of the data and proposes settings that fit it. The cycle starts from --ckpt, with
+        which some training steps are timed.
 
         Example: `ance init data/medquad --ckpt bert-base-uncased/`
         """

@@ -103,8 +103,8 @@ class PassageOverrides(Config):
     """Settings of the passage encoder that override those of the checkpoint; None keeps them."""
 
     passage_length: Annotated[int, Setting(
-        "Tokens of a passage or segment, including special tokens (default: the checkpoint's; for "
-        "a new head what the texts need, up to 512).", METHOD, at_least=3)] | None = None
+        "Tokens of a passage or segment, including special tokens (default: the checkpoint's, else "
+        "by the texts).", METHOD, at_least=3)] | None = None
     separator: Annotated[str, Setting(
         "Text between title and body (default: the checkpoint's).", METHOD)] | None = None
     segmentation: Annotated[Segmentation, Setting(
@@ -120,8 +120,8 @@ class EncodingOverrides(PassageOverrides):
     """Settings of both encoders that override those of the checkpoint; None keeps them."""
 
     query_length: Annotated[int, Setting(
-        "Tokens of a query, including special tokens (default: the checkpoint's; for a new head "
-        "what the texts need, up to 512).", METHOD, at_least=3)] | None = None
+        "Tokens of a query, including special tokens (default: the checkpoint's, else by the "
+        "texts).", METHOD, at_least=3)] | None = None
 
 
 Similarity = Annotated[SimilarityName, Setting(
