@@ -32,6 +32,7 @@ REFRESH = ["refresh", "run", "--force"]
 LOOP = ["loop", "--data", "data", "--ckpt", "ckpt", "--refresh-every", 2, "--segments", 2,
         "--batch-size", 4, "-o", "out"]  # fmt: skip
 MERGE = ["merge", "data", "other", "-o", "out"]
+SPLIT = ["split", "other", "--split", "train", "-o", "out"]
 EVAL = ["eval", "bm25.trec", "--qrels", "data/qrels/dev.tsv"]
 GENERATE = ["generate-queries", "--data", "data", "--model", "writer", "--engine", "bm25s",
             "--max-new-tokens", 4, "-o", "out"]  # fmt: skip
@@ -93,6 +94,12 @@ def line(name, number, content):
         (folder / name).write_bytes(b"\n".join(lines))
 
     return breaks
+
+
+def only_train(folder):
+    """A dataset with one split, and a broken line in its corpus."""
+    (folder / "other" / "qrels" / "dev.tsv").unlink()
+    line("other/corpus.jsonl", 3, "{")(folder)
 
 
 def cut(name, by=None):
@@ -209,9 +216,12 @@ CASES = {
     "query empty": (line(QUERIES, 2, '{"_id":"q1","text":""}'), BM25_SEARCH, 3, f"{QUERIES}:2: "),
     "query broken": (line(QUERIES, 2, "{"), [*ENCODE, "--side", "query"], 3, f"{QUERIES}:2: not"),
     "shares broken": (text("data/datasets.json", "[{"), BM25, 3, "data/datasets.json: not valid"),
-    "data a file": (nothing, [*TOKENIZE, "--data", CORPUS], 3, "no such dataset folder"),
+    "data a file": (text("a.txt", "words"), [*TOKENIZE, "--data", "a.txt"], 3, "not recognised"),
     "loop over broken data": (line(CORPUS, 3, "{"), LOOP, 3, "ended with exit code 3"),
     "merge of broken data": (line("other/corpus.jsonl", 3, "{"), MERGE, 3, "other/corpus.jsonl:3:"),
+    "split of broken data": (only_train, SPLIT, 3, "other/corpus.jsonl:3:"),
+    "split into a split": (nothing, SPLIT, 2, "other: has the split 'dev' already"),
+    "split of a file": (nothing, ["split", CORPUS, "-o", "out"], 2, "has 0 splits"),
     "merge of a file": (nothing, [*MERGE, CORPUS], 3, f"{CORPUS}: no such dataset folder"),
     # settings and places
     "no such GPUs": (nothing, [*ENCODE, "--gpus", "0-99"], 2, "--gpus 0-99: there is no GPU"),

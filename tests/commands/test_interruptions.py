@@ -384,6 +384,8 @@ def test_head_closes_the_pipe_early(ance, dataset):
 def made_everything(inside, checkpoint):
     """What the later stages read."""
     shutil.copytree(inside.cwd / "data", inside.cwd / "other")
+    shutil.copytree(inside.cwd / "data", inside.cwd / "single")
+    (inside.cwd / "single" / "qrels" / "dev.tsv").unlink()
     inside("encode", "--ckpt", checkpoint, "--data", "data", "-o", "emb")
     inside("search", "--data", "data", "--split", "dev", "--engine", "bm25s", "-o", "bm25.trec")
     make_reader(inside.cwd / "writer", "seq2seq")
@@ -400,6 +402,7 @@ def every_writer(checkpoint):
         "mine": ("ann.jsonl", ["mine", *dense, "--depth", 60]),
         "search": ("dev.trec", ["search", "--split", "dev", *dense]),
         "merge": ("both", ["merge", "data", "other"]),
+        "split": ("divided", ["split", "single"]),
         "generate-queries": ("gen", ["generate-queries", "--data", "data", "--model", "writer",
                                      "--round-trip-depth", 0, "--max-new-tokens", 4,
                                      "--temperature", 1, "--batch-size", 4]),
