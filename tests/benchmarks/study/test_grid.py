@@ -31,7 +31,7 @@ def test_ance_understands_every_command(cell):
         known = program.commands[words[0]]
         known.make_context(words[0], [*words[1:], "--json"])  # parses, and does nothing
         if "--threads" in {name for each in known.params for name in each.opts}:
-            heavy = words[0] not in ("bm25-negatives",) and "lucene" not in words
+            heavy = words[0] not in ("bm25-negatives", "eval") and "lucene" not in words
             assert ("--threads" in words) == (heavy and "0 --total-steps" not in command), command
 
 
