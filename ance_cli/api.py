@@ -193,11 +193,11 @@ def mine(
     from ance_cli.mining.mine import mine as stage
     from ance_cli.mining.mining_job import MiningFiles
 
+    config = _config(MineConfig, settings)
     found, checkpoint = locate(dataset(data, call), split), Checkpoint(Path(ckpt))
     vectors = _embeddings(checkpoint, found, call)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "negatives.jsonl")
-        config = _config(MineConfig, settings)
         stage(checkpoint, found, vectors, MiningFiles(path), config, call=call)
         rows = [
             (pair["query_id"], pair["positive_id"], negative_id, rank, score)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,7 +15,9 @@ from ance_cli.config.data import Ckpt, DatasetPath
 from ance_cli.config.setting import flag_of, key_of
 from ance_cli.config.toml_file import SHARED, to_toml
 from ance_cli.formats.summary import Summary
-from ance_cli.setup.init import Table
+
+if TYPE_CHECKING:
+    from ance_cli.setup.init import Table
 
 _WIDTH = 100
 

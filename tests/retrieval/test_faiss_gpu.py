@@ -244,7 +244,7 @@ def built(vectors, folder, factory, gpus, **config):
     """The summary, what was said, and the index, opened."""
     heard = Heard()
     config = IndexConfig(factory=factory, gpus=gpus, train_rows=300, **config)
-    summary = index(vectors.folder, folder, config, Call(heard))
+    summary = index(vectors.folder, folder, config, call=Call(heard))
     return summary, heard.said, FaissIndex(folder)
 
 
