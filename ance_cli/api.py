@@ -39,6 +39,7 @@ from ance_cli.config.setting import Config
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.dataset import (
     Dataset,
+    is_dataset,
     locate,
     queries_of_split,
     read_corpus,
@@ -69,7 +70,7 @@ def dataset(data: Data, call: Call = Call()) -> Path:
     from ance_cli.interop.recognition import Request
 
     if isinstance(data, str | Path):
-        if Path(data).is_dir() and any(Path(data).glob("corpus.jsonl*")):
+        if Path(data).is_dir() and is_dataset(Path(data)):
             return Path(data)
         return import_into_cache(Request([str(data)]), call)
     return import_into_cache(Request(parts=list(_parts_of(data))), call)

@@ -11,6 +11,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
+from ance_cli.query_generation import endpoint
+from tests.loopback import listening
+
 KEY = "sk-a-key-of-the-tests"
 MODEL = "tiny-chat"
 
@@ -91,12 +96,15 @@ class _Server(ThreadingHTTPServer):
 def running_chat() -> Iterator[Chat]:
     """A chat model that listens on a free port of this machine."""
     chat = Chat()
-    with _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"chat": chat})) as server:
-        chat.url = f"http://127.0.0.1:{server.server_port}/v1"
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield chat
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(type("Handler", (_Handler,), {"chat": chat}), _Server) as address:
+        chat.url = f"{address}/v1"
+        yield chat
+
+
+@pytest.fixture(name="chat")
+def chat_that_is_asked_once(monkeypatch) -> Iterator[Chat]:
+    """A running chat model with its key; a refused request is not tried again."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(endpoint, "_RETRIES", 0)
+    with running_chat() as found:
+        yield found

@@ -20,7 +20,7 @@ from ance_cli.config.data import (
 )
 from ance_cli.errors import UsageProblem
 from ance_cli.formats.atomic import companion
-from ance_cli.formats.dataset import Dataset, locate
+from ance_cli.formats.dataset import Dataset, is_dataset, locate
 from ance_cli.formats.jsonl import STDIO
 from ance_cli.formats.summary import Summary
 from ance_cli.models.checkpoint import Checkpoint
@@ -77,19 +77,12 @@ def with_dataset_folders(values: dict[str, Any], call: Call) -> dict[str, Any]:
 def _dataset_folder(data: Path, call: Call) -> Path:
     name, colon, _ = str(data).partition(":")
     is_remote = colon == ":" and name in ("hf", "ir-datasets")
-    if data.is_file() or is_remote or (data.is_dir() and not _has_layout(data)):
+    if data.is_file() or is_remote or (data.is_dir() and not is_dataset(data)):
         from ance_cli.interop.import_dataset import import_into_cache
         from ance_cli.interop.recognition import Request
 
         return import_into_cache(Request([str(data)]), call)
     return data
-
-
-def _has_layout(folder: Path) -> bool:
-    """Whether a folder has one of the parts of a dataset."""
-    return (folder / "qrels").is_dir() or any(
-        path.name.startswith(("corpus.jsonl", "queries.jsonl")) for path in folder.iterdir()
-    )
 
 
 def dataset_of(

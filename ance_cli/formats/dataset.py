@@ -106,7 +106,8 @@ class Dataset:
         return path
 
 
-def _existing(folder: Path, stem: str, suffix: str) -> Path | None:
+def existing_file(folder: Path, stem: str, suffix: str) -> Path | None:
+    """The plain or compressed file of that name in a folder; a plain one is preferred."""
     for ending in ("", ".gz", ".zst"):
         path = folder / f"{stem}{suffix}{ending}"
         if path.exists():
@@ -134,10 +135,10 @@ def locate(
                 f"{data}: no such dataset folder",
                 hint="name a folder with corpus.jsonl, queries.jsonl and qrels/ with --data",
             )
-        corpus = corpus or _existing(data, "corpus", ".jsonl")
-        queries = queries or _existing(data, "queries", ".jsonl")
+        corpus = corpus or existing_file(data, "corpus", ".jsonl")
+        queries = queries or existing_file(data, "queries", ".jsonl")
         if qrels is None and split is not None:
-            qrels = _existing(data / "qrels", split, ".tsv")
+            qrels = existing_file(data / "qrels", split, ".tsv")
             if qrels is None:
                 raise BadInput(
                     f"{data}/qrels/{split}.tsv: no such split",
@@ -150,6 +151,12 @@ def locate(
         problem = BadInput if data else UsageProblem
         raise problem(where, hint="name a dataset folder with --data, or a file with --corpus")
     return Dataset(corpus=corpus, queries=queries, qrels=qrels, split=split)
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder has a part of a dataset in the BEIR layout."""
+    files = (existing_file(folder, stem, ".jsonl") for stem in ("corpus", "queries"))
+    return (folder / "qrels").is_dir() or any(files)
 
 
 def splits_of(data: Path) -> list[str]:

@@ -39,6 +39,12 @@ def import_dataset(
     """Write a dataset folder from all sources of `request`; `BadInput` names file and line."""
     refuse_stdio(output, "a dataset folder")
     parts, skipped_files = parts_of(request)
+    return _import(parts, skipped_files, request, output, call)
+
+
+def _import(
+    parts: Sequence[Part], skipped_files: Sequence[Path], request: Request, output: Path, call: Call
+) -> Summary:
     shares = parse_shares(request.shares) if request.shares else None
     plan = _plan(parts, request, output)
     if manifest := plan.published(call.force):
@@ -65,11 +71,11 @@ def import_into_cache(request: Request, call: Call = Call()) -> Path:
 
     Its name is the hash of what is imported, so that a changed source makes another folder.
     """
-    plan = _plan(parts_of(request)[0], request, Path())
-    folder = cache_dir() / "datasets" / plan.fingerprint
+    parts, skipped_files = parts_of(request)
+    folder = cache_dir() / "datasets" / _plan(parts, request, Path()).fingerprint
     for source in request.sources:
         call.reporter.say(f"{source}: read as the dataset {folder}")
-    import_dataset(request, folder, replace(call, force=False, dry_run=False))
+    _import(parts, skipped_files, request, folder, replace(call, force=False, dry_run=False))
     return folder
 
 

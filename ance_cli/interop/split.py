@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +31,7 @@ from ance_cli.formats.dataset import (
     read_queries,
     splits_of,
 )
-from ance_cli.formats.jsonl import parse_object, read_lines, refuse_stdio
+from ance_cli.formats.jsonl import parse_object, read_lines, read_records, refuse_stdio
 from ance_cli.formats.labels import LABELS_HEADER
 from ance_cli.formats.plan import Plan
 from ance_cli.formats.summary import Summary, planned, summary_of
@@ -40,7 +40,6 @@ NAMES = {2: ("train", "dev"), 3: ("train", "dev", "test")}
 """The splits by the number of shares."""
 _SHARES = re.compile(r"\d{1,3}(?:/\d{1,3}){1,2}")
 _PERMUTATIONS = 64
-_CHUNK_NUMBER = re.compile(r"#\d+$")
 
 
 def is_shares(text: str) -> bool:
@@ -132,9 +131,8 @@ def divide(
     """
     queries = read_queries(dataset.need("queries"), call.skipped)
     qrels = read_qrels(dataset.need("qrels"), queries, skipped=call.skipped)
-    with call.reporter.task("comparing texts", len(qrels), "query") as bar:
-        groups, why = groups_of(qrels, queries, dataset, config.near)
-        bar.advance(len(qrels))
+    call.reporter.say(f"comparing {len(qrels):,} queries and their positives")
+    groups, why = groups_of(qrels, queries, dataset, config.near)
     split_of = assigned(groups, shares, config.seed)
     if empty := [each for each in shares if each not in split_of.values()]:
         raise BadInput(
@@ -172,12 +170,14 @@ def groups_of(
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    judged_docs = {doc_id for judged in qrels.values() for doc_id in judged}
+    parent_of = _parents(dataset.corpus, judged_docs)
     place = {query_id: number for number, query_id in enumerate(qrels)}
     documents: dict[str, list[int]] = {}
     for query_id, judged in qrels.items():
         for doc_id, grade in judged.items():
             if grade >= MIN_REL:
-                documents.setdefault(_document_of(doc_id), []).append(place[query_id])
+                documents.setdefault(parent_of.get(doc_id, doc_id), []).append(place[query_id])
     edges = [pair for members in documents.values() for pair in pairwise(members)]
     why = {"same_positive": len(edges), "similar_queries": 0, "similar_positives": 0}
     if near < 1:
@@ -188,10 +188,10 @@ def groups_of(
         texts = (
             (passage.doc_id, _shingles(passage.joined(" "), 3, 3))
             for passage in read_corpus(dataset.corpus)
-            if _document_of(passage.doc_id) in documents
+            if parent_of.get(passage.doc_id, passage.doc_id) in documents
         )
         for one, other in _near_duplicates(texts, near):
-            first, second = _document_of(one), _document_of(other)
+            first, second = parent_of.get(one, one), parent_of.get(other, other)
             if first != second:
                 why["similar_positives"] += 1
                 edges.append((documents[first][0], documents[second][0]))
@@ -206,9 +206,13 @@ def groups_of(
     return list(groups.values()), why
 
 
-def _document_of(doc_id: str) -> str:
-    """The document that a passage was cut out of; a passage of its own is its document."""
-    return _CHUNK_NUMBER.sub("", doc_id)
+def _parents(corpus: Path, doc_ids: Collection[str]) -> dict[str, str]:
+    """Of the given passages those that were cut out of a document: doc_id -> the document's id."""
+    return {
+        str(record.get("_id")): str(record["parent_id"])
+        for _, record in read_records(corpus)
+        if record.get("parent_id") is not None and record.get("_id") in doc_ids
+    }
 
 
 def _shingles(text: str, shortest: int, longest: int) -> set[bytes]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ance_cli.call import SkippedLines
-from ance_cli.errors import BadInput
+from ance_cli.errors import BadInput, system_failure
 from ance_cli.formats.jsonl import DAMAGE, damaged, open_input, read_records
 from ance_cli.interop.delimited import quoted_rows, tab_rows
 from ance_cli.interop.records import Head
@@ -150,6 +150,8 @@ def _arrow_errors(path: Path) -> Iterator[Any]:
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file", hint="check the path") from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and system_failure(error):
+            raise  # the disk's fault, not the file's
         reason = " ".join(str(error).split())[:200]
         raise BadInput(
             f"{path}: cannot be read as Parquet or Arrow ({reason})",

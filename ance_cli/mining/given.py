@@ -8,7 +8,7 @@ import numpy as np
 
 from ance_cli.call import SkippedLines
 from ance_cli.errors import UsageProblem
-from ance_cli.formats.dataset import Dataset
+from ance_cli.formats.dataset import Dataset, existing_file
 from ance_cli.formats.negatives_file import read_negatives
 from ance_cli.mining.mining_data import MiningData
 from ance_cli.mining.pool import RankedLists
@@ -17,10 +17,9 @@ from ance_cli.mining.pool import RankedLists
 def given_negatives(dataset: Dataset) -> Path:
     """The negatives of a dataset's split; `UsageProblem` if it came without any."""
     qrels = dataset.need("qrels")
-    for ending in ("", ".gz", ".zst"):
-        path = qrels.parent.parent / "negatives" / f"{dataset.split}.jsonl{ending}"
-        if dataset.split is not None and path.exists():
-            return path
+    folder = qrels.parent.parent / "negatives"
+    if dataset.split and (path := existing_file(folder, dataset.split, ".jsonl")):
+        return path
     raise UsageProblem(
         f"--mix given: the dataset of {qrels} has no negatives/{dataset.split or 'SPLIT'}.jsonl",
         hint="`ance import` writes it for data that has negatives; draw from other sources instead",

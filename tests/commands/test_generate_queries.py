@@ -10,8 +10,12 @@ import time
 import pytest
 
 from ance_cli.formats.journal import RECORDS
-from ance_cli.query_generation import endpoint
-from tests.chat_server import KEY, MODEL, first_words, running_chat
+from tests.chat_server import (  # noqa: F401  (a fixture)
+    KEY,
+    MODEL,
+    chat_that_is_asked_once,
+    first_words,
+)
 from tests.world import jsonl, make_reader, tree
 
 pytest.importorskip("openai")
@@ -25,14 +29,6 @@ def writers(tmp_path_factory):
     return {
         kind: make_reader(tmp_path_factory.mktemp(kind), kind) for kind in ("seq2seq", "causal")
     }
-
-
-@pytest.fixture
-def chat(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(endpoint, "_RETRIES", 0)
-    with running_chat() as found:
-        yield found
 
 
 @pytest.fixture

@@ -11,10 +11,18 @@ from ance_cli.errors import BadInput, Mismatch, UsageProblem
 from ance_cli.interop.split import assigned, groups_of, is_shares, parse_shares, split
 
 
+def parent(doc_id):
+    """The document that a passage was cut out of, as an import writes it; `issue#1` is none."""
+    return {"parent_id": "long"} if doc_id.startswith("long#") else {}
+
+
 def write(folder, queries, documents, labels, name="train"):
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
     (folder / "corpus.jsonl").write_text(
-        "".join(json.dumps({"_id": key, "text": text}) + "\n" for key, text in documents.items())
+        "".join(
+            json.dumps({"_id": key, "text": text, **parent(key)}) + "\n"
+            for key, text in documents.items()
+        )
     )
     (folder / "queries.jsonl").write_text(
         "".join(json.dumps({"_id": key, "text": text}) + "\n" for key, text in queries.items())
@@ -38,6 +46,9 @@ def data(tmp_path):
     for n in (8, 9):
         documents[f"long#{n - 7}"] = documents.pop(f"d{n}")
         labels[n] = (f"q{n}", f"long#{n - 7}", 1)
+    for n in (10, 11):  # ids of others that look like passages of one document
+        documents[f"issue#{n}"] = documents.pop(f"d{n}")
+        labels[n] = (f"q{n}", f"issue#{n}", 1)
     write(tmp_path / "data", queries, documents, labels)
     return tmp_path / "data"
 
@@ -67,7 +78,7 @@ def test_what_belongs_together_stays_together(data, tmp_path):
 def test_groups_are_the_connected_components(data):
     """Against a brute-force twin: labels and exact Jaccard similarities."""
     from ance_cli.formats.dataset import locate, read_corpus, read_qrels, read_queries
-    from ance_cli.interop.split import _document_of, _shingles
+    from ance_cli.interop.split import _shingles
 
     dataset = locate(data, "train")
     queries, qrels = read_queries(dataset.queries), read_qrels(dataset.qrels)
@@ -82,7 +93,7 @@ def test_groups_are_the_connected_components(data):
     for one, other in itertools.combinations(qrels, 2):
         pairs = itertools.product(positives[one], positives[other])
         is_near = alike(asked[one], asked[other]) or any(
-            _document_of(a) == _document_of(b) or alike(texts[a], texts[b]) for a, b in pairs
+            a == b or parent(a) == parent(b) != {} or alike(texts[a], texts[b]) for a, b in pairs
         )
         if is_near and together[one] is not together[other]:
             together[one] |= together[other]

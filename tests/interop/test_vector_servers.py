@@ -2,9 +2,8 @@
 
 import gzip
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -14,6 +13,7 @@ import pytest
 from ance_cli.errors import Mismatch, ResourceExhausted, UsageProblem
 from ance_cli.formats.embeddings import Embeddings
 from ance_cli.interop.vector_stores import pgvector
+from tests.loopback import listening
 
 
 class Server:
@@ -103,15 +103,8 @@ def running(server):
 
         do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        server.url = f"http://127.0.0.1:{listening.server_port}"
-        thread = threading.Thread(target=listening.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            listening.shutdown()
-            thread.join()
+    with listening(Handler) as server.url:
+        yield server
 
 
 def check_documents(documents, vectors_of):

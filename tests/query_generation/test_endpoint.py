@@ -11,19 +11,11 @@ from ance_cli.formats.dataset import Passage
 from ance_cli.query_generation import endpoint
 from ance_cli.query_generation.endpoint import Endpoint, in_order
 from ance_cli.query_generation.writing import Written
-from tests.chat_server import KEY, MODEL, running_chat
+from tests.chat_server import KEY, MODEL, chat_that_is_asked_once  # noqa: F401  (a fixture)
 
 pytest.importorskip("openai")
 
 PASSAGES = [Passage(f"d{n}", "", f"river word{n} flows") for n in range(12)]
-
-
-@pytest.fixture
-def chat(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(endpoint, "_RETRIES", 0)
-    with running_chat() as found:
-        yield found
 
 
 def write(chat, passages=PASSAGES, start=0, skips_refused=False, **settings):
